@@ -15,7 +15,8 @@ script reports carry the same code there (`code` below); a test holds the two li
     │   ├── BadIndex         not an index of that array                               BADINDEX
     │   ├── WrongKind        the value there is of another kind                       WRONGKIND
     │   ├── TestFailed       a `test` operation found another value                   TESTFAILED
-    │   └── NumberOverflow   the sum does not fit its kind of number                  OVERFLOW
+    │   ├── NumberOverflow   the sum does not fit its kind of number                  OVERFLOW
+    │   └── TooMuchWork      the operations would move too many bytes                 TOOMUCH
     ├── CorruptValue         the stored text is not JSON (a foreign client wrote it)  CORRUPT
     ├── RevisionConflict     `if_revision` does not hold                              CONFLICT
     ├── LayoutMismatch       this namespace was created with another layout
@@ -95,6 +96,12 @@ class NumberOverflow(UpdateFailed):
     """A sum that does not fit: an integer over 64 bits or a float over the largest."""
 
     code = "OVERFLOW"
+
+
+class TooMuchWork(UpdateFailed):
+    """Operations that together would copy more bytes than one call may; split the update or the value."""
+
+    code = "TOOMUCH"
 
 
 class CorruptValue(StateError):

@@ -1,0 +1,3 @@
+std = "lua51"
+max_line_length = 130
+read_globals = { "redis", "KEYS", "ARGV" }

@@ -1,0 +1,273 @@
+-- Finds its way in any JSON text, such as another client writes: white space, escapes of every form, any member order. The text
+-- is checked as a whole first; what is not JSON, or could not be read back, is refused, never spliced.
+--
+-- Every token costs some hundred nanoseconds here, so a call has a budget of tokens.
+
+local byte, char, find, gsub, rep, sub = string.byte, string.char, string.find, string.gsub, string.rep, string.sub
+
+local TOKENS = 150000 -- a call's budget: some tens of milliseconds
+local DEPTH = 1000 -- deeper documents cannot be read back by get()
+local ESCAPES = '^' .. rep('[^"\\%z\1-\31]*\\["\\/bfnrt]', 8)
+
+-- Members of the form `codec.py` writes, so that names compare as bytes.
+local SPELLING = { ["\\/"] = "/", ['\\"'] = "\\u0022", ["\\\\"] = "\\u005c" }
+local SHORT = { [8] = "\\b", [9] = "\\t", [10] = "\\n", [12] = "\\f", [13] = "\\r" }
+
+local function utf8(code)
+  if code < 0x80 then
+    return char(code)
+  elseif code < 0x800 then
+    return char(0xC0 + math.floor(code / 0x40), 0x80 + code % 0x40)
+  elseif code < 0x10000 then
+    return char(0xE0 + math.floor(code / 0x1000), 0x80 + math.floor(code / 0x40) % 0x40, 0x80 + code % 0x40)
+  end
+  return char(
+    0xF0 + math.floor(code / 0x40000),
+    0x80 + math.floor(code / 0x1000) % 0x40,
+    0x80 + math.floor(code / 0x40) % 0x40,
+    0x80 + code % 0x40
+  )
+end
+
+-- How codec.py spells the character `code` inside of a string.
+local function spell(code)
+  if SHORT[code] then
+    return SHORT[code]
+  elseif code < 32 or find(char(code % 256), '["\\{}%[%]]') and code < 128 then
+    return string.format("\\u%04x", code)
+  end
+  return utf8(code)
+end
+
+-- A string token as codec.py spells it. COST: its bytes.
+local function canonical(token)
+  if not find(token, "[\\{}%[%]]") then
+    return token
+  end
+  -- Escaped backslashes first: what is left of `\u` and `\"` then is an escape.
+  token = gsub(token, '\\["\\/]', SPELLING)
+  token = gsub(token, "\\u([dD][89aAbB]%x%x)\\u([dD][c-fC-F]%x%x)", function(high, low)
+    return utf8(0x10000 + (tonumber(high, 16) - 0xD800) * 0x400 + tonumber(low, 16) - 0xDC00)
+  end)
+  token = gsub(token, "\\u(%x%x%x%x)", function(hex)
+    return spell(tonumber(hex, 16))
+  end)
+  return (gsub(token, "[{}%[%]]", function(bracket)
+    return spell(byte(bracket))
+  end))
+end
+
+local function solid(text, pos)
+  return find(text, "[^ \t\r\n]", pos) or #text + 1
+end
+
+-- The closing quote of the string opened at `pos`, or nil. COST: its bytes, plus a search per 8 escapes.
+local function string_end(text, pos)
+  pos = pos + 1
+  while true do
+    local _, bulk = find(text, ESCAPES, pos)
+    pos = find(text, '["\\%z\1-\31]', bulk and bulk + 1 or pos)
+    local first = pos and byte(text, pos)
+    if first == 34 then
+      return pos
+    elseif first ~= 92 then
+      return nil
+    end
+    if find(text, '^["\\/bfnrt]', pos + 1) then
+      pos = pos + 2
+    elseif find(text, "^u[dD][89aAbB]%x%x\\u[dD][c-fC-F]%x%x", pos + 1) then
+      pos = pos + 12
+    elseif find(text, "^u%x%x%x%x", pos + 1) and not find(text, "^u[dD][89a-fA-F]", pos + 1) then
+      pos = pos + 6
+    else
+      return nil
+    end
+  end
+end
+
+-- The last byte of the number or word at `pos`, or nil.
+local function scalar_end(text, pos)
+  local _, last = find(text, "^%-?%d+", pos)
+  if not last then
+    for _, word in ipairs({ "true", "false", "null" }) do
+      if sub(text, pos, pos + #word - 1) == word then
+        return pos + #word - 1
+      end
+    end
+    return nil
+  end
+  if find(text, "^%-?0%d", pos) then
+    return nil
+  end
+  local _, fraction = find(text, "^%.%d+", last + 1)
+  last = fraction or last
+  local _, exponent = find(text, "^[eE][+-]?%d+", last + 1)
+  return exponent or last
+end
+
+local function spend(budget)
+  budget.tokens = budget.tokens - 1
+  return budget.tokens >= 0
+end
+
+-- The last byte of the value at `pos`; nil and why, when it is not JSON. COST: a few searches per token.
+local function checked_end(text, pos, budget)
+  local closers, depth = {}, 0
+  while true do
+    if not spend(budget) then
+      return nil, "too many tokens for an update in place"
+    end
+    local first, last = byte(text, pos), nil
+    if first == 123 or first == 91 then
+      depth = depth + 1
+      closers[depth] = first + 2
+      if depth > DEPTH then
+        return nil, "nested too deep"
+      end
+      local after = solid(text, pos + 1)
+      if byte(text, after) == first + 2 then
+        last, depth = after, depth - 1
+      else
+        pos = after
+      end
+    elseif first == 34 then
+      last = string_end(text, pos)
+    else
+      last = scalar_end(text, pos)
+    end
+    if not last and not (first == 123 or first == 91) then
+      return nil, "no JSON at byte " .. pos
+    end
+    -- Behind a value: close what ends here, step to the next item.
+    while last do
+      if depth == 0 then
+        return last
+      end
+      local after = solid(text, last + 1)
+      local delimiter = byte(text, after)
+      if delimiter == closers[depth] then
+        last, depth = after, depth - 1
+      elseif delimiter == 44 then
+        pos, last = solid(text, after + 1), nil
+      else
+        return nil, "no JSON at byte " .. after
+      end
+    end
+    if closers[depth] == 125 then
+      local name_end = byte(text, pos) == 34 and string_end(text, pos)
+      local colon = name_end and solid(text, name_end + 1)
+      if not colon or byte(text, colon) ~= 58 then
+        return nil, "no JSON at byte " .. pos
+      end
+      pos = solid(text, colon + 1)
+    end
+  end
+end
+
+-- Whether the text is UTF-8. COST: a search per character outside of ASCII.
+local function is_utf8(text)
+  local pos = find(text, "[\128-\255]")
+  while pos do
+    local _, last = find(text, "^[\194-\223][\128-\191]", pos)
+    if not last then
+      _, last = find(text, "^[\225-\236\238\239][\128-\191][\128-\191]", pos)
+    end
+    if not last then
+      _, last = find(text, "^\224[\160-\191][\128-\191]", pos)
+    end
+    if not last then
+      _, last = find(text, "^\237[\128-\159][\128-\191]", pos)
+    end
+    if not last then
+      _, last = find(text, "^[\241-\243][\128-\191][\128-\191][\128-\191]", pos)
+    end
+    if not last then
+      _, last = find(text, "^\240[\144-\191][\128-\191][\128-\191]", pos)
+    end
+    if not last then
+      _, last = find(text, "^\244[\128-\143][\128-\191][\128-\191]", pos)
+    end
+    if not last then
+      return false
+    end
+    pos = find(text, "[\128-\255]", last + 1)
+  end
+  return true
+end
+
+-- A navigator with the functions of sealed.lua, which share one budget; raises {code, detail} through `fail`.
+local function navigator(fail)
+  local budget = { tokens = TOKENS }
+
+  local function value_end(text, start)
+    local last, reason = checked_end(text, start, budget)
+    if not last then
+      fail("CORRUPT", reason)
+    end
+    return last
+  end
+
+  -- Readers disagree on which of two members of one name counts; an update must not choose.
+  local function find_member(text, open, name)
+    local found_name, found_value
+    local pos = solid(text, open + 1)
+    while byte(text, pos) == 34 do
+      if not spend(budget) then
+        fail("CORRUPT", "too many tokens for an update in place")
+      end
+      local name_end = string_end(text, pos)
+      local value = solid(text, solid(text, name_end + 1) + 1)
+      if canonical(sub(text, pos, name_end)) == name then
+        if found_name then
+          fail("CORRUPT", "two members of one name")
+        end
+        found_name, found_value = pos, value
+      end
+      local after = solid(text, value_end(text, value) + 1)
+      pos = byte(text, after) == 44 and solid(text, after + 1) or #text + 1
+    end
+    return found_name, found_value
+  end
+
+  local function find_element(text, open, index)
+    local pos, count = solid(text, open + 1), 0
+    if byte(text, pos) == 93 then
+      return nil, 0
+    end
+    while count < index do
+      local after = solid(text, value_end(text, pos) + 1)
+      count = count + 1
+      if byte(text, after) ~= 44 then
+        return nil, count
+      end
+      pos = solid(text, after + 1)
+    end
+    return pos
+  end
+
+  -- Check the whole text: the first and last byte of its value.
+  local function check(text)
+    local start = solid(text, 1)
+    local last = value_end(text, start)
+    if solid(text, last + 1) <= #text or not is_utf8(text) then
+      fail("CORRUPT", "no JSON at byte " .. last + 1)
+    end
+    return start, last
+  end
+
+  return {
+    check = check,
+    value_end = value_end,
+    container_end = value_end,
+    find_member = find_member,
+    find_element = find_element,
+  }
+end
+
+return {
+  navigator = navigator,
+  canonical = canonical,
+  scalar_end = scalar_end,
+  solid = solid,
+  string_end = string_end,
+}

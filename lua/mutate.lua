@@ -1,0 +1,127 @@
+-- Change one value and append the change event, in one atomic step.
+--
+-- KEYS     1 hash of the scope's values    2 hash of the scope's revisions
+--          3 set of the partition's scopes 4 event stream of the key's lane
+-- ARGV     1 scope  2 key  3 request id  4 trace id ("" = none)
+--          5 expected revision: "" = any, "none" = the key must hold no value, else the revision it must have
+--          6 most bytes a value may have   7 events that a lane keeps when nobody needs them
+--          8 kind of change, and what it takes:
+--            "set"     9 sealed text
+--            "delete"
+--            "update"  9 "strict" or "lenient"  10 number of operations, then for each:
+--                      name  path length  path segments...  and
+--                        add set replace test increment append: value
+--                        move copy:                             from length  from segments...
+--                        merge:                                 whole value  member count  (name value)...
+--                        remove discard:                        nothing
+-- RETURNS  set: {revision}   delete: {revision, old text} or {} when there was nothing
+--          update: {revision, new text}; the old revision when no operation touched anything ("0-0" if a foreign write set none)
+-- ERRORS   CONFLICT <actual revision or none>
+--          TOOLARGE <bytes>   CORRUPT <index> <why>   KEYMISSING
+--          PATHMISSING | BADINDEX | WRONGKIND | TESTFAILED | OVERFLOW | TOOMUCH <operation index> <detail>
+-- COST     set, delete: the bytes of the old and new value. update: see lib/patch.lua.
+-- INVARIANT a value changes, its revision is the id of the event that tells so, and the scope is in the set exactly while
+--          it holds a value; or nothing changes at all. Everything is checked before the first write.
+
+local patch = require("lib.patch")
+local retention = require("lib.retention")
+
+local values, revisions, scopes, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local scope, key, request, trace = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local expected, most_bytes, history, kind = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
+
+local function read_segments(cursor)
+  local segments, count = {}, tonumber(ARGV[cursor])
+  for index = 1, count do
+    segments[index] = ARGV[cursor + index]
+  end
+  return segments, cursor + count + 1
+end
+
+local function read_operations()
+  local list, cursor = {}, 11
+  for index = 1, tonumber(ARGV[10]) do
+    local operation = { name = ARGV[cursor] }
+    operation.path, cursor = read_segments(cursor + 1)
+    if operation.name == "move" or operation.name == "copy" then
+      operation.from, cursor = read_segments(cursor)
+    elseif operation.name ~= "remove" and operation.name ~= "discard" then
+      operation.value, cursor = ARGV[cursor], cursor + 1
+    end
+    if operation.name == "merge" then
+      operation.members = {}
+      for member = 1, tonumber(ARGV[cursor]) do
+        operation.members[member] = { name = ARGV[cursor + 2 * member - 1], value = ARGV[cursor + 2 * member] }
+      end
+      cursor = cursor + 2 * tonumber(ARGV[cursor]) + 1
+    end
+    list[index] = operation
+  end
+  return list
+end
+
+local old = redis.call("HGET", values, key)
+if expected ~= "" then
+  local actual = old and (redis.call("HGET", revisions, key) or "0-0") or "none"
+  if actual ~= expected then
+    return redis.error_reply("CONFLICT " .. actual)
+  end
+end
+
+-- What stays of the old text at both ends of the new: the event carries only the bytes between.
+local new, prefix, suffix = "", 0, 0
+if kind == "set" then
+  new = ARGV[9]
+elseif kind == "delete" then
+  if not old then
+    return {}
+  end
+else
+  if not old and ARGV[9] == "strict" then
+    return redis.error_reply("KEYMISSING")
+  end
+  local done, result = pcall(patch.apply, old or "{}" .. patch.SEAL, read_operations(), ARGV[9] == "strict")
+  if not done then
+    if type(result) ~= "table" then
+      error(result, 0)
+    end
+    return redis.error_reply(result.code .. " " .. (result.operation or 0) .. " " .. result.detail)
+  end
+  if old and result.moved == 0 then
+    return { redis.call("HGET", revisions, key) or "0-0", old }
+  end
+  new = result.text
+  if old then
+    prefix, suffix = result.prefix, result.suffix
+  end
+end
+if #new > most_bytes + #patch.SEAL then
+  return redis.error_reply("TOOLARGE " .. #new - #patch.SEAL)
+end
+
+local event = old and (kind == "delete" and "state:deleted" or "state:updated") or "state:created"
+local cut = old and string.sub(old, prefix + 1, #old - suffix) or ""
+local revision = redis.call(
+  "XADD", events, "*",
+  "type", event, "scope", scope, "key", key, "new", new, "old", cut, "kept", prefix .. ":" .. suffix,
+  "request", request, "trace", trace
+)
+if kind == "delete" then
+  redis.call("HDEL", values, key)
+  redis.call("HDEL", revisions, key)
+  if redis.call("EXISTS", values) == 0 then
+    redis.call("SREM", scopes, scope)
+  end
+else
+  redis.call("HSET", values, key, new)
+  redis.call("HSET", revisions, key, revision)
+  if not old then
+    redis.call("SADD", scopes, scope)
+  end
+end
+retention.trim(redis.call, events, history)
+
+if kind == "set" then
+  return { revision }
+end
+return { revision, kind == "delete" and old or new }

@@ -1,0 +1,17 @@
+-- List one page of a scope's keys without their values.
+--
+-- KEYS     1 hash of the scope's values
+-- ARGV     1 cursor ("0" to begin)  2 about how many keys
+-- RETURNS  {next cursor ("0" at the end), keys}
+-- COST     the page: about ARGV[2] keys, and the bytes of their values inside of Redis
+-- INVARIANT nothing is changed; a key that is there all the time is in some page, maybe in two.
+
+local values = KEYS[1]
+local cursor, count = ARGV[1], ARGV[2]
+
+local page = redis.call("HSCAN", values, cursor, "COUNT", count)
+local keys = {}
+for index = 1, #page[2], 2 do
+  keys[#keys + 1] = page[2][index]
+end
+return { page[1], keys }

@@ -1,0 +1,151 @@
+"""Where everything lies in Redis: the names of all keys, and how scopes and keys spread over partitions and lanes.
+
+All keys of one partition share the hash tag `{<namespace>:<partition>}`, so that everything one script touches lies in one
+Cluster slot. `docs/internals.md` draws the map.
+"""
+
+from __future__ import annotations
+
+import re
+from binascii import crc_hqx
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from motia_redis.errors import InvalidName, StateError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+LAYOUT_VERSION = 1
+_REVISION = re.compile(r"\d{1,20}-\d{1,20}")
+_NAMESPACE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How many partitions a namespace has and how many lanes each of them; fixed when the namespace is created.
+
+    Partitions spread scopes over the slots of a Cluster; lanes let many processes consume one busy scope.
+    """
+
+    partitions: int = 16
+    lanes: int = 8
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.partitions <= 16384 and 1 <= self.lanes <= 1024):
+            raise StateError(f"a layout has 1 to 16384 partitions of 1 to 1024 lanes, not {self}")
+
+
+@dataclass(frozen=True, slots=True)
+class StateKeys:
+    """The four keys that one change touches, all in one slot."""
+
+    values: bytes
+    revisions: bytes
+    scopes: bytes
+    events: bytes
+
+
+class Keyspace:
+    """Names of the keys of one namespace with one layout. Pure: it never talks to Redis."""
+
+    def __init__(self, namespace: str, layout: Layout) -> None:
+        self.namespace = check_namespace(namespace)
+        self.layout = layout
+        self._tags = [f"{{{namespace}:{partition}}}:".encode() for partition in range(layout.partitions)]
+
+    def partition(self, name: bytes) -> int:
+        """Return the partition of a scope or topic."""
+        return crc_hqx(name, 0) % self.layout.partitions
+
+    def lane(self, key: bytes) -> int:
+        """Return the lane of a key inside its scope's partition."""
+        return crc_hqx(key, 0) % self.layout.lanes
+
+    def values(self, scope: bytes) -> bytes:
+        """Return the hash of a scope's values: key -> JSON text."""
+        return self._tags[self.partition(scope)] + b"state:" + scope
+
+    def revisions(self, scope: bytes) -> bytes:
+        """Return the hash of a scope's revisions: key -> revision."""
+        return self._tags[self.partition(scope)] + b"revision:" + scope
+
+    def scopes(self, partition: int) -> bytes:
+        """Return the set of the partition's scopes that hold a value."""
+        return self._tags[partition] + b"scopes"
+
+    def events(self, partition: int, lane: int) -> bytes:
+        """Return the stream of the change events of one lane."""
+        return self._tags[partition] + b"events:%d" % lane
+
+    def topic(self, topic: bytes, lane: int) -> bytes:
+        """Return the stream of the messages of one lane of a topic."""
+        return self._tags[self.partition(topic)] + b"topic:%d:" % lane + topic
+
+    def dead(self, stream: bytes, step: str) -> bytes:
+        """Return the stream of a step's dead letters, beside the stream they came from (same slot)."""
+        tag, _, _ = stream.partition(b"}:")
+        return tag + b"}:dead:" + step.encode()
+
+    def state_keys(self, scope: bytes, key: bytes) -> StateKeys:
+        """Return the keys that a change of `(scope, key)` touches."""
+        partition = self.partition(scope)
+        tag = self._tags[partition]
+        return StateKeys(
+            values=tag + b"state:" + scope,
+            revisions=tag + b"revision:" + scope,
+            scopes=tag + b"scopes",
+            events=tag + b"events:%d" % self.lane(key),
+        )
+
+    def event_streams(self, scope: str | None = None, key: str | None = None) -> list[bytes]:
+        """Return the streams that hold the events of everything, of one scope, or of one key of it."""
+        partitions: Iterable[int] = range(self.layout.partitions)
+        lanes: Iterable[int] = range(self.layout.lanes)
+        if scope is not None:
+            partitions = [self.partition(scope.encode())]
+            if key is not None:
+                lanes = [self.lane(key.encode())]
+        return [self.events(partition, lane) for partition in partitions for lane in lanes]
+
+    def topic_streams(self, topic: str) -> list[bytes]:
+        """Return the streams that hold the messages of a topic."""
+        return [self.topic(topic.encode(), lane) for lane in range(self.layout.lanes)]
+
+
+def check_namespace(namespace: str) -> str:
+    """Return `namespace` when it can stand in a hash tag; raise StateError otherwise."""
+    if not isinstance(namespace, str) or not _NAMESPACE.fullmatch(namespace):
+        raise StateError(
+            f"namespace {namespace!r} cannot be used: give 1 to 64 characters of letters, digits and . _ : - (no braces)"
+        )
+    return namespace
+
+
+def is_revision(text: str) -> bool:
+    """Tell whether `text` has the form of a revision, which is that of a stream entry's id."""
+    return _REVISION.fullmatch(text) is not None
+
+
+def layout_key(namespace: str) -> str:
+    """Return the hash that records a namespace's layout."""
+    return f"{namespace}:layout"
+
+
+def encode_name(kind: str, name: object, max_bytes: int) -> bytes:
+    """Return the UTF-8 bytes of a scope, key or topic.
+
+    Raises InvalidName, which says what `kind` of name it was, when it is not a string, is empty, holds a lone surrogate
+    or is longer than `max_bytes` bytes.
+    """
+    if not isinstance(name, str):
+        raise InvalidName(f"the {kind} must be a string, not {type(name).__name__}: {name!r:.80}")
+    if not name:
+        raise InvalidName(f"the {kind} must not be empty")
+    try:
+        encoded = name.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidName(f"the {kind} holds a lone surrogate at character {error.start}: {name!r:.80}") from None
+    if len(encoded) > max_bytes:
+        raise InvalidName(f"the {kind} has {len(encoded)} bytes, the limit is {max_bytes}: {name!r:.80}")
+    return encoded

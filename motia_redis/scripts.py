@@ -1,0 +1,99 @@
+"""The Lua scripts: found, put together from their parts, and called by their hash.
+
+An entry point `lua/<name>.lua` takes its parts by `require("lib.<part>")`. The loader puts each part in front once, as a function
+that makes it, in the order of need; a part that a call does not come to costs it nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from hashlib import sha1
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import NoScriptError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from redis.asyncio import Redis
+
+_REQUIRE = re.compile(r'require\("lib\.(\w+)"\)')
+
+
+class ScriptError(Exception):
+    """A script that cannot be put together; a defect of this package, not of its use."""
+
+
+class Script:
+    """One script, callable on any connection. Immutable."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.sha = sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+    async def __call__(self, client: Redis, keys: Sequence[bytes | str], arguments: Sequence[bytes | str]) -> Any:
+        """Run the script atomically and return its reply.
+
+        A server that does not know it (new, flushed, failed over) answers NOSCRIPT without running anything; the script is then
+        sent whole, so one call runs it once.
+        """
+        try:
+            return await client.evalsha(self.sha, len(keys), *keys, *arguments)
+        except NoScriptError:
+            return await client.eval(self.source, len(keys), *keys, *arguments)
+
+    async def many(self, client: Redis, calls: Sequence[tuple[Sequence[bytes], Sequence[bytes]]]) -> list[Any]:
+        """Run the script once per (keys, arguments), each atomically, in order, in one round trip; return the replies.
+
+        Raises the first error after all calls have run.
+        """
+        async with client.pipeline(transaction=False) as pipeline:
+            for keys, arguments in calls:
+                pipeline.evalsha(self.sha, len(keys), *keys, *arguments)
+            replies = await pipeline.execute(raise_on_error=False)
+        for index, reply in enumerate(replies):
+            if isinstance(reply, NoScriptError):
+                replies[index] = await self(client, *calls[index])
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies
+
+
+def assemble(name: str, directory: Path) -> str:
+    """Return the text of `<name>.lua` with its parts in front. Raises ScriptError for a missing part or a cycle."""
+    parts: dict[str, str] = {}
+
+    def add(text: str, chain: tuple[str, ...]) -> str:
+        for part in _REQUIRE.findall(text):
+            if part in chain:
+                raise ScriptError(f"{' -> '.join((*chain, part))}: lua/lib parts require each other in a circle")
+            if part not in parts:
+                body = add(_read(directory / "lib" / f"{part}.lua"), (*chain, part))
+                parts[part] = f"local function lib_{part}()\n{body}end\n"
+        return _REQUIRE.sub(r"lib_\1()", text)
+
+    body = add(_read(directory / f"{name}.lua"), (name,))
+    return "".join(parts.values()) + body
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError as error:
+        raise ScriptError(f"cannot read {path}: {error.strerror}") from error
+
+
+def directory() -> Path:
+    """Return where the Lua files are: inside of the installed package, or beside it in the repository."""
+    package = Path(__file__).parent
+    inside = package / "lua"
+    return inside if inside.is_dir() else package.parent / "lua"
+
+
+@cache
+def load(name: str) -> Script:
+    """Return the script `name`, read once for the process."""
+    return Script(assemble(name, directory()))

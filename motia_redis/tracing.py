@@ -1,0 +1,33 @@
+"""The trace id of the work at hand, carried from an HTTP request through state events to the handlers they fire."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_trace_id: ContextVar[str | None] = ContextVar("motia_redis_trace_id", default=None)
+
+
+def new_trace_id() -> str:
+    """Return a fresh random trace id of 32 hex digits, the form of the W3C trace context."""
+    return secrets.token_hex(16)
+
+
+def current_trace_id() -> str | None:
+    """Return the trace id of the handler that runs here, or None outside of any."""
+    return _trace_id.get()
+
+
+@contextmanager
+def trace(trace_id: str) -> Iterator[str]:
+    """Make `trace_id` the current one inside the block; events written there carry it."""
+    token = _trace_id.set(trace_id)
+    try:
+        yield trace_id
+    finally:
+        _trace_id.reset(token)

@@ -1,0 +1,41 @@
+"""Fixtures: a real redis-server for the whole run, and a namespace of its own for every test."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import pytest
+import redis
+
+from motia_redis import StateManager
+from tests.servers import RedisServer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def namespace() -> str:
+    return f"test{next(_numbers)}"
+
+
+@pytest.fixture
+async def state(server: RedisServer, namespace: str) -> AsyncIterator[StateManager]:
+    async with StateManager(server.url, namespace=namespace) as manager:
+        yield manager
+
+
+@pytest.fixture
+def raw(server: RedisServer) -> Iterator[redis.Redis]:
+    """A plain client: what another program sees and writes."""
+    with redis.Redis.from_url(server.url) as client:
+        yield client

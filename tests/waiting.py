@@ -1,0 +1,28 @@
+"""Waiting with a deadline, never for a fixed time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+DEADLINE = 20.0  # seconds; far more than anything here takes on a loaded machine
+
+
+def wait_until(condition: Callable[[], bool], what: str, *, deadline: float = DEADLINE) -> None:
+    """Wait until `condition()` holds; fail the test, naming `what`, when it does not in time."""
+    end = time.monotonic() + deadline
+    while not condition():
+        assert time.monotonic() < end, f"waited {deadline} s in vain: {what}"
+        time.sleep(0.01)
+
+
+async def until(condition: Callable[[], Awaitable[bool]], what: str, *, deadline: float = DEADLINE) -> None:
+    """`wait_until` for a condition that must be awaited."""
+    end = time.monotonic() + deadline
+    while not await condition():
+        assert time.monotonic() < end, f"waited {deadline} s in vain: {what}"
+        await asyncio.sleep(0.01)
