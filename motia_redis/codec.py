@@ -1,10 +1,10 @@
 r"""Values to JSON text and back, without silent changes.
 
 Text that this library writes is *sealed*: compact JSON in which no string holds a raw `{ } [ ]` or an escaped quote (they are
-spelled `\u007b`, `\u0022` and so on, which every JSON reader understands), followed by `SEAL`, three bytes of white space that no other
-writer ends a document with. In sealed text every quote delimits a string and every bracket is structure, which is what
-lets the patch engine find its way with a few fast searches. Text without the seal is read just as well, and updated by an
-exact, slower walk.
+spelled `\u007b`, `\u0022` and so on, which every JSON reader understands), followed by `SEAL`, three bytes of white space that
+no other writer ends a document with. In sealed text every quote delimits a string and every bracket is structure, which is
+what lets the patch engine find its way with a few fast searches. Text without the seal is read just as well, and updated by
+an exact, slower walk.
 """
 
 from __future__ import annotations

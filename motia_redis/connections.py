@@ -25,7 +25,6 @@ UNREACHABLE = (RedisConnectionError, RedisTimeoutError, OSError)
 
 _CONNECT_TIMEOUT = 5.0  # seconds
 _REPLY_TIMEOUT = 10.0  # seconds; longer than any blocking read that this package makes
-_MAX_CONNECTIONS = 64  # of one client; callers beyond that wait for their turn
 
 
 def redact(url: str) -> str:
@@ -48,8 +47,11 @@ class Endpoint:
                 f"{redact(url)!r} is not the URL of a Redis; use redis://host:port/0, rediss://, unix:///path or embedded://dir"
             )
 
-    async def client(self) -> Redis:
-        """Return a new client of the running loop, which re-sends nothing by itself. Raises StateUnavailable or StateError."""
+    async def client(self, *, max_connections: int) -> Redis:
+        """Return a new client of the running loop, which re-sends nothing by itself.
+
+        Callers beyond `max_connections` at once wait for their turn. Raises StateUnavailable or StateError.
+        """
         url = self.url
         if url.startswith("embedded://"):
             if self._server is None:
@@ -59,7 +61,7 @@ class Endpoint:
         try:
             pool = BlockingConnectionPool.from_url(
                 url,
-                max_connections=_MAX_CONNECTIONS,
+                max_connections=max_connections,
                 timeout=None,
                 socket_connect_timeout=_CONNECT_TIMEOUT,
                 socket_timeout=_REPLY_TIMEOUT,

@@ -57,7 +57,7 @@ class StateManager:
     Arguments:
         url: where Redis is: `redis://`, `rediss://`, `unix://` or `embedded://DIR` (a server of our own in that folder).
             Default: `$MOTIA_REDIS_URL`, else `embedded://.motia`.
-        namespace: the prefix of all keys; namespaces on one Redis never meet.
+        namespace: the prefix of all keys; namespaces on one Redis never meet. Default: `$MOTIA_REDIS_NAMESPACE`, else `motia`.
         layout: partitions and lanes, if this process insists; by default it takes those the namespace was created with.
         limits: the largest names, values and updates; the same in every process of a namespace.
         history: how many events a lane keeps when no subscriber needs them.
@@ -67,12 +67,12 @@ class StateManager:
         self,
         url: str | None = None,
         *,
-        namespace: str = "motia",
+        namespace: str | None = None,
         layout: Layout | None = None,
         limits: Limits | None = None,
         history: int = 100,
     ) -> None:
-        self.namespace = keyspace.check_namespace(namespace)
+        self._namespace = None if namespace is None else keyspace.check_namespace(namespace)
         self.limits = limits or Limits()
         self._url = url
         self._endpoint: connections.Endpoint | None = None
@@ -90,6 +90,11 @@ class StateManager:
         """Where this manager connects to."""
         return self._url or os.environ.get("MOTIA_REDIS_URL") or connections.DEFAULT_URL
 
+    @property
+    def namespace(self) -> str:
+        """The prefix of all keys."""
+        return self._namespace or os.environ.get("MOTIA_REDIS_NAMESPACE") or "motia"
+
     async def connect(self) -> Keyspace:
         """Connect in the running loop and check the namespace's layout; every call does so on first use.
 
@@ -98,11 +103,11 @@ class StateManager:
         """
         return (await self._session()).keyspace
 
-    async def client(self) -> Redis:
+    async def client(self, *, max_connections: int = 64) -> Redis:
         """Return a new Redis client of the running loop, for the caller to use and close; it re-sends nothing by itself."""
         if self._endpoint is None:
             self._endpoint = connections.Endpoint(self.url)
-        return await self._endpoint.client()
+        return await self._endpoint.client(max_connections=max_connections)
 
     async def close(self) -> None:
         """Close the connections of the running loop and leave the embedded server, if any. Idempotent; the next call reopens."""
@@ -380,5 +385,5 @@ def _trace() -> bytes:
     return (current_trace_id() or "").encode()
 
 
-#: The global instance, from `$MOTIA_REDIS_URL` or embedded in `.motia`; works without set-up in any event loop.
+#: The global instance; works without set-up in any event loop.
 stateManager = state_manager = StateManager()  # noqa: N816  # the reference's name

@@ -1,0 +1,23 @@
+"""Steps beside users.py that count, in shared state, what reached which process: the demo reads their counts."""
+
+import os
+
+from motia_redis import FlowContext, StateTriggerInput, queue, state, step
+
+PROCESS = f"worker-{os.getpid()}"
+
+
+def is_login(input: StateTriggerInput) -> bool:
+    return input.old_value is not None and input.new_value["login_count"] > input.old_value["login_count"]
+
+
+@step({"name": "CountLogins", "triggers": [state(is_login, scope="users")]})
+async def count_logins(input: StateTriggerInput, ctx: FlowContext) -> None:
+    # One key per firing: were an event delivered twice, the count would not grow.
+    await ctx.state.set("demo.firings", f"{input.item_id} {input.new_value['login_count']}", PROCESS)
+
+
+@step({"name": "ConsumeUserChanged", "triggers": [queue("user.changed")]})
+async def consume_user_changed(input: dict, ctx: FlowContext) -> None:
+    ops = [{"op": "replace", "path": "/process", "value": PROCESS}, {"op": "increment", "path": "/messages", "value": 1}]
+    await ctx.state.update("demo.consumed", PROCESS, ops)

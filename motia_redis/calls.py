@@ -1,0 +1,95 @@
+"""Calling a user's function: `(input, ctx)` or `(input)`, async on the event loop or sync in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+Function = Callable[..., Any]
+
+
+def check_function(fn: object) -> str | None:
+    """Return why `fn` can be no handler or condition, worded to follow its name, or None if it can."""
+    if not callable(fn):
+        return f"must be a function, not {fn!r}"
+    try:
+        _kind(fn)
+    except TypeError as exc:
+        return str(exc)
+    return None
+
+
+async def call(fn: Function, input: Any, ctx: Any, executor: Executor | None = None) -> Any:
+    """Call `fn` with `input`, and `ctx` if it takes one, and return its result.
+
+    An async function runs on the event loop; a sync one in a thread of `executor` (None: the loop's own), with the
+    caller's context variables, so that it cannot stop the loop. What the function raises is raised; a `SystemExit`
+    becomes a `RuntimeError`, since a handler may fail but not end the process that works for others.
+    """
+    try:
+        takes_ctx, is_async = _kind(fn)
+    except TypeError as exc:
+        raise TypeError(f"{fn!r} {exc}") from None
+    args = (input, ctx) if takes_ctx else (input,)
+    try:
+        if is_async:
+            return await fn(*args)
+        context = contextvars.copy_context()
+        result = await asyncio.get_running_loop().run_in_executor(executor, context.run, _in_thread, fn, args)
+        # A sync function may still hand back an awaitable, such as a lambda around an async function.
+        return await result if inspect.isawaitable(result) else result
+    except SystemExit as exc:
+        raise RuntimeError(f"the function called sys.exit({exc.code!r})") from exc
+
+
+def call_here(fn: Function, input: Any, ctx: Any) -> Any:
+    """Call `fn` like `call`, but in this thread, and return what it returns: for an async function, its coroutine."""
+    return fn(input, ctx) if _kind(fn)[0] else fn(input)
+
+
+def _in_thread(fn: Function, args: tuple[Any, ...]) -> Any:
+    try:
+        return fn(*args)
+    except StopIteration as exc:
+        # A Future refuses a StopIteration (Python 3.11 then never resolves it), so the caller would wait forever.
+        raise RuntimeError("the function raised StopIteration") from exc
+
+
+def _kind(fn: Function) -> tuple[bool, bool]:
+    """Return whether `fn` takes a context and whether it is async. Raises TypeError for a shape that does not fit."""
+    try:
+        hash(fn)
+    except TypeError:  # an unhashable callable object: worked out at every call
+        return _inspect(fn)
+    return _inspect_once(fn)
+
+
+def _inspect(fn: Function) -> tuple[bool, bool]:
+    # For an object with __call__, the flags of the method tell what it is.
+    body = fn if inspect.isroutine(fn) or isinstance(fn, functools.partial) else getattr(fn, "__call__", fn)  # noqa: B004
+    if inspect.isgeneratorfunction(body) or inspect.isasyncgenfunction(body):
+        raise TypeError("must return, not yield")
+    is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(body)
+    try:
+        parameters = inspect.signature(fn).parameters.values()
+    except ValueError:  # some functions written in C do not tell
+        return True, is_async
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [p for p in positional if p.default is p.empty]
+    variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    keywords = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    if len(required) > 2 or keywords or not (positional or variadic):
+        raise TypeError(f"must take (input, ctx) or (input), not {inspect.signature(fn)}")
+    # A second parameter with a default is a value bound in advance (`lambda input, n=n: ...`) unless it is named ctx.
+    takes_ctx = len(required) == 2 or variadic or (len(positional) > 1 and positional[1].name.strip("_") == "ctx")
+    return takes_ctx, is_async
+
+
+_inspect_once = functools.lru_cache(maxsize=4096)(_inspect)

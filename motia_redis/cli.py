@@ -1,0 +1,357 @@
+"""The `motia-redis` command: `run`, `serve` and `worker`.
+
+What only a running application needs (uvicorn, Starlette, the worker) is imported when it runs, so that `--help` and a
+mistyped option answer at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from motia_redis.errors import StateError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+    from types import FrameType
+
+    from uvicorn import Server
+
+    from motia_redis.application import Application
+    from motia_redis.manager import StateManager
+    from motia_redis.worker import Worker
+
+EXIT_ERROR = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the options of one command came to; `serves` and `works` tell the three commands apart."""
+
+    app: tuple[str, ...]
+    serves: bool
+    works: bool
+    redis_url: str | None
+    namespace: str
+    log_level: str
+    log_format: Literal["text", "json"]
+    host: str = "127.0.0.1"
+    port: int = 3000
+    max_body: int = 1_048_576
+    concurrency: int = 64
+
+
+class CommandError(Exception):
+    """A failure to be shown as one line."""
+
+
+def _version(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
+    if not wanted or context.resilient_parsing:
+        return
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - slow, and for --version only
+
+    try:
+        text = version("motia-redis")
+    except PackageNotFoundError:  # run from a checkout
+        text = "(not installed)"
+    click.echo(f"motia-redis {text}")
+    context.exit()
+
+
+def _stack(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return one decorator for several options, shown in the order given."""
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_common = _stack(
+    click.argument("app", nargs=-1, required=True),
+    click.option(
+        "--redis",
+        "redis_url",
+        metavar="URL",
+        envvar="MOTIA_REDIS_URL",
+        show_envvar=True,
+        help="redis://, rediss://, unix:// or embedded://DIR; without it, an embedded Redis.",
+    ),
+    click.option(
+        "--namespace",
+        metavar="NAME",
+        envvar="MOTIA_REDIS_NAMESPACE",
+        show_envvar=True,
+        default="motia",
+        show_default=True,
+        help="Prefix of all keys; applications that share state share it.",
+    ),
+    click.option(
+        "--log-level",
+        type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
+        default="info",
+        show_default=True,
+    ),
+    click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True),
+)
+_http = _stack(
+    click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on."),
+    click.option(
+        "--port", type=click.IntRange(0, 65535), default=3000, show_default=True, help="Port; 0 takes a free one."
+    ),
+    click.option(
+        "--max-body",
+        type=click.IntRange(min=1),
+        default=1_048_576,
+        show_default=True,
+        metavar="BYTES",
+        help="Largest request body.",
+    ),
+)
+_consumption = _stack(
+    click.option(
+        "--concurrency",
+        type=click.IntRange(min=1),
+        default=64,
+        show_default=True,
+        metavar="N",
+        help="Handlers that run at once.",
+    ),
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
+def main() -> None:
+    """Run applications of steps on shared state in Redis.
+
+    APP is a Python file, a folder of *_step.py files or a module; several may be given.
+
+    \b
+    Example:
+      motia-redis run examples/users.py --redis redis://localhost:6379/0
+    """  # noqa: D301 - \b is click's mark for a paragraph that must not be wrapped
+
+
+@main.command()
+@_common
+@_http
+@_consumption
+def run(**options: Any) -> None:
+    """Serve HTTP and fire triggers, in one process.
+
+    \b
+    Example:
+      motia-redis run examples/users.py --port 3000
+    """  # noqa: D301
+    _start(Settings(serves=True, works=True, **options))
+
+
+@main.command()
+@_common
+@_http
+def serve(**options: Any) -> None:
+    """Serve HTTP only; triggers fire in `worker` processes.
+
+    \b
+    Example:
+      motia-redis serve examples/users.py --redis redis://localhost:6379/0 --host 0.0.0.0
+    """  # noqa: D301
+    _start(Settings(serves=True, works=False, **options))
+
+
+@main.command()
+@_common
+@_consumption
+def worker(**options: Any) -> None:
+    """Fire state and queue triggers only; start as many as needed.
+
+    \b
+    Example:
+      motia-redis worker examples/users.py --redis redis://localhost:6379/0 --concurrency 16
+    """  # noqa: D301
+    _start(Settings(serves=False, works=True, **options))
+
+
+def _start(settings: Settings) -> None:
+    """Load the application and run it until a signal; end the process with the right exit code."""
+    from motia_redis.application import load_application  # noqa: PLC0415 - see the module's docstring
+    from motia_redis.logs import configure_logging  # noqa: PLC0415
+
+    configure_logging(settings.log_level, settings.log_format)
+    # The global `stateManager` that handlers may import must mean the same Redis as `ctx.state`.
+    os.environ["MOTIA_REDIS_NAMESPACE"] = settings.namespace
+    if settings.redis_url is not None:
+        os.environ["MOTIA_REDIS_URL"] = settings.redis_url
+    try:
+        application = load_application(settings.app)
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_run(settings, application))
+    except (StateError, CommandError) as exc:
+        click.echo(f"motia-redis: error: {' '.join(str(exc).split())}", err=True)
+        sys.exit(EXIT_ERROR)
+    except KeyboardInterrupt:  # before our own signal handling was in place
+        sys.exit(128 + signal.SIGINT)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # noqa: PLC0415 - optional, and used when installed
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+async def _run(settings: Settings, application: Application) -> None:
+    """Start, work until a signal (or until a part fails), finish what is running and close everything."""
+    stopping = asyncio.Event()
+    with _signals(stopping):
+        async with contextlib.AsyncExitStack() as cleanup:
+            parts = await _unless(stopping, _prepare(settings, application, cleanup))
+            if parts is not None:
+                await _work(parts, stopping)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What `_prepare` made ready; `server` or `worker` is None in a process without it."""
+
+    server: Server | None
+    listener: socket.socket | None
+    worker: Worker | None
+    announcement: str
+
+
+async def _prepare(settings: Settings, application: Application, cleanup: contextlib.AsyncExitStack) -> _Parts:
+    """Bind the port, connect, and create the consumer groups, which holds for every command."""
+    from motia_redis.worker import Worker  # noqa: PLC0415 - see the module's docstring
+
+    # Bound first: a port in use is the cheapest thing to find out.
+    listener = cleanup.enter_context(_listen(settings.host, settings.port)) if settings.serves else None
+    state = _state(settings)
+    cleanup.push_async_callback(state.close)
+    await state.connect()
+    worker = Worker(application, state, concurrency=settings.concurrency)
+    # A process that only serves creates the groups too: what it changes before the first worker starts is not missed.
+    await worker.prepare()
+    steps = {id(step) for step in application.http_steps if settings.serves}
+    steps |= {id(step) for step in application.worker_steps if settings.works}
+    count = f"({len(steps)} step{'' if len(steps) == 1 else 's'})"
+    if listener is None:
+        return _Parts(None, None, worker, f"worker ready {count}")
+    extra = " with a worker" if settings.works else ""
+    return _Parts(
+        _server(application, state, settings.max_body),
+        listener,
+        worker if settings.works else None,
+        f"serving {_url(listener)}{extra} {count}",
+    )
+
+
+async def _work(parts: _Parts, stopping: asyncio.Event) -> None:
+    """Serve and consume until `stopping` is set or one of the two ends, then let both finish what is running."""
+    jobs: list[asyncio.Task[None]] = []
+    if parts.worker is not None:
+        jobs.append(asyncio.create_task(parts.worker.run()))
+    if parts.server is not None and parts.listener is not None:
+        jobs.append(asyncio.create_task(parts.server.serve(sockets=[parts.listener])))
+    # The port accepts connections since it was bound, so whoever reads this line is answered.
+    with contextlib.suppress(OSError):  # nobody reads the output any more
+        click.echo(f"motia-redis: {parts.announcement}")
+        sys.stdout.flush()
+    stop = asyncio.create_task(stopping.wait())
+    await asyncio.wait([*jobs, stop], return_when=asyncio.FIRST_COMPLETED)
+    stop.cancel()
+    if parts.server is not None:
+        parts.server.should_exit = True
+    if parts.worker is not None:
+        parts.worker.stop()
+    for outcome in await asyncio.gather(*jobs, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome
+
+
+async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, _Parts]) -> _Parts | None:
+    """Return the result of `work`, or cancel it and return None if `stopping` is set first."""
+    task = asyncio.create_task(work)
+    stop = asyncio.create_task(stopping.wait())
+    await asyncio.wait([task, stop], return_when=asyncio.FIRST_COMPLETED)
+    stop.cancel()
+    if task.done():
+        return await task
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    return None
+
+
+@contextlib.contextmanager
+def _signals(stopping: asyncio.Event) -> Iterator[None]:
+    """Set `stopping` at the first SIGTERM or SIGINT inside the block; end the process at once at the second."""
+    loop = asyncio.get_running_loop()
+    seen = False
+
+    def handle(signum: int, _frame: FrameType | None) -> None:
+        nonlocal seen
+        if seen:
+            os._exit(128 + signum)
+        seen = True
+        loop.call_soon_threadsafe(stopping.set)
+
+    # Not `loop.add_signal_handler`: a handler that blocks the loop must not be able to hold off the second signal.
+    before = {signum: signal.signal(signum, handle) for signum in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def _state(settings: Settings) -> StateManager:
+    from motia_redis.manager import StateManager  # noqa: PLC0415 - see the module's docstring
+
+    try:
+        return StateManager(settings.redis_url, namespace=settings.namespace)
+    except ValueError as exc:  # a URL that the Redis client cannot read
+        raise CommandError(f"--redis: {exc}") from exc
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket. Raises CommandError for an address that cannot be had."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server((str(address[0]), port), family=family, backlog=2048)
+    except OSError as exc:
+        # The standard library puts the address into the text itself; once is enough.
+        reason = os.strerror(exc.errno) if exc.errno is not None and exc.errno > 0 else exc.strerror or str(exc)
+        raise CommandError(f"cannot listen on {host}:{port}: {reason}") from exc
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _server(application: Application, state: StateManager, max_body: int) -> Server:
+    """Return the HTTP server, which leaves signals and logging to us."""
+    import uvicorn  # noqa: PLC0415 - see the module's docstring
+
+    from motia_redis.web import create_web_app  # noqa: PLC0415
+
+    class QuietServer(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+    app = create_web_app(application, state, max_body_bytes=max_body)
+    return QuietServer(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none"))

@@ -1,0 +1,84 @@
+"""What a handler is given beside its input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from motia_redis.errors import StepError
+
+if TYPE_CHECKING:
+    from motia_redis.inputs import StateEventType
+    from motia_redis.logs import Logger
+    from motia_redis.manager import StateManager
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TriggerInfo:
+    """What fired the handler.
+
+    An `http` trigger has `method` and `path` (the route as the step declares it), a `state` trigger `scope`, `key`,
+    `event_type` and `revision`, a `queue` trigger `topic` and `message_id`; the latter two also `attempt`, which is 1
+    the first time and grows with each retry. What does not apply is None.
+    """
+
+    type: Literal["http", "state", "queue"]
+    method: str | None = None
+    path: str | None = None
+    scope: str | None = None
+    key: str | None = None
+    event_type: StateEventType | None = None
+    revision: str | None = None
+    topic: str | None = None
+    message_id: str | None = None
+    attempt: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowContext:
+    """The state, a logger and the way to other steps, for one run of one handler.
+
+    `trace_id` is 32 hex digits and the same from an HTTP request to all handlers that its changes fire.
+    """
+
+    state: StateManager
+    logger: Logger
+    trace_id: str
+    trigger: TriggerInfo
+    step_name: str
+
+    async def enqueue(self, message: Mapping[str, Any]) -> None:
+        """Send `{"topic": ..., "data": ...}` to the steps with a `queue` trigger for the topic.
+
+        Messages with the same `"key"` (text, optional) run one after the other in each step. Raises `StepError` for a
+        message of another shape.
+        """
+        topic, data, key = _parsed(message)
+        await self.state.enqueue(topic, data, key=key)
+
+
+async def enqueue(message: Mapping[str, Any]) -> None:
+    """Do what `FlowContext.enqueue` does, through the global `stateManager`."""
+    # Imported late: the manager brings the Redis client, which a module of step definitions does not need.
+    from motia_redis.manager import stateManager  # noqa: PLC0415
+
+    topic, data, key = _parsed(message)
+    await stateManager.enqueue(topic, data, key=key)
+
+
+def _parsed(message: object) -> tuple[str, Any, str | None]:
+    """Return topic, data and key of a message, or raise StepError."""
+    if not isinstance(message, Mapping):
+        raise StepError(f'enqueue takes {{"topic": ..., "data": ...}}, not {message!r}')
+    unknown = [str(name) for name in message if name not in ("topic", "data", "key")]
+    if unknown or "topic" not in message or "data" not in message:
+        raise StepError(
+            f'enqueue takes a dict of "topic", "data" and optionally "key", not one of {sorted(map(str, message))}'
+        )
+    topic, key = message["topic"], message.get("key")
+    if not isinstance(topic, str) or not topic:
+        raise StepError(f'enqueue: "topic" must be text that is not empty, not {topic!r}')
+    if key is not None and (not isinstance(key, str) or not key):
+        raise StepError(f'enqueue: "key" must be text that is not empty, not {key!r}')
+    return topic, message["data"], key

@@ -1,0 +1,44 @@
+"""Stream entries as the input of triggers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from motia_redis import codec
+from motia_redis.inputs import StateTriggerInput
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    Fields = Mapping[bytes, bytes]
+
+
+def decode_change(entry_id: str, fields: Fields) -> StateTriggerInput:
+    """Return the change that an event tells of.
+
+    An event carries the new text and only the bytes of the old one that differ; the rest of the old text is at both ends of
+    the new. Raises CorruptValue when a text is not JSON.
+    """
+    scope, key, new = fields[b"scope"].decode(), fields[b"key"].decode(), fields[b"new"]
+    event_type = fields[b"type"].decode()
+    where = f"event {entry_id} of scope {scope!r} key {key!r}"
+    old_value = new_value = None
+    if event_type != "state:created":
+        prefix, suffix = map(int, fields[b"kept"].split(b":"))
+        old = new[:prefix] + fields[b"old"] + new[len(new) - suffix :]
+        old_value = codec.decode(old, where=where)
+    if event_type != "state:deleted":
+        new_value = codec.decode(new, where=where)
+    return StateTriggerInput(
+        group_id=scope,
+        item_id=key,
+        old_value=old_value,
+        new_value=new_value,
+        event_type=event_type,  # type: ignore[arg-type]  # mutate.lua writes these three and no others
+        revision=entry_id,
+    )
+
+
+def decode_message(entry_id: str, fields: Fields) -> Any:
+    """Return the data of a topic's message. Raises CorruptValue when it is not JSON."""
+    return codec.decode(fields[b"data"], where=f"message {entry_id} of topic {fields[b'topic'].decode()!r}")

@@ -1,0 +1,61 @@
+"""What a handler is given and what an HTTP handler returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+StateEventType = Literal["state:created", "state:updated", "state:deleted"]
+
+
+@dataclass(frozen=True, slots=True)
+class ApiRequest:
+    """One HTTP request, as an HTTP handler gets it.
+
+    `path_params` holds the URL-decoded values of the route's `:name` segments. `query_params` holds text, or a list of
+    texts for a parameter given more than once. `headers` has lower-case names. `body` is the decoded JSON (None for an
+    empty body), text for `text/*` and bytes for `application/octet-stream`.
+    """
+
+    method: str
+    path: str
+    path_params: dict[str, str] = field(default_factory=dict)
+    query_params: dict[str, str | list[str]] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+    body: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class ApiResponse:
+    """One HTTP response: a status from 200 to 599, a body and headers (a list of texts repeats its header).
+
+    A `body` of text is sent as `text/plain`, of bytes as `application/octet-stream`, anything else as JSON, unless
+    `headers` names another `content-type`.
+    """
+
+    status: int = 200
+    body: Any = None
+    headers: dict[str, str | list[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateTriggerInput:
+    """One change of one key, as the handler and the condition of a state trigger get it.
+
+    `group_id` is the scope and `item_id` the key; `old_value` is None for a created and `new_value` for a deleted key.
+    `revision` is the ID of the change event, and `timestamp` the time of the change on the Redis server in Unix
+    milliseconds (taken from the revision where it is not given).
+    """
+
+    group_id: str
+    item_id: str
+    old_value: Any
+    new_value: Any
+    event_type: StateEventType
+    revision: str
+    timestamp: int = -1
+    type: Literal["state"] = "state"
+
+    def __post_init__(self) -> None:
+        if self.timestamp < 0:
+            object.__setattr__(self, "timestamp", int(self.revision.partition("-")[0]))

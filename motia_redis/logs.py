@@ -1,0 +1,206 @@
+"""What steps write to the log: the logger that handlers use, and the two line formats of the command.
+
+A library never configures logging; `configure_logging` is called by the `motia-redis` command alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+import orjson
+
+from motia_redis.tracing import current_trace_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LOGGER_NAME = "motia_redis.step"
+
+_step_name: ContextVar[str | None] = ContextVar("motia_redis_step_name", default=None)
+
+
+@contextmanager
+def running_step(name: str) -> Iterator[None]:
+    """Make `name` the step that lines of the global `logger` are attributed to inside the block."""
+    token = _step_name.set(name)
+    try:
+        yield
+    finally:
+        _step_name.reset(token)
+
+
+class Logger:
+    """A logger whose methods take a message and a dict of fields.
+
+    It writes to the standard library's logger `motia_redis.step`; every record carries the attributes `step`,
+    `trace_id` and `fields`. No field makes a call raise. Without `step`, the step that runs at the time is named.
+    """
+
+    __slots__ = ("_logger", "step")
+
+    def __init__(self, step: str | None = None) -> None:
+        self.step = step
+        self._logger = logging.getLogger(LOGGER_NAME)
+
+    def debug(self, message: object, fields: Mapping[str, Any] | None = None) -> None:
+        """Log `message` with `fields` at level DEBUG."""
+        self._write(logging.DEBUG, message, fields)
+
+    def info(self, message: object, fields: Mapping[str, Any] | None = None) -> None:
+        """Log `message` with `fields` at level INFO."""
+        self._write(logging.INFO, message, fields)
+
+    def warning(self, message: object, fields: Mapping[str, Any] | None = None) -> None:
+        """Log `message` with `fields` at level WARNING."""
+        self._write(logging.WARNING, message, fields)
+
+    def warn(self, message: object, fields: Mapping[str, Any] | None = None) -> None:
+        """Do what `warning` does, under the name Motia gives it."""
+        self._write(logging.WARNING, message, fields)
+
+    def error(self, message: object, fields: Mapping[str, Any] | None = None) -> None:
+        """Log `message` with `fields` at level ERROR."""
+        self._write(logging.ERROR, message, fields)
+
+    def exception(self, message: object, fields: Mapping[str, Any] | None = None) -> None:
+        """Log `message` with `fields` and the traceback of the exception being handled at level ERROR."""
+        self._write(logging.ERROR, message, fields, exc_info=sys.exc_info()[0] is not None)
+
+    def _write(self, level: int, message: object, fields: object, *, exc_info: bool = False) -> None:
+        if not self._logger.isEnabledFor(level):
+            return
+        if fields is None:
+            fields = {}
+        elif not isinstance(fields, Mapping):
+            fields = {"value": fields}
+        extra = {"step": self.step or _step_name.get(), "trace_id": current_trace_id(), "fields": fields}
+        # stacklevel 3: past this method and the one that called it, to the line of the handler.
+        self._logger.log(level, _printable(message), exc_info=exc_info, extra=extra, stacklevel=3)
+
+
+logger = Logger()
+"""The logger for code that has no `ctx.logger` at hand."""
+
+
+class TextFormatter(logging.Formatter):
+    """One line for people: time, level, process, step, first 8 digits of the trace id, message, fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line for `record`, followed by the traceback if it carries one."""
+        step, trace_id, fields = _attributes(record)
+        parts = [
+            _time(record),
+            f"{record.levelname:<7}",
+            str(os.getpid()),
+            step or record.name,
+            (trace_id or "-")[:8],
+            _one_line(_message(record)),
+        ]
+        parts += [f"{_one_line(_printable(key))}={_text_value(value)}" for key, value in fields.items()]
+        line = " ".join(parts)
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return _scrub(line)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line for machines: time, level, pid, logger, step, trace_id, message, fields, exception."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the JSON object for `record`."""
+        step, trace_id, fields = _attributes(record)
+        entry: dict[str, Any] = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "pid": os.getpid(),
+            "logger": record.name,
+            "step": step,
+            "trace_id": trace_id,
+            "message": _scrub(_message(record)),
+            # Encoded one by one: a field that JSON cannot hold must not cost the others their form.
+            "fields": {_scrub(_printable(key)): orjson.Fragment(_encode(value)) for key, value in fields.items()},
+        }
+        if record.exc_info:
+            entry["exception"] = _scrub(self.formatException(record.exc_info))
+        return orjson.dumps(entry).decode()
+
+
+def configure_logging(level: str | int, format: Literal["text", "json"] = "text") -> None:
+    """Send every record of the process from `level` up to standard error in one of the two formats.
+
+    For an application's entry point only; a second call replaces what the first one set.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
+    root = logging.getLogger()
+    for old in [old for old in root.handlers if isinstance(old.formatter, TextFormatter | JsonFormatter)]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level.upper() if isinstance(level, str) else level)
+    # uvicorn announces its start and stop at INFO; the command says the same in its own words.
+    logging.getLogger("uvicorn").setLevel(max(root.level, logging.WARNING))
+
+
+def _attributes(record: logging.LogRecord) -> tuple[str | None, str | None, Mapping[Any, Any]]:
+    """Return step, trace id and fields of a record, whoever made it."""
+    step = getattr(record, "step", None) or _step_name.get()
+    trace_id = getattr(record, "trace_id", None) or current_trace_id()
+    fields = getattr(record, "fields", None)
+    return (
+        step if isinstance(step, str) else None,
+        trace_id if isinstance(trace_id, str) else None,
+        fields if isinstance(fields, Mapping) else {},
+    )
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except (TypeError, ValueError):  # a library's own arguments do not fit its own format
+        return f"{record.msg} {record.args}"
+
+
+def _text_value(value: object) -> str:
+    """Return a field's value bare if it is plain text, else as JSON, always on one line."""
+    plain = isinstance(value, str) and value != "" and not any(c.isspace() or c in '="' for c in value)
+    return _one_line(str(value) if plain else _encode(value).decode())
+
+
+def _encode(value: object) -> bytes:
+    """Return `value` as JSON; what JSON cannot hold is written as the text of its `repr`."""
+    try:
+        return orjson.dumps(value, default=_printable, option=orjson.OPT_NON_STR_KEYS)
+    except (TypeError, ValueError, RecursionError):  # a 65-bit int, a lone surrogate, a list that holds itself
+        return orjson.dumps(_scrub(_printable(value)))
+
+
+def _printable(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    try:
+        return repr(value)
+    except Exception as exc:  # noqa: BLE001 - a broken __repr__ of the user's must not break the handler
+        return f"<{type(value).__name__} whose repr raised {type(exc).__name__}>"
+
+
+def _one_line(text: str) -> str:
+    if text.isprintable():
+        return text
+    # A line break in a message would let its author forge a second log line.
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _scrub(text: str) -> str:
+    """Return `text` with lone surrogates escaped, so that it can be written as UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()

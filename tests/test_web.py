@@ -1,0 +1,390 @@
+"""The HTTP side: routes, bodies, results and refusals, through the ASGI interface and without Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from motia_redis.application import Application
+from motia_redis.inputs import ApiRequest, ApiResponse
+from motia_redis.logs import logger
+from motia_redis.steps import Step, http, step
+from motia_redis.tracing import current_trace_id
+from motia_redis.web import create_web_app
+
+FAKE_STATE: Any = object()
+TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
+
+
+def route(method: str, path: str, handler: Any, name: str | None = None) -> Step:
+    label = name or "".join(c if c.isalnum() else "-" for c in f"{method}{path}")
+    return step({"name": label, "triggers": [http(method, path)]}).handle(handler)
+
+
+def client(*steps: Step, **options: Any) -> httpx.AsyncClient:
+    app = create_web_app(Application(steps), FAKE_STATE, **options)
+    # Errors that leave the application are reported to the test, not turned into a 500 by the transport.
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
+
+
+async def answer(result: Any, *, method: str = "GET") -> httpx.Response:
+    """Return the response to a request whose handler returns `result`."""
+
+    async def handler(request: ApiRequest) -> Any:
+        return result
+
+    async with client(route("GET", "/", handler)) as http_client:
+        return await http_client.request(method, "/")
+
+
+async def received(method: str = "POST", path: str = "/", **request: Any) -> ApiRequest:
+    """Return what a handler is given for a request."""
+    seen: list[ApiRequest] = []
+
+    async def handler(request: ApiRequest) -> dict[str, Any]:
+        seen.append(request)
+        return {"status": 200}
+
+    async with client(route(method, "/", handler)) as http_client:
+        response = await http_client.request(method, path, **request)
+    assert response.status_code == 200, response.text
+    return seen[0]
+
+
+async def refused(**request: Any) -> httpx.Response:
+    """Return the response to a POST that must not reach its handler."""
+
+    async def handler(request: ApiRequest) -> None:
+        raise AssertionError("the handler was called")
+
+    async with client(route("POST", "/", handler)) as http_client:
+        response = await http_client.post("/", **request)
+    assert response.headers["x-trace-id"]
+    return response
+
+
+# -- routes -----------------------------------------------------------------------------------------------------------
+
+
+def echo(request: ApiRequest) -> dict[str, Any]:
+    return {"body": request.path_params}
+
+
+@pytest.mark.parametrize(
+    ("path", "url", "path_params"),
+    [
+        ("/users/:id/login", "/users/u1/login", {"id": "u1"}),
+        ("/users/:id/login", "/users/u1/login/", {"id": "u1"}),
+        ("/users/:id", "/users/a%20b%C3%A9", {"id": "a bé"}),
+        ("/users/:id", "/users/a%2Fb", {"id": "a/b"}),
+        ("/users/:id", "/users/%3Aid", {"id": ":id"}),
+        ("/users/:id", "/users/100%25", {"id": "100%"}),
+        ("/:a/:b_2", "/x/y", {"a": "x", "b_2": "y"}),
+        ("/{literal}/{x:int}/:id", "/%7Bliteral%7D/%7Bx:int%7D/1", {"id": "1"}),
+        ("/a b/v1:batch", "/a%20b/v1:batch", {}),
+        ("/", "/", {}),
+    ],
+)
+async def test_a_route_matches_and_gives_decoded_parameters(path: str, url: str, path_params: dict[str, str]) -> None:
+    async with client(route("GET", path, echo)) as http_client:
+        response = await http_client.get(url)
+    assert response.status_code == 200
+    assert response.json() == path_params
+
+
+@pytest.mark.parametrize("url", ["/", "/users", "/users/", "/users/a/b", "/Users/a", "/users//", "/x/a", "/users/a/b/"])
+async def test_an_unknown_path_is_a_404_in_json(url: str) -> None:
+    async with client(route("GET", "/users/:id", echo)) as http_client:
+        response = await http_client.get(url)
+    assert response.status_code == 404
+    assert response.json() == {"error": "not found"}
+    assert response.headers["x-trace-id"]
+
+
+async def test_a_path_that_is_not_utf8_is_a_400() -> None:
+    async with client(route("GET", "/users/:id", echo)) as http_client:
+        assert (await http_client.get("/users/%FF")).status_code == 400
+
+
+async def test_another_method_is_a_405_with_the_methods_allowed() -> None:
+    async with client(route("GET", "/a/:id", echo), route("PUT", "/:x/b", echo), route("POST", "/c", echo)) as c:
+        response = await c.delete("/a/b")
+    assert response.status_code == 405
+    assert response.headers["allow"] == "GET, HEAD, PUT"
+    assert response.json() == {"error": "method not allowed"}
+
+
+async def test_a_literal_segment_wins_over_a_parameter_in_any_order() -> None:
+    literal = route("GET", "/users/me", lambda request: {"body": "me"})
+    parameter = route("GET", "/users/:id", lambda request: {"body": "id"})
+    for steps in ((literal, parameter), (parameter, literal)):
+        async with client(*steps, route("DELETE", "/users/:key", lambda request: {"body": "deleted"})) as http_client:
+            assert (await http_client.get("/users/me")).text == "me"
+            assert (await http_client.get("/users/you")).text == "id"
+            assert (await http_client.delete("/users/me")).text == "deleted"
+
+
+async def test_head_is_answered_like_get_without_the_body() -> None:
+    get, head = await answer({"body": {"a": 1}}), await answer({"body": {"a": 1}}, method="HEAD")
+    assert head.status_code == 200
+    assert head.content == b""
+    assert head.headers["content-length"] == get.headers["content-length"] == "7"
+
+
+# -- requests ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_handler_gets_the_whole_request() -> None:
+    request = await received(
+        path="/?a=1&b=2&b=3&c=",
+        json={"name": "Alice"},
+        headers=[("X-One", "1"), ("X-Two", "a"), ("x-two", "b"), ("Cookie", "a=1"), ("Cookie", "b=2")],
+    )
+    assert (request.method, request.path, request.path_params) == ("POST", "/", {})
+    assert request.query_params == {"a": "1", "b": ["2", "3"], "c": ""}
+    assert request.body == {"name": "Alice"}
+    assert request.headers["x-one"] == "1"
+    assert request.headers["x-two"] == "a, b"
+    assert request.headers["cookie"] == "a=1; b=2"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "content", "body"),
+    [
+        (None, b"", None),
+        ("application/json", b"", None),
+        (None, b"[1]", [1]),
+        ("application/merge-patch+json; charset=utf-8", b'{"a": null}', {"a": None}),
+        ("text/plain", "é".encode(), "é"),
+        ("TEXT/csv; charset=ISO-8859-1", b"\xe9", "é"),
+        ("application/octet-stream", b"\xff\x00", b"\xff\x00"),
+        ("application/json", b"[9007199254740993, 0.1, 18446744073709551616]", [9007199254740993, 0.1, 2**64]),
+    ],
+)
+async def test_a_body_is_read_as_its_content_type_says(content_type: str | None, content: bytes, body: Any) -> None:
+    headers = {"content-type": content_type} if content_type else {}
+    got = (await received(content=content, headers=headers)).body
+    assert got == body
+    assert type(got) is type(body)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "content"),
+    [
+        ("application/json", b"{"),
+        ("application/json", b"NaN"),
+        ("application/json", b"[NaN, 1234567890123456789012]"),
+        ("application/json", b'"\xff"'),
+        ("application/json", b"[" * 200_000),
+        ("application/json", b"[1234567890123456789012," + b"[" * 200_000),
+        ("application/json", b"9" * 5000),
+        ("text/plain", b"\xff"),
+        ("text/plain; charset=idna", b"a"),
+        ("text/plain; charset=nonsense", b"a"),
+    ],
+)
+async def test_a_bad_body_is_a_400_in_json(content_type: str, content: bytes) -> None:
+    response = await refused(content=content, headers={"content-type": content_type})
+    assert response.status_code == 400
+    assert "body" in response.json()["error"]
+
+
+async def test_a_body_of_just_the_limit_is_taken_and_one_byte_more_is_a_413() -> None:
+    async def length(request: ApiRequest) -> dict[str, Any]:
+        return {"body": len(request.body)}
+
+    async with client(route("POST", "/", length), max_body_bytes=10) as http_client:
+        taken = await http_client.post("/", content=b"a" * 10, headers={"content-type": "text/plain"})
+        too_large = await http_client.post("/", content=b"a" * 11, headers={"content-type": "text/plain"})
+    assert (taken.status_code, taken.json()) == (200, 10)
+    assert too_large.status_code == 413
+    assert too_large.json() == {"error": "body over 10 bytes"}
+    assert too_large.headers["x-trace-id"]
+
+
+async def test_a_declared_length_over_the_limit_is_a_413_before_anything_is_read() -> None:
+    statuses: list[int] = []
+
+    async def receive() -> Any:
+        raise AssertionError("the body was read")
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    app = create_web_app(Application((route("POST", "/", echo),)), FAKE_STATE, max_body_bytes=10)
+    headers = [(b"content-length", b"9" * 5000)]
+    await app({"type": "http", "method": "POST", "path": "/", "headers": headers, "query_string": b""}, receive, send)
+    assert statuses == [413]
+
+
+async def test_a_body_without_a_length_is_not_read_past_the_limit() -> None:
+    given = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal given
+        while given < 1000:
+            given += 1
+            yield b"a" * 4
+
+    async with client(route("POST", "/", echo), max_body_bytes=10) as http_client:
+        response = await http_client.post("/", content=endless())
+    assert response.status_code == 413
+    assert given <= 4
+
+
+# -- results ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("result", "status", "content", "content_type"),
+    [
+        (ApiResponse(status=201, body={"a": [1, None]}), 201, b'{"a":[1,null]}', "application/json"),
+        ({"status": 202, "body": [True, 1.5]}, 202, b"[true,1.5]", "application/json"),
+        ({"body": 3}, 200, b"3", "application/json"),
+        (ApiResponse(), 200, b"null", "application/json"),
+        (ApiResponse(body="é"), 200, "é".encode(), "text/plain; charset=utf-8"),
+        (ApiResponse(body=b"\xff"), 200, b"\xff", "application/octet-stream"),
+        (ApiResponse(body=b"x", headers={"Content-Type": "image/png"}), 200, b"x", "image/png"),
+        (ApiResponse(body="<p>", headers={"content-type": "text/html"}), 200, b"<p>", "text/html"),
+        ({"status": 204}, 204, b"", None),
+        (None, 204, b"", None),
+    ],
+)
+async def test_a_result_becomes_its_response(
+    result: Any, status: int, content: bytes, content_type: str | None
+) -> None:
+    response = await answer(result)
+    assert response.status_code == status
+    assert response.content == content
+    assert response.headers.get("content-type") == content_type
+
+
+async def test_headers_of_a_result_are_sent_and_lists_repeat() -> None:
+    headers = {"X-A": "1", "set-cookie": ["a=1", "b=2"], "content-length": "999", "X-Trace-Id": "forged"}
+    response = await answer(ApiResponse(body="ok", headers=headers))
+    assert response.headers["x-a"] == "1"
+    assert response.headers.get_list("set-cookie") == ["a=1", "b=2"]
+    assert response.headers.get_list("content-length") == ["2"]
+    assert "forged" not in response.headers["x-trace-id"]
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        {"name": "Alice"},
+        {"status": 200, "bdy": 1},
+        {"headers": {}},
+        {},
+        "text",
+        [1],
+        {"status": "200"},
+        {"status": True},
+        {"status": 99},
+        {"status": 101},
+        {"status": 600},
+        {"body": object()},
+        {"body": 2**70},
+        {"body": "\ud800"},
+        {"body": 1, "headers": {"x": "a\r\nset-cookie: b"}},
+        {"body": 1, "headers": {"x y": "a"}},
+        {"body": 1, "headers": {"x": "\u20ac"}},
+        {"body": 1, "headers": {"x": None}},
+        {"body": 1, "headers": None},
+    ],
+)
+async def test_a_result_that_is_no_response_is_a_logged_500(result: Any, caplog: pytest.LogCaptureFixture) -> None:
+    response = await answer(result)
+    assert response.status_code == 500
+    assert response.json()["error"] == "internal server error"
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+
+@pytest.mark.parametrize("error", [ValueError("secret"), SystemExit("secret"), StopIteration("secret")])
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_a_handler_that_raises_is_a_500_that_tells_only_the_trace_id(
+    error: BaseException, is_async: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(request: ApiRequest) -> None:
+        raise error
+
+    async def fails_async(request: ApiRequest) -> None:
+        raise error
+
+    async with client(route("GET", "/", fails_async if is_async else fails, "Failing")) as http_client:
+        response = await http_client.get("/")
+    assert response.status_code == 500
+    assert response.json() == {"error": "internal server error", "trace_id": response.headers["x-trace-id"]}
+    (record,) = caplog.records
+    assert record.exc_info
+    assert (record.step, record.trace_id) == ("Failing", response.headers["x-trace-id"])  # type: ignore[attr-defined]
+
+
+# -- context and trace ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_a_handler_runs_with_its_context_inside_the_trace(
+    is_async: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "motia_redis.step")
+    seen: list[Any] = []
+
+    def handler(request: ApiRequest, ctx: Any) -> None:
+        seen.extend([ctx, current_trace_id()])
+        ctx.logger.info("from ctx")
+        logger.info("from global")
+
+    async def handler_async(request: ApiRequest, ctx: Any) -> None:
+        handler(request, ctx)
+
+    async with client(route("GET", "/a/:id", handler_async if is_async else handler, "S")) as http_client:
+        response = await http_client.get("/a/1")
+    ctx, trace_id = seen
+    assert ctx.state is FAKE_STATE
+    assert (ctx.step_name, ctx.trigger.type, ctx.trigger.method, ctx.trigger.path) == ("S", "http", "GET", "/a/:id")
+    assert ctx.trace_id == trace_id == response.headers["x-trace-id"]
+    assert [(r.step, r.trace_id) for r in caplog.records] == [("S", trace_id)] * 2  # type: ignore[attr-defined]
+    assert current_trace_id() is None
+
+
+async def test_requests_at_the_same_time_keep_their_own_trace() -> None:
+    both = asyncio.Barrier(2)
+
+    async def handler(request: ApiRequest, ctx: Any) -> dict[str, Any]:
+        await both.wait()
+        return {"body": [ctx.trace_id, current_trace_id()]}
+
+    async with client(route("GET", "/", handler)) as http_client:
+        one, two = await asyncio.gather(http_client.get("/"), http_client.get("/"))
+    assert one.json() == [one.headers["x-trace-id"]] * 2
+    assert two.json() == [two.headers["x-trace-id"]] * 2
+    assert one.json() != two.json()
+
+
+@pytest.mark.parametrize(
+    ("traceparent", "taken"),
+    [
+        (f"00-{TRACE_ID}-b7ad6b7169203331-01", True),
+        (f"01-{TRACE_ID}-b7ad6b7169203331-01-more", True),
+        (f"00-{TRACE_ID}-b7ad6b7169203331-01-more", False),
+        (f"ff-{TRACE_ID}-b7ad6b7169203331-01", False),
+        (f"00-{TRACE_ID}-0000000000000000-01", False),
+        (f"00-{'0' * 32}-b7ad6b7169203331-01", False),
+        (f"00-{TRACE_ID.upper()}-b7ad6b7169203331-01", False),
+        (TRACE_ID, False),
+        ("", False),
+    ],
+)
+async def test_the_trace_id_is_that_of_a_valid_traceparent_else_new(traceparent: str, taken: bool) -> None:
+    async with client() as http_client:
+        trace_id = (await http_client.get("/", headers={"traceparent": traceparent})).headers["x-trace-id"]
+    assert (trace_id == TRACE_ID) is taken
+    assert len(trace_id) == 32
+    assert set(trace_id) <= set("0123456789abcdef")
+    assert set(trace_id) != {"0"}
