@@ -106,9 +106,7 @@ _common = _stack(
 )
 _http = _stack(
     click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on."),
-    click.option(
-        "--port", type=click.IntRange(0, 65535), default=3000, show_default=True, help="Port; 0 takes a free one."
-    ),
+    click.option("--port", type=click.IntRange(0, 65535), default=3000, show_default=True, help="Port; 0 takes a free one."),
     click.option(
         "--max-body",
         type=click.IntRange(min=1),
@@ -277,6 +275,9 @@ async def _work(parts: _Parts, stopping: asyncio.Event) -> None:
     if parts.worker is not None:
         parts.worker.stop()
     for outcome in await asyncio.gather(*jobs, return_exceptions=True):
+        # A group of one (as the worker's task group makes it) says no more than what it holds.
+        while isinstance(outcome, BaseExceptionGroup) and len(outcome.exceptions) == 1:
+            outcome = outcome.exceptions[0]  # noqa: PLW2901
         if isinstance(outcome, BaseException):
             raise outcome
 

@@ -102,4 +102,3 @@ def unavailable(where: str, url: str, error: Exception) -> StateUnavailable:
     if isinstance(error, UNREACHABLE):
         return StateUnavailable(f"{where}: cannot reach Redis at {redact(url)}: {text}")
     return StateUnavailable(f"{where}: Redis at {redact(url)} refused the call: {text}")
-

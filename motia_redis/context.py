@@ -73,9 +73,7 @@ def _parsed(message: object) -> tuple[str, Any, str | None]:
         raise StepError(f'enqueue takes {{"topic": ..., "data": ...}}, not {message!r}')
     unknown = [str(name) for name in message if name not in ("topic", "data", "key")]
     if unknown or "topic" not in message or "data" not in message:
-        raise StepError(
-            f'enqueue takes a dict of "topic", "data" and optionally "key", not one of {sorted(map(str, message))}'
-        )
+        raise StepError(f'enqueue takes a dict of "topic", "data" and optionally "key", not one of {sorted(map(str, message))}')
     topic, key = message["topic"], message.get("key")
     if not isinstance(topic, str) or not topic:
         raise StepError(f'enqueue: "topic" must be text that is not empty, not {topic!r}')

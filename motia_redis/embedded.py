@@ -107,9 +107,7 @@ class EmbeddedServer:
         nothing is left running then.
         """
         if sys.platform == "win32":
-            raise StateUnavailable(
-                "embedded:// needs a POSIX system; on Windows, run a Redis server and give its redis:// URL"
-            )
+            raise StateUnavailable("embedded:// needs a POSIX system; on Windows, run a Redis server and give its redis:// URL")
         deadline = time.monotonic() + start_timeout
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -148,9 +146,7 @@ def _wait_until_ready(directory: Path, address: Path, deadline: float) -> None:
             return
         if time.monotonic() >= deadline:
             what = "has not loaded its data" if reply else f"has not answered on {address}"
-            raise StateUnavailable(
-                f"the embedded Redis in {directory} {what} within start_timeout{_log_tail(directory)}"
-            )
+            raise StateUnavailable(f"the embedded Redis in {directory} {what} within start_timeout{_log_tail(directory)}")
         time.sleep(RETRY_SECONDS)
 
 
@@ -281,8 +277,7 @@ def _keep(directory: Path, address: Path, program: str) -> None:
         signal.signal(number, signal.SIG_IGN)
     os.umask(0o077)
     keeper_lock, server_lock, users_lock = (
-        os.open(directory / name, os.O_RDWR | os.O_CREAT, 0o600)
-        for name in ("keeper.lock", "server.lock", "users.lock")
+        os.open(directory / name, os.O_RDWR | os.O_CREAT, 0o600) for name in ("keeper.lock", "server.lock", "users.lock")
     )
     if not _try_lock(keeper_lock, fcntl.LOCK_EX):
         return  # of a starter that died meanwhile; one keeper is enough

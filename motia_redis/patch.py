@@ -109,9 +109,7 @@ class _Operation:
     def encoded(self, names: list[str], field: str) -> list[bytes]:
         """Encode path segments within their limits."""
         if len(names) > self.limits.pointer_depth:
-            raise InvalidPointer(
-                f"{self.where}: `{field}` has {len(names)} segments, the limit is {self.limits.pointer_depth}"
-            )
+            raise InvalidPointer(f"{self.where}: `{field}` has {len(names)} segments, the limit is {self.limits.pointer_depth}")
         try:
             tokens = [codec.encode_name(name) for name in names]
         except TypeError:

@@ -198,14 +198,10 @@ class Step:
 
     def _checked_triggers(self, triggers: object) -> tuple[Trigger, ...]:
         if not isinstance(triggers, list | tuple) or not triggers:
-            raise StepError(
-                f"step {self.name!r}: 'triggers' must hold at least one http(...), state(...) or queue(...)"
-            )
+            raise StepError(f"step {self.name!r}: 'triggers' must hold at least one http(...), state(...) or queue(...)")
         for trigger in triggers:
             if not isinstance(trigger, HttpTrigger | StateTrigger | QueueTrigger):
-                raise StepError(
-                    f"step {self.name!r}: {trigger!r} is no trigger; accepted are http(...), state(...), queue(...)"
-                )
+                raise StepError(f"step {self.name!r}: {trigger!r} is no trigger; accepted are http(...), state(...), queue(...)")
             if problem := trigger.problem():
                 raise StepError(f"step {self.name!r}: {problem}")
         return tuple(triggers)
@@ -269,7 +265,5 @@ def _checked_name(config: object) -> str:
         raise StepError(f"a step is made from a dict with 'name' and 'triggers', not from {config!r}")
     name = config.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > MAX_NAME_LENGTH:
-        raise StepError(
-            f"step {name!r}: 'name' must be 1 to {MAX_NAME_LENGTH} letters, digits, '.', '_', '-' and inner spaces"
-        )
+        raise StepError(f"step {name!r}: 'name' must be 1 to {MAX_NAME_LENGTH} letters, digits, '.', '_', '-' and inner spaces")
     return name

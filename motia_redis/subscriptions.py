@@ -53,11 +53,7 @@ class Subscription:
     def candidates(self, entry: StreamEntry) -> list[StateTrigger]:
         """Return the state triggers whose `scope` and `key` fit the entry. Cheap: nothing is decoded."""
         scope, key = entry.fields.get(b"scope", b"").decode(), entry.fields[b"key"].decode()
-        return [
-            trigger
-            for trigger in self.step.state_triggers
-            if trigger.scope in (None, scope) and trigger.key in (None, key)
-        ]
+        return [trigger for trigger in self.step.state_triggers if trigger.scope in (None, scope) and trigger.key in (None, key)]
 
     async def handle(self, entry: StreamEntry, state: StateManager, trace_id: str, attempt: int, executor: Executor) -> bool:
         """Run the handler for an entry if a trigger's condition holds; return whether it ran. Raises what they raise."""

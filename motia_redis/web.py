@@ -130,9 +130,7 @@ class _Endpoint:
             try:
                 return _response(await call(step.handler, request, context))
             except Exception as exc:
-                logger.exception(
-                    f"{request.method} {request.path} failed: {type(exc).__name__}", {"route": trigger.path}
-                )
+                logger.exception(f"{request.method} {request.path} failed: {type(exc).__name__}", {"route": trigger.path})
         return _json_response(500, {"error": "internal server error", "trace_id": trace_id})
 
 
@@ -221,8 +219,7 @@ def _response(result: object) -> Response:
         result = ApiResponse(**result)
     if not isinstance(result, ApiResponse):
         raise TypeError(
-            "an HTTP handler returns an ApiResponse, a dict of status, body and headers, or None, "
-            f"not {type(result).__name__}"
+            f"an HTTP handler returns an ApiResponse, a dict of status, body and headers, or None, not {type(result).__name__}"
         )
     status = result.status
     # A final response cannot have a status under 200; a server that is given one breaks the connection.

@@ -288,6 +288,20 @@ def test_a_join_right_after_the_keeper_was_killed_gets_a_server_that_stays(join)
     assert not eventually(lambda: ended(server_pid(server.url)), within=0.3)
 
 
+def test_two_servers_never_write_one_aof(directory, join):
+    pid = server_pid(join().url)
+    keeper = status(pid)[1]
+    os.kill(pid, signal.SIGSTOP)  # alive, unable to end, and without its keeper
+    try:
+        os.kill(keeper, signal.SIGKILL)
+        assert eventually(lambda: ended(keeper))
+        with pytest.raises(StateUnavailable, match="the one before it has not ended"):
+            join(start_timeout=0.5)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert server_pid(join().url) != pid
+
+
 def test_the_end_of_the_keeper_by_sigterm_is_clean(directory, join):
     pid = server_pid(join().url)
     os.kill(status(pid)[1], signal.SIGTERM)

@@ -1,0 +1,59 @@
+"""codec: sealed text, whose strings hold no raw bracket and no escaped quote, and which reads back as the same value."""
+
+from __future__ import annotations
+
+import enum
+import re
+from typing import Any
+from uuid import UUID
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from motia_redis import codec
+
+texts = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from('{}[]"\\:,\t\0'))
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner) | st.dictionaries(texts, inner),
+    max_leaves=30,
+)
+
+
+def encode(value: Any) -> bytes:
+    return codec.encode(value, where="test", max_bytes=10**9)
+
+
+@settings(max_examples=500)
+@given(values)
+def test_sealed_text_reads_back_as_the_value_and_keeps_its_promises(value: Any) -> None:
+    text = encode(value)
+    assert orjson.dumps(orjson.loads(text + codec.SEAL)) == orjson.dumps(value)
+    strings = text.split(b'"')[1::2]
+    assert not any(re.search(rb"[{}\[\]]|\\\\", string) for string in strings)
+    assert text.count(b'"') % 2 == 0
+    assert not re.search(rb"\s", b"".join(text.split(b'"')[0::2]))
+
+
+@given(texts)
+def test_a_member_name_is_spelled_as_in_a_document(name: str) -> None:
+    assert encode({name: 1}) == b"{" + codec.encode_name(name) + b":1}"
+
+
+def test_what_python_has_beside_json_becomes_what_it_stands_for() -> None:
+    class Colour(enum.StrEnum):
+        RED = "red"
+
+    class Level(enum.Enum):
+        HIGH = 3
+        NONE = None
+
+    assert encode((1, Colour.RED, Level.HIGH, UUID(int=1))) == b'[1,"red",3,"00000000-0000-0000-0000-000000000001"]'
+    assert encode([Level.NONE, 1.5]) == b"[null,1.5]"
+
+
+@pytest.mark.parametrize(("text", "spelled"), [('"', "\\u0022"), ("\\", "\\u005c"), ("[", "\\u005b"), ("\n", "\\n"), ("é", "é")])
+def test_special_characters_have_one_spelling(text: str, spelled: str) -> None:
+    assert encode(text).decode() == f'"{spelled}"'

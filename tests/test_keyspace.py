@@ -1,0 +1,59 @@
+"""keyspace: which keys there are, and that all keys of one change share a slot."""
+
+from __future__ import annotations
+
+import pytest
+from redis.crc import key_slot
+
+from motia_redis.errors import StateError
+from motia_redis.keyspace import Keyspace, Layout
+
+SCOPES = [b"users", b"{a}", b"}{", b"a\nb", "👩".encode(), b":" * 9]
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_all_keys_of_a_change_lie_in_one_slot(scope: bytes) -> None:
+    keys = Keyspace("motia", Layout()).state_keys(scope, b"}key{")
+    assert len({key_slot(key) for key in (keys.values, keys.revisions, keys.scopes, keys.events)}) == 1
+
+
+def test_a_dead_letter_lies_beside_its_event() -> None:
+    keyspace = Keyspace("motia", Layout())
+    stream = keyspace.topic(b"a}:b", 3)
+    assert key_slot(keyspace.dead(stream, "Step}")) == key_slot(stream)
+
+
+def test_the_names_are_those_of_the_design() -> None:
+    keyspace = Keyspace("motia", Layout())
+    partition = keyspace.partition(b"users")
+    tag = b"{motia:%d}:" % partition
+    keys = keyspace.state_keys(b"users", b"ann")
+    lane = keyspace.lane(b"ann")
+    assert (keys.values, keys.revisions) == (tag + b"state:users", tag + b"revision:users")
+    assert (keys.scopes, keys.events) == (tag + b"scopes", tag + b"events:%d" % lane)
+    assert keyspace.values(b"users") == keys.values
+    assert keyspace.revisions(b"users") == keys.revisions
+
+
+def test_a_subscription_to_a_key_reads_the_stream_that_its_changes_go_to() -> None:
+    keyspace = Keyspace("motia", Layout(4, 4))
+    for scope in ("users", "orders"):
+        for key in ("ann", "bob", "x"):
+            events = keyspace.state_keys(scope.encode(), key.encode()).events
+            assert keyspace.event_streams(scope, key) == [events]
+            assert events in keyspace.event_streams(scope)
+            assert events in keyspace.event_streams()
+    assert len(keyspace.event_streams()) == 16
+
+
+def test_scopes_and_keys_spread() -> None:
+    keyspace = Keyspace("motia", Layout())
+    names = [b"%d" % number for number in range(2000)]
+    assert {keyspace.partition(name) for name in names} == set(range(16))
+    assert {keyspace.lane(name) for name in names} == set(range(8))
+
+
+@pytest.mark.parametrize("layout", [(0, 8), (16, 0), (20000, 8)])
+def test_an_impossible_layout_is_refused(layout: tuple[int, int]) -> None:
+    with pytest.raises(StateError, match="a layout has"):
+        Layout(*layout)

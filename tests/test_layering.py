@@ -1,0 +1,61 @@
+"""The house's plan: modules import in one direction, and stay of a size one can read."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent.parent / "motia_redis"
+#: From the roof down: a module imports only from floors below its own.
+FLOORS = [
+    {"__init__", "__main__", "cli"},
+    {"worker", "web"},
+    {"consumer"},
+    {"subscriptions", "application"},
+    {"steps", "context", "events"},
+    {"calls", "logs"},
+    {"manager", "inputs"},
+    {"patch", "replies", "connections"},
+    {"keyspace", "codec", "scripts", "embedded"},
+    {"errors", "limits", "tracing"},
+]
+
+
+def imported(path: Path) -> set[str]:
+    """Return the modules of ours that a module imports when it runs (not those for types only)."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            node.body = []
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "motia_redis":
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("motia_redis."):
+            found.add((node.module or "").split(".")[1])
+    return found
+
+
+def test_every_module_has_its_floor() -> None:
+    modules = {path.stem for path in PACKAGE.glob("*.py")}
+    assert modules == set().union(*FLOORS)
+
+
+def test_imports_point_one_way() -> None:
+    floor = {name: number for number, names in enumerate(FLOORS) for name in names}
+    upward = [
+        f"{path.stem} imports {name}"
+        for path in sorted(PACKAGE.glob("*.py"))
+        for name in sorted(imported(path))
+        if floor[name] <= floor[path.stem] and path.stem != "__main__"
+    ]
+    assert upward == []
+
+
+def test_no_module_has_the_name_of_an_exported_function() -> None:
+    assert not {"state", "step", "http", "queue", "enqueue", "logger"} & {path.stem for path in PACKAGE.glob("*.py")}
+
+
+def test_rooms_stay_small() -> None:
+    long = {path.name: lines for path in PACKAGE.glob("*.py") if (lines := len(path.read_text().splitlines())) > 400}
+    assert long == {}

@@ -1,0 +1,83 @@
+"""The script loader and the contract between Lua and Python."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from motia_redis import errors, replies, scripts
+
+LUA = scripts.directory()
+ENTRY_POINTS = sorted(path.stem for path in LUA.glob("*.lua"))
+PARTS = sorted((LUA / "lib").glob("*.lua"))
+
+
+@pytest.fixture
+def lua(tmp_path: Path) -> Path:
+    (tmp_path / "lib").mkdir()
+    return tmp_path
+
+
+def test_a_part_stands_in_front_once_and_before_its_users(lua: Path) -> None:
+    (lua / "lib" / "a.lua").write_text("return 1\n")
+    (lua / "lib" / "b.lua").write_text('local a = require("lib.a")\nreturn a\n')
+    (lua / "main.lua").write_text('local a = require("lib.a")\nlocal b = require("lib.b")\nreturn a + b\n')
+    text = scripts.assemble("main", lua)
+    assert text.count("local function lib_a()") == text.count("local function lib_b()") == 1
+    assert text.index("local function lib_a()") < text.index("local function lib_b()") < text.index("return a + b")
+    assert "require" not in text
+
+
+def test_a_circle_of_parts_is_refused(lua: Path) -> None:
+    (lua / "lib" / "a.lua").write_text('local b = require("lib.b")\n')
+    (lua / "lib" / "b.lua").write_text('local a = require("lib.a")\n')
+    (lua / "main.lua").write_text('local a = require("lib.a")\n')
+    with pytest.raises(scripts.ScriptError, match=r"main -> a -> b -> a: .* in a circle"):
+        scripts.assemble("main", lua)
+
+
+def test_a_missing_part_is_named(lua: Path) -> None:
+    (lua / "main.lua").write_text('local a = require("lib.gone")\n')
+    with pytest.raises(scripts.ScriptError, match=r"gone\.lua"):
+        scripts.assemble("main", lua)
+
+
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_every_entry_point_opens_with_the_header(name: str) -> None:
+    text = (LUA / f"{name}.lua").read_text()
+    header = text[: text.index("\n\n")]
+    titles = re.findall(r"^-- ([A-Z]{4,})", header, re.MULTILINE)
+    assert titles == [title for title in ("KEYS", "ARGV", "RETURNS", "ERRORS", "COST", "INVARIANT") if title in titles]
+    assert {"KEYS", "ARGV", "RETURNS", "COST", "INVARIANT"} <= set(titles)
+    assert "#!" not in text, "Redis 6.2 knows no #!lua line"
+
+
+@pytest.mark.parametrize("path", PARTS, ids=lambda path: path.stem)
+def test_parts_touch_neither_keys_nor_arguments_nor_redis(path: Path) -> None:
+    code = re.sub(r"--.*", "", path.read_text())
+    assert not re.search(r"\b(KEYS|ARGV|redis)\b", code)
+
+
+def test_nothing_decodes_values_with_cjson() -> None:
+    for path in LUA.rglob("*.lua"):
+        assert "cjson" not in path.read_text()
+
+
+def test_lua_and_python_know_the_same_error_codes() -> None:
+    text = "".join(path.read_text() for path in LUA.rglob("*.lua"))
+    raised = set(re.findall(r'(?:fail\(|error_reply\()"([A-Z]+)', text))
+    documented = {code for line in re.findall(r"ERRORS((?:.*\n--   )*.*)", text) for code in re.findall(r"\b[A-Z]{6,}\b", line)}
+    assert raised == set(replies.BY_CODE)
+    assert set(replies.BY_CODE) <= documented | raised
+
+
+def test_the_drawn_error_tree_is_the_real_one() -> None:
+    drawn = re.findall(r"^    (?:[│ ]   )*[├└]── (\w+).*?([A-Z]{5,})?$", errors.__doc__ or "", re.MULTILINE)
+    real = {
+        (name, error.code or "")
+        for name, error in vars(errors).items()
+        if isinstance(error, type) and issubclass(error, errors.StateError) and error is not errors.StateError
+    }
+    assert set(drawn) == real
