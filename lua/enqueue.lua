@@ -3,7 +3,7 @@
 -- KEYS     1 stream of the topic's lane
 -- ARGV     1 topic  2 key ("" = none)  3 JSON text  4 request id  5 trace id ("" = none)
 --          6 messages that a lane keeps when nobody needs them
--- RETURNS  the message's id
+-- RETURNS  the id of the stream entry (unique in its lane; the request id is unique everywhere)
 -- COST     the bytes of the message
 -- INVARIANT a message is in the stream once, or not at all.
 

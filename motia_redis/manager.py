@@ -306,7 +306,7 @@ class StateManager:
             raise connections.unavailable(f"scope {scope!r}", self.url, error) from error
 
     async def enqueue(self, topic: str, data: Any, *, key: str | None = None) -> str:
-        """Append a message to a topic and return its id.
+        """Append a message to a topic and return the message's id, which no other message has.
 
         Messages of one `key` are kept in order; without a key they spread over the topic's lanes. Cost: one round trip, the
         bytes of `data`. Raises InvalidName, InvalidValue, ValueTooLarge, StateUnavailable.
@@ -320,10 +320,10 @@ class StateManager:
         stream = session.keyspace.topic(topic_bytes, session.keyspace.lane(key_bytes or request))
         arguments = [topic_bytes, key_bytes, text, request, _trace(), self._history]
         try:
-            reply = await scripts.load("enqueue")(session.client, [stream], arguments)
+            await scripts.load("enqueue")(session.client, [stream], arguments)
         except (RedisError, OSError) as error:
             raise connections.unavailable(where, self.url, error) from error
-        return str(reply.decode())
+        return request.decode()
 
     async def _change(
         self, scope: str, key: str, if_revision: str | None, change: builtins.list[bytes], operations: object = None

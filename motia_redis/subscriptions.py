@@ -65,7 +65,7 @@ class Subscription:
                 type="queue",
                 topic=entry.fields[b"topic"].decode(),
                 key=entry.fields[b"key"].decode() or None,
-                message_id=entry.id,
+                message_id=entry.fields[b"request"].decode(),
                 attempt=attempt,
             )
             await calls.call(handler, data, self._context(state, trace_id, info), executor)
