@@ -16,7 +16,8 @@ script reports carry the same code there (`code` below); a test holds the two li
     │   ├── WrongKind        the value there is of another kind                       WRONGKIND
     │   ├── TestFailed       a `test` operation found another value                   TESTFAILED
     │   ├── NumberOverflow   the sum does not fit its kind of number                  OVERFLOW
-    │   └── TooMuchWork      the operations would move too many bytes                 TOOMUCH
+    │   ├── TooDeep          the result could not be read back                        TOODEEP
+    │   └── TooMuchWork      the operations cost more than one call may               TOOMUCH
     ├── CorruptValue         the stored text is not JSON (a foreign client wrote it)  CORRUPT
     ├── RevisionConflict     `if_revision` does not hold                              CONFLICT
     ├── LayoutMismatch       this namespace was created with another layout
@@ -98,8 +99,14 @@ class NumberOverflow(UpdateFailed):
     code = "OVERFLOW"
 
 
+class TooDeep(UpdateFailed):
+    """A copy or move that would nest values deeper than JSON readers follow."""
+
+    code = "TOODEEP"
+
+
 class TooMuchWork(UpdateFailed):
-    """Operations that together would copy more bytes than one call may; split the update or the value."""
+    """Operations that together would hold up Redis for too long; split the update or the value."""
 
     code = "TOOMUCH"
 

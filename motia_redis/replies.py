@@ -32,7 +32,10 @@ _REASONS = {
     ("TESTFAILED", "other value"): "the value at the path is another one",
     ("OVERFLOW", "integer"): "the sum does not fit into 64 bits",
     ("OVERFLOW", "float"): "the sum is over the largest float",
+    ("OVERFLOW", "digits"): "the number has more than 400 characters",
+    ("TOODEEP", "result"): "the result would be nested deeper than 1,000 levels",
     ("TOOMUCH", "bytes moved"): "all operations together move more than 64 MiB; split the update, or the value",
+    ("TOOMUCH", "items walked"): "too many items stand before the one in question; split the update, or the value",
 }
 
 

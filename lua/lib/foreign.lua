@@ -5,7 +5,8 @@
 
 local byte, char, find, gsub, rep, sub = string.byte, string.char, string.find, string.gsub, string.rep, string.sub
 
-local TOKENS = 150000 -- a call's budget: some tens of milliseconds
+local BYTES = 256 * 1024 -- larger texts are refused at once
+local TOKENS = 20000 -- a call's budget: some tens of milliseconds
 local DEPTH = 1000 -- deeper documents cannot be read back by get()
 local ESCAPES = '^' .. rep('[^"\\%z\1-\31]*\\["\\/bfnrt]', 8)
 
@@ -102,7 +103,13 @@ local function scalar_end(text, pos)
   local _, fraction = find(text, "^%.%d+", last + 1)
   last = fraction or last
   local _, exponent = find(text, "^[eE][+-]?%d+", last + 1)
-  return exponent or last
+  last = exponent or last
+  -- What no double can hold could not be read back.
+  if last - pos > 300 or exponent then
+    local number = tonumber(sub(text, pos, last))
+    return number and number - number == 0 and last or nil
+  end
+  return last
 end
 
 local function spend(budget)
@@ -199,7 +206,7 @@ end
 local function navigator(fail)
   local budget = { tokens = TOKENS }
 
-  local function value_end(text, start)
+  local function text_end(text, start)
     local last, reason = checked_end(text, start, budget)
     if not last then
       fail("CORRUPT", reason)
@@ -207,8 +214,13 @@ local function navigator(fail)
     return last
   end
 
+  local function value_end(document, start)
+    return text_end(document.text, start)
+  end
+
   -- Readers disagree on which of two members of one name counts; an update must not choose.
-  local function find_member(text, open, name)
+  local function find_member(document, open, name)
+    local text = document.text
     local found_name, found_value
     local pos = solid(text, open + 1)
     while byte(text, pos) == 34 do
@@ -223,19 +235,20 @@ local function navigator(fail)
         end
         found_name, found_value = pos, value
       end
-      local after = solid(text, value_end(text, value) + 1)
+      local after = solid(text, text_end(text, value) + 1)
       pos = byte(text, after) == 44 and solid(text, after + 1) or #text + 1
     end
     return found_name, found_value
   end
 
-  local function find_element(text, open, index)
+  local function find_element(document, open, index)
+    local text = document.text
     local pos, count = solid(text, open + 1), 0
     if byte(text, pos) == 93 then
       return nil, 0
     end
     while count < index do
-      local after = solid(text, value_end(text, pos) + 1)
+      local after = solid(text, text_end(text, pos) + 1)
       count = count + 1
       if byte(text, after) ~= 44 then
         return nil, count
@@ -247,8 +260,11 @@ local function navigator(fail)
 
   -- Check the whole text: the first and last byte of its value.
   local function check(text)
+    if #text > BYTES then
+      fail("CORRUPT", "too long for an update in place")
+    end
     local start = solid(text, 1)
-    local last = value_end(text, start)
+    local last = text_end(text, start)
     if solid(text, last + 1) <= #text or not is_utf8(text) then
       fail("CORRUPT", "no JSON at byte " .. last + 1)
     end

@@ -3,6 +3,7 @@
 local find, format, match, rep, sub = string.find, string.format, string.match, string.rep, string.sub
 
 local EXACT_DIGITS = 15 -- integers of up to 15 digits, and the sum of two, are exact in a double
+local LONGEST = 400 -- characters of a number; one that is longer was not written by a program that computes
 local CHUNK = 7 -- digits that the long addition handles at once
 
 -- Compare two strings of digits without leading zeros as numbers: -1, 0 or 1.
@@ -100,6 +101,18 @@ local function add(a, b)
   return float_text(sum)
 end
 
+-- The sum of two JSON numbers as JSON text; raises OVERFLOW when there is none.
+local function checked_add(a, b)
+  local sum, reason
+  if #a <= LONGEST and #b <= LONGEST then
+    sum, reason = add(a, b)
+  end
+  if not sum then
+    error({ code = "OVERFLOW", detail = reason or "digits" }, 0)
+  end
+  return sum
+end
+
 -- Whether two JSON numbers are the same number: exactly for integers, as doubles otherwise.
 local equal
 function equal(a, b)
@@ -120,4 +133,4 @@ function equal(a, b)
   return equal(integer, format("%.0f", float))
 end
 
-return { add = add, equal = equal }
+return { add = add, checked_add = checked_add, equal = equal }

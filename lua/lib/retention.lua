@@ -1,7 +1,5 @@
 -- Which entries of a stream may go: those that no group still needs, beyond a history.
 
-local EVERY = 64 -- appended entries between two looks, so that a write pays a small part of one
-
 local function is_before(a, b)
   local ms_a, seq_a = string.match(a, "(%d+)-(%d+)")
   local ms_b, seq_b = string.match(b, "(%d+)-(%d+)")
@@ -33,10 +31,9 @@ local function first_needed(call, stream)
 end
 
 -- Trim what nobody needs once the stream is longer than `history`. Whole nodes go, so somewhat more than `history` stays.
--- COST: constant but for every 64th call, which pays a look per group and the removal of the entries.
+-- COST: a look per group and the removal of the entries.
 local function trim(call, stream, history)
-  local length = call("XLEN", stream)
-  if length <= history or length % EVERY ~= 0 then
+  if call("XLEN", stream) <= history then
     return
   end
   local needed = first_needed(call, stream)

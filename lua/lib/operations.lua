@@ -1,0 +1,150 @@
+-- The operations of an update, but for the increment of patch.lua: each takes a document and {path, value or from or members}.
+
+local container = require("lib.container")
+
+local byte, find, gsub, sub = string.byte, string.find, string.gsub, string.sub
+
+local ARRAY, QUOTE, OBJECT = 91, 34, 123
+local DEPTH = 1000 -- deeper documents cannot be read back by get()
+
+-- The text of the value at a path, and where it starts; or nil.
+local function read(document, path)
+  local start = document.follow(document, path, #path)
+  if start then
+    return sub(document.text, start, #path == 0 and document.last or document.value_end(document, start)), start
+  end
+  return nil
+end
+
+-- The value at `from`; raises when there is none, or when it would be nested too deep at `path`.
+-- COST: its bytes; a step per bracket if it is large enough to be deep.
+local function read_source(document, operation)
+  local value = read(document, operation.from)
+  if not value then
+    document.fail("PATHMISSING", "from")
+  end
+  if #operation.path > #operation.from and #value / 2 + #operation.path > DEPTH then
+    -- Strings hold no brackets in sealed text; in foreign text the depth found is too large rather than too small.
+    local brackets, depth, deepest = gsub(value, "[^%[%]{}]+", ""), 0, 0
+    for index = 1, #brackets do
+      depth = depth + (find(brackets, "^[%[{]", index) and 1 or -1)
+      deepest = depth > deepest and depth or deepest
+    end
+    document.work = document.work + 400 * #brackets
+    if deepest + #operation.path > DEPTH then
+      document.fail("TOODEEP", "result")
+    end
+  end
+  return value
+end
+
+local operations = {}
+
+function operations.add(document, operation)
+  container.put(document, operation.path, operation.value, true)
+end
+
+function operations.set(document, operation)
+  container.put(document, operation.path, operation.value, false)
+end
+
+function operations.replace(document, operation)
+  local text, start = read(document, operation.path)
+  if not text then
+    container.create(document, operation.path, operation.value, true)
+  end
+  document.splice(document, start, start + #text - 1, operation.value)
+end
+
+function operations.remove(document, operation)
+  container.remove(document, operation.path, true)
+end
+
+function operations.discard(document, operation)
+  container.remove(document, operation.path, false)
+end
+
+function operations.move(document, operation)
+  local value = read_source(document, operation)
+  -- A move onto itself changes nothing; removing first would lose the member's place.
+  if table.concat(operation.from, "/") ~= table.concat(operation.path, "/") then
+    container.remove(document, operation.from, true)
+    container.put(document, operation.path, value, true)
+  end
+end
+
+function operations.copy(document, operation)
+  container.put(document, operation.path, read_source(document, operation), true)
+end
+
+function operations.test(document, operation)
+  local value = read(document, operation.path)
+  if not value then
+    container.create(document, operation.path, operation.value, true)
+  end
+  document.work = document.work + #value
+  if value ~= operation.value and not require("lib.equal").equal(value, operation.value) then
+    document.fail("TESTFAILED", "other value")
+  end
+end
+
+function operations.append(document, operation, strict)
+  local value = operation.value
+  local text, start = read(document, operation.path)
+  local kind = text and byte(text)
+  if not text then
+    container.create(document, operation.path, "[" .. value .. "]", strict)
+  elseif kind == ARRAY then
+    container.append_item(document, start, value, nil, start + #text - 1)
+  elseif kind == QUOTE and byte(value) == QUOTE then
+    document.splice(document, start + #text - 1, start + #text - 1, sub(value, 2))
+  else
+    document.fail("WRONGKIND", kind == QUOTE and "text" or "array or text")
+  end
+end
+
+function operations.merge(document, operation, strict)
+  local text, start = read(document, operation.path)
+  if not text then
+    container.create(document, operation.path, operation.value, strict)
+    return
+  elseif byte(text) ~= OBJECT then
+    document.fail("WRONGKIND", "object")
+  end
+  for _, member in ipairs(operation.members) do
+    local value = container.child(document, start, member.name)
+    if value then
+      document.splice(document, value, document.value_end(document, value), member.value)
+    else
+      container.append_item(document, start, member.name .. ":" .. member.value)
+    end
+  end
+end
+
+-- Read what belongs to the operation `name` from `arguments`, apply it, and return the cursor behind it. COST: see patch.lua.
+local function apply(document, name, path, arguments, cursor, strict)
+  local operation = { path = path }
+  if name == "move" or name == "copy" then
+    local from, depth = {}, tonumber(arguments[cursor])
+    for level = 1, depth do
+      from[level] = arguments[cursor + level]
+    end
+    operation.from, cursor = from, cursor + depth + 1
+  elseif name ~= "remove" and name ~= "discard" then
+    operation.value, cursor = arguments[cursor], cursor + 1
+  end
+  if name == "merge" then
+    local members, count = {}, tonumber(arguments[cursor])
+    for member = 1, count do
+      members[member] = { name = arguments[cursor + 2 * member - 1], value = arguments[cursor + 2 * member] }
+    end
+    operation.members, cursor = members, cursor + 2 * count + 1
+  end
+  if document.work > document.budget then
+    document.fail("TOOMUCH", "bytes moved")
+  end
+  operations[name](document, operation, strict)
+  return cursor
+end
+
+return { apply = apply }

@@ -1,0 +1,114 @@
+-- Walks sealed text item by item: for names that cannot be found by their text alone, and for elements by their index.
+
+local byte, find, rep, sub = string.byte, string.find, string.rep, string.sub
+
+local ARRAY, QUOTE, OBJECT, CLOSE_ARRAY, CLOSE_OBJECT, COMMA = 91, 34, 123, 93, 125, 44
+local BULK = 16 -- items of one kind that one match skips
+local SMALL = 64 -- bytes: only after items up to this size is a bulk match tried, so that no match is large for nothing
+local STEP = 400 -- what a step of a walk costs, in bytes that a copy would move in that time
+
+local VALUES = { [OBJECT] = "%b{}", [ARRAY] = "%b[]", [QUOTE] = '%b""' }
+local SCALAR = "[%w+.%-]+"
+
+-- A walk over the items of a container. `prefix` matches what stands in front of a value: a member's name, or nothing.
+local function new_walk(document, pos, prefix)
+  return { document = document, pos = pos, prefix = prefix, ones = {}, bulks = {}, run = 0, kind = nil }
+end
+
+-- Step to the next item: how many were passed; 0 at the last item. A bulk match may pass BULK items, `most` at a time, none of
+-- which ends behind `limit`. COST: one match and the bytes it passes.
+local function step(walk, limit, most)
+  local document, pos = walk.document, walk.pos
+  local text, value = document.text, pos
+  document.work = document.work + STEP
+  if document.work > document.budget then
+    error({ code = "TOOMUCH", detail = "items walked" }, 0)
+  end
+  if walk.prefix ~= "" then
+    value = find(text, '"', pos + 1, true) + 2
+  end
+  local first = byte(text, value)
+  local kind = VALUES[first] and first or 0
+  if kind ~= walk.kind then
+    walk.kind, walk.run = kind, 0
+  end
+  local item = walk.ones[kind]
+  if not item then
+    item = "^" .. walk.prefix .. (VALUES[kind] or SCALAR)
+    walk.ones[kind], walk.bulks[kind] = item, "^" .. rep(sub(item, 2) .. ",", BULK)
+  end
+  if walk.run >= 2 and most >= BULK then
+    local _, last = find(text, walk.bulks[kind], pos)
+    if last and last < limit then
+      walk.pos = last + 1
+      return BULK
+    end
+    walk.run = -BULK -- not again before that many of this kind
+  end
+  local _, last = find(text, item, pos)
+  if not last or byte(text, last + 1) ~= COMMA then
+    return 0
+  end
+  walk.pos, walk.run = last + 2, last - pos <= SMALL and walk.run + 1 or 0
+  return 1
+end
+
+-- As sealed.find_member. COST: a search or two per member before the one in question, or per BULK of them.
+local function find_member(document, open, name)
+  local text, needle = document.text, name .. ":"
+  if byte(text, open + 1) == CLOSE_OBJECT then
+    return nil
+  end
+  local walk = new_walk(document, open + 1, '%b"":')
+  while true do
+    local candidate = find(text, needle, walk.pos, true)
+    if not candidate then
+      return nil
+    end
+    document.work = document.work + candidate - walk.pos
+    while walk.pos < candidate do
+      if step(walk, candidate, BULK) == 0 then
+        return nil
+      end
+    end
+    if walk.pos == candidate then
+      return candidate, candidate + #needle
+    end
+  end
+end
+
+-- The start of element `index` (from 0) of the array opened at `open`; or nil and the number of elements.
+-- COST: a search per element before it, or per BULK of them.
+local function find_element(document, open, index)
+  local text = document.text
+  if byte(text, open + 1) == CLOSE_ARRAY then
+    return nil, 0
+  end
+  local walk, count = new_walk(document, open + 1, ""), 0
+  while count < index do
+    local passed = step(walk, #text, index - count)
+    count = count + passed
+    if passed == 0 then
+      return nil, count + 1
+    end
+  end
+  return walk.pos
+end
+
+-- The closing bracket of the container opened at `open`. When `close`, the end of the container around it, is known and the text
+-- between holds nothing that could end this one earlier, it is found by a plain find alone.
+-- COST: the bytes of the container.
+local function container_end(document, open, close)
+  local text, kind = document.text, byte(document.text, open)
+  if close then
+    local last = kind == ARRAY and "]" or "}"
+    local earlier = last .. (byte(text, close) == CLOSE_OBJECT and ',"' or ",")
+    if sub(text, close - 1, close - 1) == last and not find(text, earlier, open, true) then
+      return close - 1
+    end
+  end
+  local _, last = find(text, "^" .. VALUES[kind], open)
+  return last
+end
+
+return { find_member = find_member, find_element = find_element, container_end = container_end }
