@@ -23,7 +23,6 @@ SEAL = b"\t\r\t"
 
 _OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
 _MAX_DEPTH = 254
-_INT_RANGE = range(-(2**63), 2**64)
 
 
 def encode(value: Any, *, where: str, max_bytes: int) -> bytes:
@@ -109,7 +108,7 @@ def _bad_leaf(value: Any) -> str | None:
     """Say why a value that holds no others cannot be JSON; None when it can."""
     if isinstance(value, float) and not math.isfinite(value):
         return f"{value} is not a JSON number"
-    if isinstance(value, int) and value not in _INT_RANGE:
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
         return "an integer of more than 64 bits"
     try:
         orjson.dumps(value, option=_OPTIONS)

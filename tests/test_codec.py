@@ -50,8 +50,11 @@ def test_what_python_has_beside_json_becomes_what_it_stands_for() -> None:
         HIGH = 3
         NONE = None
 
+    class Number(enum.IntEnum):
+        ONE = 1
+
     assert encode((1, Colour.RED, Level.HIGH, UUID(int=1))) == b'[1,"red",3,"00000000-0000-0000-0000-000000000001"]'
-    assert encode([Level.NONE, 1.5]) == b"[null,1.5]"
+    assert encode([Level.NONE, 1.5, Number.ONE]) == b"[null,1.5,1]"
 
 
 @pytest.mark.parametrize(("text", "spelled"), [('"', "\\u0022"), ("\\", "\\u005c"), ("[", "\\u005b"), ("\n", "\\n"), ("é", "é")])
