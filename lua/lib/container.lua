@@ -131,14 +131,13 @@ end
 
 -- Put a value where there is none; in strict mode, and inside of an array, that is an error.
 local function create(document, path, value, strict)
-  if strict then
-    local start = parent_of(document, path)
-    if byte(document.text, start) == ARRAY then
-      document.fail("BADINDEX", "range")
-    end
+  local start, around, close = parent_of(document, path)
+  if byte(document.text, start) == ARRAY then
+    document.fail("BADINDEX", "range")
+  elseif strict then
     document.fail("PATHMISSING", "target")
   end
-  put(document, path, value, false)
+  append_item(document, start, path[#path] .. ":" .. value, around, close)
 end
 
 return { element = element, child = child, append_item = append_item, put = put, remove = remove, create = create }

@@ -5,8 +5,8 @@
 
 local byte, char, find, gsub, rep, sub = string.byte, string.char, string.find, string.gsub, string.rep, string.sub
 
-local BYTES = 256 * 1024 -- larger texts are refused at once
-local TOKENS = 20000 -- a call's budget: some tens of milliseconds
+local BYTES = 128 * 1024 -- larger texts are refused at once
+local TOKENS = 15000 -- a call's budget: some tens of milliseconds
 local DEPTH = 1000 -- deeper documents cannot be read back by get()
 local ESCAPES = '^' .. rep('[^"\\%z\1-\31]*\\["\\/bfnrt]', 8)
 

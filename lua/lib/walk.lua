@@ -5,39 +5,31 @@ local byte, find, rep, sub = string.byte, string.find, string.rep, string.sub
 local ARRAY, QUOTE, OBJECT, CLOSE_ARRAY, CLOSE_OBJECT, COMMA = 91, 34, 123, 93, 125, 44
 local BULK = 16 -- items of one kind that one match skips
 local SMALL = 64 -- bytes: only after items up to this size is a bulk match tried, so that no match is large for nothing
-local STEP = 400 -- what a step of a walk costs, in bytes that a copy would move in that time
+local STEP = 300 -- what a step of a walk costs, in bytes that a copy would move in that time
 
 local VALUES = { [OBJECT] = "%b{}", [ARRAY] = "%b[]", [QUOTE] = '%b""' }
 local SCALAR = "[%w+.%-]+"
 
--- A walk over the items of a container. `prefix` matches what stands in front of a value: a member's name, or nothing.
-local function new_walk(document, pos, prefix)
-  return { document = document, pos = pos, prefix = prefix, ones = {}, bulks = {}, run = 0, kind = nil }
-end
-
--- Step to the next item: how many were passed; 0 at the last item. A bulk match may pass BULK items, `most` at a time, none of
--- which ends behind `limit`. COST: one match and the bytes it passes.
-local function step(walk, limit, most)
+-- Step to the next member: how many were passed; 0 at the last. A bulk match may pass BULK members, none of which ends behind
+-- `limit`. COST: one match and the bytes it passes.
+local function step(walk, limit)
   local document, pos = walk.document, walk.pos
-  local text, value = document.text, pos
+  local text = document.text
   document.work = document.work + STEP
   if document.work > document.budget then
-    error({ code = "TOOMUCH", detail = "items walked" }, 0)
+    document.fail("TOOMUCH", "items walked")
   end
-  if walk.prefix ~= "" then
-    value = find(text, '"', pos + 1, true) + 2
-  end
-  local first = byte(text, value)
+  local first = byte(text, find(text, '"', pos + 1, true) + 2)
   local kind = VALUES[first] and first or 0
   if kind ~= walk.kind then
     walk.kind, walk.run = kind, 0
   end
   local item = walk.ones[kind]
   if not item then
-    item = "^" .. walk.prefix .. (VALUES[kind] or SCALAR)
+    item = '^%b"":' .. (VALUES[kind] or SCALAR)
     walk.ones[kind], walk.bulks[kind] = item, "^" .. rep(sub(item, 2) .. ",", BULK)
   end
-  if walk.run >= 2 and most >= BULK then
+  if walk.run >= 2 then
     local _, last = find(text, walk.bulks[kind], pos)
     if last and last < limit then
       walk.pos = last + 1
@@ -59,7 +51,7 @@ local function find_member(document, open, name)
   if byte(text, open + 1) == CLOSE_OBJECT then
     return nil
   end
-  local walk = new_walk(document, open + 1, '%b"":')
+  local walk = { document = document, pos = open + 1, ones = {}, bulks = {}, run = 0, kind = nil }
   while true do
     local candidate = find(text, needle, walk.pos, true)
     if not candidate then
@@ -67,7 +59,7 @@ local function find_member(document, open, name)
     end
     document.work = document.work + candidate - walk.pos
     while walk.pos < candidate do
-      if step(walk, candidate, BULK) == 0 then
+      if step(walk, candidate) == 0 then
         return nil
       end
     end
@@ -78,21 +70,45 @@ local function find_member(document, open, name)
 end
 
 -- The start of element `index` (from 0) of the array opened at `open`; or nil and the number of elements.
--- COST: a search per element before it, or per BULK of them.
+-- COST: a search per element before it, or per BULK of a kind.
 local function find_element(document, open, index)
-  local text = document.text
-  if byte(text, open + 1) == CLOSE_ARRAY then
+  local text, pos, count = document.text, open + 1, 0
+  local kind, run, bulks = nil, 0, {}
+  if byte(text, pos) == CLOSE_ARRAY then
     return nil, 0
   end
-  local walk, count = new_walk(document, open + 1, ""), 0
   while count < index do
-    local passed = step(walk, #text, index - count)
-    count = count + passed
-    if passed == 0 then
-      return nil, count + 1
+    document.work = document.work + STEP
+    if document.work > document.budget then
+      document.fail("TOOMUCH", "items walked")
+    end
+    local first = byte(text, pos)
+    local pattern = VALUES[first] or SCALAR
+    if pattern ~= kind then
+      kind, run = pattern, 0
+    end
+    local last, _
+    if run >= BULK and index - count >= BULK then
+      bulks[kind] = bulks[kind] or "^" .. rep(kind .. ",", BULK)
+      _, last = find(text, bulks[kind], pos)
+      run = last and run or 0
+    end
+    if last then
+      pos, count = last + 1, count + BULK
+    else
+      if first == QUOTE then
+        last = find(text, '"', pos + 1, true)
+      else
+        _, last = find(text, pattern, pos)
+      end
+      if not last or byte(text, last + 1) ~= COMMA then
+        return nil, count + 1
+      end
+      run = last - pos <= SMALL and run + 1 or 0
+      pos, count = last + 2, count + 1
     end
   end
-  return walk.pos
+  return pos
 end
 
 -- The closing bracket of the container opened at `open`. When `close`, the end of the container around it, is known and the text
