@@ -1,19 +1,28 @@
 -- Move an entry that a step gave up on to the step's dead letters and acknowledge it, in one atomic step.
 --
--- KEYS     1 stream of the entry  2 stream of the step's dead letters (same slot)
--- ARGV     1 group  2 entry id  3 step  4 error type  5 error text  6 attempts  7 time (unix milliseconds)
--- RETURNS  the dead letter's id, or nil when the entry was acknowledged before
+-- KEYS     1 hash of the partition's leases  2 stream of the entry  3 hash of the step's recorded attempts
+--          4 stream of the step's dead letters
+-- ARGV     1 worker id  2 name of the lane  3 group  4 entry id  5 error type  6 error text  7 attempts
+-- RETURNS  1, or 0 when the lane is no longer the worker's: then nothing was moved
 -- COST     the bytes of the entry
 -- INVARIANT an entry is pending or a dead letter, never both and never neither.
 
-local stream, dead = KEYS[1], KEYS[2]
-local group, id, step, error_type, error_text, attempts, time = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local lease = require("lib.lease")
 
+local leases, stream, recorded, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local worker, lane, group, id = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local error_type, error_text, attempts = ARGV[5], ARGV[6], ARGV[7]
+
+if not lease.holds(redis.call, leases, worker, lane) then
+  return 0
+end
+redis.call("HDEL", recorded, lane .. " " .. id)
 if redis.call("XACK", stream, group, id) == 0 then
-  return nil
+  return 1
 end
 local letter = {
-  "step", step, "stream", stream, "id", id, "error", error_type, "text", error_text, "attempts", attempts, "time", time,
+  "step", group, "stream", stream, "id", id, "error", error_type, "text", error_text, "attempts", attempts,
+  "time", string.format("%.0f", lease.now(redis.call)),
 }
 local entry = redis.call("XRANGE", stream, id, id)[1]
 if entry then
@@ -21,4 +30,5 @@ if entry then
     letter[#letter + 1] = part
   end
 end
-return redis.call("XADD", dead, "*", unpack(letter))
+redis.call("XADD", dead, "*", unpack(letter))
+return 1

@@ -84,8 +84,20 @@ class Keyspace:
 
     def dead(self, stream: bytes, step: str) -> bytes:
         """Return the stream of a step's dead letters, beside the stream they came from (same slot)."""
-        tag, _, _ = stream.partition(b"}:")
-        return tag + b"}:dead:" + step.encode()
+        return _tag(stream) + b"dead:" + step.encode()
+
+    def attempts(self, stream: bytes, step: str) -> bytes:
+        """Return the hash of a step's recorded attempts: lane and entry -> number."""
+        return _tag(stream) + b"attempts:" + step.encode()
+
+    def leases(self, stream: bytes) -> bytes:
+        """Return the hash of the leases in the stream's partition."""
+        return _tag(stream) + b"leases"
+
+    @property
+    def workers(self) -> bytes:
+        """The hash of the namespace's workers."""
+        return f"{self.namespace}:workers".encode()
 
     def state_keys(self, scope: bytes, key: bytes) -> StateKeys:
         """Return the keys that a change of `(scope, key)` touches."""
@@ -111,6 +123,11 @@ class Keyspace:
     def topic_streams(self, topic: str) -> list[bytes]:
         """Return the streams that hold the messages of a topic."""
         return [self.topic(topic.encode(), lane) for lane in range(self.layout.lanes)]
+
+
+def _tag(stream: bytes) -> bytes:
+    """Return the hash tag that a stream's name begins with."""
+    return stream[: stream.index(b"}:") + 2]
 
 
 def check_namespace(namespace: str) -> str:

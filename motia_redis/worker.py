@@ -1,4 +1,4 @@
-"""A worker: the consumers of an application's steps in one process."""
+"""A worker: leases, reading and handling for an application's steps in one process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from redis.exceptions import RedisError, ResponseError
 
 from motia_redis import connections
-from motia_redis.consumer import Consumer
+from motia_redis.deliveries import Deliveries
+from motia_redis.leases import Leases
+from motia_redis.reader import Reader
 from motia_redis.subscriptions import Subscription
 
 if TYPE_CHECKING:
@@ -20,23 +22,38 @@ if TYPE_CHECKING:
 class Worker:
     """Fires the state and queue triggers of an application, beside any number of other workers.
 
-    Every subscribed step gets every event at least once while workers run; a handler that raises is retried and its entry
-    finally kept as a dead letter.
+    Every subscribed step gets every event at least once, the events of one key one after the other in the order of the changes,
+    through crashes of workers and of Redis. Workers share the lanes (streams) of each step evenly; a worker that leaves hands its
+    lanes over, those of one that dies move on when its leases run out. A handler that raises is tried again, and its key waits
+    meanwhile; in the end its entry is kept as a dead letter.
 
     Arguments:
         application: the steps.
         state: where they read and write; the worker uses connections of its own to the same Redis.
         concurrency: how many handlers run at once, over all steps.
+        lease: seconds that leases hold without a heartbeat: how long the lanes of a worker that died stay untouched. A process
+            that is held up for longer (an async handler that blocks the event loop, too) loses its lanes.
+        heartbeat: seconds between two heartbeats; a third of `lease` or less.
     """
 
-    def __init__(self, application: Application, state: StateManager, *, concurrency: int = 64) -> None:
+    def __init__(
+        self,
+        application: Application,
+        state: StateManager,
+        *,
+        concurrency: int = 64,
+        lease: float = 3.0,
+        heartbeat: float = 0.5,
+    ) -> None:
         self._application = application
         self._state = state
         self._concurrency = concurrency
+        self._lease = lease
+        self._heartbeat = heartbeat
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
-        """Read no more entries; `run` ends when what was read is handled. To be called in the loop of `run`."""
+        """Read no more entries; `run` ends when what runs is done. To be called in the loop of `run`."""
         self._stopping.set()
 
     async def prepare(self) -> None:
@@ -44,6 +61,12 @@ class Worker:
 
         Events from now on reach the steps. Idempotent, and harmless in any number of processes at once. Raises StateUnavailable.
         """
+        try:
+            await self._create_groups("$")
+        except (RedisError, OSError) as error:
+            raise connections.unavailable("creating the consumer groups", self._state.url, error) from error
+
+    async def _create_groups(self, start: str) -> None:
         keyspace = await self._state.connect()
         client = await self._state.client()
         try:
@@ -51,14 +74,12 @@ class Worker:
                 for step in self._application.worker_steps:
                     subscription = Subscription(step, keyspace)
                     for stream in subscription.streams:
-                        pipeline.xgroup_create(stream, subscription.group, id="$", mkstream=True)
+                        pipeline.xgroup_create(stream, subscription.group, id=start, mkstream=True)
                 for reply in await pipeline.execute(raise_on_error=False):
                     if isinstance(reply, ResponseError) and str(reply).startswith("BUSYGROUP"):
                         continue
                     if isinstance(reply, Exception):
                         raise reply
-        except (RedisError, OSError) as error:
-            raise connections.unavailable("creating the consumer groups", self._state.url, error) from error
         finally:
             await client.aclose()
 
@@ -66,29 +87,32 @@ class Worker:
         """Consume until `stop`, then finish what is running. Raises StateUnavailable when Redis is away at the start."""
         await self.prepare()
         keyspace = await self._state.connect()
-        # A step's blocking read holds a connection; acknowledging must never wait for one.
-        client = await self._state.client(max_connections=2 * len(self._application.worker_steps) + 8)
-        running = asyncio.Semaphore(self._concurrency)
+        client = await self._state.client()
         executor = ThreadPoolExecutor(self._concurrency, thread_name_prefix="motia-redis-handler")
-        consumers = [
-            Consumer(
-                Subscription(step, keyspace),
-                self._state,
-                client,
-                keyspace,
-                running=running,
-                executor=executor,
-                create_groups=self.prepare,
-            )
-            for step in self._application.worker_steps
-        ]
+        look_again = asyncio.Event()
+        deliveries = Deliveries(
+            self._state, client, keyspace, concurrency=self._concurrency, executor=executor, on_room=look_again.set
+        )
+        leases = Leases(
+            [Subscription(step, keyspace) for step in self._application.worker_steps],
+            client,
+            keyspace,
+            ttl=self._lease,
+            heartbeat=self._heartbeat,
+            on_change=look_again.set,
+        )
+        deliveries.leases = leases
+        # Whoever lost its groups (a flushed Redis) reads what there is: rather twice than not at all.
+        reader = Reader(leases, deliveries, client, keyspace, changed=look_again, restore_groups=lambda: self._create_groups("0"))
         try:
             async with asyncio.TaskGroup() as tasks:
-                for consumer in consumers:
-                    tasks.create_task(consumer.run())
+                background = [tasks.create_task(reader.run()), tasks.create_task(deliveries.run_acknowledging())]
+                keeping = tasks.create_task(leases.run())
                 await self._stopping.wait()
-                for consumer in consumers:
-                    consumer.stop()
+                leases.stop()
+                await keeping
+                for task in background:
+                    task.cancel()
         finally:
             # A handler that hangs in its thread must not hold up the end of the process by this call.
             executor.shutdown(wait=False, cancel_futures=True)

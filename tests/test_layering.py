@@ -10,7 +10,8 @@ PACKAGE = Path(__file__).parent.parent / "motia_redis"
 FLOORS = [
     {"__init__", "__main__", "cli"},
     {"worker", "web"},
-    {"consumer"},
+    {"reader"},
+    {"deliveries", "leases"},
     {"subscriptions", "application"},
     {"steps", "context", "events"},
     {"calls", "logs"},

@@ -1,0 +1,22 @@
+-- Give lanes back, so that others can take them at once.
+--
+-- KEYS     1 hash of the partition's leases
+-- ARGV     1 worker id  2 "stay" or "leave" (the worker gives up everything)  3... names of lanes
+-- RETURNS  the number of lanes given back
+-- COST     the number of lanes
+-- INVARIANT a lane that somebody else holds is not touched.
+
+local leases = KEYS[1]
+local worker, which = ARGV[1], ARGV[2]
+
+local released = 0
+for index = 3, #ARGV do
+  local field = "lane " .. ARGV[index]
+  if redis.call("HGET", leases, field) == worker then
+    released = released + redis.call("HDEL", leases, field)
+  end
+end
+if which == "leave" then
+  redis.call("HDEL", leases, "worker " .. worker)
+end
+return released

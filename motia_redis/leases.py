@@ -1,0 +1,242 @@
+"""Who works on which lane: a heartbeat registry, an even assignment that all workers agree on, and leases that Redis guards.
+
+A lane is one stream as one step consumes it. Every worker computes the same assignment from the same members; what it should
+hold it acquires as soon as nobody else holds it, what it should no longer hold it gives back when its handlers there are done.
+A worker whose leases ran out (it was paused, or cut off) has lost them for good: it starts again under a new id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from redis.exceptions import RedisError
+
+from motia_redis import scripts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from redis.asyncio import Redis
+
+    from motia_redis.keyspace import Keyspace
+    from motia_redis.subscriptions import Subscription
+
+_log = logging.getLogger(__name__)
+
+_HURRY = 0.1  # seconds between two looks while lanes are to change hands
+_RECONNECT = 0.2  # seconds before trying again while Redis is away
+
+
+@dataclass(eq=False, slots=True)
+class Lane:
+    """One stream as one step consumes it, while this worker holds it."""
+
+    subscription: Subscription
+    stream: bytes
+    crashed: bool  #: the last holder's lease ran out: what is pending may have been what ended it
+    position: str = "0"  #: what to read next: pending entries behind this id, or `>` for new ones
+    seen: str = "0-0"  #: everything up to this id was read by the step
+    ready: bool = True  #: there may be something to read
+    in_flight: int = 0  #: entries read and neither acknowledged nor dropped
+    closing: asyncio.Event = field(default_factory=asyncio.Event)  #: set when it is to be given back, or is lost
+
+    @property
+    def name(self) -> bytes:
+        """The lane's name in leases and records."""
+        return lane_name(self.subscription.group, self.stream)
+
+
+def lane_name(group: str, stream: bytes) -> bytes:
+    """Return the name of a stream's lane for a group: a line break, which neither can hold, between the two."""
+    return group.encode() + b"\n" + stream
+
+
+def assign(lanes: Iterable[bytes], workers: Sequence[str]) -> dict[bytes, str]:
+    """Return which worker each lane belongs to: the one with the highest hash of both that has room.
+
+    The same for every process that sees the same workers, even to one lane, and little of it moves when a worker comes or goes.
+    """
+    names = sorted(lanes)
+    if not workers:
+        return {}
+    room = dict.fromkeys(workers, -(-len(names) // len(workers)))
+    owners = {}
+    for name in names:
+        owner = max((w for w in workers if room[w]), key=lambda w: blake2b(w.encode() + name, digest_size=8).digest())
+        room[owner] -= 1
+        owners[name] = owner
+    return owners
+
+
+class Leases:
+    """The lanes that this worker holds, kept by `run`.
+
+    `on_change` is called whenever a lane was acquired, is to be closed or is lost.
+    """
+
+    def __init__(
+        self,
+        subscriptions: Sequence[Subscription],
+        client: Redis,
+        keyspace: Keyspace,
+        *,
+        ttl: float,
+        heartbeat: float,
+        on_change: Callable[[], None],
+    ) -> None:
+        self.lanes: dict[bytes, Lane] = {}
+        self.worker = ""
+        self._subscriptions = subscriptions
+        self._client = client
+        self._keyspace = keyspace
+        self._ttl = ttl
+        self._heartbeat = heartbeat
+        self._on_change = on_change
+        self._places = {lane_name(s.group, stream): (s, stream) for s in subscriptions for stream in s.streams}
+        self._partitions = sorted({keyspace.leases(stream) for _, stream in self._places.values()})
+        steps = [subscription.group for subscription in subscriptions]
+        self._description = orjson.dumps({"steps": steps, "host": socket.gethostname(), "pid": os.getpid()})
+        self._valid_until = 0.0
+        self._members: tuple[tuple[str, ...], ...] | None = None
+        self._mine: set[bytes] = set()
+        self._wake = asyncio.Event()
+        self._stopping = False
+
+    def valid(self) -> bool:
+        """Tell whether the leases still hold, by this process's own clock, which goes on while it is paused."""
+        return time.monotonic() < self._valid_until
+
+    def lose(self) -> None:
+        """Give up everything at once: the leases ran out, or may have."""
+        if self.lanes:
+            _log.warning("worker %s: lost the leases of %d lanes", self.worker, len(self.lanes))
+        self.worker = ""
+        self._valid_until = 0.0
+        for lane in self.lanes.values():
+            lane.closing.set()
+        self.lanes.clear()
+        self._members = None
+        self._wake.set()
+        self._on_change()
+
+    def idle(self, _lane: Lane) -> None:
+        """Learn that a closing lane has no handler running any more."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Begin to leave: close all lanes and give each back when nothing runs there any more; `run` ends with the last."""
+        self._stopping = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Keep the leases until `stop`."""
+        while not (self._stopping and not self.lanes):
+            self._wake.clear()
+            try:
+                settled = await self._beat()
+                pause = self._heartbeat if settled else _HURRY
+            except (RedisError, OSError) as error:
+                _log.warning("heartbeat: Redis is away, trying again in %.1f s: %s", _RECONNECT, error)
+                pause = _RECONNECT
+                if self.worker and not self.valid():
+                    self.lose()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
+        with suppress(RedisError, OSError):  # what cannot be given back runs out
+            await self._leave()
+
+    async def _leave(self) -> None:
+        if self.worker:
+            calls: Any = [([partition], [self.worker, "leave"]) for partition in self._partitions]
+            await scripts.load("release_lanes").many(self._client, calls)
+            await self._introduce("0")
+
+    async def _introduce(self, ttl: str) -> dict[str, list[str]]:
+        """Tell that this worker lives (or leaves: 0); return the steps of all that live."""
+        reply = await scripts.load("heartbeat")(self._client, [self._keyspace.workers], [self.worker, self._description, ttl])
+        return {reply[i].decode(): orjson.loads(reply[i + 1])["steps"] for i in range(0, len(reply), 2)}
+
+    # -- one heartbeat ------------------------------------------------------------------------------------------------
+
+    async def _beat(self) -> bool:
+        """Prolong the leases and move towards the assignment; return whether nothing is left to move."""
+        asked = time.monotonic()
+        first = not self.worker
+        worker = self.worker or secrets.token_hex(8)
+        ttl = str(int(self._ttl * 1000))
+        calls: Any = [([partition], [worker, ttl, "first" if first else "again"]) for partition in self._partitions]
+        renewed = await scripts.load("renew_leases").many(self._client, calls)
+        if not all(renewed):
+            self.lose()
+            return False
+        self.worker = worker
+        self._valid_until = asked + self._ttl
+        # Who leaves stands back first, so that the others take over each lane as soon as it is given back.
+        self._assign(await self._introduce("0" if self._stopping else ttl))
+        return await self._move()
+
+    def _assign(self, workers: dict[str, list[str]]) -> None:
+        """Work out which lanes should be this worker's."""
+        members = tuple(
+            tuple(sorted(worker for worker, steps in workers.items() if subscription.group in steps))
+            for subscription in self._subscriptions
+        )
+        if members == self._members:
+            return
+        self._members = members
+        self._mine = {
+            name
+            for subscription, group in zip(self._subscriptions, members, strict=True)
+            for name, owner in assign([lane_name(subscription.group, s) for s in subscription.streams], group).items()
+            if owner == self.worker
+        }
+
+    async def _move(self) -> bool:
+        """Close and give back lanes that belong to others, acquire those that belong here."""
+        for name, lane in self.lanes.items():
+            if name not in self._mine and not lane.closing.is_set():
+                lane.closing.set()
+                self._on_change()
+        drained = {name: lane for name, lane in self.lanes.items() if lane.closing.is_set() and not lane.in_flight}
+        if drained:
+            release: Any = [
+                ([partition], [self.worker, "stay", *names]) for partition, names in self._by_partition(drained).items()
+            ]
+            await scripts.load("release_lanes").many(self._client, release)
+            for name in drained:
+                self.lanes.pop(name, None)
+        await self._acquire([name for name in self._mine if name not in self.lanes])
+        return self._mine == self.lanes.keys()
+
+    async def _acquire(self, wanted: list[bytes]) -> None:
+        by_partition = self._by_partition(wanted)
+        if not by_partition:
+            return
+        worker = self.worker
+        calls: Any = [([partition], [worker, *names]) for partition, names in by_partition.items()]
+        replies = await scripts.load("acquire_lanes").many(self._client, calls)
+        if worker != self.worker:
+            return  # lost meanwhile
+        for names, outcomes in zip(by_partition.values(), replies, strict=True):
+            for name, outcome in zip(names, outcomes, strict=True):
+                if outcome:
+                    subscription, stream = self._places[name]
+                    self.lanes[name] = Lane(subscription, stream, crashed=outcome == b"dead")
+        self._on_change()
+
+    def _by_partition(self, names: Iterable[bytes]) -> dict[bytes, list[bytes]]:
+        found: dict[bytes, list[bytes]] = {}
+        for name in names:
+            found.setdefault(self._keyspace.leases(self._places[name][1]), []).append(name)
+        return found

@@ -1,0 +1,209 @@
+"""Reading the lanes that this worker holds: what is pending first, then what is new; and waiting for more without polling."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import RedisError, ResponseError
+
+from motia_redis.deliveries import attempts_field
+from motia_redis.subscriptions import StreamEntry
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from redis.asyncio import Redis
+
+    from motia_redis.deliveries import Deliveries
+    from motia_redis.keyspace import Keyspace
+    from motia_redis.leases import Lane, Leases
+
+_log = logging.getLogger(__name__)
+
+#: All holders of a lane read under one name, so that the next one finds what the last one left, in order.
+CONSUMER = "worker"
+_ENTRIES = 128  # of one lane in one read
+_WATCH = 5000  # milliseconds that one wait for new entries lasts
+_SETTLE = 0.02  # seconds in which room is expected while handlers are busy, before waiting for other lanes
+_RECONNECT = (0.1, 5.0)  # seconds: first and longest pause while Redis is away
+
+
+class Reader:
+    """Hands what is in the lanes to `deliveries`, as far as there is room.
+
+    One connection reads and one waits, for any number of steps and lanes. `changed` is set when lanes have changed or there is
+    room again.
+    """
+
+    def __init__(
+        self,
+        leases: Leases,
+        deliveries: Deliveries,
+        client: Redis,
+        keyspace: Keyspace,
+        *,
+        changed: asyncio.Event,
+        restore_groups: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._leases = leases
+        self._deliveries = deliveries
+        self._client = client
+        self._keyspace = keyspace
+        self._restore_groups = restore_groups
+        self._changed = changed
+        self._watching: asyncio.Task[Any] | None = None
+        self._watched: dict[Lane, None] = {}
+
+    async def run(self) -> None:
+        """Read until cancelled."""
+        pause = _RECONNECT[0]
+        try:
+            while True:
+                self._changed.clear()
+                try:
+                    if not await self._read():
+                        await self._wait()
+                    pause = _RECONNECT[0]
+                except (RedisError, OSError) as error:
+                    await self._recover(error, pause)
+                    pause = min(pause * 2, _RECONNECT[1])
+        finally:
+            await self._stop_watching()
+
+    async def _recover(self, error: Exception, pause: float) -> None:
+        """Wait, after an error of Redis; put back the groups if they are what is missing."""
+        await self._stop_watching()
+        if isinstance(error, ResponseError) and "NOGROUP" in str(error):
+            with suppress(RedisError, OSError):
+                await self._restore_groups()
+        else:
+            _log.warning("reading: Redis is away, trying again in %.1f s: %s", pause, error)
+        await asyncio.sleep(pause)
+        for lane in self._leases.lanes.values():
+            lane.ready = True
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    async def _read(self) -> bool:
+        """Read once from all lanes that may have something and whose steps have room; return whether there was any."""
+        chosen: dict[str, list[Lane]] = {}
+        for lane in self._leases.lanes.values():
+            if lane.ready and not lane.closing.is_set() and self._deliveries.room(lane.subscription):
+                chosen.setdefault(lane.subscription.group, []).append(lane)
+        if not chosen or not self._leases.valid():
+            return False
+        counts = {group: self._count(lanes) for group, lanes in chosen.items()}
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for group, lanes in chosen.items():
+                positions: Any = {lane.stream: lane.position for lane in lanes}
+                pipeline.xreadgroup(group, CONSUMER, positions, count=counts[group])
+            replies: list[Any] = await pipeline.execute()
+        finished: list[Lane] = []
+        for (group, lanes), reply in zip(chosen.items(), replies, strict=True):
+            found = _by_stream(reply)
+            for lane in lanes:
+                entries = found.get(lane.stream, [])
+                if lane.position == ">":
+                    self._take_new(lane, entries, counts[group])
+                elif entries:
+                    await self._take_pending(lane, entries)
+                else:
+                    finished.append(lane)
+        await self._turn_to_new(finished)
+        return True
+
+    def _count(self, lanes: list[Lane]) -> int:
+        return max(1, min(_ENTRIES, self._deliveries.room(lanes[0].subscription) // len(lanes)))
+
+    def _take_new(self, lane: Lane, entries: list[tuple[bytes, Any]], asked: int) -> None:
+        lane.ready = len(entries) >= asked
+        if entries:
+            lane.seen = entries[-1][0].decode()
+        if not lane.closing.is_set():  # else they stay pending for its next holder
+            for entry_id, fields in entries:
+                self._deliveries.submit(lane, StreamEntry(lane.stream, entry_id.decode(), fields), attempts=0, suspect=False)
+
+    async def _take_pending(self, lane: Lane, entries: list[tuple[bytes, Any]]) -> None:
+        """Take what the lane's last holder left, with the attempts that were made."""
+        key: Any = self._keyspace.attempts(lane.stream, lane.subscription.group)
+        fields: Any = [attempts_field(lane, entry_id.decode()) for entry_id, _ in entries]
+        recorded: Any = await self._client.hmget(key, fields)
+        lane.position = entries[-1][0].decode()
+        if lane.closing.is_set():
+            return
+        for (entry_id, content), attempts in zip(entries, recorded, strict=True):
+            if content:
+                entry = StreamEntry(lane.stream, entry_id.decode(), content)
+                self._deliveries.submit(lane, entry, attempts=int(attempts or 0), suspect=lane.crashed)
+            else:
+                self._deliveries.acknowledge_trimmed(lane, entry_id.decode())
+
+    async def _turn_to_new(self, lanes: list[Lane]) -> None:
+        """Begin to read new entries; remember where the stream ends now, since a wait must not start earlier."""
+        if not lanes:
+            return
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for lane in lanes:
+                pipeline.xinfo_stream(lane.stream)
+            for lane, info in zip(lanes, await pipeline.execute(), strict=True):
+                lane.position, lane.seen = ">", info["last-generated-id"].decode()
+
+    # -- waiting ------------------------------------------------------------------------------------------------------
+
+    async def _wait(self) -> None:
+        """Wait until a lane has changed, a step has room, or there are new entries in a lane that was read to its end.
+
+        A stream's wait starts behind the last entry that all its lanes here have read, so none falls between reading and waiting.
+        """
+        lanes = [lane for lane in self._leases.lanes.values() if not lane.closing.is_set()]
+        if any(lane.ready for lane in lanes):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_SETTLE):
+                    await self._changed.wait()
+                    return
+        idle = dict.fromkeys(lane for lane in lanes if not lane.ready)
+        if self._watching is None or self._watching.done() or idle.keys() - self._watched.keys():
+            await self._stop_watching()
+            self._watched = idle
+            self._watching = asyncio.create_task(self._watch(idle)) if idle else None
+        changed = asyncio.create_task(self._changed.wait())
+        try:
+            await asyncio.wait([task for task in (self._watching, changed) if task], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            changed.cancel()
+        if self._watching is not None and self._watching.done():
+            watching, self._watching = self._watching, None
+            watching.result()
+
+    async def _watch(self, idle: dict[Lane, None]) -> None:
+        by_stream: dict[bytes, list[Lane]] = {}
+        for lane in idle:
+            by_stream.setdefault(lane.stream, []).append(lane)
+        positions: Any = {stream: min((lane.seen for lane in lanes), key=_order) for stream, lanes in by_stream.items()}
+        reply = await self._client.xread(positions, count=1, block=_WATCH)
+        for stream, entries in _by_stream(reply).items():
+            for lane in by_stream[stream]:
+                lane.ready = True
+                lane.seen = max(lane.seen, entries[0][0].decode(), key=_order)
+
+    async def _stop_watching(self) -> None:
+        """Cut a wait off; it only reads, so nothing is lost with its connection."""
+        watching, self._watching = self._watching, None
+        if watching is not None:
+            watching.cancel()
+            with suppress(asyncio.CancelledError, RedisError, OSError):
+                await watching
+
+
+def _by_stream(reply: Any) -> dict[bytes, list[tuple[bytes, Any]]]:
+    """Return the entries of a read by stream, whichever protocol the reply came in."""
+    pairs = reply.items() if isinstance(reply, dict) else reply or []
+    return {stream: entries[0] if entries and isinstance(entries[0], list) else entries for stream, entries in pairs}
+
+
+def _order(entry_id: str) -> tuple[int, int]:
+    milliseconds, _, sequence = entry_id.partition("-")
+    return int(milliseconds), int(sequence)
