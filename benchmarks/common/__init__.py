@@ -1,0 +1,1 @@
+"""What all benchmarks share: the machine, private servers, rounds in alternation, results, tables and plots."""

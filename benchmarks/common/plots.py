@@ -1,0 +1,80 @@
+"""Plots as SVG, each in a light and a dark variant for pages of either kind."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.common.results import FOLDER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from matplotlib.figure import Figure
+
+PLOTS = FOLDER / "plots"
+THEMES = {
+    "light": {"ink": "#1f2328", "faint": "#d1d9e0", "ground": "#ffffff"},
+    "dark": {"ink": "#e6edf3", "faint": "#3d444d", "ground": "#0d1117"},
+}
+#: Told apart by people of any colour vision, on either ground (Okabe and Ito, without black).
+COLOURS = ("#009e73", "#d55e00", "#3a8fd0", "#cc79a7", "#b8860b", "#56b4e9")
+
+
+@contextmanager
+def theme(name: str) -> Iterator[Any]:
+    """Set matplotlib up for one variant and give its `pyplot`."""
+    import matplotlib as mpl  # noqa: PLC0415  # optional: a benchmark runs without plots
+
+    mpl.use("svg")
+    from matplotlib import pyplot  # noqa: PLC0415
+
+    ink, faint, ground = (THEMES[name][part] for part in ("ink", "faint", "ground"))
+    settings = {
+        "font.size": 11,
+        "font.family": "sans-serif",
+        "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "sans-serif"],
+        "svg.fonttype": "none",
+        "svg.hashsalt": "motia-redis",
+        "text.color": ink,
+        "axes.labelcolor": ink,
+        "axes.edgecolor": ink,
+        "xtick.color": ink,
+        "ytick.color": ink,
+        "axes.facecolor": ground,
+        "figure.facecolor": ground,
+        "savefig.facecolor": ground,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": faint,
+        "legend.frameon": False,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+    with mpl.rc_context(settings):
+        yield pyplot
+
+
+def draw(name: str, paint: Callable[[Any], Figure]) -> list[Path]:
+    """Write `plots/<name>-light.svg` and `-dark.svg`; `paint` gets `pyplot` and returns the figure."""
+    PLOTS.mkdir(exist_ok=True)
+    paths = []
+    for variant in THEMES:
+        with theme(variant) as pyplot:
+            figure = paint(pyplot)
+            path = PLOTS / f"{name}-{variant}.svg"
+            figure.savefig(path, metadata={"Date": None})
+            pyplot.close(figure)
+            # matplotlib leaves blanks at the ends of lines
+            path.write_text("\n".join(line.rstrip() for line in path.read_text().splitlines()) + "\n")
+            paths.append(path)
+    return paths
+
+
+def picture(name: str, words: str) -> str:
+    """Return the HTML that shows the variant that suits the reader's page; `words` say what it shows."""
+    return (
+        f'<picture>\n  <source media="(prefers-color-scheme: dark)" srcset="plots/{name}-dark.svg">\n'
+        f'  <img alt="{words}" src="plots/{name}-light.svg">\n</picture>\n'
+    )

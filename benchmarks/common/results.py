@@ -1,0 +1,21 @@
+"""Result files: JSON, one per benchmark, in `benchmarks/results/`."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent.parent
+RESULTS = FOLDER / "results"
+README = FOLDER / "README.md"
+
+
+def write(name: str, result: dict[str, Any], folder: Path = RESULTS) -> Path:
+    """Write a benchmark's result, dated, and return the file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    stamped = {"benchmark": name, "date": datetime.now(UTC).isoformat(timespec="seconds"), **result}
+    path.write_text(json.dumps(stamped, indent=1) + "\n")
+    return path

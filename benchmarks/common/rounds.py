@@ -1,0 +1,51 @@
+"""Rounds in alternation, and what is made of their figures.
+
+On a machine with other work a single figure means little. So contenders take turns within each round, the order moves on by one
+from round to round, and a ratio is taken within a round: what slows a round down slows both of its sides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import median, quantiles
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The middle of some figures and the quartiles around it."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, figures: Sequence[float]) -> Spread:
+        """Return the spread of at least one figure."""
+        if len(figures) < 2:
+            return cls(figures[0], figures[0], figures[0])
+        low, _, high = quantiles(figures, n=4, method="inclusive")
+        return cls(median(figures), low, high)
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the figures for a result file."""
+        return {"median": round(self.median, 3), "low": round(self.low, 3), "high": round(self.high, 3)}
+
+
+def alternate(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Call every contender once per round, each round starting with the next one; return their figures by round."""
+    names = list(contenders)
+    figures: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(rounds):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            figures[name].append(contenders[name]())
+    return figures
+
+
+def ratio(figures: Sequence[float], others: Sequence[float]) -> Spread:
+    """Return the spread of figure / other, taken round by round."""
+    return Spread.of([figure / other for figure, other in zip(figures, others, strict=True)])

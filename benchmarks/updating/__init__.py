@@ -1,0 +1,1 @@
+"""The parts of the update benchmark: documents, contenders, worst cases, goals, report."""

@@ -1,0 +1,173 @@
+"""The contenders: each on a server of its own, so that none pays for the garbage another leaves in the Lua heap."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from benchmarks.common.server import microseconds_per_call
+from motia_redis import StateManager, codec, patch, scripts
+from motia_redis.keyspace import Keyspace, Layout
+from motia_redis.manager import _Session
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import redis
+
+    from benchmarks.common.server import Server
+
+SCOPE, KEY = b"users", b"user:4711"
+HISTORY = 100  # events that a stream keeps: the manager's default
+BATCH_BYTES = 400_000  # replies that one pipeline may bring
+_LUA = Path(__file__).parent / "lua"
+
+Operation = dict[str, Any]
+
+
+class Contender:
+    """A way of updating one value. `prepare` it with a value and an operation, then `measure`."""
+
+    name = ""
+    stream = b"{bench}:events"
+    keys: tuple[bytes, ...] = (b"{bench}:state:users", b"{bench}:revision:users", stream)
+
+    def __init__(self, server: Server, source: str | None = None) -> None:
+        self.client: redis.Redis = server.client
+        self.sha = cast("str", self.client.script_load(source or (_LUA / f"{self.name}.lua").read_text()))
+        self.text = b""
+        self.operation: Operation = {}
+
+    def prepare(self, text: bytes, operation: Operation) -> None:
+        """Forget everything and store `text`; the next calls apply `operation`."""
+        self.text, self.operation = text, operation
+        self.client.flushall()
+        self.reset()
+
+    def reset(self) -> None:
+        """Store the text as it was at first."""
+        self.client.hset(self.keys[0], cast("str", KEY), cast("str", self.text))
+
+    def call(self) -> tuple[Sequence[bytes], Sequence[bytes]]:
+        """Return keys and arguments of one call."""
+        raise NotImplementedError
+
+    def run(self, calls: int) -> list[Any]:
+        """Make calls one after the other, in pipelines of few; return the replies of the last pipeline."""
+        batch = max(1, min(32, BATCH_BYTES // len(self.text)))
+        replies: list[Any] = []
+        for start in range(0, calls, batch):
+            pipeline = self.client.pipeline(transaction=False)
+            for _ in range(min(batch, calls - start)):
+                keys, arguments = self.call()
+                pipeline.evalsha(self.sha, len(keys), *keys, *arguments)  # type: ignore[arg-type]
+            replies = pipeline.execute()
+        return replies
+
+    def warm_up(self) -> None:
+        """Fill the stream beyond its history: ours then trims it as it always does, and no call pays for memory's first use."""
+        self.run(HISTORY + 64)
+        self.tidy()
+
+    def measure(self, calls: int) -> float:
+        """Return the server time per call in microseconds, of calls that start from the first text."""
+        self.reset()
+        self.client.config_resetstat()
+        self.run(calls)
+        spent = microseconds_per_call(self.client)
+        self.tidy()
+        return spent
+
+    def tidy(self) -> None:
+        """Trim the stream to what ours keeps, at nobody's cost."""
+        self.client.xtrim(self.stream, maxlen=HISTORY, approximate=False)
+
+    def outcome(self) -> Any:
+        """Return the value after one more call."""
+        return codec.decode(self.run(1)[0][1], where=self.name)
+
+
+class Ours(Contender):
+    """The mutation script with the keys and arguments of `StateManager.update`. It trims its stream itself."""
+
+    name = "ours"
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(server, scripts.load("mutate").source)
+        self.manager = StateManager(f"unix://{server.socket}", namespace="bench", history=HISTORY)
+        self.session = _Session(cast("Any", None), Keyspace("bench", Layout()), cast("Any", None))
+        self.change: list[bytes] = []
+
+    def prepare(self, text: bytes, operation: Operation) -> None:
+        """Store the text as `set` would."""
+        translated = patch.translate([operation], strict=False, limits=self.manager.limits, where="benchmark")
+        self.change = [b"update", b"lenient", *translated]
+        super().prepare(text, operation)
+
+    def reset(self) -> None:
+        """Store the text by the script: sealed, with its event."""
+        keys, arguments = self.manager._call(self.session, SCOPE, KEY, b"", [b"set", self.text + codec.SEAL])
+        self.client.evalsha(self.sha, len(keys), *keys, *arguments)  # type: ignore[arg-type]
+
+    def call(self) -> tuple[Sequence[bytes], Sequence[bytes]]:
+        """Return what the manager sends."""
+        return self.manager._call(self.session, SCOPE, KEY, b"", self.change)
+
+    def tidy(self) -> None:
+        """Leave the stream alone."""
+
+
+class Cjson(Contender):
+    """(a) Decode, change, encode."""
+
+    name = "cjson"
+
+    def call(self) -> tuple[Sequence[bytes], Sequence[bytes]]:
+        """Return an increment."""
+        path = self.operation["path"][1:].encode().split(b"/")
+        return self.keys, [SCOPE, KEY, _request(), b"%d" % self.operation["value"], *path]
+
+
+class Rejson(Contender):
+    """(b) RedisJSON, in a script."""
+
+    name = "rejson"
+
+    def reset(self) -> None:
+        """Store the document as the module does."""
+        self.client.execute_command("JSON.SET", self.keys[0], ".", self.text)
+
+    def call(self) -> tuple[Sequence[bytes], Sequence[bytes]]:
+        """Return an increment."""
+        segments = self.operation["path"][1:].split("/")
+        path = "".join(f"[{segment}]" if segment.isdigit() else f".{segment}" for segment in segments)
+        return self.keys, [SCOPE, KEY, _request(), b"%d" % self.operation["value"], path.encode()]
+
+
+class Floor(Contender):
+    """(c) Read, write, tell; change nothing."""
+
+    name = "floor"
+    cut = b""
+
+    def call(self) -> tuple[Sequence[bytes], Sequence[bytes]]:
+        """Return a call without a change."""
+        return self.keys, [SCOPE, KEY, _request(), self.cut]
+
+
+class LeanFloor(Floor):
+    """The floor with an event like ours: the new text, and of the old one a few bytes."""
+
+    name = "lean floor"
+    cut = b"1000000"
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(server, (_LUA / "floor.lua").read_text())
+
+
+ALL: tuple[type[Contender], ...] = (Ours, Cjson, Rejson, Floor, LeanFloor)
+
+
+def _request() -> bytes:
+    return secrets.token_hex(8).encode()

@@ -1,0 +1,244 @@
+r"""The worst documents: each made to hurt one part of the engine, about 1 MB of text.
+
+*Sealed* ones are such as `set` stores, so that any client of ours can put them there. *Foreign* ones another client wrote into
+the hash. *Forged* ones end with the seal without being what it promises.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from itertools import cycle, islice
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.common.server import microseconds_per_call
+from benchmarks.updating.contenders import KEY, Ours
+from motia_redis import codec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from benchmarks.common.server import Server
+
+MEGABYTE = 1_000_000
+INCREMENT = {"op": "increment", "value": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A document's text as it lies in the hash, and the operation on it."""
+
+    name: str
+    text: bytes
+    operation: dict[str, Any] = field(default_factory=lambda: {**INCREMENT, "path": "/n"})
+    repeat: int = 1  #: how often the one call holds the operation; the goal speaks of once
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one call cost, several times over, and how it ended: `applied`, or the error's first words."""
+
+    milliseconds: list[float]
+    ended: str
+
+
+def run(server: Server, case: Case, calls: int) -> Outcome:
+    """Call the mutation script on a fresh copy of the document several times, each timed by the server."""
+    ours = Ours(server)
+    ours.prepare(b"{}", case.operation)
+    values = ours.call()[0][0]
+    spent, ended = [], "applied"
+    for _ in range(calls):
+        ours.client.hset(values, KEY, case.text)  # type: ignore[arg-type]
+        keys, arguments = ours.call()
+        if case.repeat > 1:
+            head, operation = arguments[:9], arguments[10:]
+            arguments = [*head, b"%d" % case.repeat, *(list(operation) * case.repeat)]
+        ours.client.config_resetstat()
+        try:
+            ours.client.evalsha(ours.sha, len(keys), *keys, *arguments)  # type: ignore[arg-type]
+        except Exception as error:  # noqa: BLE001  # whatever the server answers is the outcome
+            ended = str(error)[:60]
+        spent.append(microseconds_per_call(ours.client) / 1000)
+    ours.client.flushall()
+    return Outcome(spent, ended)
+
+
+def cases() -> Iterator[Case]:
+    """Yield all worst documents."""
+    yield from _deep()
+    yield from _same_name()
+    yield from _strings()
+    yield from _wide_objects()
+    yield from _wide_arrays()
+    yield from _mixed_sizes()
+    yield from _foreign()
+    yield from _many_operations()
+
+
+def _sealed(text: str) -> bytes:
+    return text.encode() + codec.SEAL
+
+
+def _encoded(value: Any) -> bytes:
+    """Return a value's text as `set` stores it."""
+    return codec.encode(value, where="worst", max_bytes=2 * MEGABYTE) + codec.SEAL
+
+
+def _fill(items: Iterable[str], size: int = MEGABYTE) -> str:
+    """Join items with commas until they are `size` bytes."""
+    taken, written = [], 0
+    for item in items:
+        taken.append(item)
+        written += len(item) + 1
+        if written >= size:
+            break
+    return ",".join(taken)
+
+
+def _deep() -> Iterator[Case]:
+    levels = 100_000
+    objects = '{"a":' * levels + "1" + "}" * levels
+    arrays = "[" * levels + "]" * levels
+    padding = f'"pad":"{"x" * (MEGABYTE - 6 * levels)}",'
+    for name, deep in (("objects", objects), ("arrays", arrays)):
+        text = f'{{{padding}"a":{deep},"n":1}}'
+        yield Case(f"100,000 levels of {name}, foreign", text.encode())
+        yield Case(f"100,000 levels of {name}, forged", _sealed(text))
+    yield Case("100,000 unclosed brackets, forged", _sealed(f'{{{padding}"a":{"[" * levels},"n":1}}'))
+    pad = "x" * (MEGABYTE // 250)
+    chain = f'{{"p":"{pad}","a":' * 250 + "1" + "}" * 250
+    yield Case("250 levels, member behind them", _sealed(f'{{"a":{chain},"n":1}}'))
+    yield Case("250 levels, member 127 deep", _sealed(chain), {**INCREMENT, "path": "/a" * 126 + "/b"})
+    decoys = _fill((f'{{"a":{index % 10}}}' for index in range(MEGABYTE)), MEGABYTE // 127)
+    level = f'{{"d":[{decoys}],"a":'
+    yield Case(
+        "127 levels, each with 1,000 decoys of the name",
+        _sealed(level * 127 + '{"n":1}' + "}" * 127),
+        {**INCREMENT, "path": "/a" * 127 + "/n"},
+    )
+
+
+def _same_name() -> Iterator[Case]:
+    increment = {**INCREMENT, "path": "/a"}
+    same = '{"a":1234567890}'
+    array = f'{{"list":[{_fill(cycle([same]))}],"a":5}}'
+    yield Case("same name 60,000 times, array of objects", _sealed(array), increment)
+    yield Case("same name 60,000 times, array of objects, foreign", array.encode(), increment)
+    members = _fill(f'"x{index}":{{"a":1}}' for index in range(MEGABYTE))
+    yield Case("same name 60,000 times, in each member of the root", _sealed(f'{{{members},"a":5}}'), increment)
+    yield Case("same name 60,000 times, in each member, none at the root", _sealed(f"{{{members}}}"), increment)
+    mixed = _fill(f'"x{index}":{value}' for index, value in enumerate(cycle(['{"a":1}', "1", '""', "[]"])) if index < MEGABYTE)
+    yield Case("same name, every 4th member of the root, kinds mixed", _sealed(f'{{{mixed},"a":5}}'), increment)
+    chain = '{"a":' * 100 + "1" + "}" * 100
+    nested = _fill(f'"x{index}":{chain}' for index in range(MEGABYTE))
+    yield Case("same name 160,000 times, in chains of 100", _sealed(f'{{{nested},"a":5}}'), increment)
+    arrays = _fill(f'"x{index}":[{{"a":1}},{{"b":2}}]' for index in range(MEGABYTE))
+    yield Case("same name 40,000 times, in arrays in members", _sealed(f'{{{arrays},"a":5}}'), increment)
+    missing = {**INCREMENT, "path": "/r/a"}
+    yield Case("same name 60,000 times, one object in", _sealed(f'{{"r":{{{members},"a":5}},"z":0}}'), missing)
+
+
+def _strings() -> Iterator[Case]:
+    for name, members in (("before", "sn"), ("behind", "ns")):
+        sealed = {member: '"\\' * (MEGABYTE // 12) if member == "s" else 1 for member in members}
+        yield Case(f"text of 167,000 quotes and backslashes, member {name}", _encoded(sealed))
+        foreign = {member: '"\\' * (MEGABYTE // 4) if member == "s" else 1 for member in members}
+        yield Case(f"text of 500,000 quotes and backslashes, member {name}, foreign", json.dumps(foreign).encode())
+    text = f'"n\\u0022:{"x" * 10}'
+    names = _fill(f'"{text[1:8]}{index}":1' for index in range(MEGABYTE))
+    yield Case("names of escaped quotes", _sealed(f'{{{names},"n":1}}'))
+    append = {"op": "append", "path": "/s", "value": "x"}
+    yield Case("append to a text of quotes and backslashes", _encoded({"s": '"\\' * (MEGABYTE // 12)}), append)
+    yield Case("a number of 1,000,000 digits, foreign", b'{"n":' + b"1" * MEGABYTE + b"}")
+    yield Case("a number of 1,000,000 digits, forged", _sealed('{"n":' + "1" * MEGABYTE + "}"))
+
+
+def _wide_objects() -> Iterator[Case]:
+    kinds = ["1", '""', "{}", "[]", "null", "-1.5e3"]
+    mixed = _fill(f'"{index:x}":{value}' for index, value in enumerate(islice(cycle(kinds), MEGABYTE)))
+    same = _fill(f'"{index:x}":1' for index in range(MEGABYTE))
+    for name, members in (("mixed kinds", mixed), ("one kind", same)):
+        yield Case(f"110,000 members of {name}, last", _sealed(f'{{{members},"n":1}}'))
+        yield Case(f"110,000 members of {name}, missing", _sealed(f"{{{members}}}"))
+        odd = {**INCREMENT, "path": "/:"}
+        yield Case(f'110,000 members of {name}, last, named ":"', _sealed(f'{{{members},":":1}}'), odd)
+        yield Case(f'110,000 members of {name}, missing, named ":"', _sealed(f"{{{members}}}"), odd)
+        yield Case(f"110,000 members of {name}, foreign", f'{{{members},"n":1}}'.encode())
+        remove = {"op": "remove", "path": "/n"}
+        yield Case(f"110,000 members of {name}, remove the last", _sealed(f'{{{members},"n":1}}'), remove)
+    colons = _fill(f'"{index:x}":":"' for index in range(MEGABYTE))
+    yield Case('members with the value ":", last, named ":"', _sealed(f'{{{colons},":":1}}'), odd)
+    decoys = _fill(f'"{index:x}":{{":":1}}' for index in range(MEGABYTE))
+    yield Case('60,000 decoys named ":", last, named ":"', _sealed(f'{{{decoys},":":1}}'), odd)
+
+
+def _wide_arrays() -> Iterator[Case]:
+    def at(index: int) -> dict[str, Any]:
+        return {"op": "replace", "path": f"/{index}", "value": 7}
+
+    kinds = ["1", '""', "[]", "{}"]
+    yield Case("array of 500,000 digits, the last", _sealed("[" + _fill(cycle("1")) + "]"), at(499_999))
+    yield Case("array of 500,000 digits, out of range", _sealed("[" + _fill(cycle("1")) + "]"), at(9_999_999))
+    mixed = "[" + _fill(islice(cycle(kinds), 300_000), 9 * MEGABYTE) + "]"
+    yield Case("array of 300,000 elements of mixed kinds, the last", _sealed(mixed), at(299_999))
+    yield Case("array of 300,000 elements of mixed kinds, out of range", _sealed(mixed), at(9_999_999))
+    empty = "[" + _fill(cycle(["[]"])) + "]"
+    yield Case("array of 333,000 empty arrays, the last", _sealed(empty), at(333_000))
+    strings = "[" + _fill(cycle(['""'])) + "]"
+    yield Case("array of 333,000 empty texts, the last", _sealed(strings), at(333_000))
+    runs = "[" + _fill(cycle(["1"] * 15 + ['""'])) + "]"
+    yield Case("array, runs of 15 of one kind", _sealed(runs), at(480_000))
+    yield Case("array of 500,000 digits, foreign", ("[" + _fill(cycle("1")) + "]").encode(), at(400_000))
+
+
+def _mixed_sizes() -> Iterator[Case]:
+    large = "[" + _fill(cycle("1"), 2000) + "]"
+    for small in (1, 4, 14):
+        group = ["[]"] * small + [large] + ["1"]
+        items = _fill(cycle(group))
+        index = items.count("[]") + items.count(large) + items.count("]," + "1") - 1
+        operation = {"op": "replace", "path": f"/{index}", "value": 7}
+        yield Case(f"{small} empty arrays, one of 2 KB, a digit, and so on", _sealed(f"[{items}]"), operation)
+    group = ["[]"] * 8 + ["[" + _fill(cycle("1"), 8000) + "]"] * 7 + ["1"]
+    items = _fill(cycle(group))
+    operation = {"op": "replace", "path": f"/{items.count('[') + items.count('],1') - 2}", "value": 7}
+    yield Case("8 empty arrays, 7 of 8 KB, a digit, and so on", _sealed(f"[{items}]"), operation)
+    deepest = "[" * 120 + "1" + "]" * 120
+    group = ["[]"] * 13 + [deepest, deepest, "1"]
+    yield Case("empty arrays and deep ones in turn", _sealed(f"[{_fill(cycle(group))}]"), {**operation, "path": "/30000"})
+    objects = (f'"{index:x}":{{}}' if index % 16 < 14 else f'"{index:x}":{{":":{large}}}' for index in range(MEGABYTE))
+    odd = {**INCREMENT, "path": "/:"}
+    yield Case('empty objects and large ones with a decoy ":"', _sealed(f'{{{_fill(objects)},":":1}}'), odd)
+
+
+def _foreign() -> Iterator[Case]:
+    """Yield what another client wrote: of 1 MB, and of 250 KB, which the engine may not refuse for its size alone."""
+    letter, pair = r"\u0041", r"\ud83d\ude42"
+    for size in (MEGABYTE, MEGABYTE // 4):
+        words = f"foreign, {size // 1000} KB"
+        for name, piece in (("accents", "é"), ("emoji", "🙂"), (letter, letter), (pair, pair), ("quotes", '\\"')):
+            text = piece * (size // len(piece.encode()))
+            yield Case(f"text of {name}, {words}", f'{{"s":"{text}","n":1}}'.encode())
+        yield Case(f"one name of {letter}, {words}", f'{{"{letter * (size // 6)}":1,"n":1}}'.encode())
+        yield Case(f"blanks, {words}", b'{"n":' + b" " * size + b"1}")
+        names = _fill((f'"{letter}{index}":1' for index in range(MEGABYTE)), size)
+        yield Case(f"names with {letter}, {words}", f'{{{names},"n":1}}'.encode())
+        ones = _fill(cycle(['"a":1']), size)
+        yield Case(f"broken, last brace missing, {words}", f"{{{ones}".encode())
+    for tokens in (19_000, 140_000):
+        operation = {"op": "replace", "path": f"/{tokens // 2 - 500}", "value": 7}
+        digits = "[" + _fill(cycle("1"), tokens) + "]"
+        yield Case(f"array of {tokens // 2:,} digits, read twice, foreign", digits.encode(), operation)
+        blanks = _fill((f'"{index:x}" : {{ }}' for index in range(tokens // 3)), 2 * MEGABYTE)
+        yield Case(f"{tokens // 3:,} members with blanks, foreign", f'{{ {blanks} , "n" : 1 }}'.encode())
+
+
+def _many_operations() -> Iterator[Case]:
+    document = _sealed('{"s":"' + "x" * MEGABYTE + '","n":1}')
+    test = {"op": "test", "path": "/n", "value": 1}
+    yield Case("1,000 tests of one member behind 1 MB of text", document, test, 1000)
+    yield Case("60 increments behind 1 MB of text", document, {**INCREMENT, "path": "/n"}, 60)
+    members = _fill(f'"x{index}":{{"a":1}}' for index in range(MEGABYTE))
+    test = {"op": "test", "path": "/a", "value": 5}
+    yield Case("20 tests, same name 60,000 times", _sealed(f'{{{members},"a":5}}'), test, 20)
