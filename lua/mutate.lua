@@ -76,22 +76,35 @@ local revision = redis.call(
   "type", event, "scope", scope, "key", key, "new", new, "old", cut, "kept", prefix .. ":" .. suffix,
   "request", request, "trace", trace
 )
+-- From here on the event has to go again if a write fails, which is when somebody put another type under one of our keys. The
+-- value comes last: HGET has shown that its write cannot fail.
+local written
+if kind == "delete" then
+  written = redis.pcall("HDEL", revisions, key)
+else
+  written = redis.pcall("HSET", revisions, key, revision)
+end
+if not old and type(written) ~= "table" then
+  written = redis.pcall("SADD", scopes, scope)
+  if type(written) == "table" then
+    redis.call("HDEL", revisions, key)
+  end
+end
+if type(written) == "table" then
+  redis.call("XDEL", events, revision)
+  return written
+end
 if kind == "delete" then
   redis.call("HDEL", values, key)
-  redis.call("HDEL", revisions, key)
   if redis.call("EXISTS", values) == 0 then
-    redis.call("SREM", scopes, scope)
+    redis.pcall("SREM", scopes, scope)
   end
 else
   redis.call("HSET", values, key, new)
-  redis.call("HSET", revisions, key, revision)
-  if not old then
-    redis.call("SADD", scopes, scope)
-  end
 end
 -- One change in 64, by its random request id, looks for what can go: a small part of a look for each.
 if string.find(request, "[048c]0$") then
-  require("lib.retention").trim(redis.call, events, history)
+  pcall(require("lib.retention").trim, redis.call, events, history) -- the change stands, whatever comes of this
 end
 
 if kind == "set" then

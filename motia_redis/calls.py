@@ -49,6 +49,11 @@ async def call(fn: Function, input: Any, ctx: Any, executor: Executor | None = N
         raise RuntimeError(f"the function called sys.exit({exc.code!r})") from exc
 
 
+def is_async(fn: Function) -> bool:
+    """Tell whether `fn` runs on the event loop."""
+    return _kind(fn)[1]
+
+
 def call_here(fn: Function, input: Any, ctx: Any) -> Any:
     """Call `fn` like `call`, but in this thread, and return what it returns: for an async function, its coroutine."""
     return fn(input, ctx) if _kind(fn)[0] else fn(input)

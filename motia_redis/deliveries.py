@@ -108,7 +108,7 @@ class Deliveries:
         delivery = Delivery(lane, entry.id, entry, size, attempts, suspect)
         key = (lane, entry.order_key)
         load = self._load(lane.subscription)
-        lane.in_flight += 1
+        lane.held.add(entry.id)
         load.entries += 1
         load.bytes += size
         queue = self._queues.get(key)
@@ -125,7 +125,7 @@ class Deliveries:
     def acknowledge_trimmed(self, lane: Lane, entry_id: str) -> None:
         """Acknowledge an entry that is pending and not in the stream any more: nobody can handle it."""
         _log.error("step %s: %s was trimmed before it was handled", lane.subscription.group, entry_id)
-        lane.in_flight += 1
+        lane.held.add(entry_id)
         load = self._load(lane.subscription)
         load.entries += 1
         entry = StreamEntry(lane.stream, entry_id, {})
@@ -174,8 +174,8 @@ class Deliveries:
         else:
             load.entries -= 1
             load.bytes -= delivery.size
-        delivery.lane.in_flight -= 1
-        if not delivery.lane.in_flight and delivery.lane.closing.is_set():
+        delivery.lane.held.discard(delivery.id)
+        if not delivery.lane.held and delivery.lane.closing.is_set():
             self.leases.idle(delivery.lane)
         self._on_room()
 
@@ -307,7 +307,7 @@ class Deliveries:
                 await self._send_acknowledgements(done)
                 pause = _RECONNECT[0]
             except (RedisError, OSError) as error:
-                _log.warning("acknowledging: Redis is away, trying again in %.1f s: %s", pause, error)
+                _log.warning("acknowledging: trying again in %.1f s: %s", pause, error)
                 for lane, deliveries in done.items():
                     self._done[lane] = deliveries + self._done.get(lane, [])
                 self._acknowledge_now.set()
@@ -337,7 +337,7 @@ class Deliveries:
             try:
                 return await send()
             except (RedisError, OSError) as error:
-                _log.warning("step %s: Redis is away, trying again in %.1f s: %s", lane.subscription.group, pause, error)
+                _log.warning("step %s: trying again in %.1f s: %s", lane.subscription.group, pause, error)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
                         await lane.closing.wait()

@@ -47,7 +47,7 @@ class Lane:
     position: str = "0"  #: what to read next: pending entries behind this id, or `>` for new ones
     seen: str = "0-0"  #: everything up to this id was read by the step
     ready: bool = True  #: there may be something to read
-    in_flight: int = 0  #: entries read and neither acknowledged nor dropped
+    held: set[str] = field(default_factory=set)  #: ids of entries read and neither acknowledged nor dropped
     closing: asyncio.Event = field(default_factory=asyncio.Event)  #: set when it is to be given back, or is lost
 
     @property
@@ -146,7 +146,7 @@ class Leases:
                 settled = await self._beat()
                 pause = self._heartbeat if settled else _HURRY
             except (RedisError, OSError) as error:
-                _log.warning("heartbeat: Redis is away, trying again in %.1f s: %s", _RECONNECT, error)
+                _log.warning("heartbeat: trying again in %.1f s: %s", _RECONNECT, error)
                 pause = _RECONNECT
                 if self.worker and not self.valid():
                     self.lose()
@@ -208,7 +208,7 @@ class Leases:
             if name not in self._mine and not lane.closing.is_set():
                 lane.closing.set()
                 self._on_change()
-        drained = {name: lane for name, lane in self.lanes.items() if lane.closing.is_set() and not lane.in_flight}
+        drained = {name: lane for name, lane in self.lanes.items() if lane.closing.is_set() and not lane.held}
         if drained:
             release: Any = [
                 ([partition], [self.worker, "stay", *names]) for partition, names in self._by_partition(drained).items()

@@ -77,13 +77,15 @@ class Reader:
         """Wait, after an error of Redis; put back the groups if they are what is missing."""
         await self._stop_watching()
         if isinstance(error, ResponseError) and "NOGROUP" in str(error):
+            _log.warning("reading: consumer groups are gone (was Redis emptied?); making them anew, to read all there is")
             with suppress(RedisError, OSError):
                 await self._restore_groups()
         else:
-            _log.warning("reading: Redis is away, trying again in %.1f s: %s", pause, error)
+            _log.warning("reading: trying again in %.1f s: %s", pause, error)
         await asyncio.sleep(pause)
         for lane in self._leases.lanes.values():
-            lane.ready = True
+            # A reply that got lost may have held entries: they are pending now, beside those that are being handled here.
+            lane.ready, lane.position = True, "0"
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -134,12 +136,15 @@ class Reader:
         lane.position = entries[-1][0].decode()
         if lane.closing.is_set():
             return
-        for (entry_id, content), attempts in zip(entries, recorded, strict=True):
+        for (raw_id, content), attempts in zip(entries, recorded, strict=True):
+            entry_id = raw_id.decode()
+            if entry_id in lane.held:
+                continue
             if content:
-                entry = StreamEntry(lane.stream, entry_id.decode(), content)
+                entry = StreamEntry(lane.stream, entry_id, content)
                 self._deliveries.submit(lane, entry, attempts=int(attempts or 0), suspect=lane.crashed)
             else:
-                self._deliveries.acknowledge_trimmed(lane, entry_id.decode())
+                self._deliveries.acknowledge_trimmed(lane, entry_id)
 
     async def _turn_to_new(self, lanes: list[Lane]) -> None:
         """Begin to read new entries; remember where the stream ends now, since a wait must not start earlier."""
@@ -149,7 +154,7 @@ class Reader:
             for lane in lanes:
                 pipeline.xinfo_stream(lane.stream)
             for lane, info in zip(lanes, await pipeline.execute(), strict=True):
-                lane.position, lane.seen = ">", info["last-generated-id"].decode()
+                lane.position, lane.seen, lane.crashed = ">", info["last-generated-id"].decode(), False
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
-from motia_redis.calls import Function, call, check_function
+from motia_redis.calls import Function, call, check_function, is_async
 from motia_redis.errors import StepError
 
 __all__ = [
@@ -165,7 +165,7 @@ class Step:
 
     `config` has the keys `name` and `triggers`, and may have `enqueues`, `description`, `flows` and, for state and
     queue triggers, `max_attempts` (5), `backoff` (0.5 seconds before the second attempt, doubling with each up to
-    `max_backoff`, 30 seconds) and `timeout` (seconds that one attempt may take; None: no limit).
+    `max_backoff`, 30 seconds) and `timeout` (seconds that one attempt of an async handler may take; None: no limit).
 
     Calling a step without a handler with a function binds it (so a step is a decorator); calling one with a handler
     calls the handler, so it stays as testable as a plain function.
@@ -235,6 +235,9 @@ class Step:
             raise StepError(f"step {self.name!r} has a handler already: {self._handler!r}")
         if problem := check_function(fn):
             raise StepError(f"step {self.name!r}: the handler {problem}")
+        if self.timeout is not None and not is_async(fn):
+            # An attempt that goes on in its thread while the next one runs would break the order of its key.
+            raise StepError(f"step {self.name!r}: 'timeout' needs an async handler: a thread cannot be stopped")
         self._handler = fn
         return self
 

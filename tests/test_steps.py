@@ -335,3 +335,11 @@ async def test_the_global_enqueue_uses_the_global_state_manager(monkeypatch: pyt
     monkeypatch.setattr(manager, "stateManager", fake)
     await context.enqueue({"topic": "t", "data": 1})
     assert fake.sent == [("t", 1, None)]
+
+
+def test_a_timeout_needs_a_handler_that_can_be_stopped() -> None:
+    def blocking(input: Any) -> None:
+        """Runs in a thread."""
+
+    with pytest.raises(StepError, match="'timeout' needs an async handler"):
+        step({"name": "Slow", "triggers": [queue("t")], "timeout": 1}).handle(blocking)

@@ -236,3 +236,26 @@ async def test_operations_that_move_too_many_bytes_are_refused(state: StateManag
     with pytest.raises(TooMuchWork, match="64 MiB"):
         await state.update("docs", "doc", [op("increment", "/n", 1)] * 100)
     assert (await state.get("docs", "doc"))["n"] == 0
+
+
+@pytest.mark.parametrize("name", ["values", "revisions", "scopes", "events"])
+async def test_a_foreign_type_under_one_of_our_keys_changes_nothing(
+    state: StateManager, raw: redis.Redis, namespace: str, name: str
+) -> None:
+    """G3: scripts do not roll back, so what was written before the failing write is taken back."""
+    keys = Keyspace(namespace, Layout()).state_keys(b"docs", b"doc")
+    raw.set(getattr(keys, name), "not ours")
+
+    def everything() -> Any:
+        others = {key for key in raw.scan_iter(f"{{{namespace}:*") if raw.type(key) != b"string"}
+        return {
+            key: raw.xlen(key) if raw.type(key) == b"stream" else raw.hgetall(key) for key in others if raw.type(key) != b"set"
+        }
+
+    for _ in range(2):
+        with pytest.raises(StateError):
+            await state.set("docs", "doc", 1)
+        with pytest.raises(StateError):
+            await state.update("docs", "doc", [op("add", "/a", 1)])
+        assert all(not content for content in everything().values())
+    assert await state.get("docs", "doc") is None if name != "values" else True

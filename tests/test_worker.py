@@ -372,6 +372,72 @@ async def test_a_worker_goes_on_when_redis_was_away(tmp_path: Path) -> None:
     assert [i.new_value for i in recorder.inputs] == [1, 2]
 
 
+async def test_entries_whose_reply_got_lost_are_handled_too(state: StateManager, raw: redis.Redis, namespace: str) -> None:
+    """Delivered by Redis, never seen by the worker: when its connections break, it looks what is pending."""
+    recorder = Recorder()
+    lose = """
+local entry = redis.call("XRANGE", KEYS[1], "-", "+")[1][2]
+redis.call("XADD", KEYS[1], "*", unpack(entry))
+redis.call("XREADGROUP", "GROUP", "Record", "worker", "COUNT", "1", "STREAMS", KEYS[1], ">")
+"""
+    async with working(state, record(recorder, state_trigger())):
+        await state.set("users", "ann", 1)
+        await recorder.wait(1)
+        (stream,) = [key for key in raw.scan_iter(f"{{{namespace}:*:events:*") if raw.xlen(key)]
+        raw.eval(lose, 1, stream)
+
+        async def waiting() -> bool:
+            return any(client["cmd"] == "xread" and "b" in client["flags"] for client in raw.client_list())
+
+        await asyncio.sleep(0.1)  # the append woke the worker, which found nothing
+        await until(waiting, "the worker waits again")
+        raw.client_kill_filter(_type="normal", skipme=True)
+        await recorder.wait(2)
+        await state.set("users", "ann", 2)
+        await recorder.wait(3)
+    assert [i.new_value for i in recorder.inputs] == [1, 1, 2]
+    assert await pending(raw, namespace) == 0
+
+
+async def test_a_failing_key_with_a_long_queue_holds_up_nobody_else(state: StateManager) -> None:
+    """G7: what waits behind a key in back-off does not fill the room for others."""
+    good = Recorder()
+
+    async def handler(input: StateTriggerInput, ctx: FlowContext) -> None:
+        if input.item_id == "poison":
+            raise ValueError("not now")
+        await good(input, ctx)
+
+    async with working(state, record(handler, state_trigger(scope="users"), backoff=20)):
+        for first in range(0, 2000, 100):
+            await asyncio.gather(*(state.set("users", "poison", number) for number in range(first, first + 100)))
+        for number in range(50):
+            await state.set("users", f"good{number}", number)
+        await good.wait(50)
+
+
+async def test_what_waited_behind_a_failing_key_is_handled_in_order(state: StateManager) -> None:
+    seen: list[int] = []
+    failures = 2
+
+    async def handler(input: StateTriggerInput, ctx: FlowContext) -> None:
+        nonlocal failures
+        if input.new_value == 3 and failures:
+            failures -= 1
+            raise ValueError("not yet")
+        seen.append(input.new_value)
+
+    async with working(state, record(handler, state_trigger(), backoff=0.2)):
+        for number in range(50):
+            await state.set("users", "ann", number)
+
+        async def all_seen() -> bool:
+            return len(seen) == 50
+
+        await until(all_seen, "50 events")
+    assert seen == list(range(50))
+
+
 async def test_the_logger_names_step_and_trace(state: StateManager, caplog: pytest.LogCaptureFixture) -> None:
     done = Recorder()
 
