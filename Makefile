@@ -4,13 +4,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint fuzz bench-update format clean
+.PHONY: help demo test lint fuzz chaos bench-update format clean
 
 help:
 	@echo "make demo    several processes share state and fire triggers on an embedded Redis"
 	@echo "make test    lint, types and all tests, against a real redis-server"
 	@echo "make lint    only lint and types"
 	@echo "make fuzz    random updates against an independent model: CASES=200000 SEED=1, or SECONDS=60"
+	@echo "make chaos   the long runs of the fault tests: workers and Redis killed, paused and scaled (about 4 minutes)"
 	@echo "make bench-update    server time of updates against cjson, RedisJSON and the floor"
 	@echo "make format  put the code into its format"
 	@echo "make clean   remove the environment and everything built"
@@ -41,6 +42,9 @@ test: lint
 # A failing case is shrunk and saved in .fuzz/, with the command that replays it.
 fuzz: $(VENV)/dev
 	$(BIN)/python -m tests.fuzzing $(if $(SECONDS),--seconds $(SECONDS),--cases $(or $(CASES),200000)) $(if $(SEED),--seed $(SEED)) --save .fuzz
+
+chaos: $(VENV)/dev
+	MOTIA_CHAOS=full $(BIN)/python -m pytest tests/faults -rP
 
 $(VENV)/bench: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
