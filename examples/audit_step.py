@@ -13,8 +13,10 @@ def is_login(input: StateTriggerInput) -> bool:
 
 @step({"name": "CountLogins", "triggers": [state(is_login, scope="users")]})
 async def count_logins(input: StateTriggerInput, ctx: FlowContext) -> None:
-    # One key per firing: were an event delivered twice, the count would not grow.
-    await ctx.state.set("demo.firings", f"{input.item_id} {input.new_value['login_count']}", PROCESS)
+    # A count per login: were an event handled twice, it would be 2, and the demo's table wrong.
+    login = f"{input.item_id} {input.new_value['login_count']}"
+    ops = [{"op": "replace", "path": "/process", "value": PROCESS}, {"op": "increment", "path": "/firings", "value": 1}]
+    await ctx.state.update("demo.firings", login, ops)
 
 
 @step({"name": "ConsumeUserChanged", "triggers": [queue("user.changed")]})

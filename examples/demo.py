@@ -106,7 +106,9 @@ async def watch(url: str, logins: int) -> tuple[dict[str, int], Counter[str], Co
         end = time.monotonic() + DEADLINE
         shown = -1
         while True:
-            firings = Counter(await state.list("demo.firings"))
+            firings: Counter[str] = Counter()
+            for login in await state.list("demo.firings"):
+                firings[login["process"]] += login["firings"]
             consumed = Counter({count["process"]: count["messages"] for count in await state.list("demo.consumed")})
             if consumed.total() != shown:
                 shown = consumed.total()
