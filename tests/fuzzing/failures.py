@@ -1,0 +1,106 @@
+"""A case that failed: run once more, made smaller, saved to be replayed."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from hashlib import sha1
+from typing import TYPE_CHECKING, Any
+
+from tests.fuzzing.cases import Case, expect
+from tests.fuzzing.documents import seal
+from tests.fuzzing.values import load, plain
+from tests.fuzzing.verdict import judge
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.fuzzing.runner import Runner
+
+
+@dataclass(slots=True)
+class Failure:
+    """A case that did not do what the model says, and what it did."""
+
+    case: Case
+    found: str
+
+    def expected(self) -> str:
+        model = expect(self.case)
+        return f"refused: {model.refusal}" if model.refusal else json.dumps(model.value)
+
+    def save(self, directory: Path) -> Path:
+        directory.mkdir(parents=True, exist_ok=True)
+        saved = self.case.to_json() | {"expected": self.expected(), "found": self.found}
+        text = json.dumps(saved, indent=2)
+        path = directory / f"case-{sha1(text.encode()).hexdigest()[:12]}.json"
+        path.write_text(text + "\n")
+        return path
+
+
+async def try_case(runner: Runner, case: Case) -> Failure | None:
+    [seen] = await runner.run([case])
+    found = judge(case, expect(case), seen)
+    return Failure(case, found) if found else None
+
+
+def _smaller_values(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        for name in value:
+            yield {other: item for other, item in value.items() if other != name}
+        for name, item in value.items():
+            for smaller in _smaller_values(item):
+                yield {**value, name: smaller}
+    elif isinstance(value, list):
+        for size in {len(value) // 2, 1}:
+            for start in range(0, len(value), size or 1):
+                yield value[:start] + value[start + (size or 1) :]
+        for index, item in enumerate(value):
+            for smaller in _smaller_values(item):
+                yield [*value[:index], smaller, *value[index + 1 :]]
+    elif isinstance(value, str) and len(value) > 1:
+        yield value[: len(value) // 2]
+        yield value[len(value) // 2 :]
+
+
+def _smaller_cases(case: Case) -> Iterator[Case]:
+    for index in range(len(case.operations) - 1, -1, -1):
+        yield Case(case.text, case.operations[:index] + case.operations[index + 1 :], case.strict)
+    if case.text is not None and case.is_sealed:
+        for value in _smaller_values(plain(load(case.text))):
+            yield Case(seal(value), case.operations, case.strict)
+    elif case.text is not None:
+        size = len(case.text) // 2
+        while size:
+            for start in range(0, len(case.text), size):
+                yield Case(case.text[:start] + case.text[start + size :], case.operations, case.strict)
+            size //= 2
+    for index, operation in enumerate(case.operations):
+        if isinstance(operation, dict) and "value" in operation:
+            for value in _smaller_values(operation["value"]):
+                smaller = [*case.operations[:index], {**operation, "value": value}, *case.operations[index + 1 :]]
+                yield Case(case.text, smaller, case.strict)
+
+
+async def shrink(runner: Runner, failure: Failure, *, tries: int = 600) -> Failure:
+    """Make a failing case smaller for as long as it fails in the same way (the first words of what was found)."""
+
+    def way(found: str) -> str:
+        return re.split("[^a-z ]", found, maxsplit=1)[0]
+
+    again = True
+    while again:
+        again = False
+        for case in _smaller_cases(failure.case):
+            tries -= 1
+            if tries < 0:
+                return failure
+            if case.text is not None and case.is_sealed != failure.case.is_sealed:
+                continue  # another program's text must not claim to be ours
+            smaller = await try_case(runner, case)
+            if smaller and way(smaller.found) == way(failure.found):
+                failure, again = smaller, True
+                break
+    return failure

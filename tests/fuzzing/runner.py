@@ -1,0 +1,130 @@
+"""Runs updates through a `StateManager` on a redis-server, many per round trip, and tells what they did."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import redis
+
+from motia_redis import StateManager
+from motia_redis.keyspace import Layout
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Self
+
+    from tests.fuzzing.cases import Case
+
+BATCH = 128  # cases per round trip
+SCOPE = "fuzz"
+
+
+@dataclass(slots=True)
+class Observed:
+    """What an update did: what it returned or raised, and what Redis holds now."""
+
+    returned: Any
+    raised: Exception | None
+    stored: bytes | None
+    revision: bytes | None
+    events: list[tuple[bytes, dict[bytes, bytes]]]
+
+
+class _OneRoundTrip:
+    """Stands in for a manager's script: calls made in one turn of the loop go to Redis together."""
+
+    def __init__(self, script: Any) -> None:
+        self._script = script
+        self._calls: list[tuple[Any, Any, asyncio.Future[Any]]] = []
+        self._flushing: asyncio.Task[None] | None = None
+
+    async def __call__(self, client: Any, keys: Any, arguments: Any) -> Any:
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._calls.append((keys, arguments, answer))
+        if len(self._calls) == 1:
+            self._flushing = asyncio.create_task(self._flush(client))
+        return await answer
+
+    async def _flush(self, client: Any) -> None:
+        calls, self._calls = self._calls, []
+        async with client.pipeline(transaction=False) as pipeline:
+            for keys, arguments, _ in calls:
+                pipeline.evalsha(self._script.sha, len(keys), *keys, *arguments)
+            replies = await pipeline.execute(raise_on_error=False)
+        for (_, _, answer), reply in zip(calls, replies, strict=True):
+            if isinstance(reply, Exception):
+                answer.set_exception(reply)
+            else:
+                answer.set_result(reply)
+
+
+class Runner:
+    """Runs cases on a redis-server, BATCH of them per round trip. An asynchronous context manager."""
+
+    def __init__(self, url: str, namespace: str = "fuzz") -> None:
+        # One stream for everything, long enough that nothing is trimmed before it is looked at.
+        self._state = StateManager(url, namespace=namespace, layout=Layout(1, 1), history=100_000)
+        self._raw = redis.Redis.from_url(url)
+
+    async def __aenter__(self) -> Self:
+        keyspace = await self._state.connect()
+        self._keys = keyspace.state_keys(SCOPE.encode(), b"0")
+        self._raw.script_load(self._state._mutate.source)
+        # The manager's one private name that is used here: a round trip for each of 64 calls would take most of the time.
+        self._state._mutate = _OneRoundTrip(self._state._mutate)  # type: ignore[assignment]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._state.close()
+        self._raw.close()
+
+    async def run(self, cases: Sequence[Case]) -> list[Observed]:
+        """Store what the cases start from, update all, and tell what happened."""
+        names = [b"%d" % index for index in range(len(cases))]
+        with self._raw.pipeline(transaction=False) as pipeline:
+            pipeline.delete(self._keys.values, self._keys.revisions)
+            stored = {
+                name: case.text for name, case in zip(names, cases, strict=True) if case.text is not None and not case.by_set
+            }
+            if stored:
+                pipeline.hset(self._keys.values, mapping=stored)
+            pipeline.execute()
+        set_by_us = [(name, case) for name, case in zip(names, cases, strict=True) if case.by_set]
+        await asyncio.gather(*(self._state.set(SCOPE, name.decode(), case.value) for name, case in set_by_us))
+        for name, case in set_by_us:
+            found = self._raw.hget(self._keys.values, name)
+            assert found == case.text, f"set stored {found!r}, not {case.text!r}"
+        self._raw.xtrim(self._keys.events, maxlen=0, approximate=False)
+        with self._raw.pipeline(transaction=False) as pipeline:
+            if names:
+                # A revision of a time long ago, so that a new one shows.
+                pipeline.hset(
+                    self._keys.revisions,
+                    mapping={name: b"1-1" for name, case in zip(names, cases, strict=True) if case.text} | {b"": b""},
+                )
+            pipeline.execute()
+        outcomes = await asyncio.gather(
+            *(
+                self._state.update(SCOPE, name.decode(), case.operations, strict=case.strict)
+                for name, case in zip(names, cases, strict=True)
+            ),
+            return_exceptions=True,
+        )
+        with self._raw.pipeline(transaction=False) as pipeline:
+            pipeline.hmget(self._keys.values, names)
+            pipeline.hmget(self._keys.revisions, names)
+            pipeline.xrange(self._keys.events)
+            texts, revisions, entries = pipeline.execute()
+        events: dict[bytes, list[Any]] = {name: [] for name in names}
+        for entry_id, fields in entries:
+            events[fields[b"key"]].append((entry_id, fields))
+        return [
+            Observed(
+                None if isinstance(outcome, BaseException) else outcome,
+                outcome if isinstance(outcome, Exception) else None,
+                text, revision, events[name],
+            )
+            for name, outcome, text, revision in zip(names, outcomes, texts, revisions, strict=True)
+        ]  # fmt: skip

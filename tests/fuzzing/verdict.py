@@ -1,0 +1,110 @@
+"""Compares what an update did with what the model says: value, stored text, event, revision; or that nothing changed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from motia_redis import errors
+from motia_redis.errors import CorruptValue, StateError
+from motia_redis.events import decode_change
+from tests.fuzzing.values import alike, load, same
+
+if TYPE_CHECKING:
+    from tests.fuzzing.cases import Case
+    from tests.fuzzing.model import Model
+    from tests.fuzzing.runner import Observed
+
+#: What each kind of refusal must be raised as.
+REFUSALS: dict[str, tuple[type[StateError], ...]] = {
+    "malformed": (errors.InvalidOperation, errors.InvalidValue),
+    "corrupt": (errors.CorruptValue,),
+    "no key": (errors.KeyMissing,),
+    "place": (errors.PathMissing, errors.BadIndex),
+    "kind": (errors.WrongKind,),
+    "test": (errors.TestFailed,),
+    "overflow": (errors.NumberOverflow,),
+    "place or overflow": (errors.PathMissing, errors.BadIndex, errors.NumberOverflow),
+    "too deep": (errors.TooDeep,),
+}
+
+
+def judge(case: Case, model: Model, seen: Observed) -> str | None:  # noqa: PLR0911  # one question after the other
+    """Say what is wrong with what a case did; None when it did what the model says."""
+    before = b"1-1" if case.text else None
+    if seen.raised is not None:
+        if not isinstance(seen.raised, StateError):
+            return f"raised {seen.raised!r}"
+        if seen.stored != case.text or seen.revision != before or seen.events:
+            return f"raised {seen.raised!r:.300}, but changed the key: {seen.stored!r:.300}"
+        return _judge_refusal(case, model, seen.raised)
+    if model.refusal is not None:
+        return f"was accepted, must be refused: {model.refusal}"
+    if not alike(model.value, seen.returned):
+        return f"returned {seen.returned!r:.600}"
+    if not model.touched:
+        unchanged = seen.stored == case.text and seen.revision == before and not seen.events
+        return None if unchanged else f"touched nothing, but wrote {seen.stored!r:.300} with {len(seen.events)} events"
+    try:
+        stored = load(seen.stored or b"")
+    except ValueError as error:
+        return f"stored what is not JSON ({error}): {seen.stored!r:.600}"
+    if not same(model.value, stored):
+        return f"stored {seen.stored!r:.600}"
+    return _judge_event(case, model, seen)
+
+
+def is_too_long(case: Case, raised: StateError) -> bool:
+    """Whether a long text of another program is refused for its length: reading it costs Redis much more than ours."""
+    long = case.text is not None and len(case.text) > 1000 and not case.is_sealed
+    return long and isinstance(raised, CorruptValue) and "for an update in place" in str(raised)
+
+
+def _judge_refusal(case: Case, model: Model, raised: StateError) -> str | None:
+    if is_too_long(case, raised):
+        return None
+    if model.duplicates and isinstance(raised, CorruptValue | errors.TestFailed):
+        return None  # readers disagree on which of two members of one name counts; refusing is right, too
+    if model.refusal is None:
+        return f"was refused, must be accepted: {raised!r:.300}"
+    kind, index = model.refusal
+    if not isinstance(raised, REFUSALS[kind]):
+        return f"was refused with {raised!r:.300}, must be {kind}"
+    if index is not None and f"operation {index}" not in str(raised):
+        return f"names another operation than {index}: {raised!r:.300}"
+    return None
+
+
+def _judge_event(case: Case, model: Model, seen: Observed) -> str | None:  # noqa: PLR0911  # one question after the other
+    if len(seen.events) != 1:
+        return f"appended {len(seen.events)} events"
+    entry_id, fields = seen.events[0]
+    if seen.revision != entry_id:
+        return f"has the revision {seen.revision!r}, the event is {entry_id!r}"
+    if fields[b"new"] != seen.stored:
+        return f"the event's new text is {fields[b'new']!r:.300}, stored is {seen.stored!r:.300}"
+    created = case.text is None
+    if not created and old_text(fields) != case.text:
+        return f"the event's old text is {old_text(fields)!r:.300}, stored was {case.text!r:.300}"
+    try:
+        change = decode_change(entry_id.decode(), fields)
+    except CorruptValue as error:
+        return f"the event cannot be read: {error}"
+    if change.event_type != ("state:created" if created else "state:updated"):
+        return f"the event's type is {change.event_type}"
+    if not alike(model.value, change.new_value) or not (
+        change.old_value is None if created else alike(load(case.text or b""), change.old_value)
+    ):
+        return f"the event tells of {change.old_value!r:.300} -> {change.new_value!r:.300}"
+    return None
+
+
+def kept(fields: dict[bytes, bytes]) -> tuple[int, int]:
+    """How many bytes of an event's new text, at its start and its end, are those of the old text."""
+    prefix, suffix = map(int, fields[b"kept"].split(b":"))
+    return prefix, suffix
+
+
+def old_text(fields: dict[bytes, bytes]) -> bytes:
+    prefix, suffix = kept(fields)
+    new = fields[b"new"]
+    return new[:prefix] + fields[b"old"] + new[len(new) - suffix :]
