@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 LAYOUT_VERSION = 1
-_REVISION = re.compile(r"\d{1,20}-\d{1,20}")
+_REVISION = re.compile("[0-9]{1,20}-[0-9]{1,20}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import secrets
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakKeyDictionary
 
 from redis.exceptions import RedisError, ResponseError
 
-from motia_redis import codec, connections, keyspace, patch, replies, scripts
-from motia_redis.errors import LayoutMismatch, RevisionConflict, StateError
-from motia_redis.keyspace import Keyspace, Layout
+from motia_redis import codec, keyspace, patch, replies, scripts
+from motia_redis.errors import CorruptValue, RevisionConflict, StateError
 from motia_redis.limits import Limits
+from motia_redis.sessions import Sessions
 from motia_redis.tracing import current_trace_id
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import AsyncGenerator
     from types import TracebackType
     from typing import Self
 
     from redis.asyncio import Redis
+
+    from motia_redis.keyspace import Keyspace, Layout
+    from motia_redis.sessions import Session
 
 _ANY: Final[Any] = object()
 _PAGE = 1000  # keys that one page of a big scope holds
@@ -36,15 +36,6 @@ class Entry:
 
     value: Any
     revision: str
-
-
-@dataclass(slots=True)
-class _Session:
-    """What a manager holds for one event loop: asyncio clients belong to the loop they were made in."""
-
-    client: Redis
-    keyspace: Keyspace
-    closer: AsyncGenerator[None]
 
 
 class StateManager:
@@ -72,51 +63,64 @@ class StateManager:
         limits: Limits | None = None,
         history: int = 100,
     ) -> None:
-        self._namespace = None if namespace is None else keyspace.check_namespace(namespace)
         self.limits = limits or Limits()
-        self._url = url
-        self._endpoint: connections.Endpoint | None = None
-        self._layout = layout
+        self._sessions = Sessions(url, namespace, layout)
         self._history = b"%d" % history
-        self._sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, _Session] = WeakKeyDictionary()
-        self._opening: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
         self._mutate = scripts.load("mutate")
         self._most_bytes = b"%d" % self.limits.value_bytes
+
+    def __reduce__(self) -> tuple[partial[StateManager], tuple[()]]:
+        """Copies, and pickles in another process, are managers of the same settings with connections of their own."""
+        given = self._sessions
+        again = partial(
+            type(self),
+            given.given_url,
+            namespace=given.given_namespace,
+            layout=given.layout,
+            limits=self.limits,
+            history=int(self._history),
+        )
+        return again, ()
 
     # -- connecting ---------------------------------------------------------------------------------------------------
 
     @property
     def url(self) -> str:
         """Where this manager connects to."""
-        return self._url or os.environ.get("MOTIA_REDIS_URL") or connections.DEFAULT_URL
+        return self._sessions.url
 
     @property
     def namespace(self) -> str:
         """The prefix of all keys."""
-        return self._namespace or os.environ.get("MOTIA_REDIS_NAMESPACE") or "motia"
+        return self._sessions.namespace
 
     async def connect(self) -> Keyspace:
         """Connect in the running loop and check the namespace's layout; every call does so on first use.
 
         Returns the keyspace. Raises StateUnavailable when Redis cannot be reached and LayoutMismatch when the namespace was
-        created with another layout or version. Cost: two round trips, once per loop.
+        created with another layout or version. Cost: a round trip, once per loop; another
+        one when the namespace is created.
         """
-        return (await self._session()).keyspace
+        return (await self._sessions.get()).keyspace
 
     async def client(self, *, max_connections: int = 64) -> Redis:
         """Return a new Redis client of the running loop, for the caller to use and close; it re-sends nothing by itself."""
-        if self._endpoint is None:
-            self._endpoint = connections.Endpoint(self.url)
-        return await self._endpoint.client(max_connections=max_connections)
+        return await self._sessions.client(max_connections)
+
+    async def revive(self) -> None:
+        """Start the server of an `embedded://` URL again if it ended while in use (a crash); its data is in its log.
+
+        A call that finds Redis away does so by itself, for the next one: this is for those who wait with clients of their own.
+        Nothing to do for other URLs and a server that lives. Raises StateUnavailable when it cannot be started.
+        """
+        await self._sessions.revive()
 
     async def close(self) -> None:
-        """Close the connections of the running loop and leave the embedded server, if any. Idempotent; the next call reopens."""
-        session = self._sessions.pop(asyncio.get_running_loop(), None)
-        if session is not None:
-            await session.closer.aclose()
-        if self._endpoint is not None and not self._sessions:
-            await asyncio.to_thread(self._endpoint.release)
-            self._endpoint = None
+        """Close the connections of the running loop; idempotent, and the next call reopens.
+
+        The embedded server, if any, is left when no other event loop uses this manager.
+        """
+        await self._sessions.close()
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -127,46 +131,6 @@ class StateManager:
     ) -> None:
         await self.close()
 
-    async def _session(self) -> _Session:
-        loop = asyncio.get_running_loop()
-        session = self._sessions.get(loop)
-        if session is not None:
-            return session
-        async with self._opening.setdefault(loop, asyncio.Lock()):
-            if loop not in self._sessions:
-                self._sessions[loop] = await self._open()
-            return self._sessions[loop]
-
-    async def _open(self) -> _Session:
-        client = await self.client()
-        closer = connections.close_with_loop(client)
-        await anext(closer)
-        try:
-            layout = await self._ensure_layout(client)
-        except BaseException:
-            await closer.aclose()
-            raise
-        return _Session(client, Keyspace(self.namespace, layout), closer)
-
-    async def _ensure_layout(self, client: Redis) -> Layout:
-        wanted = self._layout or Layout()
-        arguments = [str(keyspace.LAYOUT_VERSION), str(wanted.partitions), str(wanted.lanes)]
-        where = f"namespace {self.namespace!r}"
-        try:
-            reply = await scripts.load("ensure_layout")(client, [keyspace.layout_key(self.namespace)], arguments)
-        except (RedisError, OSError) as error:
-            raise connections.unavailable(where, self.url, error) from error
-        try:
-            version, partitions, lanes = map(int, reply)
-        except (TypeError, ValueError):
-            raise LayoutMismatch(f"{where}: {keyspace.layout_key(self.namespace)} holds no layout: {reply!r}") from None
-        stored = Layout(partitions, lanes)
-        if version != keyspace.LAYOUT_VERSION:
-            raise LayoutMismatch(f"{where} has layout version {version}, this package knows {keyspace.LAYOUT_VERSION}")
-        if self._layout is not None and self._layout != stored:
-            raise LayoutMismatch(f"{where} was created with {stored}, this process asks for {self._layout}: use the first")
-        return stored
-
     # -- reading ------------------------------------------------------------------------------------------------------
 
     async def get(self, scope: str, key: str) -> Any | None:
@@ -175,11 +139,11 @@ class StateManager:
         Cost: one round trip, the bytes of the value. Raises InvalidName, CorruptValue, StateUnavailable.
         """
         where, scope_bytes, key_bytes = self._names(scope, key)
-        session = await self._session()
+        session = await self._sessions.get()
         try:
             text: Any = await session.client.hget(session.keyspace.values(scope_bytes), key_bytes)
         except (RedisError, OSError) as error:
-            raise connections.unavailable(where, self.url, error) from error
+            raise await self._sessions.failed(where, error) from error
         return None if text is None else codec.decode(text, where=where)
 
     async def entry(self, scope: str, key: str) -> Entry | None:
@@ -188,15 +152,15 @@ class StateManager:
         A value that another client wrote into the hash has the revision `0-0`. Cost and errors: as `get`.
         """
         where, scope_bytes, key_bytes = self._names(scope, key)
-        session = await self._session()
+        session = await self._sessions.get()
         try:
             async with session.client.pipeline(transaction=True) as pipeline:
                 pipeline.hget(session.keyspace.values(scope_bytes), key_bytes)
                 pipeline.hget(session.keyspace.revisions(scope_bytes), key_bytes)
                 text, revision = await pipeline.execute()
         except (RedisError, OSError) as error:
-            raise connections.unavailable(where, self.url, error) from error
-        return None if text is None else Entry(codec.decode(text, where=where), (revision or b"0-0").decode())
+            raise await self._sessions.failed(where, error) from error
+        return None if text is None else Entry(codec.decode(text, where=where), (revision or b"0-0").decode(errors="replace"))
 
     async def list(self, scope: str) -> builtins.list[Any]:
         """Return all values of a scope, in no promised order.
@@ -206,7 +170,7 @@ class StateManager:
         Raises InvalidName, CorruptValue, StateUnavailable.
         """
         scope_bytes = keyspace.encode_name("scope", scope, self.limits.name_bytes)
-        session = await self._session()
+        session = await self._sessions.get()
         texts: dict[Any, Any] = {}
         page: Any
         cursor = 0
@@ -217,23 +181,31 @@ class StateManager:
                 if not cursor:
                     break
         except (RedisError, OSError) as error:
-            raise connections.unavailable(f"scope {scope!r}", self.url, error) from error
-        return [codec.decode(text, where=self._where(scope, key)) for key, text in texts.items()]
+            raise await self._sessions.failed(f"scope {scope!r}", error) from error
+        try:
+            return [codec.decode(text, where="") for text in texts.values()]
+        except CorruptValue:  # once more, to name the key
+            return [codec.decode(text, where=self._where(scope, key)) for key, text in texts.items()]
 
     async def list_groups(self) -> builtins.list[str]:
         """Return the scopes that hold a value, sorted.
 
-        Cost: the number of scopes, not of keys; read page by page. Raises StateUnavailable.
+        Cost: the number of scopes, not of keys; read page by page. Raises CorruptValue, StateUnavailable.
         """
-        session = await self._session()
+        session = await self._sessions.get()
         scopes: set[Any] = set()
         try:
             for partition in range(session.keyspace.layout.partitions):
                 async for scope in session.client.sscan_iter(session.keyspace.scopes(partition), count=_PAGE):
                     scopes.add(scope)
         except (RedisError, OSError) as error:
-            raise connections.unavailable("list_groups", self.url, error) from error
-        return sorted(scope.decode() for scope in scopes)
+            raise await self._sessions.failed("list_groups", error) from error
+        try:
+            return sorted(scope.decode() for scope in scopes)
+        except UnicodeDecodeError as error:
+            raise CorruptValue(
+                f"list_groups: {error.object!r:.200} is not UTF-8, so no scope of ours: another client wrote it; SREM it from the set"
+            ) from None
 
     # -- changing -----------------------------------------------------------------------------------------------------
 
@@ -292,7 +264,7 @@ class StateManager:
         an error, call it again. Cost: a round trip or two per 200 keys. Raises InvalidName, StateUnavailable.
         """
         scope_bytes = keyspace.encode_name("scope", scope, self.limits.name_bytes)
-        session = await self._session()
+        session = await self._sessions.get()
         scan, cursor = scripts.load("scan_keys"), b"0"
         try:
             while True:
@@ -303,7 +275,7 @@ class StateManager:
                 if cursor == b"0":
                     return
         except (RedisError, OSError) as error:
-            raise connections.unavailable(f"scope {scope!r}", self.url, error) from error
+            raise await self._sessions.failed(f"scope {scope!r}", error) from error
 
     async def enqueue(self, topic: str, data: Any, *, key: str | None = None) -> str:
         """Append a message to a topic and return the message's id, which no other message has.
@@ -315,14 +287,14 @@ class StateManager:
         key_bytes = b"" if key is None else keyspace.encode_name("key", key, self.limits.name_bytes)
         where = f"topic {topic!r}"
         text = codec.encode(data, where=where, max_bytes=self.limits.value_bytes)
-        session = await self._session()
+        session = await self._sessions.get()
         request = _request_id()
         stream = session.keyspace.topic(topic_bytes, session.keyspace.lane(key_bytes or request))
         arguments = [topic_bytes, key_bytes, text, request, _trace(), self._history]
         try:
             await scripts.load("enqueue")(session.client, [stream], arguments)
         except (RedisError, OSError) as error:
-            raise connections.unavailable(where, self.url, error) from error
+            raise await self._sessions.failed(where, error) from error
         return request.decode()
 
     async def _change(
@@ -331,22 +303,22 @@ class StateManager:
         """Run the mutation script for one key and return its reply."""
         where, scope_bytes, key_bytes = self._names(scope, key)
         expected = _expected(if_revision, where)
-        session = await self._session()
+        session = await self._sessions.get()
         try:
             reply = await self._mutate(session.client, *self._call(session, scope_bytes, key_bytes, expected, change))
         except ResponseError as error:
             known = replies.to_error(where, error, operations)
             if known is None:
-                raise connections.unavailable(where, self.url, error) from error
+                raise await self._sessions.failed(where, error) from error
             if isinstance(known, RevisionConflict):
                 known.expected = if_revision
             raise known from None
         except (RedisError, OSError) as error:
-            raise connections.unavailable(where, self.url, error) from error
+            raise await self._sessions.failed(where, error) from error
         return reply  # type: ignore[no-any-return]  # what mutate.lua's RETURNS says
 
     def _call(
-        self, session: _Session, scope: bytes, key: bytes, expected: bytes, change: builtins.list[bytes]
+        self, session: Session, scope: bytes, key: bytes, expected: bytes, change: builtins.list[bytes]
     ) -> tuple[builtins.list[bytes], builtins.list[bytes]]:
         """Return the mutation script's keys and arguments for one change."""
         names = session.keyspace.state_keys(scope, key)
@@ -363,7 +335,7 @@ class StateManager:
 
     @staticmethod
     def _where(scope: object, key: object) -> str:
-        return f"scope {scope!r:.200} key {key.decode() if isinstance(key, bytes) else key!r:.200}"
+        return f"scope {scope!r:.200} key {key.decode(errors='replace') if isinstance(key, bytes) else key!r:.200}"
 
 
 def _expected(if_revision: object, where: str) -> bytes:

@@ -1,8 +1,11 @@
-"""The mutation script's error replies as errors of the tree, with words a person can act on."""
+"""Redis's error replies, those of the mutation script among them, with words a person can act on."""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
+
+from redis.exceptions import AuthenticationError, InvalidResponse, RedisError
 
 from motia_redis import errors
 
@@ -37,6 +40,65 @@ _REASONS = {
     ("TOOMUCH", "bytes moved"): "all operations together move more than 64 MiB; split the update, or the value",
     ("TOOMUCH", "items walked"): "too many items stand before the one in question; split the update, or the value",
 }
+
+#: What a script's error carries besides its text, as Redis 6.2 (in front) and 7 (behind) write it.
+_NOISE = re.compile(
+    r"^(?:ERR )?Error running script \([^)]*\): |@?user_script: ?\d+: ?| script: [0-9a-f]{40}, on @?user_script:\d+\.?| ?\(call to f_\w+\)"
+)
+#: By the first word of Redis's own error replies.
+_REFUSALS = {
+    "NOAUTH": "needs a password: put it into the URL, redis://user:password@host",
+    "WRONGPASS": "does not accept the user or the password of the URL",
+    "NOPASS": "has no password, and the URL gives one: leave it out",
+    "OOM": "is full (maxmemory): nothing was changed; delete or raise maxmemory, and let maxmemory-policy be noeviction",
+    "READONLY": "is a read-only replica: give the URL of the primary to change anything",
+    "LOADING": "is loading its data: try again in a moment",
+    "NOPERM": "does not let this user do that: its ACL needs the namespace's keys and the commands",
+    "WRONGTYPE": "holds another type under one of our keys: another client wrote it; delete or rename that key",
+    "MISCONF": "takes no changes, because it cannot save to disk",
+    "MASTERDOWN": "is a replica that has lost its primary",
+    "BUSY": "is busy with a script: try again in a moment",
+    "MOVED": "is a node of a Cluster, which is not supported yet: use a single Redis",
+    "CROSSSLOT": "is a node of a Cluster, which is not supported yet: use a single Redis",
+    "CLUSTERDOWN": "is a node of a Cluster, which is not supported yet: use a single Redis",
+}
+#: For replies whose first word says nothing, or that redis-py has taken it from: a part of the text.
+_BY_TEXT = {
+    "without any password configured": "NOPASS",
+    "no password is set": "NOPASS",
+    "invalid username-password": "WRONGPASS",
+    "invalid password": "WRONGPASS",
+    "Authentication required": "NOAUTH",
+    "HELLO must be called with the client already authenticated": "NOAUTH",
+    "used memory > 'maxmemory'": "OOM",
+    "against a read only replica": "READONLY",
+    "against a key holding the wrong kind": "WRONGTYPE",
+    "loading the dataset": "LOADING",
+    "no permissions to": "NOPERM",
+    "The user executing the script can't": "NOPERM",
+}
+
+
+def essence(error: Exception) -> str:
+    """Return the text of an error without what only tells where in a script it came up."""
+    return _NOISE.sub("", str(error)).lstrip("-").strip() or type(error).__name__
+
+
+def refusal(error: Exception) -> str | None:
+    """Return what Redis says with an error reply, as the end of a sentence; None for an error of another kind.
+
+    An error reply means that nothing was changed by the call.
+    """
+    if not isinstance(error, RedisError):
+        return None
+    text = essence(error)
+    if isinstance(error, InvalidResponse):
+        return f"is not a Redis: it answered in another protocol ({text})"
+    code = next((code for part, code in _BY_TEXT.items() if part in text), None)
+    code = code or getattr(error, "status_code", None) or text.partition(" ")[0]
+    if code not in _REFUSALS and isinstance(error, AuthenticationError):
+        code = "WRONGPASS"
+    return f"{_REFUSALS[code]} ({text})" if code in _REFUSALS else None
 
 
 def to_error(where: str, error: ResponseError, operations: object = None) -> StateError | None:

@@ -16,8 +16,9 @@ FLOORS = [
     {"steps", "context", "events"},
     {"calls", "logs"},
     {"manager", "inputs"},
-    {"patch", "replies", "connections"},
-    {"keyspace", "codec", "scripts", "embedded"},
+    {"patch", "sessions"},
+    {"connections"},
+    {"keyspace", "codec", "scripts", "embedded", "replies"},
     {"errors", "limits", "tracing"},
 ]
 

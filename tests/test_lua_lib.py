@@ -170,10 +170,10 @@ CRAFTED = [
 @pytest.mark.parametrize("part", ["sealed", "walk"])
 def test_a_member_is_found_where_it_is_and_nowhere_else(part: str) -> None:
     rnd = random.Random(7)
-    documents = CRAFTED + [value for value in (documents.draw_value(rnd) for _ in range(300)) if isinstance(value, dict)]
+    objects = CRAFTED + [value for value in (documents.draw_value(rnd) for _ in range(300)) if isinstance(value, dict)]
     calls: list[Any] = []
     expected = []
-    for value in documents:
+    for value in objects:
         outer, inner = (
             codec.encode([0, value, {"a": 1, "b": 2}], where="", max_bytes=1 << 30) + codec.SEAL,
             codec.encode(value, where="", max_bytes=1 << 30),
