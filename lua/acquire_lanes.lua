@@ -23,6 +23,9 @@ local outcomes = {}
 for index = 2, #ARGV do
   local field = "lane " .. ARGV[index]
   local holder = redis.call("HGET", leases, field)
+  if holder == "" then
+    holder = false
+  end
   local outcome = "free"
   if holder == worker then
     outcome = "held"

@@ -16,10 +16,7 @@ local error_type, error_text, attempts = ARGV[5], ARGV[6], ARGV[7]
 if not lease.holds(redis.call, leases, worker, lane) then
   return 0
 end
-redis.call("HDEL", recorded, lane .. " " .. id)
-if redis.call("XACK", stream, group, id) == 0 then
-  return 1
-end
+-- The fields of the entry follow behind these seven: retry_dead_letter.lua counts on it.
 local letter = {
   "step", group, "stream", stream, "id", id, "error", error_type, "text", error_text, "attempts", attempts,
   "time", string.format("%.0f", lease.now(redis.call)),
@@ -30,5 +27,13 @@ if entry then
     letter[#letter + 1] = part
   end
 end
-redis.call("XADD", dead, "*", unpack(letter))
+-- The letter first: if it cannot be written (another type lies under its key), the entry stays pending.
+local added = redis.call("XADD", dead, "*", unpack(letter))
+if redis.call("XACK", stream, group, id) == 0 then
+  redis.call("XDEL", dead, added) -- it was moved before, and only the answer got lost
+  if redis.call("XLEN", dead) == 0 then
+    redis.call("DEL", dead)
+  end
+end
+redis.call("HDEL", recorded, lane .. " " .. id)
 return 1

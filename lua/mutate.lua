@@ -2,9 +2,11 @@
 --
 -- KEYS     1 hash of the scope's values    2 hash of the scope's revisions
 --          3 set of the partition's scopes 4 event stream of the key's lane
+--          5 hash of the entries that the partition's hard caps dropped
 -- ARGV     1 scope  2 key  3 request id  4 trace id ("" = none)
 --          5 expected revision: "" = any, "none" = the key must hold no value, else the revision it must have
---          6 most bytes a value may have   7 events that a lane keeps when nobody needs them
+--          6 most bytes a value may have   7 "<history>:<cap>": events that a lane keeps when nobody
+--          needs them, and at most
 --          8 kind of change, and what it takes:
 --            "set"     9 sealed text
 --            "delete"
@@ -15,6 +17,7 @@
 --                        merge:                                 whole value  member count  (name value)...
 --                        remove discard:                        nothing
 -- RETURNS  set: {revision}   delete: {revision, old text} or {} when there was nothing
+--          A third element is the number of unhandled events that the hard cap dropped.
 --          update: {revision, new text}; the old revision when no operation touched anything ("0-0" if a foreign write set none)
 -- ERRORS   CONFLICT <actual revision or none>
 --          TOOLARGE <bytes>   CORRUPT <index> <why>   KEYMISSING
@@ -24,9 +27,9 @@
 --          it holds a value; or nothing changes at all. Everything is checked before the first write.
 
 local SEAL = "\t\r\t" -- behind every text that this package writes; see codec.py
-local values, revisions, scopes, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local values, revisions, scopes, events, dropped = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local scope, key, request, trace = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local expected, most_bytes, history, kind = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
+local expected, most_bytes, history, kind = ARGV[5], tonumber(ARGV[6]), ARGV[7], ARGV[8]
 
 local old = redis.call("HGET", values, key)
 if expected ~= "" then
@@ -104,7 +107,10 @@ else
 end
 -- One change in 64, by its random request id, looks for what can go: a small part of a look for each.
 if string.find(request, "[048c]0$") then
-  pcall(require("lib.retention").trim, redis.call, events, history) -- the change stands, whatever comes of this
+  local done, lost = pcall(require("lib.retention").trim, redis.call, events, dropped, history)
+  if done and lost then -- else the change stands, whatever went wrong with this
+    return { revision, kind == "delete" and old or new, lost }
+  end
 end
 
 if kind == "set" then

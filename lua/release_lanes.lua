@@ -1,4 +1,4 @@
--- Give lanes back, so that others can take them at once.
+-- Give lanes back, so that others can take them at once. They stay on record as lanes that nobody holds.
 --
 -- KEYS     1 hash of the partition's leases
 -- ARGV     1 worker id  2 "stay" or "leave" (the worker gives up everything)  3... names of lanes
@@ -13,7 +13,8 @@ local released = 0
 for index = 3, #ARGV do
   local field = "lane " .. ARGV[index]
   if redis.call("HGET", leases, field) == worker then
-    released = released + redis.call("HDEL", leases, field)
+    redis.call("HSET", leases, field, "")
+    released = released + 1
   end
 end
 if which == "leave" then

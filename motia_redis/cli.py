@@ -1,4 +1,4 @@
-"""The `motia-redis` command: `run`, `serve` and `worker`.
+"""The `motia-redis` command: `run`, `serve` and `worker`, and those of `admin_cli`.
 
 What only a running application needs (uvicorn, Starlette, the worker) is imported when it runs, so that `--help` and a
 mistyped option answer at once.
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from motia_redis.errors import StateError
+from motia_redis.admin_cli import dead, status, steps
+from motia_redis.cli_options import CommandError, connection_options, one_line_errors, stack, state_manager
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from motia_redis.application import Application
     from motia_redis.manager import StateManager
     from motia_redis.worker import Worker
-
-EXIT_ERROR = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,10 +48,6 @@ class Settings:
     concurrency: int = 64
 
 
-class CommandError(Exception):
-    """A failure to be shown as one line."""
-
-
 def _version(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
     if not wanted or context.resilient_parsing:
         return
@@ -66,36 +61,9 @@ def _version(context: click.Context, _option: click.Parameter, wanted: bool) -> 
     context.exit()
 
 
-def _stack(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return one decorator for several options, shown in the order given."""
-
-    def decorate(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-_common = _stack(
+_common = stack(
     click.argument("app", nargs=-1, required=True),
-    click.option(
-        "--redis",
-        "redis_url",
-        metavar="URL",
-        envvar="MOTIA_REDIS_URL",
-        show_envvar=True,
-        help="redis://, rediss://, unix:// or embedded://DIR; without it, an embedded Redis.",
-    ),
-    click.option(
-        "--namespace",
-        metavar="NAME",
-        envvar="MOTIA_REDIS_NAMESPACE",
-        show_envvar=True,
-        default="motia",
-        show_default=True,
-        help="Prefix of all keys; applications that share state share it.",
-    ),
+    connection_options,
     click.option(
         "--log-level",
         type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
@@ -104,7 +72,7 @@ _common = _stack(
     ),
     click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True),
 )
-_http = _stack(
+_http = stack(
     click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on."),
     click.option("--port", type=click.IntRange(0, 65535), default=3000, show_default=True, help="Port; 0 takes a free one."),
     click.option(
@@ -116,7 +84,7 @@ _http = _stack(
         help="Largest request body.",
     ),
 )
-_consumption = _stack(
+_consumption = stack(
     click.option(
         "--concurrency",
         type=click.IntRange(min=1),
@@ -139,6 +107,10 @@ def main() -> None:
     Example:
       motia-redis run examples/users.py --redis redis://localhost:6379/0
     """  # noqa: D301 - \b is click's mark for a paragraph that must not be wrapped
+
+
+for _command in (status, dead, steps):
+    main.add_command(_command)
 
 
 @main.command()
@@ -191,15 +163,10 @@ def _start(settings: Settings) -> None:
     os.environ["MOTIA_REDIS_NAMESPACE"] = settings.namespace
     if settings.redis_url is not None:
         os.environ["MOTIA_REDIS_URL"] = settings.redis_url
-    try:
+    with one_line_errors():
         application = load_application(settings.app)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_run(settings, application))
-    except (StateError, CommandError) as exc:
-        click.echo(f"motia-redis: error: {' '.join(str(exc).split())}", err=True)
-        sys.exit(EXIT_ERROR)
-    except KeyboardInterrupt:  # before our own signal handling was in place
-        sys.exit(128 + signal.SIGINT)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -237,7 +204,7 @@ async def _prepare(settings: Settings, application: Application, cleanup: contex
 
     # Bound first: a port in use is the cheapest thing to find out.
     listener = cleanup.enter_context(_listen(settings.host, settings.port)) if settings.serves else None
-    state = _state(settings)
+    state = state_manager(settings.redis_url, settings.namespace)
     cleanup.push_async_callback(state.close)
     await state.connect()
     worker = Worker(application, state, concurrency=settings.concurrency)
@@ -317,15 +284,6 @@ def _signals(stopping: asyncio.Event) -> Iterator[None]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
-
-
-def _state(settings: Settings) -> StateManager:
-    from motia_redis.manager import StateManager  # noqa: PLC0415 - see the module's docstring
-
-    try:
-        return StateManager(settings.redis_url, namespace=settings.namespace)
-    except ValueError as exc:  # a URL that the Redis client cannot read
-        raise CommandError(f"--redis: {exc}") from exc
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -30,6 +30,7 @@ CONNECT_TIMEOUT = 5.0  # seconds
 
 _REPLY_TIMEOUT = 10.0  # seconds; longer than any blocking read that this package makes
 _FORMS = "redis://user:password@host:port/0, rediss://, unix:///path or embedded://dir"
+_MALFORMED = "host, port or options are malformed (a password needs %-escapes for / ? # @ : [ ])"
 _FILE = re.compile(".+", re.DOTALL)
 #: What may stand behind the `?` of a URL. redis-py knows more, most of which would change what this package relies on.
 _OPTIONS = {
@@ -48,12 +49,14 @@ _OPTIONS = {
 
 def redact(url: str) -> str:
     """Return `url` without user, password and options, for messages; never raises, however malformed the URL is."""
-    scheme, separator, rest = url.rpartition("://") if url.count("://") == 1 else url.partition("://")
-    if not separator:
+    scheme, separator, rest = url.partition("://")
+    if not separator or not re.fullmatch("[A-Za-z+.-]+", scheme):
         return re.split("[?#]", url.rpartition("@")[2])[0]
-    if scheme == "embedded" or rest.startswith("/"):  # a path, in which an @ is an @
-        return f"{scheme}://" + (rest if scheme == "embedded" else re.split("[?#]", rest)[0])
+    if scheme == "embedded":  # a path as it is
+        return url
     shown, *options = re.split("[?#]", rest, maxsplit=1)
+    if scheme == "unix" and rest.startswith("/"):  # a path, in which an @ is an @
+        return f"{scheme}://{shown}"
     if options and "@" not in shown and "@" in options[0]:
         return f"{scheme}://..."  # a password that holds a ? or #, perhaps
     return f"{scheme}://{shown.rpartition('@')[2]}"
@@ -85,20 +88,18 @@ def _fault(url: str, scheme: str) -> str | None:
         port, host = parts.port, parts.hostname
         options = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     except ValueError:
-        return "host, port or options are malformed (a password needs %-escapes for / ? # @ : [ ])"
-    if parts.fragment:
-        return "it holds a # (write %23 in a password)"
-    if port == 0:
-        return "the port is 0"
+        return _MALFORMED
+    if port == 0 or parts.fragment or "@" in parts.query:
+        return _MALFORMED
     if scheme == "unix":
-        if host or not parts.path:
-            return "the socket's path must be absolute, unix:///path"
-    elif not re.fullmatch(r"(/[0-9]{0,6})?", parts.path):
-        return f"the database must be a number, not {parts.path[1:]!r:.40}"
-    return _bad_option(scheme, options, db_in_path=scheme != "unix" and len(parts.path) > 1)
+        at_fault = "the socket's path must be absolute, unix:///path" if host or not parts.path else None
+    else:
+        at_fault = None if re.fullmatch(r"(/[0-9]{0,6})?", parts.path) else "the database must be a number"
+    return at_fault or _bad_option(scheme, options, db_in_path=scheme != "unix" and len(parts.path) > 1)
 
 
 def _bad_option(scheme: str, options: list[tuple[str, str]], *, db_in_path: bool) -> str | None:
+    """Say which option cannot be used, and why; None when all can."""
     seen = {"db"} if db_in_path else set()
     for name, value in options:
         if name in ("username", "password"):
@@ -209,12 +210,9 @@ def unavailable(where: str, url: str, error: Exception) -> StateUnavailable:
     if (reason := replies.refusal(error)) is not None:
         return StateUnavailable(f"{at} {reason}")
     text = replies.essence(error)
-    if isinstance(error, RedisTimeoutError | TimeoutError):
-        return StateUnavailable(
-            f"{where}: cannot reach Redis at {redact(url)}: no answer in time ({text}); is it a Redis, and not held up?"
-            " A change may have been applied"
-        )
     if isinstance(error, UNREACHABLE):
-        lost = "" if "connecting to" in text else "; a change may have been applied"
-        return StateUnavailable(f"{where}: cannot reach Redis at {redact(url)}: {text}{lost}")
+        if isinstance(error, RedisTimeoutError | TimeoutError):
+            text = f"no answer in time ({text}): is it a Redis, and not held up?"
+        sent = "" if "connecting to" in text else "; if this was a change, it may have been applied"
+        return StateUnavailable(f"{where}: cannot reach Redis at {redact(url)}: {text}{sent}")
     return StateUnavailable(f"{at} refused the call: {text}")

@@ -22,6 +22,9 @@ script reports carry the same code there (`code` below); a test holds the two li
     ├── RevisionConflict     `if_revision` does not hold                              CONFLICT
     ├── LayoutMismatch       this namespace was created with another layout
     ├── StateUnavailable     Redis cannot be reached or refused the call
+    ├── DeadLetterMissing    no such dead letter, or one without its event
+    ├── StepMissing          no step of that name is known to Redis
+    ├── StepInUse            a live worker runs the step
     └── StepError            a step or an application that cannot be loaded
 """
 
@@ -137,6 +140,18 @@ class LayoutMismatch(StateError):
 
 class StateUnavailable(StateError):
     """Redis cannot be reached, or refused the call; the message says whether the change may have been applied."""
+
+
+class DeadLetterMissing(StateError):
+    """There is no such dead letter, or its event was trimmed before it was handled; nothing was changed."""
+
+
+class StepMissing(StateError):
+    """No step of that name has a consumer group where one is needed; nothing was changed."""
+
+
+class StepInUse(StateError):
+    """A live worker runs the step; nothing was changed."""
 
 
 class StepError(StateError):

@@ -38,12 +38,13 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class StateKeys:
-    """The four keys that one change touches, all in one slot."""
+    """The keys that one change touches, all in one slot."""
 
     values: bytes
     revisions: bytes
     scopes: bytes
     events: bytes
+    dropped: bytes
 
 
 class Keyspace:
@@ -94,6 +95,10 @@ class Keyspace:
         """Return the hash of the leases in the stream's partition."""
         return _tag(stream) + b"leases"
 
+    def dropped(self, stream: bytes) -> bytes:
+        """Return the hash of what the hard cap dropped in the stream's partition: stream -> entries."""
+        return _tag(stream) + b"dropped"
+
     @property
     def workers(self) -> bytes:
         """The hash of the namespace's workers."""
@@ -108,6 +113,7 @@ class Keyspace:
             revisions=tag + b"revision:" + scope,
             scopes=tag + b"scopes",
             events=tag + b"events:%d" % self.lane(key),
+            dropped=tag + b"dropped",
         )
 
     def event_streams(self, scope: str | None = None, key: str | None = None) -> list[bytes]:

@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from redis.exceptions import RedisError
 
-from motia_redis import scripts
+from motia_redis import connections, scripts
+from motia_redis.errors import StateUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from redis.asyncio import Redis
 
@@ -81,7 +82,7 @@ def assign(lanes: Iterable[bytes], workers: Sequence[str]) -> dict[bytes, str]:
 class Leases:
     """The lanes that this worker holds, kept by `run`.
 
-    `on_change` is called whenever a lane was acquired, is to be closed or is lost.
+    `on_change` is called whenever a lane was acquired, is to be closed or is lost; `revive` when Redis seems to be gone.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Leases:
         ttl: float,
         heartbeat: float,
         on_change: Callable[[], None],
+        revive: Callable[[], Awaitable[None]],
     ) -> None:
         self.lanes: dict[bytes, Lane] = {}
         self.worker = ""
@@ -102,6 +104,7 @@ class Leases:
         self._ttl = ttl
         self._heartbeat = heartbeat
         self._on_change = on_change
+        self._revive = revive
         self._places = {lane_name(s.group, stream): (s, stream) for s in subscriptions for stream in s.streams}
         self._partitions = sorted({keyspace.leases(stream) for _, stream in self._places.values()})
         steps = [subscription.group for subscription in subscriptions]
@@ -150,6 +153,9 @@ class Leases:
                 pause = _RECONNECT
                 if self.worker and not self.valid():
                     self.lose()
+                if connections.is_gone(error):
+                    with suppress(StateUnavailable):
+                        await self._revive()
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._wake.wait()

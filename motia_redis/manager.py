@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from motia_redis.keyspace import Keyspace, Layout
     from motia_redis.sessions import Session
+
+_log = logging.getLogger(__name__)
 
 _ANY: Final[Any] = object()
 _PAGE = 1000  # keys that one page of a big scope holds
@@ -52,6 +55,8 @@ class StateManager:
         layout: partitions and lanes, if this process insists; by default it takes those the namespace was created with.
         limits: the largest names, values and updates; the same in every process of a namespace.
         history: how many events a lane keeps when no subscriber needs them.
+        most_events: how many events a lane keeps at most. Beyond that, events go that a subscriber has not handled yet: it is
+            logged, counted and shown by `motia-redis status`.
     """
 
     def __init__(
@@ -62,15 +67,18 @@ class StateManager:
         layout: Layout | None = None,
         limits: Limits | None = None,
         history: int = 100,
+        most_events: int = 1_000_000,
     ) -> None:
         self.limits = limits or Limits()
         self._sessions = Sessions(url, namespace, layout)
-        self._history = b"%d" % history
+        if not 0 <= history <= most_events:
+            raise StateError(f"history ({history}) must be from 0 to most_events ({most_events})")
+        self._history = b"%d:%d" % (history, most_events)
         self._mutate = scripts.load("mutate")
         self._most_bytes = b"%d" % self.limits.value_bytes
 
     def __reduce__(self) -> tuple[partial[StateManager], tuple[()]]:
-        """Copies, and pickles in another process, are managers of the same settings with connections of their own."""
+        """Let copies and pickles be managers with the same settings and connections of their own."""
         given = self._sessions
         again = partial(
             type(self),
@@ -78,7 +86,7 @@ class StateManager:
             namespace=given.given_namespace,
             layout=given.layout,
             limits=self.limits,
-            history=int(self._history),
+            **dict(zip(("history", "most_events"), map(int, self._history.split(b":")), strict=True)),
         )
         return again, ()
 
@@ -204,7 +212,7 @@ class StateManager:
             return sorted(scope.decode() for scope in scopes)
         except UnicodeDecodeError as error:
             raise CorruptValue(
-                f"list_groups: {error.object!r:.200} is not UTF-8, so no scope of ours: another client wrote it; SREM it from the set"
+                f"list_groups: {error.object!r:.200} is not UTF-8; another client wrote it: SREM it from the set"
             ) from None
 
     # -- changing -----------------------------------------------------------------------------------------------------
@@ -292,7 +300,7 @@ class StateManager:
         stream = session.keyspace.topic(topic_bytes, session.keyspace.lane(key_bytes or request))
         arguments = [topic_bytes, key_bytes, text, request, _trace(), self._history]
         try:
-            await scripts.load("enqueue")(session.client, [stream], arguments)
+            _report(where, await scripts.load("enqueue")(session.client, [stream, session.keyspace.dropped(stream)], arguments))
         except (RedisError, OSError) as error:
             raise await self._sessions.failed(where, error) from error
         return request.decode()
@@ -315,6 +323,7 @@ class StateManager:
             raise known from None
         except (RedisError, OSError) as error:
             raise await self._sessions.failed(where, error) from error
+        _report(where, reply)
         return reply  # type: ignore[no-any-return]  # what mutate.lua's RETURNS says
 
     def _call(
@@ -323,7 +332,7 @@ class StateManager:
         """Return the mutation script's keys and arguments for one change."""
         names = session.keyspace.state_keys(scope, key)
         common = [scope, key, _request_id(), _trace(), expected, self._most_bytes, self._history]
-        return [names.values, names.revisions, names.scopes, names.events], common + change
+        return [names.values, names.revisions, names.scopes, names.events, names.dropped], common + change
 
     def _names(self, scope: str, key: str) -> tuple[str, bytes, bytes]:
         where = self._where(scope, key)
@@ -347,6 +356,12 @@ def _expected(if_revision: object, where: str) -> bytes:
     if isinstance(if_revision, str) and keyspace.is_revision(if_revision):
         return if_revision.encode()
     raise StateError(f"{where}: if_revision must be a revision like '1700000000000-0', or None: {if_revision!r:.80}")
+
+
+def _report(where: str, reply: builtins.list[Any]) -> None:
+    """Log what the hard cap dropped, if a script's reply tells so."""
+    if len(reply) > 2:
+        _log.error("%s: its lane is over the hard cap: %d entries were dropped that a step had not handled", where, reply[2])
 
 
 def _request_id() -> bytes:

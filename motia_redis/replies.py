@@ -43,7 +43,8 @@ _REASONS = {
 
 #: What a script's error carries besides its text, as Redis 6.2 (in front) and 7 (behind) write it.
 _NOISE = re.compile(
-    r"^(?:ERR )?Error running script \([^)]*\): |@?user_script: ?\d+: ?| script: [0-9a-f]{40}, on @?user_script:\d+\.?| ?\(call to f_\w+\)"
+    r"^(?:ERR )?Error running script \([^)]*\): |@?user_script: ?\d+: ?"
+    r"| script: [0-9a-f]{40}, on @?user_script:\d+\.?"
 )
 #: By the first word of Redis's own error replies.
 _REFUSALS = {

@@ -120,7 +120,8 @@ def state(condition: Function | None = None, *, scope: str | None = None, key: s
     """Fire on changes of state: all of them, those of `scope`, or those of `key` in `scope`.
 
     `condition` takes `(input, ctx)` or `(input)`, is sync or async, and decides whether a change fires. One that
-    raises is a failed attempt. `scope` and `key` are compared before it runs, so they are the cheaper filter.
+    raises is a failed attempt. `scope` and `key` are compared before it runs, so they are the cheaper filter. A sync one runs
+    on the event loop, not in a thread: it must not block.
     """
     return StateTrigger(condition, scope, key)
 

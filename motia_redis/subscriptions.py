@@ -35,6 +35,16 @@ class StreamEntry:
         return self.stream, self.fields.get(b"scope", b""), key
 
     @property
+    def revision(self) -> str:
+        """The revision that the change gave its key: the entry's own id, unless it is the retry of a dead letter."""
+        return self.fields.get(b"revision", b"").decode() or self.id
+
+    @property
+    def only(self) -> str | None:
+        """The one step that the entry is for, when it is the retry of a dead letter; else None: it is for all."""
+        return self.fields[b"only"].decode() if b"only" in self.fields else None
+
+    @property
     def trace_id(self) -> str:
         """The trace id of the work that wrote the entry; a new one if it had none."""
         return self.fields.get(b"trace", b"").decode() or new_trace_id()
@@ -59,6 +69,8 @@ class Subscription:
         """Run the handler for an entry if a trigger's condition holds; return whether it ran. Raises what they raise."""
         handler = self.step.handler
         assert handler is not None, "Application refuses steps without a handler"  # noqa: S101  # for the type checker
+        if entry.only not in (None, self.group):
+            return False
         if entry.fields[b"type"] == b"topic":
             data = events.decode_message(entry.id, entry.fields)
             info = TriggerInfo(
@@ -73,13 +85,13 @@ class Subscription:
         triggers = self.candidates(entry)
         if not triggers:
             return False
-        change = events.decode_change(entry.id, entry.fields)
+        change = events.decode_change(entry.revision, entry.fields)
         info = TriggerInfo(
             type="state",
             scope=change.group_id,
             key=change.item_id,
             event_type=change.event_type,
-            revision=entry.id,
+            revision=entry.revision,
             attempt=attempt,
         )
         ctx = self._context(state, trace_id, info)

@@ -218,8 +218,10 @@ def _response(result: object) -> Response:
     if isinstance(result, dict) and ("status" in result or "body" in result) and result.keys() <= _RESULT_KEYS:
         result = ApiResponse(**result)
     if not isinstance(result, ApiResponse):
+        got = f"one of {sorted(map(str, result))}" if isinstance(result, dict) else type(result).__name__
         raise TypeError(
-            f"an HTTP handler returns an ApiResponse, a dict of status, body and headers, or None, not {type(result).__name__}"
+            "an HTTP handler returns an ApiResponse, None, or a dict of `status`, `body` and `headers` with at least one of the"
+            f" first two and nothing else, not {got}"
         )
     status = result.status
     # A final response cannot have a status under 200; a server that is given one breaks the connection.

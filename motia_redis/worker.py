@@ -10,7 +10,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from motia_redis import connections
 from motia_redis.deliveries import Deliveries
-from motia_redis.leases import Leases
+from motia_redis.leases import Leases, lane_name
 from motia_redis.reader import Reader
 from motia_redis.subscriptions import Subscription
 
@@ -75,6 +75,8 @@ class Worker:
                     subscription = Subscription(step, keyspace)
                     for stream in subscription.streams:
                         pipeline.xgroup_create(stream, subscription.group, id=start, mkstream=True)
+                        # `status` knows a step by its lanes, also one that no worker has run yet.
+                        pipeline.hsetnx(keyspace.leases(stream), b"lane " + lane_name(subscription.group, stream), b"")
                 for reply in await pipeline.execute(raise_on_error=False):
                     if isinstance(reply, ResponseError) and str(reply).startswith("BUSYGROUP"):
                         continue
@@ -100,6 +102,7 @@ class Worker:
             ttl=self._lease,
             heartbeat=self._heartbeat,
             on_change=look_again.set,
+            revive=self._state.revive,
         )
         deliveries.leases = leases
         # Whoever lost its groups (a flushed Redis) reads what there is: rather twice than not at all.

@@ -9,7 +9,10 @@ PACKAGE = Path(__file__).parent.parent / "motia_redis"
 #: From the roof down: a module imports only from floors below its own.
 FLOORS = [
     {"__init__", "__main__", "cli"},
-    {"worker", "web"},
+    {"admin_cli"},
+    {"cli_options"},
+    {"worker", "web", "status", "dead_letters"},
+    {"registry"},
     {"reader"},
     {"deliveries", "leases"},
     {"subscriptions", "application"},

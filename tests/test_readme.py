@@ -28,7 +28,7 @@ COMMANDS = [line for language, code in BLOCKS if language == "console" for line 
 
 
 def test_every_block_is_of_a_kind_that_is_executed_here() -> None:
-    assert len(BLOCKS) == len(PROGRAMS) + len(STEPS) + 2
+    assert len(BLOCKS) == len(PROGRAMS) + len(STEPS) + 3
     assert {language for language, _ in BLOCKS} == {"python", "console"}
 
 
@@ -56,8 +56,8 @@ def test_the_steps_run_with_the_readme_s_commands(server: RedisServer, namespace
         "SendMail",
     ]
     lines = [line.removeprefix("$ motia-redis ").split("#")[0].split() for line in COMMANDS if "$ motia-redis" in line]
-    assert [line[0] for line in lines] == ["run", "serve", "worker"]
-    run, *apart = [[word if word != "redis://db:6379/0" else server.url for word in line] for line in lines]
+    assert [line[0] for line in lines] == ["run", "serve", "worker", "status", "dead", "steps"]
+    run, *apart = [[word if word != "redis://db:6379/0" else server.url for word in line] for line in lines[:3]]
     with Command(tmp_path, *run, "--port", "0", ready="serving") as everything:
         order(everything)
         wait_until(lambda: "mail sent" in everything.output, "the order is shipped and the mail sent")
@@ -71,6 +71,14 @@ def test_the_steps_run_with_the_readme_s_commands(server: RedisServer, namespace
         order(front)
         wait_until(lambda: "mail sent" in back.output, "the order is shipped and the mail sent by the worker")
         assert "mail sent" not in front.output
+        for line, code in zip(lines[3:], (0, 0, 2), strict=True):
+            command = [sys.executable, "-m", "motia_redis", *line, *common, "--redis", server.url]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+            assert done.returncode == code, done.stderr
+            if line[0] == "status":
+                assert all(name in done.stdout for name in ("ShipOrder", "SendMail"))
+            if line[0] == "steps":
+                assert "OldStep" in done.stderr, "there is no such step to forget"
 
 
 def order(process: Command) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +16,7 @@ import pytest
 from motia_redis import FlowContext, StateManager, StateTriggerInput, Worker, logger, queue, step
 from motia_redis import state as state_trigger
 from motia_redis.application import Application
+from motia_redis.errors import StateUnavailable
 from motia_redis.tracing import trace
 from tests.applications import Command
 from tests.waiting import until
@@ -254,8 +257,9 @@ async def test_a_handler_that_raises_is_tried_again_with_growing_pauses(
             return len(times) == 3
 
         await until(three, "three attempts")
-    assert times[1] - times[0] >= 0.09
-    assert times[2] - times[1] >= 0.18
+    # The second pause is twice the first, each with a jitter of a fifth.
+    assert times[1] - times[0] >= 0.075
+    assert times[2] - times[1] >= 0.155
     assert await pending(raw, namespace) == 0
     assert not raw.keys(f"{{{namespace}:*:dead:*")
 
@@ -354,6 +358,46 @@ async def test_handled_events_do_not_pile_up(state: StateManager, raw: redis.Red
         await recorder.wait(1800)
     streams = raw.keys(f"{{{namespace}:*:events:*")
     assert sum(raw.xlen(stream) for stream in streams) < 1000
+
+
+async def test_the_hard_cap_drops_unread_events_never_silently(
+    server: RedisServer, raw: redis.Redis, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """G9: a subscriber that never comes back cannot fill Redis; what it loses is logged and counted."""
+    async with StateManager(server.url, namespace=namespace, most_events=300) as state:
+        await Worker(Application((record(Recorder(), state_trigger()),)), state).prepare()
+        for first in range(0, 3000, 100):
+            await asyncio.gather(*(state.set("users", "ann", number) for number in range(first, first + 100)))
+        keyspace = await state.connect()
+        keys = keyspace.state_keys(b"users", b"ann")
+        kept = raw.xlen(keys.events)
+        lost = raw.hget(keys.dropped, keys.events)
+    assert kept < 1000
+    assert int(lost or 0) == 3000 - kept
+    assert "over the hard cap" in caplog.text
+
+
+async def test_a_worker_starts_a_crashed_embedded_redis_again(tmp_path: Path) -> None:
+    recorder = Recorder()
+    async with StateManager(f"embedded://{tmp_path / 'data'}") as state, working(state, record(recorder, state_trigger())):
+        await state.set("users", "ann", 1)
+        await recorder.wait(1)
+        client = await state.client()
+        pid = (await client.info("server"))["process_id"]
+        await client.aclose()
+        await asyncio.sleep(1.1)  # the log is on disk
+        os.kill(pid, signal.SIGKILL)
+
+        async def answers() -> bool:
+            try:
+                await state.set("users", "ann", 2)
+            except StateUnavailable:
+                return False
+            return True
+
+        await until(answers, "the server is back")
+        await recorder.wait(2)
+    assert recorder.inputs[-1].new_value == 2
 
 
 async def test_a_worker_goes_on_when_redis_was_away(tmp_path: Path) -> None:

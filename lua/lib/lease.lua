@@ -1,5 +1,7 @@
 -- Leases of one partition, in one hash: "worker <id>" -> when its leases run out (unix milliseconds), "lane <name>" -> the
--- id of the worker that holds the lane. A lease holds while both say so; ids are never used twice. `call` is redis.call.
+-- id of the worker that holds the lane, "" for one that was given back: so the hash knows all lanes that ever had a holder. A
+-- lease holds while both say so; ids are never used twice. "forgotten <step>" -> "": the step left dead letters. `call` is
+-- redis.call.
 
 local function now(call)
   local time = call("TIME")

@@ -30,18 +30,32 @@ local function first_needed(call, stream)
   return needed
 end
 
--- Trim what nobody needs once the stream is longer than `history`. Whole nodes go, so somewhat more than `history` stays.
--- COST: a look per group and the removal of the entries.
-local function trim(call, stream, history)
-  if call("XLEN", stream) <= history then
-    return
+-- Trim what nobody needs once the stream is longer than the history. Whole nodes go, so somewhat more than that stays. Beyond
+-- the hard cap events go that a group still needs; they are counted in the hash `dropped`, and their number is returned.
+-- `limits` is "<history>:<cap>". COST: a look per group and the removal of the entries, at most some 10,000.
+local function trim(call, stream, dropped, limits)
+  local history, cap = string.match(limits, "^(%d+):(%d+)$")
+  local length = call("XLEN", stream)
+  if length <= tonumber(history) then
+    return nil
   end
   local needed = first_needed(call, stream)
-  if needed then
-    call("XTRIM", stream, "MINID", "~", needed)
-  else
+  if not needed then
     call("XTRIM", stream, "MAXLEN", "~", history)
+    return nil
   end
+  call("XTRIM", stream, "MINID", "~", needed)
+  if length <= tonumber(cap) then
+    return nil
+  end
+  local lost = call("XLEN", stream)
+  call("XTRIM", stream, "MAXLEN", "~", cap)
+  lost = lost - call("XLEN", stream)
+  if lost > 0 then
+    call("HINCRBY", dropped, stream, lost)
+    return lost
+  end
+  return nil
 end
 
 return { trim = trim }

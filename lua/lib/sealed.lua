@@ -9,6 +9,7 @@ local byte, find, sub = string.byte, string.find, string.sub
 
 local MISSES = 8 -- occurrences of a name as the end of another that are passed over, before searching with its quote
 local NOWHERE = math.huge
+local NEAR = 4096 -- bytes: so near to the end of the object, what follows a name is cheaper to judge than what precedes it
 local STEP = 400 -- what passing a container costs, in bytes that a copy would move in that time
 
 -- The next place from `from` on where the member name `name` (a JSON string token) stands, followed by its colon; or nil.
@@ -29,8 +30,8 @@ end
 
 -- The member `name` (a JSON string token) of the object opened at `open`: start of its name and of its value, or nil. `close`,
 -- where known, is the last byte of the outermost object, behind which nothing follows.
--- COST: plain finds up to the member, and a balanced match for each container between that is not inside of another. No part of
--- the text is copied: making a Lua string costs as much as a balanced match over it.
+-- COST: plain finds up to the member, and a balanced match for each container between that is not inside of another. The text is
+-- not copied: making a Lua string costs as much as a balanced match over it.
 local function find_member(document, open, name, close)
   -- Behind a closing quote stands one of , : } ] or the seal. Only a name that starts otherwise can be found by its text alone.
   if not find(name, '^"[^,:}%]\t"]') then
@@ -39,6 +40,14 @@ local function find_member(document, open, name, close)
   local text, pos = document.text, open + 1
   local object, array, ended = 0, 0, close and NOWHERE or 0
   local start = next_name(text, name, pos)
+  if start and close and close - start < NEAR then
+    -- What is opened behind the name is closed again, and then the object itself: the name is a member of it.
+    local rest = "{" .. sub(text, start, close)
+    local _, last = find(rest, "^%b{}")
+    if last == #rest then
+      return start, start + #name + 1
+    end
+  end
   while start do
     -- From `pos`, which is in no container inside of the object, pass the containers before the name.
     while pos <= start do

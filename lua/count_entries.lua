@@ -1,0 +1,27 @@
+-- Count a part of a stream's entries from an id on.
+--
+-- KEYS     1 the stream
+-- ARGV     1 id behind which to begin  2 how many to count at most
+-- RETURNS  {count, id of the last one counted; "" when the stream ends there}
+-- COST     the bytes of the entries counted: at most ARGV[2] entries, and not many more than 4 MiB
+-- INVARIANT nothing is changed.
+
+local stream = KEYS[1]
+local position, most = ARGV[1], tonumber(ARGV[2])
+
+local BYTES = 4 * 1024 * 1024
+local count, bytes, page = 0, 0, 4 -- few at first: entries can be large
+while count < most and bytes < BYTES do
+  local entries = redis.call("XRANGE", stream, "(" .. position, "+", "COUNT", math.min(page, most - count))
+  if #entries == 0 then
+    return { count, "" }
+  end
+  for _, entry in ipairs(entries) do
+    for _, part in ipairs(entry[2]) do
+      bytes = bytes + #part
+    end
+  end
+  count, position = count + #entries, entries[#entries][1]
+  page = math.max(1, math.min(500, math.floor(BYTES / 8 / (bytes / count + 1))))
+end
+return { count, position }

@@ -1,0 +1,33 @@
+-- Remove what a step has in one partition: its consumer groups, which hold history, its recorded attempts and its lanes.
+--
+-- KEYS     1 hash of the partition's leases  2 hash of the step's recorded attempts  3 stream of the step's dead letters
+--          4... streams that the step may have a group on
+-- ARGV     1 step  2 what to do with the dead letters: "keep" or "drop"
+-- RETURNS  {groups removed, dead letters that were there}
+-- COST     the number of streams, of lanes in the partition and of the step's pending entries
+-- INVARIANT whoever looks for dead letters finds those that are kept: the step stays known as forgotten.
+
+local leases, attempts, dead = KEYS[1], KEYS[2], KEYS[3]
+local step, letters = ARGV[1], ARGV[2]
+
+local groups = 0
+for index = 4, #KEYS do
+  if redis.call("EXISTS", KEYS[index]) == 1 then
+    groups = groups + redis.call("XGROUP", "DESTROY", KEYS[index], step)
+  end
+end
+local start = "lane " .. step .. "\n"
+for _, field in ipairs(redis.call("HKEYS", leases)) do
+  if string.sub(field, 1, #start) == start then
+    redis.call("HDEL", leases, field)
+  end
+end
+redis.call("UNLINK", attempts)
+local count = redis.call("XLEN", dead)
+if letters == "drop" or count == 0 then
+  redis.call("UNLINK", dead)
+  redis.call("HDEL", leases, "forgotten " .. step)
+else
+  redis.call("HSET", leases, "forgotten " .. step, "")
+end
+return { groups, count }

@@ -1,0 +1,55 @@
+-- Put the event of a dead letter back to the end of its lane, for its step alone, in place of the letter.
+--
+-- KEYS     1 stream of the step's dead letters  2 stream that the letter's event was in
+-- ARGV     1 step  2 id of the letter
+-- RETURNS  {"retried", id of the new entry}, or, with nothing changed: {"gone"} there is no such letter of that stream,
+--          {"empty"} it has no event (it was trimmed), {"no group"} the step has no consumer group there: nobody would read it
+-- COST     the bytes of the letter, and a look at each group of the stream
+-- INVARIANT an event is in the lane or a dead letter, never both and never neither.
+
+local dead, stream = KEYS[1], KEYS[2]
+local step, id = ARGV[1], ARGV[2]
+
+local letter = redis.call("XRANGE", dead, id, id)[1]
+local about, event = {}, {}
+for index, part in ipairs(letter and letter[2] or {}) do
+  if index > 14 then
+    event[#event + 1] = part
+  elseif index % 2 == 0 then
+    about[letter[2][index - 1]] = part
+  end
+end
+if about.stream ~= stream then
+  return { "gone" }
+elseif #event == 0 then
+  return { "empty" }
+end
+
+local found = false
+if redis.call("EXISTS", stream) == 1 then
+  for _, group in ipairs(redis.call("XINFO", "GROUPS", stream)) do
+    found = found or group[2] == step
+  end
+end
+if not found then
+  return { "no group" }
+end
+
+-- `only` keeps the entry from the other steps, `revision` is what the change had. A change is known by its request once only.
+local kept, revision = { "only", step }, about.id
+local is_change = string.sub(event[2], 1, 6) == "state:"
+for index = 1, #event, 2 do
+  local name, value = event[index], event[index + 1]
+  if name == "revision" then
+    revision = value
+  elseif name ~= "only" and not (name == "request" and is_change) then
+    kept[#kept + 1] = name
+    kept[#kept + 1] = value
+  end
+end
+local added = redis.call("XADD", stream, "*", "revision", revision, unpack(kept))
+redis.call("XDEL", dead, id)
+if redis.call("XLEN", dead) == 0 then
+  redis.call("DEL", dead)
+end
+return { "retried", added }

@@ -1,0 +1,286 @@
+"""Dead letters: events that a step gave up on, with the story of their failure; to look at, run again or drop."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from heapq import heapify, heappop, heapreplace
+from typing import TYPE_CHECKING, Any
+
+from motia_redis import codec, events, registry, scripts
+from motia_redis.errors import DeadLetterMissing, StepMissing
+
+if TYPE_CHECKING:
+    import builtins
+    from collections.abc import AsyncIterator, Mapping
+
+    from redis.asyncio import Redis
+
+    from motia_redis.inputs import StateTriggerInput
+    from motia_redis.keyspace import Keyspace
+    from motia_redis.manager import StateManager
+
+_PAGE = 20  # letters in one read: each may hold two values of the largest size
+_ID = re.compile(r"(\d{1,5})/(\d{1,20}-\d{1,20})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """One event that one step gave up on.
+
+    `scope`, `key` and `event_type` tell of a change; `topic` and `key` (if any) of a message, whose `event_type` is `topic`.
+    All are None when the event was trimmed before it was handled.
+    """
+
+    id: str  #: `<partition>/<number>`; unique in the step
+    step: str
+    stream: str  #: where the event was
+    entry_id: str  #: the event's id there; for a retried one, that of the retry
+    error_type: str
+    error_text: str
+    attempts: int
+    time: datetime  #: when the step gave up, by the clock of the Redis server
+    event_type: str | None
+    scope: str | None
+    topic: str | None
+    key: str | None
+    revision: str  #: what the change had; handlers see it again at a retry
+    fields: Mapping[bytes, bytes] = field(repr=False)  #: the event as it lies in Redis
+
+    @property
+    def change(self) -> StateTriggerInput:
+        """The change, as a state trigger gets it. Raises DeadLetterMissing when it is none, and CorruptValue."""
+        if self.scope is None:
+            raise DeadLetterMissing(f"dead letter {self.id} of step {self.step!r} holds no change")
+        return events.decode_change(self.revision, self.fields)
+
+    @property
+    def old_value(self) -> Any:
+        """The value before the change. Errors: as `change`."""
+        return self.change.old_value
+
+    @property
+    def new_value(self) -> Any:
+        """The value after the change. Errors: as `change`."""
+        return self.change.new_value
+
+    @property
+    def data(self) -> Any:
+        """The data of the message. Raises DeadLetterMissing when it is none, and CorruptValue."""
+        if self.topic is None:
+            raise DeadLetterMissing(f"dead letter {self.id} of step {self.step!r} holds no message")
+        return codec.decode(self.fields[b"data"], where=f"dead letter {self.id}")
+
+
+class DeadLetters:
+    """The dead letters of a namespace.
+
+    Nothing here looks through the keyspace; a step's letters lie in one stream for each partition. Every call may raise
+    StateUnavailable, and uses a connection of its own for as long as it lasts.
+    """
+
+    def __init__(self, state: StateManager) -> None:
+        self._state = state
+
+    # -- looking ------------------------------------------------------------------------------------------------------
+
+    async def count(self, step: str | None = None) -> int:
+        """Return how many letters a step has, or all steps. Cost: two round trips; steps times partitions."""
+        async with registry.session(self._state, "dead letters") as (client, keyspace):
+            return sum((await _filled(client, keyspace, step)).values())
+
+    async def list(self, step: str | None = None, *, limit: int = 100) -> list[DeadLetter]:
+        """Return the oldest letters of a step, or of all steps, in the order of their times.
+
+        Cost: a few round trips, and the bytes of the letters; they are read page by page.
+        """
+        async with registry.session(self._state, "dead letters") as (client, keyspace):
+            found: builtins.list[DeadLetter] = []
+            async for letter in _merged(client, [*await _filled(client, keyspace, step)]):
+                if len(found) >= limit:
+                    break
+                found.append(letter)
+            return found
+
+    async def get(self, step: str, id: str) -> DeadLetter:
+        """Return one letter. Raises DeadLetterMissing."""
+        async with registry.session(self._state, f"dead letter {id}") as (client, keyspace):
+            return await self._get(client, keyspace, step, id)
+
+    # -- running again ------------------------------------------------------------------------------------------------
+
+    async def retry(self, step: str, id: str) -> None:
+        """Have the step handle the letter's event again, with all its attempts; other steps do not see it.
+
+        Atomic: the letter is gone when the event is back, at the end of its lane. So it does not keep its place in the order of
+        its key: it runs after the newer events that were written before this call, though never beside one of them. Its handler
+        meets the old `new_value` and the original `revision`, by which it can tell. The step's conditions are asked again, as
+        they are now. After StateUnavailable the letter may be gone, and then its event is back.
+
+        Raises DeadLetterMissing (also when the event was trimmed) and StepMissing (the step was forgotten); the letter stays.
+        """
+        async with registry.session(self._state, f"dead letter {id}") as (client, keyspace):
+            letter = await self._get(client, keyspace, step, id)
+            (outcome,) = await _retry(client, keyspace, [letter])
+        _check(letter, outcome)
+
+    async def retry_all(self, step: str | None = None) -> tuple[int, builtins.list[str]]:
+        """Retry all letters that there are now, as `retry` does; return their number, and why any others were left."""
+        retried, left = 0, []
+        async with registry.session(self._state, "dead letters") as (client, keyspace):
+            for place in await _filled(client, keyspace, step):
+                async for page in _pages(client, place):
+                    for letter, outcome in zip(page, await _retry(client, keyspace, page), strict=True):
+                        try:
+                            _check(letter, outcome)
+                        except (DeadLetterMissing, StepMissing) as error:
+                            left.append(str(error))
+                        else:
+                            retried += 1
+        return retried, left
+
+    # -- dropping -----------------------------------------------------------------------------------------------------
+
+    async def drop(self, step: str, id: str) -> None:
+        """Remove a letter for good. Raises DeadLetterMissing."""
+        async with registry.session(self._state, f"dead letter {id}") as (client, keyspace):
+            place, entry_id = _place(keyspace, step, id)
+            if not await _drop(client, keyspace, place, [entry_id]):
+                raise _missing(step, id)
+
+    async def drop_all(self, step: str | None = None) -> int:
+        """Remove all letters that there are now, of a step or of all steps; return their number."""
+        dropped = 0
+        async with registry.session(self._state, "dead letters") as (client, keyspace):
+            for place in await _filled(client, keyspace, step):
+                async for page in _pages(client, place):
+                    dropped += await _drop(client, keyspace, place, [letter.id.partition("/")[2] for letter in page])
+        return dropped
+
+    @staticmethod
+    async def _get(client: Redis, keyspace: Keyspace, step: str, id: str) -> DeadLetter:
+        place, entry_id = _place(keyspace, step, id)
+        reply: Any = await client.xrange(place.stream, entry_id, entry_id)
+        if not reply:
+            raise _missing(step, id)
+        return _letter(place, *reply[0])
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A step's dead letters in one partition."""
+
+    step: str
+    partition: int
+    stream: bytes
+
+
+def _place(keyspace: Keyspace, step: str, id: str) -> tuple[_Place, str]:
+    """Return where the letter with this id lies, and its id there."""
+    match = _ID.fullmatch(id)
+    if match is None or int(match[1]) >= keyspace.layout.partitions:
+        raise _missing(step, id)
+    return _in_partition(keyspace, step, int(match[1])), match[2]
+
+
+def _in_partition(keyspace: Keyspace, step: str, partition: int) -> _Place:
+    return _Place(step, partition, keyspace.dead(keyspace.events(partition, 0), step))
+
+
+def _missing(step: str, id: str) -> DeadLetterMissing:
+    return DeadLetterMissing(f"step {step!r} has no dead letter {id!r}")
+
+
+async def _filled(client: Redis, keyspace: Keyspace, step: str | None) -> dict[_Place, int]:
+    """Return where a step, or any step, has letters, and how many."""
+    partitions = range(keyspace.layout.partitions)
+    if step is not None:
+        places = [_in_partition(keyspace, step, partition) for partition in partitions]
+    else:
+        known = (await registry.read(client, keyspace)).steps
+        places = [_in_partition(keyspace, name, partition) for partition in partitions for name in sorted(known[partition])]
+    async with client.pipeline(transaction=False) as pipeline:
+        for place in places:
+            pipeline.xlen(place.stream)
+        return {place: count for place, count in zip(places, await pipeline.execute(), strict=True) if count}
+
+
+async def _pages(client: Redis, place: _Place) -> AsyncIterator[list[DeadLetter]]:
+    """Read the letters that are there now; those written meanwhile (a retry that failed again) are left out."""
+    newest: Any = await client.xrevrange(place.stream, count=1)
+    start = "-"
+    while newest:
+        page: Any = await client.xrange(place.stream, start, newest[0][0], count=_PAGE)
+        if page:
+            yield [_letter(place, *entry) for entry in page]
+        if len(page) < _PAGE:
+            return
+        start = f"({page[-1][0].decode()}"
+
+
+async def _merged(client: Redis, places: list[_Place]) -> AsyncIterator[DeadLetter]:
+    """Return the letters of several places in the order of their times, the oldest first."""
+    sources = []
+    for number, place in enumerate(places):
+        letters = (letter async for page in _pages(client, place) for letter in page)
+        async for letter in letters:
+            sources.append((letter.time, number, letter, letters))
+            break
+    heapify(sources)
+    while sources:
+        _, number, letter, letters = sources[0]
+        yield letter
+        following = await anext(letters, None)
+        if following is None:
+            heappop(sources)
+        else:
+            heapreplace(sources, (following.time, number, following, letters))
+
+
+def _letter(place: _Place, entry_id: bytes, fields: Mapping[bytes, bytes]) -> DeadLetter:
+    def text(name: bytes) -> str | None:
+        return fields[name].decode(errors="replace") if fields.get(name) else None
+
+    original = text(b"id") or ""
+    return DeadLetter(
+        id=f"{place.partition}/{entry_id.decode()}",
+        step=place.step,
+        stream=text(b"stream") or "",
+        entry_id=original,
+        error_type=text(b"error") or "",
+        error_text=text(b"text") or "",
+        attempts=int(fields[b"attempts"]),
+        time=datetime.fromtimestamp(int(fields[b"time"]) / 1000, UTC),
+        event_type=text(b"type"),
+        scope=text(b"scope"),
+        topic=text(b"topic"),
+        key=text(b"key"),
+        revision=text(b"revision") or original,
+        fields=fields,
+    )
+
+
+async def _retry(client: Redis, keyspace: Keyspace, letters: list[DeadLetter]) -> list[Any]:
+    calls: Any = []
+    for letter in letters:
+        place, entry_id = _place(keyspace, letter.step, letter.id)
+        calls.append(([place.stream, letter.fields[b"stream"]], [letter.step, entry_id]))
+    return await scripts.load("retry_dead_letter").many(client, calls)
+
+
+def _check(letter: DeadLetter, outcome: list[bytes]) -> None:
+    """Raise what kept a letter from being retried, if anything did."""
+    where = f"dead letter {letter.id} of step {letter.step!r}"
+    if outcome[0] == b"gone":
+        raise _missing(letter.step, letter.id)
+    if outcome[0] == b"empty":
+        raise DeadLetterMissing(f"{where}: its event was trimmed before the step gave up; drop the letter")
+    if outcome[0] == b"no group":
+        raise StepMissing(f"{where}: the step has no consumer group on {letter.stream}; start a worker that runs it")
+
+
+async def _drop(client: Redis, keyspace: Keyspace, place: _Place, ids: list[str]) -> int:
+    keys = [place.stream, keyspace.leases(place.stream)]
+    removed: int = await scripts.load("drop_dead_letters")(client, keys, [place.step, *ids])
+    return removed

@@ -1,0 +1,182 @@
+"""One session per event loop: the connections of a manager, from the first use in a loop to its close or the loop's end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import weakref
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import RedisError
+
+from motia_redis import connections, keyspace, scripts
+from motia_redis.errors import LayoutMismatch, StateUnavailable
+from motia_redis.keyspace import Keyspace, Layout
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from redis.asyncio import Redis
+
+
+@dataclass(slots=True)
+class Session:
+    """What a manager holds for one event loop: asyncio clients belong to the loop they were made in."""
+
+    client: Redis
+    keyspace: Keyspace
+    closer: AsyncGenerator[None]
+
+
+@dataclass(slots=True)
+class _Slot:
+    """A loop's place, there from the moment it begins to open a session."""
+
+    session: Session | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Sessions:
+    """The sessions of one manager in all loops, and the endpoint that they share. May be used from loops of several threads."""
+
+    def __init__(self, url: str | None, namespace: str | None, layout: Layout | None) -> None:
+        self.given_url = url
+        self.given_namespace = None if namespace is None else keyspace.check_namespace(namespace)
+        self.layout = layout
+        self._endpoint: connections.Endpoint | None = None
+        self._creating = threading.Lock()
+        # Of loops that open a session or have one, and live: single operations, so that threads need no lock of their own.
+        self._slots: dict[asyncio.AbstractEventLoop, _Slot] = {}
+
+    @property
+    def url(self) -> str:
+        """Where the sessions connect to."""
+        return self.given_url or os.environ.get("MOTIA_REDIS_URL") or connections.DEFAULT_URL
+
+    @property
+    def namespace(self) -> str:
+        """The prefix of all keys."""
+        return self.given_namespace or os.environ.get("MOTIA_REDIS_NAMESPACE") or "motia"
+
+    async def client(self, max_connections: int = 64) -> Redis:
+        """Return a new client of the running loop, which belongs to the caller."""
+        return await self._the_endpoint().client(max_connections=max_connections)
+
+    def _the_endpoint(self) -> connections.Endpoint:
+        with self._creating:  # for no longer than it takes to look at a URL
+            if self._endpoint is None:
+                self._endpoint = connections.Endpoint(self.url)
+            return self._endpoint
+
+    async def get(self) -> Session:
+        """Return the running loop's session, opened at the first call."""
+        loop = asyncio.get_running_loop()
+        slot = self._slots.get(loop)
+        if slot is not None and slot.session is not None:
+            return slot.session
+        self._purge()
+        while True:
+            slot = self._slots.setdefault(loop, _Slot())
+            async with slot.lock:
+                if self._slots.get(loop) is not slot:
+                    continue  # whoever had the lock has closed it, or failed
+                if slot.session is None:
+                    try:
+                        slot.session = await self._open(loop)
+                    except BaseException:
+                        self._slots.pop(loop, None)
+                        raise
+                return slot.session
+
+    async def close(self) -> None:
+        """End the running loop's session; the embedded server is released when no other loop has one."""
+        loop = asyncio.get_running_loop()
+        if (slot := self._slots.get(loop)) is not None:
+            async with slot.lock:
+                session, slot.session = slot.session, None
+                if self._slots.get(loop) is slot:
+                    del self._slots[loop]
+                if session is not None:
+                    await session.closer.aclose()
+        if self._endpoint is not None:
+            await asyncio.to_thread(self._endpoint.release, unless=self._in_use)
+
+    async def revive(self) -> None:
+        """Start the embedded server again if it has ended."""
+        if self._endpoint is not None:
+            await self._endpoint.revive()
+
+    async def failed(self, where: str, error: Exception) -> StateUnavailable:
+        """Return the error to raise for one of Redis; an embedded server that is gone is started again for the next call."""
+        if connections.is_gone(error):
+            try:
+                await self.revive()
+            except StateUnavailable as reason:
+                return StateUnavailable(f"{where}: {reason}")
+        return connections.unavailable(where, self.url, error)
+
+    def _purge(self) -> None:
+        """Forget loops that were closed without shutting down their generators."""
+        for loop in tuple(self._slots):
+            if loop.is_closed():
+                self._slots.pop(loop, None)
+
+    def _in_use(self) -> bool:
+        self._purge()
+        return bool(self._slots)
+
+    async def _open(self, loop: asyncio.AbstractEventLoop) -> Session:
+        namespace = keyspace.check_namespace(self.namespace)
+        client = await self.client()
+        closer = _close_with_loop(client, weakref.ref(self), loop)
+        await anext(closer)
+        try:
+            layout = await self._ensure_layout(client, namespace)
+        except BaseException:
+            await closer.aclose()
+            raise
+        return Session(client, Keyspace(namespace, layout), closer)
+
+    async def _ensure_layout(self, client: Redis, namespace: str) -> Layout:
+        """Return the namespace's layout, written only if there is none: a replica can be read."""
+        key, where = keyspace.layout_key(namespace), f"namespace {namespace!r}"
+        wanted = self.layout or Layout()
+        arguments = [str(keyspace.LAYOUT_VERSION), str(wanted.partitions), str(wanted.lanes)]
+        try:
+            # What does not answer its first command soon is no Redis, or of no use.
+            async with asyncio.timeout(connections.CONNECT_TIMEOUT):
+                reply: Any = await client.hmget(key, ["version", "partitions", "lanes"])
+                if reply == [None, None, None]:
+                    reply = await scripts.load("ensure_layout")(client, [key], arguments)
+        except (RedisError, OSError) as error:
+            raise await self.failed(where, error) from error
+        try:
+            version, partitions, lanes = map(int, reply)
+        except (TypeError, ValueError):
+            raise LayoutMismatch(f"{where}: {key} holds no layout: {reply!r}") from None
+        if version != keyspace.LAYOUT_VERSION:
+            raise LayoutMismatch(f"{where} has layout version {version}, this package knows {keyspace.LAYOUT_VERSION}")
+        stored = Layout(partitions, lanes)
+        if self.layout is not None and self.layout != stored:
+            raise LayoutMismatch(f"{where} was created with {stored}, this process asks for {self.layout}: use the first")
+        return stored
+
+
+async def _close_with_loop(
+    client: Redis, sessions: weakref.ref[Sessions], loop: asyncio.AbstractEventLoop
+) -> AsyncGenerator[None]:
+    """Close the client at the latest when its loop shuts down its generators, as `asyncio.run` does at its end.
+
+    So a program that never closes its manager leaves no connection open behind its loop, and no session.
+    """
+    # A weak reference: without a circle, a manager that is dropped is closed at once and not by the garbage collector.
+    try:
+        yield
+    finally:
+        owner = sessions()
+        slot = owner._slots.get(loop) if owner is not None else None
+        if owner is not None and slot is not None and slot.session is not None and slot.session.client is client:
+            owner._slots.pop(loop, None)
+        await client.aclose()
