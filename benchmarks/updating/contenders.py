@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from benchmarks.common.server import microseconds_per_call
 from motia_redis import StateManager, codec, patch, scripts
 from motia_redis.keyspace import Keyspace, Layout
-from motia_redis.manager import _Session
+from motia_redis.sessions import Session
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,7 +96,7 @@ class Ours(Contender):
     def __init__(self, server: Server) -> None:
         super().__init__(server, scripts.load("mutate").source)
         self.manager = StateManager(f"unix://{server.socket}", namespace="bench", history=HISTORY)
-        self.session = _Session(cast("Any", None), Keyspace("bench", Layout()), cast("Any", None))
+        self.session = Session(cast("Any", None), Keyspace("bench", Layout()), cast("Any", None))
         self.change: list[bytes] = []
 
     def prepare(self, text: bytes, operation: Operation) -> None:

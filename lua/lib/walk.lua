@@ -5,7 +5,7 @@ local byte, find, rep, sub = string.byte, string.find, string.rep, string.sub
 local ARRAY, QUOTE, OBJECT, CLOSE_ARRAY, CLOSE_OBJECT, COMMA = 91, 34, 123, 93, 125, 44
 local BULK = 16 -- items of one kind that one match skips
 local SMALL = 64 -- bytes: only after items up to this size is a bulk match tried, so that no match is large for nothing
-local STEP = 300 -- what a step of a walk costs, in bytes that a copy would move in that time
+local STEP = 650 -- what a step of a walk costs, in bytes that a copy would move in that time
 
 local VALUES = { [OBJECT] = "%b{}", [ARRAY] = "%b[]", [QUOTE] = '%b""' }
 local SCALAR = "[%w+.%-]+"
