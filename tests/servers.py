@@ -34,8 +34,12 @@ class RedisServer:
         command += ["--save", "", *self.options]
         with (self.directory / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        with redis.Redis.from_url(self.url) as client:
-            wait_until(lambda: _answers(client), f"redis-server answers; its log is in {self.directory}")
+        try:
+            with redis.Redis.from_url(self.url) as client:
+                wait_until(lambda: _answers(client), f"redis-server answers; its log is in {self.directory}")
+        except BaseException:
+            self.kill()
+            raise
 
     def kill(self) -> None:
         """End the server as a crash would."""

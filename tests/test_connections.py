@@ -453,7 +453,7 @@ async def test_a_full_redis(spare: Callable[..., tuple[RedisServer, int]]) -> No
 
 async def test_a_replica_can_be_read(spare: Callable[..., tuple[RedisServer, int]]) -> None:
     _primary, port = spare()
-    replica, _ = spare("--replicaof", f"127.0.0.1 {port}")
+    replica, _ = spare("--replicaof", "127.0.0.1", str(port))
     async with StateManager(f"redis://127.0.0.1:{port}", namespace="refusals") as state:
         await state.set("users", "ann", 1)
     with redis.Redis.from_url(replica.url) as client:
