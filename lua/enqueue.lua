@@ -2,7 +2,7 @@
 --
 -- KEYS     1 stream of the topic's lane  2 hash of the entries that the partition's hard caps dropped
 -- ARGV     1 topic  2 key ("" = none)  3 JSON text  4 request id  5 trace id ("" = none)
---          6 "<history>:<cap>": messages that a lane keeps when nobody needs them, and at most
+--          6 "<history>:<cap>:<age>": see lib/retention.lua
 -- RETURNS  {id of the stream entry, request id}, and the number of unhandled messages that the hard cap dropped, if any
 -- COST     the bytes of the message
 -- INVARIANT a message is in the stream once, or not at all.

@@ -5,8 +5,7 @@
 --          5 hash of the entries that the partition's hard caps dropped
 -- ARGV     1 scope  2 key  3 request id  4 trace id ("" = none)
 --          5 expected revision: "" = any, "none" = the key must hold no value, else the revision it must have
---          6 most bytes a value may have   7 "<history>:<cap>": events that a lane keeps when nobody
---          needs them, and at most
+--          6 most bytes a value may have   7 "<history>:<cap>:<age>": see lib/retention.lua
 --          8 kind of change, and what it takes:
 --            "set"     9 sealed text
 --            "delete"

@@ -1,8 +1,10 @@
-"""The limits on what a call may hold; they bound what one script call costs Redis."""
+"""The limits on what a call may hold, and on what streams keep; they bound what one script call, and Redis, has to bear."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from motia_redis.errors import StateError
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,3 +15,23 @@ class Limits:
     value_bytes: int = 4 * 1024 * 1024  #: a value, given or resulting from an update
     operations: int = 1000  #: operations in one update
     pointer_depth: int = 128  #: segments of one path
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """What a lane keeps of its events, and a topic of its messages, beyond those that a subscriber has not handled yet.
+
+    A lane is looked at by one of its writers in 64, and whole nodes of the stream go, so somewhat more stays.
+    """
+
+    entries: int = 100  #: a lane that holds no more is not trimmed
+    seconds: float = 0.0  #: younger entries stay, whoever needs them
+    most_entries: int = 1_000_000  #: beyond that, entries go that a subscriber has not handled: logged, counted, in `status`
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.entries <= self.most_entries or not 0 <= self.seconds < 10**10:
+            raise StateError(f"entries go from 0 to most_entries, seconds from 0: {self}")
+
+    def encode(self) -> bytes:
+        """Return the limits as lib/retention.lua takes them."""
+        return b"%d:%d:%d" % (self.entries, self.most_entries, self.seconds * 1000)

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from motia_redis import codec, keyspace, patch, replies, scripts
 from motia_redis.errors import CorruptValue, RevisionConflict, StateError
-from motia_redis.limits import Limits
+from motia_redis.limits import Limits, Retention
 from motia_redis.sessions import Sessions
 from motia_redis.tracing import current_trace_id
 
@@ -54,9 +54,7 @@ class StateManager:
         namespace: the prefix of all keys; namespaces on one Redis never meet. Default: `$MOTIA_REDIS_NAMESPACE`, else `motia`.
         layout: partitions and lanes, if this process insists; by default it takes those the namespace was created with.
         limits: the largest names, values and updates; the same in every process of a namespace.
-        history: how many events a lane keeps when no subscriber needs them.
-        most_events: how many events a lane keeps at most. Beyond that, events go that a subscriber has not handled yet: it is
-            logged, counted and shown by `motia-redis status`.
+        retention: how many handled events are kept and for how long, and how many unhandled ones at most; the same everywhere.
     """
 
     def __init__(
@@ -66,14 +64,12 @@ class StateManager:
         namespace: str | None = None,
         layout: Layout | None = None,
         limits: Limits | None = None,
-        history: int = 100,
-        most_events: int = 1_000_000,
+        retention: Retention | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self._sessions = Sessions(url, namespace, layout)
-        if not 0 <= history <= most_events:
-            raise StateError(f"history ({history}) must be from 0 to most_events ({most_events})")
-        self._history = b"%d:%d" % (history, most_events)
+        self.retention = retention or Retention()
+        self._retention = self.retention.encode()
         self._mutate = scripts.load("mutate")
         self._most_bytes = b"%d" % self.limits.value_bytes
 
@@ -86,7 +82,7 @@ class StateManager:
             namespace=given.given_namespace,
             layout=given.layout,
             limits=self.limits,
-            **dict(zip(("history", "most_events"), map(int, self._history.split(b":")), strict=True)),
+            retention=self.retention,
         )
         return again, ()
 
@@ -298,7 +294,7 @@ class StateManager:
         session = await self._sessions.get()
         request = _request_id()
         stream = session.keyspace.topic(topic_bytes, session.keyspace.lane(key_bytes or request))
-        arguments = [topic_bytes, key_bytes, text, request, _trace(), self._history]
+        arguments = [topic_bytes, key_bytes, text, request, _trace(), self._retention]
         try:
             _report(where, await scripts.load("enqueue")(session.client, [stream, session.keyspace.dropped(stream)], arguments))
         except (RedisError, OSError) as error:
@@ -331,7 +327,7 @@ class StateManager:
     ) -> tuple[builtins.list[bytes], builtins.list[bytes]]:
         """Return the mutation script's keys and arguments for one change."""
         names = session.keyspace.state_keys(scope, key)
-        common = [scope, key, _request_id(), _trace(), expected, self._most_bytes, self._history]
+        common = [scope, key, _request_id(), _trace(), expected, self._most_bytes, self._retention]
         return [names.values, names.revisions, names.scopes, names.events, names.dropped], common + change
 
     def _names(self, scope: str, key: str) -> tuple[str, bytes, bytes]:

@@ -24,7 +24,7 @@ from motia_redis import StateManager, connections, embedded, replies, scripts
 from motia_redis.embedded import EmbeddedServer
 from motia_redis.errors import CorruptValue, StateError, StateUnavailable
 from motia_redis.keyspace import Keyspace, Layout
-from motia_redis.limits import Limits
+from motia_redis.limits import Limits, Retention
 from tests.servers import RedisServer
 from tests.waiting import until, wait_until
 
@@ -219,7 +219,9 @@ async def test_closing_while_others_open_harms_nobody(server: RedisServer, names
 
 
 def test_a_manager_is_copied_by_pickle_without_its_connections(server: RedisServer, namespace: str) -> None:
-    manager = StateManager(server.url, namespace=namespace, layout=Layout(2, 2), limits=Limits(value_bytes=1000), history=7)
+    manager = StateManager(
+        server.url, namespace=namespace, layout=Layout(2, 2), limits=Limits(value_bytes=1000), retention=Retention(7)
+    )
 
     async def visit(one: StateManager) -> Any:
         return await one.update("counters", "visits", INCREMENT)
@@ -229,7 +231,7 @@ def test_a_manager_is_copied_by_pickle_without_its_connections(server: RedisServ
         copy = pickle.loads(pickle.dumps(manager))
         assert await visit(copy) == {"n": 2}
         assert (copy.url, copy.namespace, copy.limits) == (manager.url, manager.namespace, manager.limits)
-        assert (copy._sessions.layout, copy._history) == (Layout(2, 2), b"7:1000000")
+        assert (copy._sessions.layout, copy.retention) == (Layout(2, 2), Retention(7))
         await copy.close()
 
     asyncio.run(both())

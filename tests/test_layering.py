@@ -22,7 +22,8 @@ FLOORS = [
     {"patch", "sessions"},
     {"connections"},
     {"keyspace", "codec", "scripts", "embedded", "replies"},
-    {"errors", "limits", "tracing"},
+    {"limits"},
+    {"errors", "tracing"},
 ]
 
 

@@ -16,7 +16,8 @@ import pytest
 from motia_redis import FlowContext, StateManager, StateTriggerInput, Worker, logger, queue, step
 from motia_redis import state as state_trigger
 from motia_redis.application import Application
-from motia_redis.errors import StateUnavailable
+from motia_redis.errors import StateError, StateUnavailable
+from motia_redis.limits import Retention
 from motia_redis.tracing import trace
 from tests.applications import Command
 from tests.waiting import until
@@ -360,11 +361,33 @@ async def test_handled_events_do_not_pile_up(state: StateManager, raw: redis.Red
     assert sum(raw.xlen(stream) for stream in streams) < 1000
 
 
+async def test_handled_events_are_kept_for_the_configured_time(server: RedisServer, raw: redis.Redis, namespace: str) -> None:
+    async with StateManager(server.url, namespace=namespace, retention=Retention(entries=10, seconds=3600)) as state:
+        recorder = Recorder()
+        async with working(state, record(recorder, state_trigger())):
+            for number in range(1000):
+                await state.set("users", "ann", number)
+            await recorder.wait(1000)
+            await state.set("users", "ann", 1000)
+        assert raw.xlen((await state.connect()).state_keys(b"users", b"ann").events) == 1001
+    async with StateManager(server.url, namespace=namespace, retention=Retention(entries=10)) as state:
+        for number in range(1000):
+            await state.set("users", "bob", number)
+        lanes = [raw.xlen(key) for key in raw.keys(f"{{{namespace}:*:events:*")]
+        assert max(lanes) >= 1000, "what a step has not handled stays"
+
+
+@pytest.mark.parametrize("settings", [{"entries": -1}, {"entries": 11, "most_entries": 10}, {"seconds": -1.0}])
+def test_an_impossible_retention_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(StateError, match="entries go from 0"):
+        Retention(**settings)
+
+
 async def test_the_hard_cap_drops_unread_events_never_silently(
     server: RedisServer, raw: redis.Redis, namespace: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """G9: a subscriber that never comes back cannot fill Redis; what it loses is logged and counted."""
-    async with StateManager(server.url, namespace=namespace, most_events=300) as state:
+    async with StateManager(server.url, namespace=namespace, retention=Retention(most_entries=300)) as state:
         await Worker(Application((record(Recorder(), state_trigger()),)), state).prepare()
         for first in range(0, 3000, 100):
             await asyncio.gather(*(state.set("users", "ann", number) for number in range(first, first + 100)))

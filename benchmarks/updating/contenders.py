@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from benchmarks.common.server import microseconds_per_call
 from motia_redis import StateManager, codec, patch, scripts
 from motia_redis.keyspace import Keyspace, Layout
+from motia_redis.limits import Retention
 from motia_redis.sessions import Session
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Ours(Contender):
 
     def __init__(self, server: Server) -> None:
         super().__init__(server, scripts.load("mutate").source)
-        self.manager = StateManager(f"unix://{server.socket}", namespace="bench", history=HISTORY)
+        self.manager = StateManager(f"unix://{server.socket}", namespace="bench", retention=Retention(HISTORY))
         self.session = Session(cast("Any", None), Keyspace("bench", Layout()), cast("Any", None))
         self.change: list[bytes] = []
 

@@ -30,21 +30,28 @@ local function first_needed(call, stream)
   return needed
 end
 
--- Trim what nobody needs once the stream is longer than the history. Whole nodes go, so somewhat more than that stays. Beyond
--- the hard cap events go that a group still needs; they are counted in the hash `dropped`, and their number is returned.
--- `limits` is "<history>:<cap>". COST: a look per group and the removal of the entries, at most some 10,000.
+-- Trim what nobody needs and is older than the history: a stream no longer than its count stays as it is, and entries younger
+-- than its age stay. Whole nodes go, so somewhat more stays. Beyond the hard cap events go that a group still needs; they are
+-- counted in the hash `dropped`, and their number is returned. `limits` is "<history, count>:<cap>:<history, milliseconds>".
+-- COST: a look per group and the removal of the entries, at most some 10,000.
 local function trim(call, stream, dropped, limits)
-  local history, cap = string.match(limits, "^(%d+):(%d+)$")
+  local history, cap, age = string.match(limits, "^(%d+):(%d+):(%d+)$")
   local length = call("XLEN", stream)
   if length <= tonumber(history) then
     return nil
   end
-  local needed = first_needed(call, stream)
-  if not needed then
+  local oldest = first_needed(call, stream)
+  if age ~= "0" and length <= tonumber(cap) then
+    local young = string.format("%.0f-0", math.max(0, call("TIME")[1] * 1000 - tonumber(age)))
+    if not oldest or is_before(young, oldest) then
+      oldest = young
+    end
+  end
+  if not oldest then
     call("XTRIM", stream, "MAXLEN", "~", history)
     return nil
   end
-  call("XTRIM", stream, "MINID", "~", needed)
+  call("XTRIM", stream, "MINID", "~", oldest)
   if length <= tonumber(cap) then
     return nil
   end

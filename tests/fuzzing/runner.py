@@ -10,6 +10,7 @@ import redis
 
 from motia_redis import StateManager
 from motia_redis.keyspace import Layout
+from motia_redis.limits import Retention
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,7 +66,7 @@ class Runner:
 
     def __init__(self, url: str, namespace: str = "fuzz") -> None:
         # One stream for everything, long enough that nothing is trimmed before it is looked at.
-        self._state = StateManager(url, namespace=namespace, layout=Layout(1, 1), history=100_000)
+        self._state = StateManager(url, namespace=namespace, layout=Layout(1, 1), retention=Retention(entries=100_000))
         self._raw = redis.Redis.from_url(url)
 
     async def __aenter__(self) -> Self:
