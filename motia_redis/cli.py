@@ -46,6 +46,7 @@ class Settings:
     port: int = 3000
     max_body: int = 1_048_576
     concurrency: int = 64
+    lease: float = 3.0
 
 
 def _version(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
@@ -92,6 +93,14 @@ _consumption = stack(
         show_default=True,
         metavar="N",
         help="Handlers that run at once.",
+    ),
+    click.option(
+        "--lease",
+        type=click.FloatRange(min=0.3),
+        default=3.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long the work of a process that died stays untouched.",
     ),
 )
 
@@ -207,7 +216,7 @@ async def _prepare(settings: Settings, application: Application, cleanup: contex
     state = state_manager(settings.redis_url, settings.namespace)
     cleanup.push_async_callback(state.close)
     await state.connect()
-    worker = Worker(application, state, concurrency=settings.concurrency)
+    worker = Worker(application, state, concurrency=settings.concurrency, lease=settings.lease)
     # A process that only serves creates the groups too: what it changes before the first worker starts is not missed.
     await worker.prepare()
     steps = {id(step) for step in application.http_steps if settings.serves}
