@@ -62,6 +62,16 @@ class _Load:
         self.bytes = 0
         self.parked = 0
 
+    def add(self, size: int) -> None:
+        """Count an entry that is here with its data."""
+        self.entries += 1
+        self.bytes += size
+
+    def remove(self, size: int) -> None:
+        """Count such an entry no more."""
+        self.entries -= 1
+        self.bytes -= size
+
 
 class Deliveries:
     """The entries in this process. `on_room` is called when there is room to read more."""
@@ -107,10 +117,8 @@ class Deliveries:
         size = sum(map(len, entry.fields.values()))
         delivery = Delivery(lane, entry.id, entry, size, attempts, suspect)
         key = (lane, entry.order_key)
-        load = self._load(lane.subscription)
         lane.held.add(entry.id)
-        load.entries += 1
-        load.bytes += size
+        self._load(lane.subscription).add(size)
         queue = self._queues.get(key)
         if queue is None:
             self._queues[key] = deque([delivery])
@@ -124,10 +132,9 @@ class Deliveries:
 
     def acknowledge_trimmed(self, lane: Lane, entry_id: str) -> None:
         """Acknowledge an entry that is pending and not in the stream any more: nobody can handle it."""
-        _log.error("step %s: %s was trimmed before it was handled", lane.subscription.group, entry_id)
+        _report_trimmed(lane, entry_id)
         lane.held.add(entry_id)
-        load = self._load(lane.subscription)
-        load.entries += 1
+        self._load(lane.subscription).add(0)
         entry = StreamEntry(lane.stream, entry_id, {})
         self._settle(Delivery(lane, entry_id, entry, 0, 0, suspect=False))
 
@@ -144,8 +151,7 @@ class Deliveries:
         if delivery.entry is not None:
             delivery.entry = None
             load = self._load(delivery.lane.subscription)
-            load.entries -= 1
-            load.bytes -= delivery.size
+            load.remove(delivery.size)
             load.parked += 1
             self._on_room()
 
@@ -161,8 +167,7 @@ class Deliveries:
             return None
         load = self._load(lane.subscription)
         load.parked -= 1
-        load.entries += 1
-        load.bytes += delivery.size
+        load.add(delivery.size)
         delivery.entry = StreamEntry(lane.stream, delivery.id, reply[0][1])
         return delivery.entry
 
@@ -172,11 +177,10 @@ class Deliveries:
         if delivery.entry is None:
             load.parked -= 1
         else:
-            load.entries -= 1
-            load.bytes -= delivery.size
+            load.remove(delivery.size)
         delivery.lane.held.discard(delivery.id)
         if not delivery.lane.held and delivery.lane.closing.is_set():
-            self.leases.idle(delivery.lane)
+            self.leases.drained()
         self._on_room()
 
     # -- handling -----------------------------------------------------------------------------------------------------
@@ -192,7 +196,7 @@ class Deliveries:
                 if entry is None and not delivery.lane.closing.is_set():
                     entry = await self._unpark(delivery)
                     if entry is None and not delivery.lane.closing.is_set():
-                        _log.error("step %s: %s was trimmed before it was handled", delivery.lane.subscription.group, delivery.id)
+                        _report_trimmed(delivery.lane, delivery.id)
                         settled = True
                 if entry is not None:
                     settled = await self._deliver(delivery, entry, key)
@@ -343,6 +347,10 @@ class Deliveries:
                         await lane.closing.wait()
                         return None
                 pause = min(pause * 2, _RECONNECT[1])
+
+
+def _report_trimmed(lane: Lane, entry_id: str) -> None:
+    _log.error("step %s: %s was trimmed before it was handled", lane.subscription.group, entry_id)
 
 
 def attempts_field(lane: Lane, entry_id: str) -> bytes:

@@ -132,7 +132,7 @@ class Leases:
         self._wake.set()
         self._on_change()
 
-    def idle(self, _lane: Lane) -> None:
+    def drained(self) -> None:
         """Learn that a closing lane has no handler running any more."""
         self._wake.set()
 

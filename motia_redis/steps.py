@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
-from motia_redis.calls import Function, call, check_function, is_async
+from motia_redis.calls import Function, check_function, is_async
 from motia_redis.errors import StepError
 
 __all__ = [
@@ -20,7 +20,6 @@ __all__ = [
     "StateTrigger",
     "Step",
     "Trigger",
-    "call",
     "http",
     "queue",
     "state",

@@ -65,12 +65,12 @@ class Subscription:
         scope, key = entry.fields.get(b"scope", b"").decode(), entry.fields[b"key"].decode()
         return [trigger for trigger in self.step.state_triggers if trigger.scope in (None, scope) and trigger.key in (None, key)]
 
-    async def handle(self, entry: StreamEntry, state: StateManager, trace_id: str, attempt: int, executor: Executor) -> bool:
-        """Run the handler for an entry if a trigger's condition holds; return whether it ran. Raises what they raise."""
+    async def handle(self, entry: StreamEntry, state: StateManager, trace_id: str, attempt: int, executor: Executor) -> None:
+        """Run the handler for an entry if a trigger's condition holds. Raises what the two raise."""
         handler = self.step.handler
         assert handler is not None, "Application refuses steps without a handler"  # noqa: S101  # for the type checker
         if entry.only not in (None, self.group):
-            return False
+            return
         if entry.fields[b"type"] == b"topic":
             data = events.decode_message(entry.id, entry.fields)
             info = TriggerInfo(
@@ -81,10 +81,10 @@ class Subscription:
                 attempt=attempt,
             )
             await calls.call(handler, data, self._context(state, trace_id, info), executor)
-            return True
+            return
         triggers = self.candidates(entry)
         if not triggers:
-            return False
+            return
         change = events.decode_change(entry.revision, entry.fields)
         info = TriggerInfo(
             type="state",
@@ -98,8 +98,7 @@ class Subscription:
         for trigger in triggers:
             if trigger.condition is None or await _holds(trigger.condition, change, ctx):
                 await calls.call(handler, change, ctx, executor)
-                return True
-        return False
+                return
 
     def _context(self, state: StateManager, trace_id: str, info: TriggerInfo) -> FlowContext:
         name = self.step.name

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
+from motia_redis.calls import call
 from motia_redis.context import FlowContext, TriggerInfo
 from motia_redis.errors import StepError
 from motia_redis.inputs import StateTriggerInput
 from motia_redis.logs import Logger
-from motia_redis.steps import HttpTrigger, QueueTrigger, StateTrigger, Step, call, http, queue, state, step
+from motia_redis.steps import HttpTrigger, QueueTrigger, StateTrigger, Step, http, queue, state, step
 
 
 def config(**extra: Any) -> dict[str, Any]:

@@ -171,28 +171,28 @@ local function checked_end(text, pos, budget)
   end
 end
 
--- Whether the text is UTF-8. COST: a search per character outside of ASCII.
+-- The forms that a character outside of ASCII may have in UTF-8: no overlong ones, no surrogates, nothing over U+10FFFF.
+local CHARACTERS = {
+  "^[\194-\223][\128-\191]",
+  "^[\225-\236\238\239][\128-\191][\128-\191]",
+  "^\224[\160-\191][\128-\191]",
+  "^\237[\128-\159][\128-\191]",
+  "^[\241-\243][\128-\191][\128-\191][\128-\191]",
+  "^\240[\144-\191][\128-\191][\128-\191]",
+  "^\244[\128-\143][\128-\191][\128-\191]",
+}
+
+-- Whether the text is UTF-8. COST: a search or more per character outside of ASCII.
 local function is_utf8(text)
   local pos = find(text, "[\128-\255]")
   while pos do
-    local _, last = find(text, "^[\194-\223][\128-\191]", pos)
-    if not last then
-      _, last = find(text, "^[\225-\236\238\239][\128-\191][\128-\191]", pos)
-    end
-    if not last then
-      _, last = find(text, "^\224[\160-\191][\128-\191]", pos)
-    end
-    if not last then
-      _, last = find(text, "^\237[\128-\159][\128-\191]", pos)
-    end
-    if not last then
-      _, last = find(text, "^[\241-\243][\128-\191][\128-\191][\128-\191]", pos)
-    end
-    if not last then
-      _, last = find(text, "^\240[\144-\191][\128-\191][\128-\191]", pos)
-    end
-    if not last then
-      _, last = find(text, "^\244[\128-\143][\128-\191][\128-\191]", pos)
+    local last
+    for index = 1, #CHARACTERS do
+      local _
+      _, last = find(text, CHARACTERS[index], pos)
+      if last then
+        break
+      end
     end
     if not last then
       return false
