@@ -33,13 +33,13 @@ _some = stack(
 def _run(redis_url: str | None, namespace: str, work: Callable[[StateManager], Awaitable[_T]]) -> _T:
     """Do the work with a manager of the namespace, which must exist: a mistyped name must not create one."""
     from motia_redis.keyspace import layout_key  # noqa: PLC0415 - see cli.py
-    from motia_redis.registry import raw_client  # noqa: PLC0415
+    from motia_redis.registry import raw_nodes  # noqa: PLC0415
 
     async def run() -> _T:
         state = state_manager(redis_url, namespace)
         try:
-            async with raw_client(state, f"namespace {namespace!r}") as client:
-                if not await client.exists(layout_key(namespace)):
+            async with raw_nodes(state, f"namespace {namespace!r}") as nodes:
+                if not await nodes.run(layout_key(namespace), "EXISTS", layout_key(namespace)):
                     raise CommandError(f"there is no namespace {namespace!r} in this Redis: nothing has connected with it yet")
             return await work(state)
         finally:

@@ -15,11 +15,10 @@ if TYPE_CHECKING:
     import builtins
     from collections.abc import AsyncIterator, Mapping
 
-    from redis.asyncio import Redis
-
     from motia_redis.inputs import StateTriggerInput
     from motia_redis.keyspace import Keyspace
     from motia_redis.manager import StateManager
+    from motia_redis.nodes import Nodes
 
 _PAGE = 20  # letters in one read: each may hold two values of the largest size
 _ID = re.compile(r"(\d{1,5})/(\d{1,20}-\d{1,20})")
@@ -87,17 +86,17 @@ class DeadLetters:
 
     async def count(self, step: str | None = None) -> int:
         """Return how many letters a step has, or all steps. Cost: two round trips; steps times partitions."""
-        async with registry.session(self._state, "dead letters") as (client, keyspace):
-            return sum((await _filled(client, keyspace, step)).values())
+        async with registry.session(self._state, "dead letters") as (nodes, keyspace):
+            return sum((await _filled(nodes, keyspace, step)).values())
 
     async def list(self, step: str | None = None, *, limit: int = 100) -> list[DeadLetter]:
         """Return the oldest letters of a step, or of all steps, in the order of their times.
 
         Cost: a few round trips, and the bytes of the letters; they are read page by page.
         """
-        async with registry.session(self._state, "dead letters") as (client, keyspace):
+        async with registry.session(self._state, "dead letters") as (nodes, keyspace):
             found: builtins.list[DeadLetter] = []
-            async for letter in _merged(client, [*await _filled(client, keyspace, step)]):
+            async for letter in _merged(nodes, [*await _filled(nodes, keyspace, step)]):
                 if len(found) >= limit:
                     break
                 found.append(letter)
@@ -105,8 +104,8 @@ class DeadLetters:
 
     async def get(self, step: str, id: str) -> DeadLetter:
         """Return one letter. Raises DeadLetterMissing."""
-        async with registry.session(self._state, f"dead letter {id}") as (client, keyspace):
-            return await self._get(client, keyspace, step, id)
+        async with registry.session(self._state, f"dead letter {id}") as (nodes, keyspace):
+            return await self._get(nodes, keyspace, step, id)
 
     # -- running again ------------------------------------------------------------------------------------------------
 
@@ -120,18 +119,18 @@ class DeadLetters:
 
         Raises DeadLetterMissing (also when the event was trimmed) and StepMissing (the step was forgotten); the letter stays.
         """
-        async with registry.session(self._state, f"dead letter {id}") as (client, keyspace):
-            letter = await self._get(client, keyspace, step, id)
-            (outcome,) = await _retry(client, keyspace, [letter])
+        async with registry.session(self._state, f"dead letter {id}") as (nodes, keyspace):
+            letter = await self._get(nodes, keyspace, step, id)
+            (outcome,) = await _retry(nodes, keyspace, [letter])
         _check(letter, outcome)
 
     async def retry_all(self, step: str | None = None) -> tuple[int, builtins.list[str]]:
         """Retry all letters that there are now, as `retry` does; return their number, and why any others were left."""
         retried, left = 0, []
-        async with registry.session(self._state, "dead letters") as (client, keyspace):
-            for place in await _filled(client, keyspace, step):
-                async for page in _pages(client, place):
-                    for letter, outcome in zip(page, await _retry(client, keyspace, page), strict=True):
+        async with registry.session(self._state, "dead letters") as (nodes, keyspace):
+            for place in await _filled(nodes, keyspace, step):
+                async for page in _pages(nodes, place):
+                    for letter, outcome in zip(page, await _retry(nodes, keyspace, page), strict=True):
                         try:
                             _check(letter, outcome)
                         except (DeadLetterMissing, StepMissing) as error:
@@ -144,24 +143,24 @@ class DeadLetters:
 
     async def drop(self, step: str, id: str) -> None:
         """Remove a letter for good. Raises DeadLetterMissing."""
-        async with registry.session(self._state, f"dead letter {id}") as (client, keyspace):
+        async with registry.session(self._state, f"dead letter {id}") as (nodes, keyspace):
             place, entry_id = _place(keyspace, step, id)
-            if not await _drop(client, keyspace, place, [entry_id]):
+            if not await _drop(nodes, keyspace, place, [entry_id]):
                 raise _missing(step, id)
 
     async def drop_all(self, step: str | None = None) -> int:
         """Remove all letters that there are now, of a step or of all steps; return their number."""
         dropped = 0
-        async with registry.session(self._state, "dead letters") as (client, keyspace):
-            for place in await _filled(client, keyspace, step):
-                async for page in _pages(client, place):
-                    dropped += await _drop(client, keyspace, place, [letter.id.partition("/")[2] for letter in page])
+        async with registry.session(self._state, "dead letters") as (nodes, keyspace):
+            for place in await _filled(nodes, keyspace, step):
+                async for page in _pages(nodes, place):
+                    dropped += await _drop(nodes, keyspace, place, [letter.id.partition("/")[2] for letter in page])
         return dropped
 
     @staticmethod
-    async def _get(client: Redis, keyspace: Keyspace, step: str, id: str) -> DeadLetter:
+    async def _get(nodes: Nodes, keyspace: Keyspace, step: str, id: str) -> DeadLetter:
         place, entry_id = _place(keyspace, step, id)
-        reply: Any = await client.xrange(place.stream, entry_id, entry_id)
+        reply: Any = await nodes.run(place.stream, "XRANGE", place.stream, entry_id, entry_id)
         if not reply:
             raise _missing(step, id)
         return _letter(place, *reply[0])
@@ -192,26 +191,24 @@ def _missing(step: str, id: str) -> DeadLetterMissing:
     return DeadLetterMissing(f"step {step!r} has no dead letter {id!r}")
 
 
-async def _filled(client: Redis, keyspace: Keyspace, step: str | None) -> dict[_Place, int]:
+async def _filled(nodes: Nodes, keyspace: Keyspace, step: str | None) -> dict[_Place, int]:
     """Return where a step, or any step, has letters, and how many."""
     partitions = range(keyspace.layout.partitions)
     if step is not None:
         places = [_in_partition(keyspace, step, partition) for partition in partitions]
     else:
-        known = (await registry.read(client, keyspace)).steps
+        known = (await registry.read(nodes, keyspace)).steps
         places = [_in_partition(keyspace, name, partition) for partition in partitions for name in sorted(known[partition])]
-    async with client.pipeline(transaction=False) as pipeline:
-        for place in places:
-            pipeline.xlen(place.stream)
-        return {place: count for place, count in zip(places, await pipeline.execute(), strict=True) if count}
+    counts = await nodes.run_all([(place.stream, ("XLEN", place.stream)) for place in places])
+    return {place: count for place, count in zip(places, counts, strict=True) if count}
 
 
-async def _pages(client: Redis, place: _Place) -> AsyncIterator[list[DeadLetter]]:
+async def _pages(nodes: Nodes, place: _Place) -> AsyncIterator[list[DeadLetter]]:
     """Read the letters that are there now; those written meanwhile (a retry that failed again) are left out."""
-    newest: Any = await client.xrevrange(place.stream, count=1)
+    newest: Any = await nodes.run(place.stream, "XREVRANGE", place.stream, "+", "-", "COUNT", 1)
     start = "-"
     while newest:
-        page: Any = await client.xrange(place.stream, start, newest[0][0], count=_PAGE)
+        page: Any = await nodes.run(place.stream, "XRANGE", place.stream, start, newest[0][0], "COUNT", _PAGE)
         if page:
             yield [_letter(place, *entry) for entry in page]
         if len(page) < _PAGE:
@@ -219,11 +216,11 @@ async def _pages(client: Redis, place: _Place) -> AsyncIterator[list[DeadLetter]
         start = f"({page[-1][0].decode()}"
 
 
-async def _merged(client: Redis, places: list[_Place]) -> AsyncIterator[DeadLetter]:
+async def _merged(nodes: Nodes, places: list[_Place]) -> AsyncIterator[DeadLetter]:
     """Return the letters of several places in the order of their times, the oldest first."""
     sources = []
     for number, place in enumerate(places):
-        letters = (letter async for page in _pages(client, place) for letter in page)
+        letters = (letter async for page in _pages(nodes, place) for letter in page)
         async for letter in letters:
             sources.append((letter.time, number, letter, letters))
             break
@@ -261,12 +258,12 @@ def _letter(place: _Place, entry_id: bytes, fields: Mapping[bytes, bytes]) -> De
     )
 
 
-async def _retry(client: Redis, keyspace: Keyspace, letters: list[DeadLetter]) -> list[Any]:
+async def _retry(nodes: Nodes, keyspace: Keyspace, letters: list[DeadLetter]) -> list[Any]:
     calls: Any = []
     for letter in letters:
         place, entry_id = _place(keyspace, letter.step, letter.id)
         calls.append(([place.stream, letter.fields[b"stream"]], [letter.step, entry_id]))
-    return await scripts.load("retry_dead_letter").many(client, calls)
+    return await scripts.load("retry_dead_letter").many(nodes, calls)
 
 
 def _check(letter: DeadLetter, outcome: list[bytes]) -> None:
@@ -280,7 +277,7 @@ def _check(letter: DeadLetter, outcome: list[bytes]) -> None:
         raise StepMissing(f"{where}: the step has no consumer group on {letter.stream}; start a worker that runs it")
 
 
-async def _drop(client: Redis, keyspace: Keyspace, place: _Place, ids: list[str]) -> int:
+async def _drop(nodes: Nodes, keyspace: Keyspace, place: _Place, ids: list[str]) -> int:
     keys = [place.stream, keyspace.leases(place.stream)]
-    removed: int = await scripts.load("drop_dead_letters")(client, keys, [place.step, *ids])
+    removed: int = await scripts.load("drop_dead_letters")(nodes, keys, [place.step, *ids])
     return removed

@@ -21,11 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from concurrent.futures import Executor
 
-    from redis.asyncio import Redis
-
     from motia_redis.keyspace import Keyspace
     from motia_redis.leases import Lane, Leases
     from motia_redis.manager import StateManager
+    from motia_redis.nodes import Nodes
     from motia_redis.subscriptions import Subscription
 
 _log = logging.getLogger(__name__)
@@ -79,7 +78,7 @@ class Deliveries:
     def __init__(
         self,
         state: StateManager,
-        client: Redis,
+        nodes: Nodes,
         keyspace: Keyspace,
         *,
         concurrency: int,
@@ -88,7 +87,7 @@ class Deliveries:
     ) -> None:
         self.leases: Leases  # set by the worker, which ties the two together
         self._state = state
-        self._client = client
+        self._nodes = nodes
         self._keyspace = keyspace
         self._running = asyncio.Semaphore(concurrency)
         self._executor = executor
@@ -160,7 +159,7 @@ class Deliveries:
         lane = delivery.lane
 
         async def read() -> Any:
-            return await self._client.xrange(lane.stream, delivery.id, delivery.id)
+            return await self._nodes.run(lane.stream, "XRANGE", lane.stream, delivery.id, delivery.id)
 
         reply = await self._until_done(lane, read)
         if not reply:
@@ -265,7 +264,7 @@ class Deliveries:
         lane = delivery.lane
         key = self._keyspace.attempts(lane.stream, lane.subscription.group)
         with suppress(RedisError, OSError):  # then the count starts again after a crash: an attempt more, none less
-            await self._client.hincrby(key, attempts_field(lane, delivery.id), 1)
+            await self._nodes.run(key, "HINCRBY", key, attempts_field(lane, delivery.id), 1)
 
     async def _back_off(self, key: Any, lane: Lane, pause: float) -> None:
         """Let a key wait; what is queued behind it must not keep others from being read."""
@@ -292,7 +291,7 @@ class Deliveries:
 
         async def move() -> Any:
             return await scripts.load("dead_letter")(
-                self._client, keys, [self.leases.worker, lane.name, step, delivery.id, *story]
+                self._nodes, keys, [self.leases.worker, lane.name, step, delivery.id, *story]
             )
 
         await self._until_done(lane, move)
@@ -326,7 +325,7 @@ class Deliveries:
             ids = [delivery.id for delivery in deliveries]
             for at in range(0, len(ids), _ACKNOWLEDGED_AT_ONCE):
                 calls.append((keys, [self.leases.worker, lane.name, group, *ids[at : at + _ACKNOWLEDGED_AT_ONCE]]))
-        accepted = await scripts.load("acknowledge").many(self._client, calls)
+        accepted = await scripts.load("acknowledge").many(self._nodes, calls)
         for deliveries in done.values():
             for delivery in deliveries:
                 self._drop(delivery)

@@ -22,6 +22,9 @@ script reports carry the same code there (`code` below); a test holds the two li
     ├── RevisionConflict     `if_revision` does not hold                              CONFLICT
     ├── LayoutMismatch       this namespace was created with another layout
     ├── StateUnavailable     Redis cannot be reached or refused the call
+    │   └── OutcomeUnknown   whether a repeated change was applied cannot be told         UNKNOWN
+    ├── NotDurable           the change stands, but not as safely as was asked for
+    ├── IdempotencyKeyReused the key stands for another call                              REUSED
     ├── DeadLetterMissing    no such dead letter, or one without its event
     ├── StepMissing          no step of that name is known to Redis
     ├── StepInUse            a live worker runs the step
@@ -139,7 +142,30 @@ class LayoutMismatch(StateError):
 
 
 class StateUnavailable(StateError):
-    """Redis cannot be reached, or refused the call; the message says whether the change may have been applied."""
+    """Redis cannot be reached, or refused the call.
+
+    `maybe_applied` tells of a change whether it may have been applied, or may be still: True, or False when it certainly was not.
+    """
+
+    def __init__(self, message: str, *, maybe_applied: bool = False) -> None:
+        super().__init__(message)
+        self.maybe_applied = maybe_applied
+
+
+class OutcomeUnknown(StateUnavailable):
+    """A change was sent again, and the events that would tell whether it had been applied are trimmed, or too many."""
+
+    code = "UNKNOWN"
+
+
+class NotDurable(StateError):
+    """The change stands on the primary, with its event, but did not get as safe in time as `durability` asks for."""
+
+
+class IdempotencyKeyReused(StateError):
+    """The idempotency key stands for a call of other arguments; nothing was changed."""
+
+    code = "REUSED"
 
 
 class DeadLetterMissing(StateError):

@@ -44,7 +44,7 @@ class StateKeys:
     revisions: bytes
     scopes: bytes
     events: bytes
-    dropped: bytes
+    trimmed: bytes
 
 
 class Keyspace:
@@ -75,6 +75,10 @@ class Keyspace:
         """Return the set of the partition's scopes that hold a value."""
         return self._tags[partition] + b"scopes"
 
+    def all_scopes(self) -> list[bytes]:
+        """Return the sets of all partitions' scopes."""
+        return [self.scopes(partition) for partition in range(self.layout.partitions)]
+
     def events(self, partition: int, lane: int) -> bytes:
         """Return the stream of the change events of one lane."""
         return self._tags[partition] + b"events:%d" % lane
@@ -95,9 +99,17 @@ class Keyspace:
         """Return the hash of the leases in the stream's partition."""
         return _tag(stream) + b"leases"
 
-    def dropped(self, stream: bytes) -> bytes:
-        """Return the hash of what the hard cap dropped in the stream's partition: stream -> entries."""
-        return _tag(stream) + b"dropped"
+    def trimmed(self, stream: bytes) -> bytes:
+        """Return the hash of what was trimmed from the streams of the stream's partition: see lib/retention.lua."""
+        return _tag(stream) + b"trimmed"
+
+    def request(self, stream: bytes, request: bytes) -> bytes:
+        """Return the record of a request that was repeated, in the stream's partition."""
+        return _tag(stream) + b"request:" + request
+
+    def idempotency(self, stream: bytes, name: bytes) -> bytes:
+        """Return the record of an idempotency key in the stream's partition."""
+        return _tag(stream) + b"idempotency:" + name
 
     @property
     def workers(self) -> bytes:
@@ -113,7 +125,7 @@ class Keyspace:
             revisions=tag + b"revision:" + scope,
             scopes=tag + b"scopes",
             events=tag + b"events:%d" % self.lane(key),
-            dropped=tag + b"dropped",
+            trimmed=tag + b"trimmed",
         )
 
     def event_streams(self, scope: str | None = None, key: str | None = None) -> list[bytes]:

@@ -27,9 +27,8 @@ from motia_redis.errors import StateUnavailable
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-    from redis.asyncio import Redis
-
     from motia_redis.keyspace import Keyspace
+    from motia_redis.nodes import Nodes
     from motia_redis.subscriptions import Subscription
 
 _log = logging.getLogger(__name__)
@@ -88,7 +87,7 @@ class Leases:
     def __init__(
         self,
         subscriptions: Sequence[Subscription],
-        client: Redis,
+        nodes: Nodes,
         keyspace: Keyspace,
         *,
         ttl: float,
@@ -99,7 +98,7 @@ class Leases:
         self.lanes: dict[bytes, Lane] = {}
         self.worker = ""
         self._subscriptions = subscriptions
-        self._client = client
+        self._nodes = nodes
         self._keyspace = keyspace
         self._ttl = ttl
         self._heartbeat = heartbeat
@@ -165,12 +164,12 @@ class Leases:
     async def _leave(self) -> None:
         if self.worker:
             calls: Any = [([partition], [self.worker, "leave"]) for partition in self._partitions]
-            await scripts.load("release_lanes").many(self._client, calls)
+            await scripts.load("release_lanes").many(self._nodes, calls)
             await self._introduce("0")
 
     async def _introduce(self, ttl: str) -> dict[str, list[str]]:
         """Tell that this worker lives (or leaves: 0); return the steps of all that live."""
-        reply = await scripts.load("heartbeat")(self._client, [self._keyspace.workers], [self.worker, self._description, ttl])
+        reply = await scripts.load("heartbeat")(self._nodes, [self._keyspace.workers], [self.worker, self._description, ttl])
         return {reply[i].decode(): orjson.loads(reply[i + 1])["steps"] for i in range(0, len(reply), 2)}
 
     # -- one heartbeat ------------------------------------------------------------------------------------------------
@@ -182,7 +181,7 @@ class Leases:
         worker = self.worker or secrets.token_hex(8)
         ttl = str(int(self._ttl * 1000))
         calls: Any = [([partition], [worker, ttl, "first" if first else "again"]) for partition in self._partitions]
-        renewed = await scripts.load("renew_leases").many(self._client, calls)
+        renewed = await scripts.load("renew_leases").many(self._nodes, calls)
         if not all(renewed):
             self.lose()
             return False
@@ -219,7 +218,7 @@ class Leases:
             release: Any = [
                 ([partition], [self.worker, "stay", *names]) for partition, names in self._by_partition(drained).items()
             ]
-            await scripts.load("release_lanes").many(self._client, release)
+            await scripts.load("release_lanes").many(self._nodes, release)
             for name in drained:
                 self.lanes.pop(name, None)
         await self._acquire([name for name in self._mine if name not in self.lanes])
@@ -231,7 +230,7 @@ class Leases:
             return
         worker = self.worker
         calls: Any = [([partition], [worker, *names]) for partition, names in by_partition.items()]
-        replies = await scripts.load("acquire_lanes").many(self._client, calls)
+        replies = await scripts.load("acquire_lanes").many(self._nodes, calls)
         if worker != self.worker:
             return  # lost meanwhile
         for names, outcomes in zip(by_partition.values(), replies, strict=True):

@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import logging
-import secrets
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import RedisError, ResponseError
-
-from motia_redis import codec, keyspace, patch, replies, scripts
-from motia_redis.errors import CorruptValue, RevisionConflict, StateError
-from motia_redis.limits import Limits, Retention
+from motia_redis import codec, keyspace, patch, scripts
+from motia_redis.changes import ANY, Changes
+from motia_redis.durability import Durability
+from motia_redis.errors import CorruptValue
+from motia_redis.limits import Limits, Retention, check_seconds
+from motia_redis.retries import ATTEMPT_TIMEOUT, Retries
+from motia_redis.scans import Scan
 from motia_redis.sessions import Sessions
-from motia_redis.tracing import current_trace_id
 
 if TYPE_CHECKING:
     import builtins
     from types import TracebackType
     from typing import Self
 
-    from redis.asyncio import Redis
-
     from motia_redis.keyspace import Keyspace, Layout
+    from motia_redis.nodes import Nodes
+    from motia_redis.retries import Attempt
     from motia_redis.sessions import Session
 
-_log = logging.getLogger(__name__)
-
-_ANY: Final[Any] = object()
 _PAGE = 1000  # keys that one page of a big scope holds
 _CLEAR_PAGE = 200  # keys that `clear` deletes with one round trip
 
@@ -46,15 +42,24 @@ class StateManager:
 
     Connects on first use, works in any event loop and in several one after the other, and may be used by any number of tasks.
     Every change is one script call in Redis: it is applied as a whole, with its event, or not at all, and changes of one key take
-    effect one after the other. Errors are all below `StateError`; those of Redis itself are `StateUnavailable`.
+    effect one after the other. A call that Redis does not answer is sent again until a deadline, and a change is applied once
+    however often it was sent. Errors are all below `StateError`; those of Redis itself are `StateUnavailable`.
 
     Arguments:
-        url: where Redis is: `redis://`, `rediss://`, `unix://` or `embedded://DIR` (a server of our own in that folder).
+        url: where Redis is: `redis://`, `rediss://`, `unix://`, `redis+sentinel://host:port,host:port/service`,
+            `redis+cluster://host:port,host:port` or `embedded://DIR` (a server of our own in that folder).
             Default: `$MOTIA_REDIS_URL`, else `embedded://.motia`.
         namespace: the prefix of all keys; namespaces on one Redis never meet. Default: `$MOTIA_REDIS_NAMESPACE`, else `motia`.
         layout: partitions and lanes, if this process insists; by default it takes those the namespace was created with.
         limits: the largest names, values and updates; the same in every process of a namespace.
         retention: how many handled events are kept and for how long, and how many unhandled ones at most; the same everywhere.
+        deadline: seconds from the first to the last attempt at a call; 0: a single attempt. Attempts wait 3 seconds for a reply.
+        durability: how safe a change is before its call returns: `memory` (as Redis is configured), `replicated` (`replicas` of
+            them have it) or `fsynced` (on the primary's disk; Redis 7.2, appendonly). Else the call raises NotDurable, and the
+            change stands.
+        replicas: how many, for `replicated`.
+        durability_timeout: seconds to wait for that.
+        idempotency_seconds: how long the outcome of a call with an `idempotency_key` is kept.
     """
 
     def __init__(
@@ -65,13 +70,19 @@ class StateManager:
         layout: Layout | None = None,
         limits: Limits | None = None,
         retention: Retention | None = None,
+        deadline: float = 10.0,
+        durability: str = "memory",
+        replicas: int = 1,
+        durability_timeout: float = 1.0,
+        idempotency_seconds: float = 86_400.0,
     ) -> None:
         self.limits = limits or Limits()
-        self._sessions = Sessions(url, namespace, layout)
         self.retention = retention or Retention()
-        self._retention = self.retention.encode()
-        self._mutate = scripts.load("mutate")
-        self._most_bytes = b"%d" % self.limits.value_bytes
+        self.durability = Durability(durability, replicas, durability_timeout)
+        self._idempotency_seconds = check_seconds("idempotency_seconds", idempotency_seconds, least=0.001)
+        self._sessions = Sessions(url, namespace, layout, reply_timeout=ATTEMPT_TIMEOUT + durability_timeout)
+        self._retries = Retries(self._sessions, check_seconds("deadline", deadline, least=0.0))
+        self._changes = Changes(self._retries, self.limits, self.retention, self.durability, idempotency_seconds)
 
     def __reduce__(self) -> tuple[partial[StateManager], tuple[()]]:
         """Let copies and pickles be managers with the same settings and connections of their own."""
@@ -83,6 +94,11 @@ class StateManager:
             layout=given.layout,
             limits=self.limits,
             retention=self.retention,
+            deadline=self._retries.deadline,
+            durability=self.durability.level,
+            replicas=self.durability.replicas,
+            durability_timeout=self.durability.timeout,
+            idempotency_seconds=self._idempotency_seconds,
         )
         return again, ()
 
@@ -107,9 +123,9 @@ class StateManager:
         """
         return (await self._sessions.get()).keyspace
 
-    async def client(self, *, max_connections: int = 64) -> Redis:
-        """Return a new Redis client of the running loop, for the caller to use and close; it re-sends nothing by itself."""
-        return await self._sessions.client(max_connections)
+    async def nodes(self, *, max_connections: int = 64) -> Nodes:
+        """Return new clients of the running loop, for the caller to use and close; they re-send nothing by themselves."""
+        return await self._sessions.nodes(max_connections=max_connections)
 
     async def revive(self) -> None:
         """Start the server of an `embedded://` URL again if it ended while in use (a crash); its data is in its log.
@@ -143,11 +159,12 @@ class StateManager:
         Cost: one round trip, the bytes of the value. Raises InvalidName, CorruptValue, StateUnavailable.
         """
         where, scope_bytes, key_bytes = self._names(scope, key)
-        session = await self._sessions.get()
-        try:
-            text: Any = await session.client.hget(session.keyspace.values(scope_bytes), key_bytes)
-        except (RedisError, OSError) as error:
-            raise await self._sessions.failed(where, error) from error
+
+        async def read(session: Session, _: Attempt) -> Any:
+            values = session.keyspace.values(scope_bytes)
+            return await session.nodes.run(values, "HGET", values, key_bytes)
+
+        text = await self._retries.run(where, read)
         return None if text is None else codec.decode(text, where=where)
 
     async def entry(self, scope: str, key: str) -> Entry | None:
@@ -156,15 +173,13 @@ class StateManager:
         A value that another client wrote into the hash has the revision `0-0`. Cost and errors: as `get`.
         """
         where, scope_bytes, key_bytes = self._names(scope, key)
-        session = await self._sessions.get()
-        try:
-            async with session.client.pipeline(transaction=True) as pipeline:
-                pipeline.hget(session.keyspace.values(scope_bytes), key_bytes)
-                pipeline.hget(session.keyspace.revisions(scope_bytes), key_bytes)
-                text, revision = await pipeline.execute()
-        except (RedisError, OSError) as error:
-            raise await self._sessions.failed(where, error) from error
-        return None if text is None else Entry(codec.decode(text, where=where), (revision or b"0-0").decode(errors="replace"))
+
+        async def read(session: Session, _: Attempt) -> Any:
+            names = session.keyspace.state_keys(scope_bytes, key_bytes)
+            return await scripts.load("entry")(session.nodes, [names.values, names.revisions], [key_bytes])
+
+        found = await self._retries.run(where, read)
+        return Entry(codec.decode(found[0], where=where), found[1].decode(errors="replace")) if found else None
 
     async def list(self, scope: str) -> builtins.list[Any]:
         """Return all values of a scope, in no promised order.
@@ -174,18 +189,14 @@ class StateManager:
         Raises InvalidName, CorruptValue, StateUnavailable.
         """
         scope_bytes = keyspace.encode_name("scope", scope, self.limits.name_bytes)
-        session = await self._sessions.get()
         texts: dict[Any, Any] = {}
-        page: Any
-        cursor = 0
-        try:
-            while True:
-                cursor, page = await session.client.hscan(session.keyspace.values(scope_bytes), cursor, count=_PAGE)
-                texts.update(page)
-                if not cursor:
-                    break
-        except (RedisError, OSError) as error:
-            raise await self._sessions.failed(f"scope {scope!r}", error) from error
+        scan = Scan(self._retries, f"scope {scope!r:.200}", "HSCAN", (await self._sessions.get()).keyspace.values(scope_bytes))
+        cursor: Any = 0
+        while True:
+            cursor, page = await scan.page(cursor, _PAGE)
+            texts.update(page)
+            if not cursor:
+                break
         try:
             return [codec.decode(text, where="") for text in texts.values()]
         except CorruptValue:  # once more, to name the key
@@ -196,14 +207,15 @@ class StateManager:
 
         Cost: the number of scopes, not of keys; read page by page. Raises CorruptValue, StateUnavailable.
         """
-        session = await self._sessions.get()
         scopes: set[Any] = set()
-        try:
-            for partition in range(session.keyspace.layout.partitions):
-                async for scope in session.client.sscan_iter(session.keyspace.scopes(partition), count=_PAGE):
-                    scopes.add(scope)
-        except (RedisError, OSError) as error:
-            raise await self._sessions.failed("list_groups", error) from error
+        for name in (await self._sessions.get()).keyspace.all_scopes():
+            scan = Scan(self._retries, "list_groups", "SSCAN", name)
+            cursor: Any = 0
+            while True:
+                cursor, page = await scan.page(cursor, _PAGE)
+                scopes.update(page)
+                if not cursor:
+                    break
         try:
             return sorted(scope.decode() for scope in scopes)
         except UnicodeDecodeError as error:
@@ -213,15 +225,18 @@ class StateManager:
 
     # -- changing -----------------------------------------------------------------------------------------------------
 
-    async def set(self, scope: str, key: str, value: Any, *, if_revision: str | None = _ANY) -> Any:
+    async def set(
+        self, scope: str, key: str, value: Any, *, if_revision: str | None = ANY, idempotency_key: str | None = None
+    ) -> Any:
         """Store a value and return it.
 
         Atomic with its event (`state:created` or `state:updated`). With `if_revision` it is stored only if the key has that
         revision (None: only if it holds no value), else RevisionConflict is raised and nothing changed. Cost: one round trip,
         the bytes of the new and the old value. Raises InvalidName, InvalidValue, ValueTooLarge, StateUnavailable.
         """
-        text = codec.encode(value, where=self._where(scope, key), max_bytes=self.limits.value_bytes)
-        await self._change(scope, key, if_revision, [b"set", text + codec.SEAL])
+        where, scope_bytes, key_bytes = self._names(scope, key)
+        change = [b"set", codec.encode(value, where=where, max_bytes=self.limits.value_bytes) + codec.SEAL]
+        await self._changes.apply(where, scope_bytes, key_bytes, change, if_revision=if_revision, idempotency_key=idempotency_key)
         return value
 
     async def update(
@@ -231,7 +246,8 @@ class StateManager:
         ops: builtins.list[dict[str, Any]],
         strict: bool = False,
         *,
-        if_revision: str | None = _ANY,
+        if_revision: str | None = ANY,
+        idempotency_key: str | None = None,
     ) -> Any:
         """Apply operations to a value inside of Redis, all or none, and return the updated value.
 
@@ -246,20 +262,27 @@ class StateManager:
         UpdateFailed (with the failing operation), ValueTooLarge, CorruptValue, RevisionConflict, StateUnavailable; after each
         of them nothing has changed (StateUnavailable: see there).
         """
-        where = self._where(scope, key)
+        where, scope_bytes, key_bytes = self._names(scope, key)
         arguments = patch.translate(ops, strict=strict, limits=self.limits, where=where)
-        mode = b"strict" if strict else b"lenient"
-        reply = await self._change(scope, key, if_revision, [b"update", mode, *arguments], ops)
+        change = [b"update", b"strict" if strict else b"lenient", *arguments]
+        reply = await self._changes.apply(
+            where, scope_bytes, key_bytes, change, if_revision=if_revision, idempotency_key=idempotency_key, operations=ops
+        )
         return codec.decode(reply[1], where=where)
 
-    async def delete(self, scope: str, key: str, *, if_revision: str | None = _ANY) -> Any | None:
+    async def delete(
+        self, scope: str, key: str, *, if_revision: str | None = ANY, idempotency_key: str | None = None
+    ) -> Any | None:
         """Remove a key and return the value it held, or None.
 
         Atomic with its event (`state:deleted`); deleting what is not there changes nothing and has no event. `if_revision`,
         cost and errors: as `set`.
         """
-        reply = await self._change(scope, key, if_revision, [b"delete"])
-        return codec.decode(reply[1], where=self._where(scope, key)) if reply else None
+        where, scope_bytes, key_bytes = self._names(scope, key)
+        reply = await self._changes.apply(
+            where, scope_bytes, key_bytes, [b"delete"], if_revision=if_revision, idempotency_key=idempotency_key
+        )
+        return codec.decode(reply[1], where=where) if reply else None
 
     async def clear(self, scope: str) -> None:
         """Delete all values of a scope, with one event per key.
@@ -268,20 +291,22 @@ class StateManager:
         an error, call it again. Cost: a round trip or two per 200 keys. Raises InvalidName, StateUnavailable.
         """
         scope_bytes = keyspace.encode_name("scope", scope, self.limits.name_bytes)
-        session = await self._sessions.get()
-        scan, cursor = scripts.load("scan_keys"), b"0"
-        try:
-            while True:
-                values = session.keyspace.values(scope_bytes)
-                cursor, keys = await scan(session.client, [values], [cursor, b"%d" % _CLEAR_PAGE])
-                calls = [self._call(session, scope_bytes, key, b"", [b"delete"]) for key in keys]
-                await self._mutate.many(session.client, calls)
-                if cursor == b"0":
-                    return
-        except (RedisError, OSError) as error:
-            raise await self._sessions.failed(f"scope {scope!r}", error) from error
+        where, scan = f"scope {scope!r:.200}", scripts.load("scan_keys")
+        cursor = b"0"
 
-    async def enqueue(self, topic: str, data: Any, *, key: str | None = None) -> str:
+        async def clear_page(session: Session, attempt: Attempt) -> bytes:
+            # Deleted again, a key that is gone has no second event. A cursor holds for one server's one run.
+            start = cursor if attempt.number == 1 else b"0"
+            following, keys = await scan(session.nodes, [session.keyspace.values(scope_bytes)], [start, b"%d" % _CLEAR_PAGE])
+            await self._changes.delete_page(where, session, scope_bytes, keys)
+            return following  # type: ignore[no-any-return]  # what scan_keys.lua's RETURNS says
+
+        while True:
+            cursor = await self._retries.run(where, clear_page, changes=True)
+            if cursor == b"0":
+                return
+
+    async def enqueue(self, topic: str, data: Any, *, key: str | None = None, idempotency_key: str | None = None) -> str:
         """Append a message to a topic and return the message's id, which no other message has.
 
         Messages of one `key` are kept in order; without a key they spread over the topic's lanes. Cost: one round trip, the
@@ -291,44 +316,7 @@ class StateManager:
         key_bytes = b"" if key is None else keyspace.encode_name("key", key, self.limits.name_bytes)
         where = f"topic {topic!r}"
         text = codec.encode(data, where=where, max_bytes=self.limits.value_bytes)
-        session = await self._sessions.get()
-        request = _request_id()
-        stream = session.keyspace.topic(topic_bytes, session.keyspace.lane(key_bytes or request))
-        arguments = [topic_bytes, key_bytes, text, request, _trace(), self._retention]
-        try:
-            _report(where, await scripts.load("enqueue")(session.client, [stream, session.keyspace.dropped(stream)], arguments))
-        except (RedisError, OSError) as error:
-            raise await self._sessions.failed(where, error) from error
-        return request.decode()
-
-    async def _change(
-        self, scope: str, key: str, if_revision: str | None, change: builtins.list[bytes], operations: object = None
-    ) -> builtins.list[bytes]:
-        """Run the mutation script for one key and return its reply."""
-        where, scope_bytes, key_bytes = self._names(scope, key)
-        expected = _expected(if_revision, where)
-        session = await self._sessions.get()
-        try:
-            reply = await self._mutate(session.client, *self._call(session, scope_bytes, key_bytes, expected, change))
-        except ResponseError as error:
-            known = replies.to_error(where, error, operations)
-            if known is None:
-                raise await self._sessions.failed(where, error) from error
-            if isinstance(known, RevisionConflict):
-                known.expected = if_revision
-            raise known from None
-        except (RedisError, OSError) as error:
-            raise await self._sessions.failed(where, error) from error
-        _report(where, reply)
-        return reply  # type: ignore[no-any-return]  # what mutate.lua's RETURNS says
-
-    def _call(
-        self, session: Session, scope: bytes, key: bytes, expected: bytes, change: builtins.list[bytes]
-    ) -> tuple[builtins.list[bytes], builtins.list[bytes]]:
-        """Return the mutation script's keys and arguments for one change."""
-        names = session.keyspace.state_keys(scope, key)
-        common = [scope, key, _request_id(), _trace(), expected, self._most_bytes, self._retention]
-        return [names.values, names.revisions, names.scopes, names.events, names.dropped], common + change
+        return await self._changes.append(where, topic_bytes, key_bytes, text, idempotency_key=idempotency_key)
 
     def _names(self, scope: str, key: str) -> tuple[str, bytes, bytes]:
         where = self._where(scope, key)
@@ -341,31 +329,6 @@ class StateManager:
     @staticmethod
     def _where(scope: object, key: object) -> str:
         return f"scope {scope!r:.200} key {key.decode(errors='replace') if isinstance(key, bytes) else key!r:.200}"
-
-
-def _expected(if_revision: object, where: str) -> bytes:
-    """Return `if_revision` as the script takes it."""
-    if if_revision is _ANY:
-        return b""
-    if if_revision is None:
-        return b"none"
-    if isinstance(if_revision, str) and keyspace.is_revision(if_revision):
-        return if_revision.encode()
-    raise StateError(f"{where}: if_revision must be a revision like '1700000000000-0', or None: {if_revision!r:.80}")
-
-
-def _report(where: str, reply: builtins.list[Any]) -> None:
-    """Log what the hard cap dropped, if a script's reply tells so."""
-    if len(reply) > 2:
-        _log.error("%s: its lane is over the hard cap: %d entries were dropped that a step had not handled", where, reply[2])
-
-
-def _request_id() -> bytes:
-    return secrets.token_hex(8).encode()
-
-
-def _trace() -> bytes:
-    return (current_trace_id() or "").encode()
 
 
 #: The global instance; works without set-up in any event loop.

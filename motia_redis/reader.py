@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,10 @@ from motia_redis.subscriptions import StreamEntry
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from redis.asyncio import Redis
-
     from motia_redis.deliveries import Deliveries
     from motia_redis.keyspace import Keyspace
     from motia_redis.leases import Lane, Leases
+    from motia_redis.nodes import Nodes
 
 _log = logging.getLogger(__name__)
 
@@ -34,15 +34,15 @@ _RECONNECT = (0.1, 5.0)  # seconds: first and longest pause while Redis is away
 class Reader:
     """Hands what is in the lanes to `deliveries`, as far as there is room.
 
-    One connection reads and one waits, for any number of steps and lanes. `changed` is set when lanes have changed or there is
-    room again.
+    One connection reads and one waits, for any number of steps and lanes (in a Cluster one waits for each partition). `changed`
+    is set when lanes have changed or there is room again.
     """
 
     def __init__(
         self,
         leases: Leases,
         deliveries: Deliveries,
-        client: Redis,
+        nodes: Nodes,
         keyspace: Keyspace,
         *,
         changed: asyncio.Event,
@@ -50,7 +50,7 @@ class Reader:
     ) -> None:
         self._leases = leases
         self._deliveries = deliveries
-        self._client = client
+        self._nodes = nodes
         self._keyspace = keyspace
         self._restore_groups = restore_groups
         self._changed = changed
@@ -91,34 +91,44 @@ class Reader:
 
     async def _read(self) -> bool:
         """Read once from all lanes that may have something and whose steps have room; return whether there was any."""
-        chosen: dict[str, list[Lane]] = {}
+        chosen: dict[tuple[str, bytes], list[Lane]] = {}
+        lanes_of: Counter[str] = Counter()
         for lane in self._leases.lanes.values():
             if lane.ready and not lane.closing.is_set() and self._deliveries.room(lane.subscription):
-                chosen.setdefault(lane.subscription.group, []).append(lane)
+                chosen.setdefault((lane.subscription.group, self._together(lane.stream)), []).append(lane)
+                lanes_of[lane.subscription.group] += 1
         if not chosen or not self._leases.valid():
             return False
-        counts = {group: self._count(lanes) for group, lanes in chosen.items()}
-        async with self._client.pipeline(transaction=False) as pipeline:
-            for group, lanes in chosen.items():
-                positions: Any = {lane.stream: lane.position for lane in lanes}
-                pipeline.xreadgroup(group, CONSUMER, positions, count=counts[group])
-            replies: list[Any] = await pipeline.execute()
+        calls: list[Any] = []
+        counts = []
+        for (group, _), lanes in chosen.items():
+            counts.append(max(1, min(_ENTRIES, self._deliveries.room(lanes[0].subscription) // lanes_of[group])))
+            places = [lane.stream for lane in lanes] + [lane.position for lane in lanes]
+            command = ("XREADGROUP", "GROUP", group, CONSUMER, "COUNT", counts[-1], "STREAMS", *places)
+            calls.append((lanes[0].stream, command))
+        replies = await self._nodes.run_each(calls)
         finished: list[Lane] = []
-        for (group, lanes), reply in zip(chosen.items(), replies, strict=True):
+        for lanes, count, reply in zip(chosen.values(), counts, replies, strict=True):
+            if isinstance(reply, Exception):
+                continue
             found = _by_stream(reply)
             for lane in lanes:
                 entries = found.get(lane.stream, [])
                 if lane.position == ">":
-                    self._take_new(lane, entries, counts[group])
+                    self._take_new(lane, entries, count)
                 elif entries:
                     await self._take_pending(lane, entries)
                 else:
                     finished.append(lane)
         await self._turn_to_new(finished)
+        for reply in replies:
+            if isinstance(reply, Exception):  # of one node: what the others gave is taken
+                raise reply
         return True
 
-    def _count(self, lanes: list[Lane]) -> int:
-        return max(1, min(_ENTRIES, self._deliveries.room(lanes[0].subscription) // len(lanes)))
+    def _together(self, stream: bytes) -> bytes:
+        """Return what streams must share to be read by one command: in a Cluster their slot."""
+        return self._keyspace.leases(stream) if self._nodes.is_cluster else b""
 
     def _take_new(self, lane: Lane, entries: list[tuple[bytes, Any]], asked: int) -> None:
         lane.ready = len(entries) >= asked
@@ -132,7 +142,7 @@ class Reader:
         """Take what the lane's last holder left, with the attempts that were made."""
         key: Any = self._keyspace.attempts(lane.stream, lane.subscription.group)
         fields: Any = [attempts_field(lane, entry_id.decode()) for entry_id, _ in entries]
-        recorded: Any = await self._client.hmget(key, fields)
+        recorded: Any = await self._nodes.run(key, "HMGET", key, *fields)
         lane.position = entries[-1][0].decode()
         if lane.closing.is_set():
             return
@@ -150,11 +160,9 @@ class Reader:
         """Begin to read new entries; remember where the stream ends now, since a wait must not start earlier."""
         if not lanes:
             return
-        async with self._client.pipeline(transaction=False) as pipeline:
-            for lane in lanes:
-                pipeline.xinfo_stream(lane.stream)
-            for lane, info in zip(lanes, await pipeline.execute(), strict=True):
-                lane.position, lane.seen, lane.crashed = ">", info["last-generated-id"].decode(), False
+        replies = await self._nodes.run_all([(lane.stream, ("XINFO STREAM", lane.stream)) for lane in lanes])
+        for lane, info in zip(lanes, replies, strict=True):
+            lane.position, lane.seen, lane.crashed = ">", info["last-generated-id"].decode(), False
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
@@ -187,12 +195,25 @@ class Reader:
         by_stream: dict[bytes, list[Lane]] = {}
         for lane in idle:
             by_stream.setdefault(lane.stream, []).append(lane)
-        positions: Any = {stream: min((lane.seen for lane in lanes), key=_order) for stream, lanes in by_stream.items()}
-        reply = await self._client.xread(positions, count=1, block=_WATCH)
-        for stream, entries in _by_stream(reply).items():
-            for lane in by_stream[stream]:
-                lane.ready = True
-                lane.seen = max(lane.seen, entries[0][0].decode(), key=_order)
+        together: dict[bytes, dict[bytes, str]] = {}
+        for stream, lanes in by_stream.items():
+            together.setdefault(self._together(stream), {})[stream] = min((lane.seen for lane in lanes), key=_order)
+        waits = [asyncio.create_task(self._wait_for(positions)) for positions in together.values()]
+        try:
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+        for wait in done:
+            for stream, entries in _by_stream(wait.result()).items():
+                for lane in by_stream[stream]:
+                    lane.ready = True
+                    lane.seen = max(lane.seen, entries[0][0].decode(), key=_order)
+
+    async def _wait_for(self, positions: dict[bytes, str]) -> Any:
+        command = ("XREAD", "COUNT", 1, "BLOCK", _WATCH, "STREAMS", *positions, *positions.values())
+        return await self._nodes.run(next(iter(positions)), *command)
 
     async def _stop_watching(self) -> None:
         """Cut a wait off; it only reads, so nothing is lost with its connection."""

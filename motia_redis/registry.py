@@ -19,10 +19,9 @@ from motia_redis.errors import StepInUse, StepMissing
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-    from redis.asyncio import Redis
-
     from motia_redis.keyspace import Keyspace
     from motia_redis.manager import StateManager
+    from motia_redis.nodes import Nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,34 +46,32 @@ class Registry:
 
 
 @asynccontextmanager
-async def session(state: StateManager, where: str) -> AsyncIterator[tuple[Redis, Keyspace]]:
-    """Lend a client of its own, and the keyspace; errors of Redis inside of the block become StateUnavailable."""
+async def session(state: StateManager, where: str) -> AsyncIterator[tuple[Nodes, Keyspace]]:
+    """Lend clients of its own, and the keyspace; errors of Redis inside of the block become StateUnavailable."""
     keyspace = await state.connect()
-    async with raw_client(state, where) as client:
-        yield client, keyspace
+    async with raw_nodes(state, where) as nodes:
+        yield nodes, keyspace
 
 
 @asynccontextmanager
-async def raw_client(state: StateManager, where: str) -> AsyncIterator[Redis]:
-    """Lend a client as `session` does, without connecting: that would create the namespace."""
-    client = await state.client(max_connections=4)
+async def raw_nodes(state: StateManager, where: str) -> AsyncIterator[Nodes]:
+    """Lend clients as `session` does, without connecting: that would create the namespace."""
+    nodes = await state.nodes(max_connections=4)
     try:
-        yield client
+        yield nodes
     except (RedisError, OSError) as error:
         raise connections.unavailable(where, state.url, error) from error
     finally:
-        await client.aclose()
+        await nodes.aclose()
 
 
-async def read(client: Redis, keyspace: Keyspace) -> Registry:
+async def read(nodes: Nodes, keyspace: Keyspace) -> Registry:
     """Return what Redis knows. Cost: one round trip; the number of workers and of all steps' lanes."""
-    async with client.pipeline(transaction=False) as pipeline:
-        pipeline.time()
-        pipeline.hgetall(keyspace.workers)
-        for partition in range(keyspace.layout.partitions):
-            pipeline.hgetall(keyspace.leases(keyspace.events(partition, 0)))
-            pipeline.hgetall(keyspace.dropped(keyspace.events(partition, 0)))
-        (seconds, microseconds), introduced, *hashes = await pipeline.execute()
+    wanted: list[Any] = [(keyspace.workers, ("TIME",)), (keyspace.workers, ("HGETALL", keyspace.workers))]
+    for partition in range(keyspace.layout.partitions):
+        stream = keyspace.events(partition, 0)
+        wanted += [(key, ("HGETALL", key)) for key in (keyspace.leases(stream), keyspace.trimmed(stream))]
+    (seconds, microseconds), introduced, *hashes = await nodes.run_all(wanted)
     now = seconds * 1000 + microseconds // 1000
     lanes: dict[tuple[str, bytes], str | None] = {}
     steps = []
@@ -87,7 +84,12 @@ async def read(client: Redis, keyspace: Keyspace) -> Registry:
                 lanes[step.decode(), stream] = holder.decode() if lives else None
                 names.add(step.decode())
         steps.append(frozenset(names))
-    dropped = {stream: int(count) for fields in hashes[1::2] for stream, count in fields.items()}
+    dropped = {
+        field.removeprefix(b"dropped "): int(count)
+        for fields in hashes[1::2]
+        for field, count in fields.items()
+        if field.startswith(b"dropped ")
+    }
     return Registry(now, _workers(introduced, now), lanes, dropped, tuple(steps))
 
 
@@ -126,8 +128,8 @@ async def forget_step(state: StateManager, name: str, *, with_dead_letters: bool
     `force` does it all the same. Cost: a round trip; the number of streams and of the step's pending entries. Raises StepInUse,
     StepMissing, StateUnavailable.
     """
-    async with session(state, f"step {name!r}") as (client, keyspace):
-        registry = await read(client, keyspace)
+    async with session(state, f"step {name!r}") as (nodes, keyspace):
+        registry = await read(nodes, keyspace)
         running = [worker for worker in registry.workers.values() if name in worker.steps]
         if running and not force:
             places = ", ".join(sorted(f"process {worker.pid} on {worker.host}" for worker in running))
@@ -140,7 +142,7 @@ async def forget_step(state: StateManager, name: str, *, with_dead_letters: bool
             keys = [keyspace.leases(first), keyspace.attempts(first, name), keyspace.dead(first, name), *streams]
             keys += [stream for stream in topics if partition_of(stream) == partition]
             calls.append((keys, [name, "drop" if with_dead_letters else "keep"]))
-        replies = await scripts.load("forget_step").many(client, calls)
+        replies = await scripts.load("forget_step").many(nodes, calls)
     groups, letters = sum(reply[0] for reply in replies), sum(reply[1] for reply in replies)
     if not groups and not letters and not any(name in steps for steps in registry.steps):
         raise StepMissing(f"there is no step {name!r} in namespace {state.namespace!r}")

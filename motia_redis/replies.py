@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from redis.exceptions import AuthenticationError, InvalidResponse, RedisError
+from redis.exceptions import AskError, AuthenticationError, InvalidResponse, RedisError, ResponseError
 
 from motia_redis import errors
 
 if TYPE_CHECKING:
-    from redis.exceptions import ResponseError
-
     from motia_redis.errors import StateError
 
 #: The errors that the script reports, by their code there.
@@ -21,6 +19,11 @@ BY_CODE: dict[str, type[StateError]] = {
     if isinstance(error, type) and issubclass(error, errors.StateError) and error.code is not None
 }
 
+_UNKNOWN = {
+    "trimmed": "the events of that time are trimmed",
+    "busy": "too many events came after it to look for it",
+    "late": "a later attempt was faster",
+}
 _REASONS = {
     ("PATHMISSING", "parent"): "the parent of the path is not there, or is no object or array",
     ("PATHMISSING", "target"): "there is nothing at the path",
@@ -59,9 +62,12 @@ _REFUSALS = {
     "MISCONF": "takes no changes, because it cannot save to disk",
     "MASTERDOWN": "is a replica that has lost its primary",
     "BUSY": "is busy with a script: try again in a moment",
-    "MOVED": "is a node of a Cluster, which is not supported yet: use a single Redis",
-    "CROSSSLOT": "is a node of a Cluster, which is not supported yet: use a single Redis",
-    "CLUSTERDOWN": "is a node of a Cluster, which is not supported yet: use a single Redis",
+    "MOVED": "is a node of a Cluster: use redis+cluster://",
+    "ASK": "is a node of a Cluster: use redis+cluster://",
+    "CROSSSLOT": "is a node of a Cluster: use redis+cluster://",
+    "CLUSTERDOWN": "is a node of a Cluster that is not complete: try again in a moment",
+    "TRYAGAIN": "is moving these keys to another node: try again in a moment",
+    "NOREPLICAS": "takes no changes while it has too few replicas (min-replicas-to-write)",
 }
 #: For replies whose first word says nothing, or that redis-py has taken it from: a part of the text.
 _BY_TEXT = {
@@ -80,6 +86,11 @@ _BY_TEXT = {
 }
 
 
+#: Refusals that pass; READONLY and MASTERDOWN where a fail-over may have moved the primary.
+_PASSING = frozenset({"LOADING", "BUSY", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS"})
+_FAILING_OVER = frozenset({"READONLY", "MASTERDOWN", "UNBLOCKED"})
+
+
 def essence(error: Exception) -> str:
     """Return the text of an error without what only tells where in a script it came up."""
     return _NOISE.sub("", str(error)).lstrip("-").strip() or type(error).__name__
@@ -90,16 +101,31 @@ def refusal(error: Exception) -> str | None:
 
     An error reply means that nothing was changed by the call.
     """
+    if isinstance(error, InvalidResponse):
+        return f"is not a Redis: it answered in another protocol ({essence(error)})"
+    code = _code(error)
+    return f"{_REFUSALS[code]} ({essence(error)})" if code in _REFUSALS else None
+
+
+def is_ours(error: Exception) -> bool:
+    """Tell whether an error is one that the scripts report, for `to_error`."""
+    return isinstance(error, ResponseError) and str(error).partition(" ")[0] in BY_CODE
+
+
+def is_passing(error: Exception, *, fails_over: bool) -> bool:
+    """Tell whether an error reply refuses a call for a moment only; `fails_over`: another server may become the primary."""
+    code = _code(error)
+    return code in _PASSING or (fails_over and (code in _FAILING_OVER or isinstance(error, AskError)))
+
+
+def _code(error: Exception) -> str | None:
+    """Return the code of an error reply, also one that redis-py has taken out of it; None for an error of another kind."""
     if not isinstance(error, RedisError):
         return None
     text = essence(error)
-    if isinstance(error, InvalidResponse):
-        return f"is not a Redis: it answered in another protocol ({text})"
     code = next((code for part, code in _BY_TEXT.items() if part in text), None)
     code = code or getattr(error, "status_code", None) or text.partition(" ")[0]
-    if code not in _REFUSALS and isinstance(error, AuthenticationError):
-        code = "WRONGPASS"
-    return f"{_REFUSALS[code]} ({text})" if code in _REFUSALS else None
+    return "WRONGPASS" if code not in _REFUSALS and isinstance(error, AuthenticationError) else code
 
 
 def to_error(where: str, error: ResponseError, operations: object = None) -> StateError | None:
@@ -116,12 +142,22 @@ def to_error(where: str, error: ResponseError, operations: object = None) -> Sta
         found = "the key holds no value" if actual is None else f"its revision is {actual}"
         # The caller knows what it expected and puts it in.
         return errors.RevisionConflict(f"{where}: if_revision does not hold: {found}", expected=None, actual=actual)
-    if kind is errors.ValueTooLarge:
-        return kind(f"{where}: the result would be {detail} bytes of JSON, over the limit")
-    if kind is errors.KeyMissing:
-        return kind(f"{where}: a strict update needs a value to work on, and the key holds none: set() it first")
+    if kind is errors.OutcomeUnknown:
+        message = f"{where}: the change was sent again, but {_UNKNOWN.get(detail, detail)}; it may have been applied"
+        return errors.OutcomeUnknown(message, maybe_applied=True)
+    return kind(f"{where}: {_said(kind, code, detail, operations)}")
+
+
+def _said(kind: type[StateError], code: str, detail: str, operations: object) -> str:
+    """Return what an error of the script says to the caller."""
     index, _, reason = detail.partition(" ")
+    if kind is errors.ValueTooLarge:
+        return f"the result would be {detail} bytes of JSON, over the limit"
+    if kind is errors.KeyMissing:
+        return "a strict update needs a value to work on, and the key holds none: set() it first"
+    if kind is errors.IdempotencyKeyReused:
+        return "this idempotency_key came with another call before: give each call a key of its own"
     if kind is errors.CorruptValue:
-        return kind(f"{where}: the stored text cannot be updated ({reason}); another client wrote it: set() or delete() the key")
+        return f"the stored text cannot be updated ({reason}); another client wrote it: set() or delete() the key"
     operation = operations[int(index)] if isinstance(operations, list | tuple) else None
-    return kind(f"{where}: operation {index}: {_REASONS.get((code, reason), reason)}: {operation!r:.200}")
+    return f"operation {index}: {_REASONS.get((code, reason), reason)}: {operation!r:.200}"

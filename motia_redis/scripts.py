@@ -17,7 +17,7 @@ from redis.exceptions import NoScriptError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from redis.asyncio import Redis
+    from motia_redis.nodes import Nodes
 
 _REQUIRE = re.compile(r'require\("lib\.(\w+)"\)')
 
@@ -33,29 +33,32 @@ class Script:
         self.source = source
         self.sha = sha1(source.encode(), usedforsecurity=False).hexdigest()
 
-    async def __call__(self, client: Redis, keys: Sequence[bytes | str], arguments: Sequence[bytes | str]) -> Any:
-        """Run the script atomically and return its reply.
+    async def __call__(
+        self, nodes: Nodes, keys: Sequence[bytes | str], arguments: Sequence[bytes | str], *following: Sequence[Any]
+    ) -> Any:
+        """Run the script atomically at the node of its keys and return its reply.
 
-        A server that does not know it (new, flushed, failed over) answers NOSCRIPT without running anything; the script is then
+        With commands `following` it returns a list of all replies; they run behind the script over the same connection. A server
+        that does not know the script (new, flushed, failed over) answers NOSCRIPT without running anything; the script is then
         sent whole, so one call runs it once.
         """
+        rest = (len(keys), *keys, *arguments)
         try:
-            return await client.evalsha(self.sha, len(keys), *keys, *arguments)
+            replies = await nodes.run_together(keys[0], [("EVALSHA", self.sha, *rest), *following])
         except NoScriptError:
-            return await client.eval(self.source, len(keys), *keys, *arguments)
+            replies = await nodes.run_together(keys[0], [("EVAL", self.source, *rest), *following])
+        return replies if following else replies[0]
 
-    async def many(self, client: Redis, calls: Sequence[tuple[Sequence[bytes], Sequence[bytes]]]) -> list[Any]:
-        """Run the script once per (keys, arguments), each atomically, in order, in one round trip; return the replies.
+    async def many(self, nodes: Nodes, calls: Sequence[tuple[Sequence[bytes], Sequence[bytes]]]) -> list[Any]:
+        """Run the script once per (keys, arguments), each atomically; return the replies.
 
-        Raises the first error after all calls have run.
+        Calls for one node go in order and in one round trip. Raises the first error after all calls have run.
         """
-        async with client.pipeline(transaction=False) as pipeline:
-            for keys, arguments in calls:
-                pipeline.evalsha(self.sha, len(keys), *keys, *arguments)
-            replies = await pipeline.execute(raise_on_error=False)
+        commands = [(keys[0], ("EVALSHA", self.sha, len(keys), *keys, *arguments)) for keys, arguments in calls]
+        replies = await nodes.run_each(commands)
         for index, reply in enumerate(replies):
             if isinstance(reply, NoScriptError):
-                replies[index] = await self(client, *calls[index])
+                replies[index] = await self(nodes, *calls[index])
         for reply in replies:
             if isinstance(reply, Exception):
                 raise reply

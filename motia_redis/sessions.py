@@ -5,29 +5,42 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
-from motia_redis import connections, keyspace, scripts
+from motia_redis import connections, keyspace, scripts, urls
 from motia_redis.errors import LayoutMismatch, StateUnavailable
 from motia_redis.keyspace import Keyspace, Layout
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from redis.asyncio import Redis
+    from motia_redis.nodes import Nodes
+
+
+_REPLY_TIMEOUT = 10.0  # seconds; longer than any blocking read that this package makes
 
 
 @dataclass(slots=True)
 class Session:
     """What a manager holds for one event loop: asyncio clients belong to the loop they were made in."""
 
-    client: Redis
+    nodes: Nodes
     keyspace: Keyspace
     closer: AsyncGenerator[None]
+    clock: float  #: the server's, less `time.monotonic`, milliseconds; rather too small than too big
+
+    def server_time(self, monotonic: float) -> int:
+        """Return the server's clock at a moment of `time.monotonic`, Unix milliseconds; rather too early than too late."""
+        return int(self.clock + monotonic * 1000)
+
+    def hear(self, revision: bytes) -> None:
+        """Set the clock by the revision of a change that was just made."""
+        self.clock = int(revision.partition(b"-")[0]) - time.monotonic() * 1000
 
 
 @dataclass(slots=True)
@@ -41,10 +54,11 @@ class _Slot:
 class Sessions:
     """The sessions of one manager in all loops, and the endpoint that they share. May be used from loops of several threads."""
 
-    def __init__(self, url: str | None, namespace: str | None, layout: Layout | None) -> None:
+    def __init__(self, url: str | None, namespace: str | None, layout: Layout | None, *, reply_timeout: float) -> None:
         self.given_url = url
         self.given_namespace = None if namespace is None else keyspace.check_namespace(namespace)
         self.layout = layout
+        self._reply_timeout = reply_timeout
         self._endpoint: connections.Endpoint | None = None
         self._creating = threading.Lock()
         # Of loops that open a session or have one, and live: single operations, so that threads need no lock of their own.
@@ -53,16 +67,21 @@ class Sessions:
     @property
     def url(self) -> str:
         """Where the sessions connect to."""
-        return self.given_url or os.environ.get("MOTIA_REDIS_URL") or connections.DEFAULT_URL
+        return self.given_url or os.environ.get("MOTIA_REDIS_URL") or urls.DEFAULT_URL
 
     @property
     def namespace(self) -> str:
         """The prefix of all keys."""
         return self.given_namespace or os.environ.get("MOTIA_REDIS_NAMESPACE") or "motia"
 
-    async def client(self, max_connections: int = 64) -> Redis:
-        """Return a new client of the running loop, which belongs to the caller."""
-        return await self._the_endpoint().client(max_connections=max_connections)
+    async def nodes(self, *, max_connections: int = 64, reply_timeout: float = _REPLY_TIMEOUT) -> Nodes:
+        """Return new clients of the running loop, which belong to the caller."""
+        return await self._the_endpoint().nodes(max_connections=max_connections, reply_timeout=reply_timeout)
+
+    @property
+    def fails_over(self) -> bool:
+        """Whether another server may become the primary of the same keys."""
+        return self._the_endpoint().fails_over
 
     def _the_endpoint(self) -> connections.Endpoint:
         with self._creating:  # for no longer than it takes to look at a URL
@@ -129,27 +148,30 @@ class Sessions:
 
     async def _open(self, loop: asyncio.AbstractEventLoop) -> Session:
         namespace = keyspace.check_namespace(self.namespace)
-        client = await self.client()
-        closer = _close_with_loop(client, weakref.ref(self), loop)
+        nodes = await self.nodes(reply_timeout=self._reply_timeout)
+        closer = _close_with_loop(nodes, weakref.ref(self), loop)
         await anext(closer)
         try:
-            layout = await self._ensure_layout(client, namespace)
+            layout, clock = await self._ensure_layout(nodes, namespace)
         except BaseException:
             await closer.aclose()
             raise
-        return Session(client, Keyspace(namespace, layout), closer)
+        return Session(nodes, Keyspace(namespace, layout), closer, clock)
 
-    async def _ensure_layout(self, client: Redis, namespace: str) -> Layout:
-        """Return the namespace's layout, written only if there is none: a replica can be read."""
+    async def _ensure_layout(self, nodes: Nodes, namespace: str) -> tuple[Layout, float]:
+        """Return the namespace's layout, written only if there is none (a replica can be read), and the server's clock."""
         key, where = keyspace.layout_key(namespace), f"namespace {namespace!r}"
         wanted = self.layout or Layout()
         arguments = [str(keyspace.LAYOUT_VERSION), str(wanted.partitions), str(wanted.lanes)]
         try:
             # What does not answer its first command soon is no Redis, or of no use.
             async with asyncio.timeout(connections.CONNECT_TIMEOUT):
-                reply: Any = await client.hmget(key, ["version", "partitions", "lanes"])
+                reply: Any
+                commands = [("HMGET", key, "version", "partitions", "lanes"), ("TIME",)]
+                reply, (seconds, microseconds) = await nodes.run_together(key, commands)
+                clock = seconds * 1000 + microseconds / 1000 - time.monotonic() * 1000
                 if reply == [None, None, None]:
-                    reply = await scripts.load("ensure_layout")(client, [key], arguments)
+                    reply = await scripts.load("ensure_layout")(nodes, [key], arguments)
         except (RedisError, OSError) as error:
             raise await self.failed(where, error) from error
         try:
@@ -161,13 +183,13 @@ class Sessions:
         stored = Layout(partitions, lanes)
         if self.layout is not None and self.layout != stored:
             raise LayoutMismatch(f"{where} was created with {stored}, this process asks for {self.layout}: use the first")
-        return stored
+        return stored, clock
 
 
 async def _close_with_loop(
-    client: Redis, sessions: weakref.ref[Sessions], loop: asyncio.AbstractEventLoop
+    nodes: Nodes, sessions: weakref.ref[Sessions], loop: asyncio.AbstractEventLoop
 ) -> AsyncGenerator[None]:
-    """Close the client at the latest when its loop shuts down its generators, as `asyncio.run` does at its end.
+    """Close the clients at the latest when its loop shuts down its generators, as `asyncio.run` does at its end.
 
     So a program that never closes its manager leaves no connection open behind its loop, and no session.
     """
@@ -177,6 +199,6 @@ async def _close_with_loop(
     finally:
         owner = sessions()
         slot = owner._slots.get(loop) if owner is not None else None
-        if owner is not None and slot is not None and slot.session is not None and slot.session.client is client:
+        if owner is not None and slot is not None and slot.session is not None and slot.session.nodes is nodes:
             owner._slots.pop(loop, None)
-        await client.aclose()
+        await nodes.aclose()

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 from motia_redis import registry, scripts
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
-
     from motia_redis.keyspace import Keyspace
     from motia_redis.manager import StateManager
+    from motia_redis.nodes import Nodes
     from motia_redis.registry import Registry
 
 _COUNTED = 10_000  # entries of one lane that are counted where the server does not know their number
@@ -74,13 +73,13 @@ async def read_status(state: StateManager) -> Status:
     through the keyspace. Cost: three round trips; lanes times steps. Redis 6.2, which does not know how far behind a group is,
     has to count: up to 10,000 entries in each lane, a page at a time. Raises StateUnavailable.
     """
-    async with registry.session(state, "status") as (client, keyspace):
-        known = await registry.read(client, keyspace)
-        sums = await _groups(client, keyspace, known)
+    async with registry.session(state, "status") as (nodes, keyspace):
+        known = await registry.read(nodes, keyspace)
+        sums = await _groups(nodes, keyspace, known)
         for partition, names in enumerate(known.steps):
             for name in names:
                 sums.setdefault(name, _Sum()).partitions.add(partition)
-        await _add_dead_letters(client, keyspace, sums)
+        await _add_dead_letters(nodes, keyspace, sums)
     steps = [
         StepStatus(
             name=name,
@@ -110,15 +109,15 @@ def _workers(known: Registry) -> list[WorkerStatus]:
     return sorted(workers, key=lambda worker: (worker.host, worker.pid, worker.id))
 
 
-async def _groups(client: Redis, keyspace: Keyspace, known: Registry) -> dict[str, _Sum]:
+async def _groups(nodes: Nodes, keyspace: Keyspace, known: Registry) -> dict[str, _Sum]:
     """Return how far the groups have come, added up by step."""
     streams = list(dict.fromkeys([*keyspace.event_streams(), *(stream for _, stream in known.lanes)]))
     calls: list[Any] = [([stream], []) for stream in streams]
     sums: dict[str, _Sum] = {}
     to_count: list[tuple[_Sum, bytes, bytes]] = []
-    for stream, groups in zip(streams, await scripts.load("inspect_stream").many(client, calls), strict=True):
+    for stream, groups in zip(streams, await scripts.load("inspect_stream").many(nodes, calls), strict=True):
         for raw_name, pending, oldest, undelivered, delivered in groups:
-            name = raw_name.decode(errors="replace")  # any client can make a group
+            name = raw_name.decode(errors="replace")  # any nodes can make a group
             found = sums.setdefault(name, _Sum())
             found.lanes += 1
             found.held += known.lanes.get((name, stream)) is not None
@@ -131,17 +130,17 @@ async def _groups(client: Redis, keyspace: Keyspace, known: Registry) -> dict[st
                 found.lag += undelivered
             else:
                 to_count.append((found, stream, delivered))
-    await _count(client, to_count)
+    await _count(nodes, to_count)
     return sums
 
 
-async def _count(client: Redis, to_count: list[tuple[_Sum, bytes, bytes]]) -> None:
+async def _count(nodes: Nodes, to_count: list[tuple[_Sum, bytes, bytes]]) -> None:
     """Add what lies behind a position, page by page, the pages of all lanes in one round trip."""
     for _ in range(_COUNTED // _PAGE):
         if not to_count:
             return
         calls: list[Any] = [([stream], [position, str(_PAGE)]) for _, stream, position in to_count]
-        replies = await scripts.load("count_entries").many(client, calls)
+        replies = await scripts.load("count_entries").many(nodes, calls)
         rest = []
         for (found, stream, _), (count, position) in zip(to_count, replies, strict=True):
             found.lag += count
@@ -152,10 +151,9 @@ async def _count(client: Redis, to_count: list[tuple[_Sum, bytes, bytes]]) -> No
         found.lag_exact = False
 
 
-async def _add_dead_letters(client: Redis, keyspace: Keyspace, sums: dict[str, _Sum]) -> None:
+async def _add_dead_letters(nodes: Nodes, keyspace: Keyspace, sums: dict[str, _Sum]) -> None:
     places = [(name, partition) for name, found in sums.items() for partition in found.partitions]
-    async with client.pipeline(transaction=False) as pipeline:
-        for name, partition in places:
-            pipeline.xlen(keyspace.dead(keyspace.events(partition, 0), name))
-        for (name, _), count in zip(places, await pipeline.execute(), strict=True):
-            sums[name].dead_letters += count
+    streams = [keyspace.dead(keyspace.events(partition, 0), name) for name, partition in places]
+    counts = await nodes.run_all([(stream, ("XLEN", stream)) for stream in streams])
+    for (name, _), count in zip(places, counts, strict=True):
+        sums[name].dead_letters += count

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from motia_redis import connections
 from motia_redis.deliveries import Deliveries
@@ -68,36 +68,35 @@ class Worker:
 
     async def _create_groups(self, start: str) -> None:
         keyspace = await self._state.connect()
-        client = await self._state.client()
+        commands: list[Any] = []
+        for step in self._application.worker_steps:
+            subscription = Subscription(step, keyspace)
+            for stream in subscription.streams:
+                commands.append((stream, ("XGROUP CREATE", stream, subscription.group, start, "MKSTREAM")))
+                # `status` knows a step by its lanes, also one that no worker has run yet.
+                lane = b"lane " + lane_name(subscription.group, stream)
+                commands.append((stream, ("HSETNX", keyspace.leases(stream), lane, b"")))
+        nodes = await self._state.nodes()
         try:
-            async with client.pipeline(transaction=False) as pipeline:
-                for step in self._application.worker_steps:
-                    subscription = Subscription(step, keyspace)
-                    for stream in subscription.streams:
-                        pipeline.xgroup_create(stream, subscription.group, id=start, mkstream=True)
-                        # `status` knows a step by its lanes, also one that no worker has run yet.
-                        pipeline.hsetnx(keyspace.leases(stream), b"lane " + lane_name(subscription.group, stream), b"")
-                for reply in await pipeline.execute(raise_on_error=False):
-                    if isinstance(reply, ResponseError) and str(reply).startswith("BUSYGROUP"):
-                        continue
-                    if isinstance(reply, Exception):
-                        raise reply
+            for reply in await nodes.run_each(commands):
+                if isinstance(reply, Exception) and not str(reply).startswith("BUSYGROUP"):
+                    raise reply
         finally:
-            await client.aclose()
+            await nodes.aclose()
 
     async def run(self) -> None:
         """Consume until `stop`, then finish what is running. Raises StateUnavailable when Redis is away at the start."""
         await self.prepare()
         keyspace = await self._state.connect()
-        client = await self._state.client()
+        nodes = await self._state.nodes()
         executor = ThreadPoolExecutor(self._concurrency, thread_name_prefix="motia-redis-handler")
         look_again = asyncio.Event()
         deliveries = Deliveries(
-            self._state, client, keyspace, concurrency=self._concurrency, executor=executor, on_room=look_again.set
+            self._state, nodes, keyspace, concurrency=self._concurrency, executor=executor, on_room=look_again.set
         )
         leases = Leases(
             [Subscription(step, keyspace) for step in self._application.worker_steps],
-            client,
+            nodes,
             keyspace,
             ttl=self._lease,
             heartbeat=self._heartbeat,
@@ -106,7 +105,7 @@ class Worker:
         )
         deliveries.leases = leases
         # Whoever lost its groups (a flushed Redis) reads what there is: rather twice than not at all.
-        reader = Reader(leases, deliveries, client, keyspace, changed=look_again, restore_groups=lambda: self._create_groups("0"))
+        reader = Reader(leases, deliveries, nodes, keyspace, changed=look_again, restore_groups=lambda: self._create_groups("0"))
         try:
             async with asyncio.TaskGroup() as tasks:
                 background = [tasks.create_task(reader.run()), tasks.create_task(deliveries.run_acknowledging())]
@@ -119,4 +118,4 @@ class Worker:
         finally:
             # A handler that hangs in its thread must not hold up the end of the process by this call.
             executor.shutdown(wait=False, cancel_futures=True)
-            await client.aclose()
+            await nodes.aclose()

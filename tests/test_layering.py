@@ -19,10 +19,12 @@ FLOORS = [
     {"steps", "context", "events"},
     {"calls", "logs"},
     {"manager", "inputs"},
-    {"patch", "sessions"},
+    {"patch", "changes", "scans"},
+    {"retries"},
+    {"sessions", "durability"},
     {"connections"},
-    {"keyspace", "codec", "scripts", "embedded", "replies"},
-    {"limits"},
+    {"nodes", "keyspace", "codec", "scripts", "embedded", "replies"},
+    {"limits", "urls"},
     {"errors", "tracing"},
 ]
 

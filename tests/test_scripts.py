@@ -67,7 +67,7 @@ def test_nothing_decodes_values_with_cjson() -> None:
 
 def test_lua_and_python_know_the_same_error_codes() -> None:
     text = "".join(path.read_text() for path in LUA.rglob("*.lua"))
-    raised = set(re.findall(r'(?:fail\(|error_reply\(|code = )"([A-Z]+)', text))
+    raised = set(re.findall(r'(?:fail\(|error_reply\(|code = |err = )"([A-Z]+)', text))
     documented = {code for line in re.findall(r"ERRORS((?:.*\n--   )*.*)", text) for code in re.findall(r"\b[A-Z]{6,}\b", line)}
     assert raised == set(replies.BY_CODE)
     assert set(replies.BY_CODE) <= documented | raised

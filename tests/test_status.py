@@ -125,8 +125,8 @@ async def test_what_the_hard_cap_dropped_is_shown(
     keyspace = await state.connect()
     (one,) = keyspace.event_streams("users", "ann")
     (two,) = keyspace.event_streams("orders", "x")
-    raw.hset(keyspace.dropped(one), one, 7)
-    raw.hset(keyspace.dropped(two), two, 2)
+    raw.hset(keyspace.trimmed(one), b"dropped " + one, 7)
+    raw.hset(keyspace.trimmed(two), b"dropped " + two, 2)
     assert (await read_status(state)).dropped == {one.decode(): 7, two.decode(): 2}
     done = await motia_redis(server, namespace, "status")
     assert "the hard cap has dropped 9 unhandled events: " in done.stdout
@@ -194,7 +194,8 @@ async def test_a_worker_that_died_holds_nothing(state: StateManager, server: Red
 # -- forgetting -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_forgotten_step_holds_no_history(state: StateManager, raw: redis.Redis, namespace: str) -> None:
+async def test_a_forgotten_step_holds_no_history(server: RedisServer, raw: redis.Redis, namespace: str) -> None:
+    state = StateManager(server.url, namespace=namespace, deadline=0)  # no events are kept for repeated calls
     keyspace = await state.connect()
     (stream,) = keyspace.event_streams("users", "ann")
     recorder = Recorder()
@@ -217,6 +218,7 @@ async def test_a_forgotten_step_holds_no_history(state: StateManager, raw: redis
     assert [step.name for step in (await read_status(state)).steps] == ["Record"]
     with pytest.raises(StepMissing):
         await forget_step(state, "Goes")
+    await state.close()
 
 
 async def test_forget_takes_groups_attempts_and_lanes_and_asks_for_the_letters(

@@ -348,9 +348,10 @@ async def test_events_before_the_first_worker_are_not_lost_once_the_groups_are_m
     assert [i.new_value for i in recorder.inputs] == list(range(300))
 
 
-async def test_handled_events_do_not_pile_up(state: StateManager, raw: redis.Redis, namespace: str) -> None:
+async def test_handled_events_do_not_pile_up(server: RedisServer, raw: redis.Redis, namespace: str) -> None:
     recorder = Recorder()
-    async with working(state, record(recorder, state_trigger(scope="users"))):
+    state = StateManager(server.url, namespace=namespace, deadline=0)  # no events are kept for repeated calls
+    async with state, working(state, record(recorder, state_trigger(scope="users"))):
         for number in range(1500):
             await state.set("users", "ann", number)
         await recorder.wait(1500)
@@ -394,7 +395,7 @@ async def test_the_hard_cap_drops_unread_events_never_silently(
         keyspace = await state.connect()
         keys = keyspace.state_keys(b"users", b"ann")
         kept = raw.xlen(keys.events)
-        lost = raw.hget(keys.dropped, keys.events)
+        lost = raw.hget(keys.trimmed, b"dropped " + keys.events)
     assert kept < 1000
     assert int(lost or 0) == 3000 - kept
     assert "over the hard cap" in caplog.text
@@ -405,9 +406,9 @@ async def test_a_worker_starts_a_crashed_embedded_redis_again(tmp_path: Path) ->
     async with StateManager(f"embedded://{tmp_path / 'data'}") as state, working(state, record(recorder, state_trigger())):
         await state.set("users", "ann", 1)
         await recorder.wait(1)
-        client = await state.client()
-        pid = (await client.info("server"))["process_id"]
-        await client.aclose()
+        nodes = await state.nodes()
+        pid = (await nodes.run("any", "INFO", "server"))["process_id"]
+        await nodes.aclose()
         await asyncio.sleep(1.1)  # the log is on disk
         os.kill(pid, signal.SIGKILL)
 
@@ -436,7 +437,8 @@ async def test_a_worker_goes_on_when_redis_was_away(tmp_path: Path) -> None:
             server.start()
             await state.set("users", "ann", 2)
             await recorder.wait(2)
-    assert [i.new_value for i in recorder.inputs] == [1, 2]
+    # 1 may come twice: its acknowledgement was on its way.
+    assert list(dict.fromkeys(i.new_value for i in recorder.inputs)) == [1, 2]
 
 
 async def test_entries_whose_reply_got_lost_are_handled_too(state: StateManager, raw: redis.Redis, namespace: str) -> None:

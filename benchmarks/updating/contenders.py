@@ -96,8 +96,8 @@ class Ours(Contender):
 
     def __init__(self, server: Server) -> None:
         super().__init__(server, scripts.load("mutate").source)
-        self.manager = StateManager(f"unix://{server.socket}", namespace="bench", retention=Retention(HISTORY))
-        self.session = Session(cast("Any", None), Keyspace("bench", Layout()), cast("Any", None))
+        self.manager = StateManager(f"unix://{server.socket}", namespace="bench", retention=Retention(HISTORY), deadline=0)
+        self.session = Session(cast("Any", None), Keyspace("bench", Layout()), cast("Any", None), clock=0.0)
         self.change: list[bytes] = []
 
     def prepare(self, text: bytes, operation: Operation) -> None:
@@ -108,12 +108,16 @@ class Ours(Contender):
 
     def reset(self) -> None:
         """Store the text by the script: sealed, with its event."""
-        keys, arguments = self.manager._call(self.session, SCOPE, KEY, b"", [b"set", self.text + codec.SEAL])
+        keys, arguments = self._mutation([b"set", self.text + codec.SEAL])
         self.client.evalsha(self.sha, len(keys), *keys, *arguments)  # type: ignore[arg-type]
 
     def call(self) -> tuple[Sequence[bytes], Sequence[bytes]]:
         """Return what the manager sends."""
-        return self.manager._call(self.session, SCOPE, KEY, b"", self.change)
+        return self._mutation(self.change)
+
+    def _mutation(self, change: list[bytes]) -> tuple[list[bytes], list[bytes]]:
+        changes = self.manager._changes
+        return changes._mutation(self.session, SCOPE, KEY, change, request=_request(), expected=b"", again=b"")
 
     def tidy(self) -> None:
         """Leave the stream alone."""

@@ -30,36 +30,49 @@ local function first_needed(call, stream)
   return needed
 end
 
+-- Cut the oldest entries off a stream; returns their number.
+local function cut(call, stream, trimmed, how, limit)
+  local count = call("XTRIM", stream, how, "~", limit)
+  if count > 0 then
+    local first = call("XRANGE", stream, "-", "+", "COUNT", 1)[1]
+    local time = call("TIME")
+    call("HSET", trimmed, "floor " .. stream, first and first[1] or string.format("%.0f-0", time[1] * 1000 + 1000))
+  end
+  return count
+end
+
 -- Trim what nobody needs and is older than the history: a stream no longer than its count stays as it is, and entries younger
--- than its age stay. Whole nodes go, so somewhat more stays. Beyond the hard cap events go that a group still needs; they are
--- counted in the hash `dropped`, and their number is returned. `limits` is "<history, count>:<cap>:<history, milliseconds>".
+-- than its age stay. Whole nodes go, so somewhat more stays. Beyond the hard cap the age does not count, and events go that a
+-- group still needs; their number is returned. In the hash `trimmed`, "dropped <stream>" counts those, and "floor <stream>" is an
+-- id behind all that were ever trimmed. `limits` is "<history, count>:<cap>:<age, milliseconds>".
 -- COST: a look per group and the removal of the entries, at most some 10,000.
-local function trim(call, stream, dropped, limits)
+local function trim(call, stream, trimmed, limits)
   local history, cap, age = string.match(limits, "^(%d+):(%d+):(%d+)$")
   local length = call("XLEN", stream)
   if length <= tonumber(history) then
     return nil
   end
-  local oldest = first_needed(call, stream)
-  if age ~= "0" and length <= tonumber(cap) then
-    local young = string.format("%.0f-0", math.max(0, call("TIME")[1] * 1000 - tonumber(age)))
-    if not oldest or is_before(young, oldest) then
+  local needed = first_needed(call, stream)
+  local crowded = length > tonumber(cap)
+  if not needed and (age == "0" or crowded) then
+    cut(call, stream, trimmed, "MAXLEN", crowded and cap or history)
+    return nil
+  end
+  local oldest = needed
+  if age ~= "0" and not crowded then
+    local time = call("TIME")
+    local young = string.format("%.0f-0", math.max(0, time[1] * 1000 + math.floor(time[2] / 1000) - tonumber(age)))
+    if not needed or is_before(young, needed) then
       oldest = young
     end
   end
-  if not oldest then
-    call("XTRIM", stream, "MAXLEN", "~", history)
+  cut(call, stream, trimmed, "MINID", oldest)
+  if not crowded then
     return nil
   end
-  call("XTRIM", stream, "MINID", "~", oldest)
-  if length <= tonumber(cap) then
-    return nil
-  end
-  local lost = call("XLEN", stream)
-  call("XTRIM", stream, "MAXLEN", "~", cap)
-  lost = lost - call("XLEN", stream)
+  local lost = cut(call, stream, trimmed, "MAXLEN", cap)
   if lost > 0 then
-    call("HINCRBY", dropped, stream, lost)
+    call("HINCRBY", trimmed, "dropped " .. stream, lost)
     return lost
   end
   return nil

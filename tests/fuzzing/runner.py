@@ -41,19 +41,17 @@ class _OneRoundTrip:
         self._calls: list[tuple[Any, Any, asyncio.Future[Any]]] = []
         self._flushing: asyncio.Task[None] | None = None
 
-    async def __call__(self, client: Any, keys: Any, arguments: Any) -> Any:
+    async def __call__(self, nodes: Any, keys: Any, arguments: Any) -> Any:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._calls.append((keys, arguments, answer))
         if len(self._calls) == 1:
-            self._flushing = asyncio.create_task(self._flush(client))
+            self._flushing = asyncio.create_task(self._flush(nodes))
         return await answer
 
-    async def _flush(self, client: Any) -> None:
+    async def _flush(self, nodes: Any) -> None:
         calls, self._calls = self._calls, []
-        async with client.pipeline(transaction=False) as pipeline:
-            for keys, arguments, _ in calls:
-                pipeline.evalsha(self._script.sha, len(keys), *keys, *arguments)
-            replies = await pipeline.execute(raise_on_error=False)
+        commands = [(keys[0], ("EVALSHA", self._script.sha, len(keys), *keys, *arguments)) for keys, arguments, _ in calls]
+        replies = await nodes.run_each(commands)
         for (_, _, answer), reply in zip(calls, replies, strict=True):
             if isinstance(reply, Exception):
                 answer.set_exception(reply)
@@ -72,9 +70,10 @@ class Runner:
     async def __aenter__(self) -> Self:
         keyspace = await self._state.connect()
         self._keys = keyspace.state_keys(SCOPE.encode(), b"0")
-        self._raw.script_load(self._state._mutate.source)
+        changes = self._state._changes
+        self._raw.script_load(changes._mutate.source)
         # The manager's one private name that is used here: a round trip for each of 64 calls would take most of the time.
-        self._state._mutate = _OneRoundTrip(self._state._mutate)  # type: ignore[assignment]
+        changes._mutate = _OneRoundTrip(changes._mutate)  # type: ignore[assignment]
         return self
 
     async def __aexit__(self, *_: object) -> None:

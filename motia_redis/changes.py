@@ -1,0 +1,176 @@
+"""Sending changes: once each, however often it takes, and as safe as asked."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Final
+
+from redis.exceptions import ResponseError
+
+from motia_redis import keyspace, replies, scripts
+from motia_redis.errors import RevisionConflict, StateError
+from motia_redis.retries import MARGIN, Retries
+from motia_redis.tracing import current_trace_id
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from motia_redis.durability import Durability
+    from motia_redis.limits import Limits, Retention
+    from motia_redis.retries import Attempt
+    from motia_redis.scripts import Script
+    from motia_redis.sessions import Session
+
+_log = logging.getLogger(__name__)
+
+ANY: Final[Any] = object()  #: the `if_revision` of a call that gave none
+
+
+class Changes:
+    """The changes of one manager: a request id each, which every attempt carries."""
+
+    def __init__(
+        self, retries: Retries, limits: Limits, retention: Retention, durability: Durability, idempotency_seconds: float
+    ) -> None:
+        self._retries = retries
+        self._limits = limits
+        self._durability = durability
+        self._lifetime = int(idempotency_seconds * 1000)
+        self._mutate = scripts.load("mutate")
+        self._enqueue = scripts.load("enqueue")
+        self._most_bytes = b"%d" % limits.value_bytes
+        # Events stay for as long as an attempt may look for them.
+        self._retention = retention.encode(retries.deadline + MARGIN if retries.deadline else 0.0)
+
+    async def apply(
+        self,
+        where: str,
+        scope: bytes,
+        key: bytes,
+        change: list[bytes],
+        *,
+        if_revision: str | None,
+        idempotency_key: str | None,
+        operations: object = None,
+    ) -> list[bytes]:
+        """Run the mutation script for one key, once, and return its reply. `operations` are shown by errors."""
+        expected = _expected(if_revision, where)
+        request = _request_id()
+        once = self._once(idempotency_key, b"%s\n%s" % (scope, key), [expected, *change])
+
+        async def attempt(session: Session, attempt: Attempt) -> list[bytes]:
+            names, arguments = self._mutation(
+                session, scope, key, change, request=request, expected=expected, again=once.again(attempt)
+            )
+            reply = await self._send(where, session, self._mutate, names + once.keys(session, names[3]), arguments)
+            if reply and arguments[7] == b"" and change[0] != b"update":  # an update that touched nothing tells an old revision
+                session.hear(reply[0])
+            return reply
+
+        try:
+            return await self._retries.run(where, attempt, changes=True)
+        except ResponseError as error:
+            known = _known(where, error, operations)
+            if isinstance(known, RevisionConflict):
+                known.expected = if_revision
+            raise known from None
+
+    async def append(self, where: str, topic: bytes, key: bytes, data: bytes, *, idempotency_key: str | None) -> str:
+        """Append a message to a topic, once; return its id."""
+        request = _request_id()
+        once = self._once(idempotency_key, topic, [key, data])
+
+        async def attempt(session: Session, attempt: Attempt) -> list[bytes]:
+            stream = session.keyspace.topic(topic, session.keyspace.lane(key or once.name or request))
+            names = [stream, session.keyspace.trimmed(stream), session.keyspace.request(stream, request)]
+            arguments = [topic, key, data, request, _trace(), self._retention, once.again(attempt)]
+            return await self._send(where, session, self._enqueue, names + once.keys(session, stream), arguments)
+
+        try:
+            return (await self._retries.run(where, attempt, changes=True))[1].decode()
+        except ResponseError as error:
+            raise _known(where, error) from None
+
+    async def delete_page(self, where: str, session: Session, scope: bytes, keys: Sequence[bytes]) -> None:
+        """Delete some keys of a scope, each with its event, in one round trip. Errors are redis-py's."""
+        calls = [self._mutation(session, scope, key, [b"delete"], request=_request_id(), expected=b"", again=b"") for key in keys]
+        if not calls:
+            return
+        *others, last = calls
+        await self._mutate.many(session.nodes, others)
+        await self._send(where, session, self._mutate, *last)  # its WAIT covers the others, which the node ran before
+
+    def _mutation(
+        self, session: Session, scope: bytes, key: bytes, change: list[bytes], *, request: bytes, expected: bytes, again: bytes
+    ) -> tuple[list[bytes], list[bytes]]:
+        """Return the mutation script's keys and arguments for one change."""
+        names = session.keyspace.state_keys(scope, key)
+        keys = [names.values, names.revisions, names.scopes, names.events, names.trimmed]
+        common = [scope, key, request, _trace(), expected, self._most_bytes, self._retention, again]
+        return [*keys, session.keyspace.request(names.events, request)], common + change
+
+    async def _send(self, where: str, session: Session, script: Script, keys: list[bytes], arguments: list[bytes]) -> list[bytes]:
+        commands = self._durability.commands
+        reply: Any = await script(session.nodes, keys, arguments, *commands)
+        if commands:
+            reply, safe = reply
+            self._durability.check(where, safe)
+        if len(reply) > 2:
+            _log.error("%s: its lane is over the hard cap: %d entries were dropped that a step had not handled", where, reply[2])
+        return reply  # type: ignore[no-any-return]  # what the script's RETURNS says
+
+    def _once(self, idempotency_key: str | None, place: bytes, call: list[bytes]) -> _Once:
+        if idempotency_key is None:
+            return _NO_KEY
+        given = keyspace.encode_name("idempotency_key", idempotency_key, self._limits.name_bytes)
+        name = blake2b(place + b"\n" + given, digest_size=16).hexdigest().encode()
+        fingerprint = blake2b(b"\0".join(b"%d:%s" % (len(part), part) for part in call), digest_size=8).hexdigest()
+        return _Once(name, b"%d:%s" % (self._lifetime, fingerprint.encode()))
+
+
+class _Once:
+    """The caller's idempotency key, if there is one, as the scripts take it."""
+
+    def __init__(self, name: bytes, claim: bytes) -> None:
+        self.name = name
+        self._claim = claim
+
+    def keys(self, session: Session, stream: bytes) -> list[bytes]:
+        """Return the key of its record."""
+        return [session.keyspace.idempotency(stream, self.name)] if self.name else []
+
+    def again(self, attempt: Attempt) -> bytes:
+        """Return what tells the script which attempt this is: nothing for the first one without a key."""
+        if attempt.number == 1 and not self.name:
+            return b""
+        return b"%d:%d:%d:%s" % (attempt.number, attempt.began, attempt.elapsed, self._claim)
+
+
+_NO_KEY = _Once(b"", b"0:")
+
+
+def _known(where: str, error: ResponseError, operations: object = None) -> StateError:
+    known = replies.to_error(where, error, operations)
+    assert known is not None, "Retries lets no other through"  # noqa: S101  # for the type checker
+    return known
+
+
+def _expected(if_revision: object, where: str) -> bytes:
+    """Return `if_revision` as the script takes it."""
+    if if_revision is ANY:
+        return b""
+    if if_revision is None:
+        return b"none"
+    if isinstance(if_revision, str) and keyspace.is_revision(if_revision):
+        return if_revision.encode()
+    raise StateError(f"{where}: if_revision must be a revision like '1700000000000-0', or None: {if_revision!r:.80}")
+
+
+def _request_id() -> bytes:
+    return secrets.token_hex(8).encode()
+
+
+def _trace() -> bytes:
+    return (current_trace_id() or "").encode()

@@ -1,0 +1,56 @@
+"""How safe a change has to be before its call returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from motia_redis.errors import NotDurable, StateError
+
+MEMORY: Final = "memory"
+REPLICATED: Final = "replicated"
+FSYNCED: Final = "fsynced"
+
+
+@dataclass(frozen=True, slots=True)
+class Durability:
+    """A level, the replicas that must have a change for `replicated`, and the seconds to wait for either."""
+
+    level: str = MEMORY
+    replicas: int = 1
+    timeout: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.level not in (MEMORY, REPLICATED, FSYNCED):
+            raise StateError(f"durability is 'memory', 'replicated' or 'fsynced', not {self.level!r:.80}")
+        if self.replicas < 1 or not 0 < self.timeout <= 60:
+            raise StateError(f"replicas count from 1, durability_timeout lies between 0 and 60 seconds: {self}")
+
+    @property
+    def commands(self) -> list[tuple[Any, ...]]:
+        """What to send behind a change, over the same connection."""
+        milliseconds = max(1, int(self.timeout * 1000))  # 0 would wait for ever
+        if self.level == REPLICATED:
+            return [("WAIT", self.replicas, milliseconds)]
+        if self.level == FSYNCED:
+            return [("WAITAOF", 1, 0, milliseconds)]
+        return []
+
+    def check(self, where: str, reply: Any) -> None:
+        """Raise NotDurable unless the reply to what `commands` sent says that the change is safe."""
+        stands = f"{where}: the change stands on the primary, but"
+        if isinstance(reply, Exception):
+            raise NotDurable(f"{stands} it cannot be made {self.level}: {why_not(reply)}") from reply
+        if self.level == REPLICATED and reply < self.replicas:
+            raise NotDurable(f"{stands} {reply} of {self.replicas} replicas had it after {self.timeout:g} s")
+        if self.level == FSYNCED and not reply[0]:
+            raise NotDurable(f"{stands} it was not on the primary's disk after {self.timeout:g} s")
+
+
+def why_not(error: Exception) -> str:
+    """Say why Redis refuses WAITAOF."""
+    if "unknown command" in str(error):
+        return "'fsynced' needs Redis 7.2 or newer"
+    if "appendonly" in str(error):
+        return "'fsynced' needs appendonly yes"
+    return str(error)

@@ -1,0 +1,229 @@
+"""The primaries that hold the keys, as one event loop talks to them: one Redis, what sentinels name, or the nodes of a Cluster.
+
+A command goes to the node that serves its key, and after a redirection to the one it names. What a node has refused or never got
+is for the caller to send again; nothing is re-sent here that may have been run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from redis.crc import key_slot
+from redis.exceptions import AskError, MovedError, ReadOnlyError, RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from redis.asyncio import Redis
+
+    from motia_redis.urls import Target
+
+    Command = Sequence[Any]
+
+UNREACHABLE = (RedisConnectionError, RedisTimeoutError, OSError)
+_REDIRECTIONS = 5
+_SLOTS = 16384
+
+
+class Nodes:
+    """Clients of the primaries, found when they are needed and again after a failure. `connect` makes a client of a plain URL."""
+
+    def __init__(self, target: Target, connect: Callable[[str], Redis]) -> None:
+        self._target = target
+        self._connect = connect
+        self._clients: dict[str, Redis] = {}
+        self._slots: list[str] = []  # URL of the primary by slot; all the same unless it is a Cluster
+        self._finding = asyncio.Lock()
+        if target.kind == "single":
+            self._slots = [target.seeds[0]]
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether a command over several keys needs them in one slot."""
+        return self._target.kind == "cluster"
+
+    # -- sending ------------------------------------------------------------------------------------------------------
+
+    async def address(self, key: bytes | str) -> str:
+        """Return what tells the node that serves `key` now from others."""
+        return await self._url(key)
+
+    async def run_here(self, address: str, *command: Any) -> Any:
+        """Run a command at an `address`, whatever has moved since: a redirection is raised as any error reply."""
+        (reply,) = await self._send(address, [command])
+        if isinstance(reply, MovedError):
+            self._learn(reply)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    async def run(self, key: bytes | str, *command: Any) -> Any:
+        """Run a command at the node that serves `key`; return its reply. Errors are redis-py's."""
+        return (await self.run_together(key, [command]))[0]
+
+    async def run_together(self, key: bytes | str, commands: Sequence[Command]) -> list[Any]:
+        """Run commands over one connection to the node that serves `key`, in one round trip; return the replies.
+
+        Only the first command may change anything: after a redirection all are sent again. Raises its error reply; those of the
+        others stand in their places.
+        """
+        url, asking = await self._url(key), False
+        for _ in range(_REDIRECTIONS):
+            replies = await self._send(url, commands, asking=asking)
+            error = replies[0]
+            if not isinstance(error, Exception):
+                return replies
+            if not isinstance(error, AskError) or not self.is_cluster:
+                raise error
+            # Nothing was run. ASK holds for this one time, MOVED from now on.
+            asking = not isinstance(error, MovedError)
+            url = self._target.at(error.host, error.port) if asking else self._learn(error)
+        raise error
+
+    async def run_each(self, calls: Sequence[tuple[bytes | str, Command]]) -> list[Any]:
+        """Run one command for each key, all at once; return the replies, or in their places the errors.
+
+        Commands for one node go in one round trip, in order.
+        """
+        by_url: dict[str, list[int]] = {}
+        for index, (key, _) in enumerate(calls):
+            by_url.setdefault(await self._url(key), []).append(index)
+        found: list[Any] = [None] * len(calls)
+
+        async def at_node(url: str, indexes: list[int]) -> None:
+            try:
+                replies = await self._send(url, [calls[index][1] for index in indexes])
+            except (RedisError, OSError) as error:
+                replies = [error] * len(indexes)
+            for index, reply in zip(indexes, replies, strict=True):
+                found[index] = reply
+
+        await asyncio.gather(*(at_node(url, indexes) for url, indexes in by_url.items()))
+        for index, reply in enumerate(found):
+            if isinstance(reply, AskError) and self.is_cluster:
+                try:
+                    found[index] = await self.run(calls[index][0], *calls[index][1])
+                except (RedisError, OSError) as error:
+                    found[index] = error
+        return found
+
+    async def run_all(self, calls: Sequence[tuple[bytes | str, Command]]) -> list[Any]:
+        """Do as `run_each`, and raise the first error after all have run."""
+        replies = await self.run_each(calls)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies
+
+    async def _send(self, url: str, commands: Sequence[Command], *, asking: bool = False) -> list[Any]:
+        """Send commands over one connection; return the replies, error replies in their places."""
+        client = self._client(url)
+        try:
+            if len(commands) == 1 and not asking:
+                try:
+                    return [await client.execute_command(*commands[0])]
+                except UNREACHABLE:
+                    raise
+                except RedisError as error:
+                    replies: list[Any] = [error]
+            else:
+                async with client.pipeline(transaction=False) as pipeline:
+                    for command in commands:
+                        if asking:
+                            pipeline.execute_command("ASKING")
+                        pipeline.execute_command(*command)
+                    replies = await pipeline.execute(raise_on_error=False)
+                    replies = replies[1::2] if asking else replies
+        except UNREACHABLE:
+            self.forget()
+            raise
+        if any(isinstance(reply, ReadOnlyError) for reply in replies):
+            self.forget()
+        return replies
+
+    # -- finding ------------------------------------------------------------------------------------------------------
+
+    async def clients(self) -> list[Redis]:
+        """Return a client of each primary that serves keys."""
+        await self._url(b"")
+        return [self._client(url) for url in dict.fromkeys(self._slots)]
+
+    def _learn(self, moved: AskError) -> str:
+        """Remember where a slot is now, and return it."""
+        url = self._target.at(moved.host, moved.port)
+        if len(self._slots) == _SLOTS:
+            self._slots[moved.slot_id] = url
+        return url
+
+    def forget(self) -> None:
+        """Look for the primaries anew before the next command: one was not there, or is none any more."""
+        if self._target.kind != "single":
+            self._slots = []
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        clients, self._clients = self._clients, {}
+        for client in clients.values():
+            await client.aclose()
+
+    def _client(self, url: str) -> Redis:
+        client = self._clients.get(url)
+        if client is None:
+            client = self._clients[url] = self._connect(url)
+        return client
+
+    async def _url(self, key: bytes | str) -> str:
+        slots = self._slots
+        if not slots:
+            async with self._finding:
+                if not self._slots:
+                    self._slots = await (self._ask_cluster() if self.is_cluster else self._ask_sentinels())
+                slots = self._slots
+        return slots[0] if len(slots) == 1 else slots[key_slot(key if isinstance(key, bytes) else key.encode())]
+
+    async def _ask_sentinels(self) -> list[str]:
+        command = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._target.service)
+        failure: Exception = RedisConnectionError("no sentinel answers")
+        for seed in self._target.seeds:
+            client = self._connect(seed)
+            try:
+                address: Any = await client.execute_command(*command)
+            except (RedisError, OSError) as error:
+                failure = error
+                continue
+            finally:
+                await client.aclose()
+            if address:
+                url = self._target.at(address[0].decode(), int(address[1]))
+                # An old primary that still answers must get no more of ours.
+                for old in [old for old in self._clients if old != url]:
+                    await self._clients.pop(old).aclose()
+                return [url]
+            failure = RedisConnectionError(f"the sentinels know no service {self._target.service!r}")
+        raise failure
+
+    async def _ask_cluster(self) -> list[str]:
+        """Return the primaries as any node knows them, those asked first that served slots before."""
+        failure: Exception = RedisConnectionError("no node of the Cluster answers")
+        for seed in dict.fromkeys([*self._clients, *self._target.seeds]):
+            client = self._clients.get(seed) or self._connect(seed)
+            try:
+                ranges: Any = await client.execute_command("CLUSTER SLOTS")
+            except (RedisError, OSError) as error:
+                failure = error
+                continue
+            finally:
+                if seed not in self._clients:
+                    await client.aclose()
+            slots = [""] * _SLOTS
+            for first, last, (host, port, *_), *_ in ranges:
+                # A node that does not know its own address leaves it to whoever could reach it.
+                url = self._target.at(host.decode(), port) if host not in (b"", b"?", None) else seed
+                slots[first : last + 1] = [url] * (last + 1 - first)
+            if all(slots):
+                return slots
+            failure = RedisConnectionError("CLUSTERDOWN the Cluster does not serve all slots")
+        raise failure

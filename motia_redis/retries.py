@@ -1,0 +1,79 @@
+"""Repeating calls that Redis did not answer: until a deadline, with growing pauses, each attempt telling which it is."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from redis.exceptions import RedisError
+
+from motia_redis import connections, replies
+from motia_redis.errors import StateUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from motia_redis.sessions import Session, Sessions
+
+_T = TypeVar("_T")
+
+#: Seconds that one attempt waits for its reply; a call whose reply got lost is sent again after that.
+ATTEMPT_TIMEOUT = 3.0
+#: Seconds, beyond the deadline, in which the events stay that a repetition looks for: attempts and replies under way, clocks.
+MARGIN = 10.0
+_PAUSES = (0.02, 1.0)  # seconds: first and longest
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One of the attempts at a call, as the scripts take it."""
+
+    number: int  #: 1 is the first
+    began: int  #: when the first one began: the server's clock, Unix milliseconds; 0 = unknown
+    elapsed: int  #: milliseconds since then
+
+
+class Retries:
+    """Repeats calls of one manager. `deadline`: seconds after which no new attempt is made; 0: there is only one."""
+
+    def __init__(self, sessions: Sessions, deadline: float) -> None:
+        self._sessions = sessions
+        self.deadline = deadline
+
+    async def run(self, where: str, call: Callable[[Session, Attempt], Awaitable[_T]], *, changes: bool = False) -> _T:
+        """Return what `call` returns, which is called again after each error that may pass.
+
+        The first connection is not tried again: a wrong URL is better told at once. Raises what the script refused as redis-py's
+        ResponseError, and StateUnavailable for all else; `changes` makes that say whether the change may have been applied.
+        """
+        began, pause, maybe_applied = time.monotonic(), _PAUSES[0], False
+        number, session = 1, await self._sessions.get()
+        server_began = session.server_time(began)
+        while True:
+            elapsed = time.monotonic() - began
+            try:
+                if number > 1:
+                    session = await self._sessions.get()
+                return await call(session, Attempt(number, server_began, int(elapsed * 1000)))
+            except (RedisError, OSError) as error:
+                if replies.is_ours(error):
+                    raise
+                maybe_applied = maybe_applied or (changes and connections.was_sent(error))
+                again = connections.was_sent(error) or connections.is_gone(error) or self._passes(error)
+                if connections.is_gone(error):
+                    try:
+                        await self._sessions.revive()
+                    except StateUnavailable as reason:
+                        raise StateUnavailable(f"{where}: {reason}", maybe_applied=maybe_applied) from error
+                wait = pause * random.uniform(0.5, 1.0)  # noqa: S311  # jitter, no secret
+                if not again or time.monotonic() - began + wait > self.deadline:
+                    raise connections.unavailable(where, self._sessions.url, error, maybe_applied=maybe_applied) from error
+                await asyncio.sleep(wait)
+                pause = min(pause * 2, _PAUSES[1])
+                number += 1
+
+    def _passes(self, error: Exception) -> bool:
+        return replies.is_passing(error, fails_over=self._sessions.fails_over)
