@@ -1,14 +1,17 @@
-"""The commands for who runs an application: `status`, `dead list|show|retry|drop` and `steps forget`."""
+"""The commands for who runs an application: `status`, `doctor`, `dead list|show|retry|drop` and `steps forget`."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from motia_redis.cli_options import CommandError, connection_options, one_line_errors, stack, state_manager
+from motia_redis.cli_output import counted, plain, print_json, printable, table
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -30,8 +33,8 @@ _some = stack(
 )
 
 
-def _run(redis_url: str | None, namespace: str, work: Callable[[StateManager], Awaitable[_T]]) -> _T:
-    """Do the work with a manager of the namespace, which must exist: a mistyped name must not create one."""
+def _run(redis_url: str | None, namespace: str, work: Callable[[StateManager], Awaitable[_T]], *, must_exist: bool = True) -> _T:
+    """Do the work with a manager of the namespace, which must exist, unless: a mistyped name must not create one."""
     from motia_redis.keyspace import layout_key  # noqa: PLC0415 - see cli.py
     from motia_redis.registry import raw_nodes  # noqa: PLC0415
 
@@ -39,46 +42,16 @@ def _run(redis_url: str | None, namespace: str, work: Callable[[StateManager], A
         state = state_manager(redis_url, namespace)
         try:
             async with raw_nodes(state, f"namespace {namespace!r}") as nodes:
-                if not await nodes.run(layout_key(namespace), "EXISTS", layout_key(namespace)):
+                if must_exist and not await nodes.run(layout_key(namespace), "EXISTS", layout_key(namespace)):
                     raise CommandError(f"there is no namespace {namespace!r} in this Redis: nothing has connected with it yet")
             return await work(state)
         finally:
             await state.close()
 
+    logging.getLogger("motia_redis").addHandler(logging.NullHandler())  # who wants the warnings asks the doctor
     with one_line_errors():
         return asyncio.run(run())
     raise AssertionError  # one_line_errors ends the process
-
-
-def _print_json(value: Any) -> None:
-    import orjson  # noqa: PLC0415 - see cli.py
-
-    click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[str] = ()) -> None:
-    """Print aligned columns; those named in `right` are numbers."""
-    texts = [[_plain(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(head, *texts, strict=True)]
-    for row in (head, *texts):
-        cells = (
-            cell.rjust(width) if name in right else cell.ljust(width) for name, cell, width in zip(head, row, widths, strict=True)
-        )
-        click.echo("  ".join(cells).rstrip())
-
-
-def _plain(value: object, width: int | None = None) -> str:
-    """Return text of anybody as one line without control characters."""
-    text = _printable(" ".join(str(value).split()))
-    return text if width is None or len(text) <= width else text[: width - 1] + "…"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 # -- status -----------------------------------------------------------------------------------------------------------
@@ -103,7 +76,7 @@ def status(*, redis_url: str | None, namespace: str, as_json: bool) -> None:
 
     found = _run(redis_url, namespace, read_status)
     if as_json:
-        _print_json(asdict(found))
+        print_json(asdict(found))
     else:
         _print_status(found)
 
@@ -122,19 +95,52 @@ def _print_status(found: Status) -> None:
             ]
             for step in found.steps
         ]
-        _table(head, rows, right=head[1:])
+        table(head, rows, right=head[1:])
     else:
         click.echo("no steps")
     click.echo()
     if found.dropped:
-        count = _count(sum(found.dropped.values()), "unhandled event")
-        click.echo(f"the hard cap has dropped {count}: {_plain(', '.join(f'{k} {v}' for k, v in found.dropped.items()))}\n")
+        count = counted(sum(found.dropped.values()), "unhandled event")
+        click.echo(f"the hard cap has dropped {count}: {plain(', '.join(f'{k} {v}' for k, v in found.dropped.items()))}\n")
     if not found.workers:
         click.echo("no workers")
         return
     head = ["WORKER", "HOST", "PID", "LANES"]
     lanes = [" ".join(f"{name}:{count}" for name, count in worker.lanes.items()) for worker in found.workers]
-    _table(head, [[w.id, w.host, w.pid, text] for w, text in zip(found.workers, lanes, strict=True)], right=["PID"])
+    table(head, [[w.id, w.host, w.pid, text] for w, text in zip(found.workers, lanes, strict=True)], right=["PID"])
+
+
+# -- doctor -----------------------------------------------------------------------------------------------------------
+
+
+@click.command()
+@connection_options
+@_json
+def doctor(*, redis_url: str | None, namespace: str, as_json: bool) -> None:
+    """Check whether a Redis keeps what is given to it, with the remedy for what is wrong.
+
+    Ends with 1 when a check failed: state may get lost, or nothing works.
+
+    \b
+    Example:
+      motia-redis doctor --redis redis://localhost:6379/0
+    """  # noqa: D301
+    from dataclasses import asdict  # noqa: PLC0415 - see cli.py
+
+    from motia_redis.doctor import examine  # noqa: PLC0415
+
+    nodes = _run(redis_url, namespace, examine, must_exist=False)
+    if as_json:
+        print_json([asdict(node) for node in nodes])
+    else:
+        for node in nodes:
+            click.echo(f"{node.address}")
+            for line in node.findings:
+                click.echo(f"  {line.outcome:<8} {line.check:<12} {plain(line.found)}")
+                if line.remedy and line.outcome != "ok":
+                    click.echo(f"  {'':<8} {'':<12} -> {line.remedy}")
+    if any(line.outcome == "failed" for node in nodes for line in node.findings):
+        sys.exit(1)
 
 
 # -- dead letters -----------------------------------------------------------------------------------------------------
@@ -170,9 +176,9 @@ def list_(*, redis_url: str | None, namespace: str, step: str | None, limit: int
 
     letters, count = _run(redis_url, namespace, work)
     if as_json:
-        _print_json([_facts(letter) for letter in letters])
+        print_json([_facts(letter) for letter in letters])
     elif letters:
-        _table(
+        table(
             ["ID", "STEP", "TIME", "EVENT", "OF", "ATTEMPTS", "ERROR"],
             [
                 [
@@ -180,9 +186,9 @@ def list_(*, redis_url: str | None, namespace: str, step: str | None, limit: int
                     letter.step,
                     letter.time.strftime("%Y-%m-%d %H:%M:%SZ"),
                     letter.event_type or "(trimmed)",
-                    _plain("/".join(part for part in (letter.scope or letter.topic, letter.key) if part), _ERROR_WIDTH),
+                    plain("/".join(part for part in (letter.scope or letter.topic, letter.key) if part), _ERROR_WIDTH),
                     letter.attempts,
-                    _plain(f"{letter.error_type}: {letter.error_text}", _ERROR_WIDTH),
+                    plain(f"{letter.error_type}: {letter.error_text}", _ERROR_WIDTH),
                 ]
                 for letter in letters
             ],
@@ -211,7 +217,7 @@ def show(*, redis_url: str | None, namespace: str, id: str, step: str, as_json: 
     facts = _facts(letter := _run(redis_url, namespace, lambda state: DeadLetters(state).get(step, id)))
     facts |= _values(letter)
     if as_json:
-        _print_json(facts)
+        print_json(facts)
         return
     import orjson  # noqa: PLC0415
 
@@ -219,7 +225,7 @@ def show(*, redis_url: str | None, namespace: str, id: str, step: str, as_json: 
     for name, value in facts.items():
         text = value if isinstance(value, str) else orjson.dumps(value).decode()
         # The error may have many lines, which say more than one.
-        lines = [_printable(line) for line in text.splitlines()] or [""]
+        lines = [printable(line) for line in text.splitlines()] or [""]
         click.echo("\n".join(f"{label:{width}}  {line}" for label, line in zip([name, *[""] * len(lines)], lines, strict=False)))
 
 
@@ -275,7 +281,7 @@ def retry(*, redis_url: str | None, namespace: str, ids: tuple[str, ...], step: 
 
     done, left = _with_letters(redis_url, namespace, work)
     each = "it" if done == 1 else "each"
-    click.echo(f"retried {_count(done, 'dead letter')}" + (f"; {each} {_IN_ORDER}" if done else ""))
+    click.echo(f"retried {counted(done, 'dead letter')}" + (f"; {each} {_IN_ORDER}" if done else ""))
     _complain(left)
 
 
@@ -301,7 +307,7 @@ def drop(*, redis_url: str | None, namespace: str, ids: tuple[str, ...], step: s
         return await _each(ids, partial(letters.drop, step or ""))
 
     done, left = _with_letters(redis_url, namespace, work)
-    click.echo(f"dropped {_count(done, 'dead letter')}")
+    click.echo(f"dropped {counted(done, 'dead letter')}")
     _complain(left)
 
 
@@ -376,7 +382,7 @@ def forget(*, redis_url: str | None, namespace: str, name: str, with_dead_letter
     from motia_redis.registry import forget_step  # noqa: PLC0415 - see cli.py
 
     done = _run(redis_url, namespace, lambda state: forget_step(state, name, with_dead_letters=with_dead_letters, force=force))
-    text = f"forgot step {name}: {_count(done.groups, 'consumer group')} removed"
+    text = f"forgot step {name}: {counted(done.groups, 'consumer group')} removed"
     if done.dead_letters:
-        text += f", {_count(done.dead_letters, 'dead letter')} {'dropped' if done.dropped else 'kept'}"
+        text += f", {counted(done.dead_letters, 'dead letter')} {'dropped' if done.dropped else 'kept'}"
     click.echo(text)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from motia_redis.admin_cli import dead, status, steps
+from motia_redis.admin_cli import dead, doctor, status, steps
 from motia_redis.cli_options import CommandError, connection_options, one_line_errors, stack, state_manager
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def main() -> None:
     """  # noqa: D301 - \b is click's mark for a paragraph that must not be wrapped
 
 
-for _command in (status, dead, steps):
+for _command in (status, doctor, dead, steps):
     main.add_command(_command)
 
 

@@ -41,7 +41,7 @@ connection_options = stack(
         metavar="URL",
         envvar="MOTIA_REDIS_URL",
         show_envvar=True,
-        help="redis://, rediss://, unix:// or embedded://DIR; without it, an embedded Redis.",
+        help="redis://, rediss://, unix://, redis+sentinel://, redis+cluster:// or embedded://DIR; default: an embedded Redis.",
     ),
     click.option(
         "--namespace",

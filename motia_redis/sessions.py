@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 import time
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
-from motia_redis import connections, keyspace, scripts, urls
+from motia_redis import connections, health, keyspace, scripts, urls
 from motia_redis.errors import LayoutMismatch, StateUnavailable
 from motia_redis.keyspace import Keyspace, Layout
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from motia_redis.nodes import Nodes
 
+
+_log = logging.getLogger(__name__)
 
 _REPLY_TIMEOUT = 10.0  # seconds; longer than any blocking read that this package makes
 
@@ -59,6 +62,7 @@ class Sessions:
         self.given_namespace = None if namespace is None else keyspace.check_namespace(namespace)
         self.layout = layout
         self._reply_timeout = reply_timeout
+        self._warned = False
         self._endpoint: connections.Endpoint | None = None
         self._creating = threading.Lock()
         # Of loops that open a session or have one, and live: single operations, so that threads need no lock of their own.
@@ -167,8 +171,8 @@ class Sessions:
             # What does not answer its first command soon is no Redis, or of no use.
             async with asyncio.timeout(connections.CONNECT_TIMEOUT):
                 reply: Any
-                commands = [("HMGET", key, "version", "partitions", "lanes"), ("TIME",)]
-                reply, (seconds, microseconds) = await nodes.run_together(key, commands)
+                commands = [("HMGET", key, "version", "partitions", "lanes"), ("TIME",), ("INFO",), ("CONFIG GET", "save")]
+                reply, (seconds, microseconds), info, config = await nodes.run_together(key, commands)
                 clock = seconds * 1000 + microseconds / 1000 - time.monotonic() * 1000
                 if reply == [None, None, None]:
                     reply = await scripts.load("ensure_layout")(nodes, [key], arguments)
@@ -183,7 +187,17 @@ class Sessions:
         stored = Layout(partitions, lanes)
         if self.layout is not None and self.layout != stored:
             raise LayoutMismatch(f"{where} was created with {stored}, this process asks for {self.layout}: use the first")
+        self._warn(info, config)
         return stored, clock
+
+    def _warn(self, info: Any, config: Any) -> None:
+        """Log once what is wrong with the settings of this Redis, as far as this user may see them."""
+        if self._warned or isinstance(info, Exception):
+            return
+        self._warned = True
+        save = {} if isinstance(config, Exception) else {"save": (config.get(b"save") or b"").decode()}
+        for finding in health.warnings(info, save):
+            _log.warning("Redis at %s: %s; %s (motia-redis doctor)", urls.redact(self.url), finding.found, finding.remedy)
 
 
 async def _close_with_loop(

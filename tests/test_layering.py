@@ -10,8 +10,8 @@ PACKAGE = Path(__file__).parent.parent / "motia_redis"
 FLOORS = [
     {"__init__", "__main__", "cli"},
     {"admin_cli"},
-    {"cli_options"},
-    {"worker", "web", "status", "dead_letters"},
+    {"cli_options", "cli_output"},
+    {"worker", "web", "status", "dead_letters", "doctor"},
     {"registry"},
     {"reader"},
     {"deliveries", "leases"},
@@ -23,7 +23,7 @@ FLOORS = [
     {"retries"},
     {"sessions", "durability"},
     {"connections"},
-    {"nodes", "keyspace", "codec", "scripts", "embedded", "replies"},
+    {"nodes", "keyspace", "codec", "scripts", "embedded", "replies", "health"},
     {"limits", "urls"},
     {"errors", "tracing"},
 ]
