@@ -1,0 +1,116 @@
+"""A call is applied once (G4) through a network that loses, tears, delays and holds back requests and replies."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import redis
+
+from motia_redis import StateManager
+from tests.clusters import Process, free_port
+from tests.faults.proxy import FAULTS, FaultProxy
+from tests.faults.team import FULL
+from tests.faults.writer import plain_increments
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+import pytest
+
+DELAY = 3.5  # seconds; longer than any attempt waits
+
+
+@pytest.fixture
+def port(tmp_path: Path) -> Iterator[int]:
+    server = Process(tmp_path / "redis", free_port(), "--save", "")
+    try:
+        server.start()
+        yield server.port
+    finally:
+        server.end()
+
+
+async def _write(url: str, directory: Path, *, calls: int) -> list[Any]:
+    """Run two processes of 16 tasks; return what they recorded."""
+    processes, logs = [], []
+    for number in range(2):
+        log = directory / f"log{number}"
+        settings = {
+            "url": url,
+            "namespace": "motia",
+            "name": number,
+            "out": log,
+            "calls": calls // 2,
+            "tasks": 16,
+            "seed": number,
+        }
+        options = [str(part) for name, value in settings.items() for part in (f"--{name}", value)]
+        command = [sys.executable, "-m", "tests.faults.writer", *options]
+        processes.append(await asyncio.create_subprocess_exec(*command))
+        logs.append(log)
+    try:
+        assert [await process.wait() for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+    return [call for log in logs for call in orjson.loads(log.read_bytes())]
+
+
+async def test_every_call_is_applied_once_through_a_bad_network(port: int, tmp_path: Path) -> None:
+    calls = 10_000 if FULL else 640
+    async with FaultProxy(port, rate=0.05, seed=calls, delay=DELAY) as proxy:
+        told = await _write(f"redis://127.0.0.1:{proxy.port}", tmp_path, calls=calls)
+        proxy.rate = 0.0
+        faults = proxy.injected.copy()
+    assert set(faults) == set(FAULTS), "each fault came up"
+    outcomes = Counter(outcome for *_, outcome in told)
+    assert len(told) == calls
+    async with StateManager(f"redis://127.0.0.1:{port}") as state:
+        await _check(state, told)
+    with redis.Redis(port=port) as raw:
+        events: list[Any] = [e for stream in raw.scan_iter("{motia:*}:events:*") for _, e in raw.xrange(stream)]
+    requests = Counter(event[b"request"] for event in events)
+    assert max(requests.values()) == 1, "a request has one event"
+    assert outcomes["applied"] <= len(events) <= outcomes["applied"] + outcomes["unknown"]
+    print(f"{calls} calls, faults {dict(faults)}: {dict(outcomes)}, {len(events)} events, none doubled and none lost")
+
+
+async def _check(state: StateManager, told: list[Any]) -> None:
+    """Compare the state with what the writers were told."""
+    for key in {key for _, key, _, _ in told}:
+        by_outcome: dict[tuple[str, str], list[str]] = {}
+        for kind, of, token, outcome in told:
+            if of == key:
+                by_outcome.setdefault((kind, outcome), []).append(token)
+
+        def tokens(kind: str, outcome: str, by_outcome: dict[tuple[str, str], list[str]] = by_outcome) -> list[str]:
+            return by_outcome.get((kind, outcome), [])
+
+        increments = (await state.get("increment", key))["n"]
+        applied, unknown = len(tokens("increment", "applied")), len(tokens("increment", "unknown"))
+        assert applied <= increments <= applied + unknown, f"{key}: {increments} increments, {applied} acknowledged"
+        appended = (await state.get("append", key))["list"]
+        assert len(appended) == len(set(appended)), "nothing is appended twice"
+        assert set(tokens("append", "applied")) <= set(appended), "nothing acknowledged is missing"
+        assert set(appended) <= set(tokens("append", "applied") + tokens("append", "unknown")), "nothing was made up"
+        replaced = (await state.get("replace", key))["n"]
+        applied, unknown = len(tokens("replace", "applied")), len(tokens("replace", "unknown"))
+        assert applied <= replaced <= applied + unknown, "each conditional set that held counted once"
+
+
+async def test_plain_redis_py_doubles_increments_there(port: int) -> None:
+    """What the project is for: the same network, the client's own retries."""
+    calls = 4_800 if FULL else 640
+    async with FaultProxy(port, rate=0.05, seed=7, delay=DELAY) as proxy:
+        acknowledged = await plain_increments(proxy.port, calls, 32)
+    with redis.Redis(port=port) as raw:
+        stored = int(raw.get("plain") or 0)  # type: ignore[arg-type]
+    print(f"redis-py as it comes: {acknowledged} of {calls} increments acknowledged, {stored} applied")
+    assert stored > acknowledged

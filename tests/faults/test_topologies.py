@@ -1,0 +1,211 @@
+"""Cluster and Sentinel (G3, G4, G5): all works there, and goes on while slots migrate and when a primary is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from redis.crc import key_slot
+
+from motia_redis import StateManager, queue
+from motia_redis import state as state_trigger
+from motia_redis.dead_letters import DeadLetters
+from motia_redis.doctor import examine
+from motia_redis.errors import StateError, StateUnavailable
+from motia_redis.registry import forget_step
+from motia_redis.status import read_status
+from tests.clusters import Cluster, Sentinels
+from tests.faults.team import FULL
+from tests.test_dead_letters import Sick, buried, failing
+from tests.test_worker import Recorder, record, working
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+INCREMENT = [{"op": "increment", "path": "/n", "value": 1}]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with Cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
+
+
+@asynccontextmanager
+async def load(state: StateManager, scopes: int) -> AsyncIterator[Counter[int]]:
+    """Increment a counter in each scope inside of the block, one task each; yields how many increments were acknowledged."""
+    done: Counter[int] = Counter()
+    stop = asyncio.Event()
+
+    async def count(number: int) -> None:
+        while not stop.is_set():
+            await state.update(f"scope{number}", "counter", INCREMENT)
+            done[number] += 1
+
+    tasks = [asyncio.create_task(count(number)) for number in range(scopes)]
+    try:
+        yield done
+    finally:
+        stop.set()
+        await asyncio.gather(*tasks)
+
+
+async def counters(state: StateManager, scopes: int) -> dict[int, int]:
+    values = [await state.get(f"scope{number}", "counter") for number in range(scopes)]
+    return {number: value["n"] for number, value in enumerate(values)}
+
+
+# -- Cluster ------------------------------------------------------------------------------------------------------------------
+
+
+async def test_all_methods_work_on_a_cluster_and_its_nodes_share_the_scopes(cluster: Cluster, namespace: str) -> None:
+    async with StateManager(cluster.url, namespace=namespace) as state:
+        for number in range(32):
+            await state.set(f"scope{number}", "ann", {"n": number})
+        assert sorted(await state.list_groups()) == sorted(f"scope{number}" for number in range(32))
+        assert all(node.client.keys(f"{{{namespace}:*}}:state:*") for node in cluster.processes), "every node has some"
+        assert await state.update("scope1", "ann", INCREMENT, idempotency_key="a") == {"n": 2}
+        assert await state.update("scope1", "ann", INCREMENT, idempotency_key="a") == {"n": 2}
+        entry = await state.entry("scope1", "ann")
+        assert entry is not None
+        await state.set("scope1", "ann", {"n": 5}, if_revision=entry.revision)
+        assert await state.list("scope1") == [{"n": 5}]
+        await state.clear("scope1")
+        assert await state.get("scope1", "ann") is None
+        assert await state.delete("scope2", "ann") == {"n": 2}
+        for node in cluster.processes:
+            node.client.script_flush()
+        assert await state.update("scope3", "ann", INCREMENT) == {"n": 4}
+        nodes = await examine(state)
+        assert len(nodes) == 3
+        assert not [line for node in nodes for line in node.findings if line.outcome == "failed"]
+
+
+async def test_a_cluster_s_url_may_name_one_node_alone(cluster: Cluster, namespace: str) -> None:
+    async with StateManager(f"redis+cluster://127.0.0.1:{cluster.processes[2].port}", namespace=namespace) as state:
+        for number in range(16):
+            await state.set(f"scope{number}", "ann", number)
+        assert len(await state.list_groups()) == 16
+
+
+async def test_a_node_of_a_cluster_is_no_single_redis(cluster: Cluster, namespace: str) -> None:
+    for node in cluster.processes:
+        state = StateManager(f"redis://127.0.0.1:{node.port}", namespace=namespace)
+        with pytest.raises(StateUnavailable, match=r"use redis\+cluster://"):
+            await asyncio.gather(*(state.set(f"scope{number}", "ann", number) for number in range(32)))
+        await state.close()
+
+
+async def test_triggers_dead_letters_and_status_work_on_a_cluster(cluster: Cluster, namespace: str) -> None:
+    recorder, sick = Recorder(), Sick()
+    steps = [
+        record(recorder, state_trigger(), queue("mail")),
+        failing(sick, "Sick", state_trigger(scope="scope3")),
+    ]
+    async with StateManager(cluster.url, namespace=namespace) as state:
+        letters = DeadLetters(state)
+        async with working(state, *steps, workers=2):
+            for number in range(64):
+                await state.set(f"scope{number % 16}", f"key{number}", number)
+            await state.enqueue("mail", "hello")
+            await recorder.wait(65)
+            found = await buried(letters, 4)
+            status = await read_status(state)
+            assert [(step.name, step.dead_letters) for step in status.steps] == [("Record", 0), ("Sick", 4)]
+            assert len(status.workers) == 2
+            sick.well = True
+            await letters.retry("Sick", found[0].id)
+            await sick.seen.wait(1)
+            await letters.drop("Sick", found[1].id)
+            assert await letters.retry_all() == (2, [])
+            await sick.seen.wait(3)
+            assert await letters.count() == 0
+        await forget_step(state, "Sick")
+        assert [step.name for step in (await read_status(state)).steps] == ["Record"]
+    values = [i.new_value for i in recorder.inputs if not isinstance(i, str)]
+    assert sorted(values) == list(range(64))
+
+
+async def test_slots_that_migrate_under_load_lose_nothing(cluster: Cluster, namespace: str) -> None:
+    scopes, rounds = 16, 8 if FULL else 1
+    recorder = Recorder()
+    async with StateManager(cluster.url, namespace=namespace) as state:
+        async with working(state, record(recorder, state_trigger())):
+            async with load(state, scopes) as done:
+                moved = 0
+                for _ in range(rounds):
+                    for partition in range(16):
+                        slot = key_slot(f"{{{namespace}:{partition}}}".encode())
+                        target = (cluster.owner(slot) + 1) % 3
+                        await asyncio.to_thread(cluster.migrate, slot, target, during=lambda: time.sleep(0.02))
+                        moved += 1
+                    assert len(await state.list_groups()) == scopes, "nothing is left out meanwhile"
+            acknowledged = sum(done.values())
+            await recorder.wait(acknowledged)
+        assert await counters(state, scopes) == dict(sorted(done.items()))
+    seen: dict[str, list[int]] = {}
+    for change in recorder.inputs:
+        seen.setdefault(change.group_id, []).append(change.new_value["n"])
+    for number, count in done.items():
+        assert list(dict.fromkeys(seen[f"scope{number}"])) == list(range(1, count + 1)), "every event, in order"
+    print(f"{moved} slots moved under load: {acknowledged} increments, all there, {len(recorder.inputs)} events handled")
+
+
+# -- Sentinel -----------------------------------------------------------------------------------------------------------------
+
+
+async def test_the_loss_of_a_primary_loses_nothing_that_was_replicated(tmp_path_factory: pytest.TempPathFactory) -> None:
+    scopes, kills = 8, 2 if FULL else 1
+    recorder = Recorder()
+    with Sentinels(tmp_path_factory.mktemp("sentinel")) as sentinels:
+        settings: Any = {"durability": "replicated", "deadline": 20.0}
+        async with StateManager(sentinels.url, **settings) as state, working(state, record(recorder, state_trigger())):
+            # A change that stands on the primary alone is none of those that must be there: NotDurable is not counted.
+            done: Counter[int] = Counter()
+            stop = asyncio.Event()
+            gaps = [0.0]
+
+            async def count(number: int) -> None:
+                while not stop.is_set():
+                    began = time.monotonic()
+                    try:
+                        value = await state.update(f"scope{number}", "counter", INCREMENT)
+                    except StateError:
+                        continue
+                    gaps.append(time.monotonic() - began)
+                    assert value["n"] > done[number], "what was acknowledged is not taken back"
+                    done[number] = value["n"]
+
+            tasks = [asyncio.create_task(count(number)) for number in range(scopes)]
+            for _ in range(kills):
+                await asyncio.sleep(0.5)
+                before = done.total()
+                sentinels.kill_primary()
+
+                async def goes_on(before: int = before) -> bool:
+                    return done.total() > before + 200
+
+                await until(goes_on, "clients go on with the new primary")
+            stop.set()
+            await asyncio.gather(*tasks)
+            found = await counters(state, scopes)
+            for number, acknowledged in done.items():
+                assert found[number] >= acknowledged, "acknowledged as replicated, and gone"
+
+            async def caught_up() -> bool:
+                seen = {i.group_id: i.new_value["n"] for i in recorder.inputs}
+                return all(seen.get(f"scope{number}") == value for number, value in found.items())
+
+            await until(caught_up, "the worker goes on with the new primary")
+    order: dict[str, list[int]] = {}
+    for change in recorder.inputs:
+        order.setdefault(change.group_id, []).append(change.new_value["n"])
+    for number, count_ in found.items():
+        firsts = dict.fromkeys(order[f"scope{number}"])
+        assert set(firsts) >= set(range(1, count_ + 1)), "every change that stands has been handled"
+    print(f"{kills} primaries killed: {sum(found.values())} increments, none lost, the longest call {max(gaps):.1f} s")
