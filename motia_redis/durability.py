@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+from redis.exceptions import ResponseError
 
 from motia_redis.errors import NotDurable, StateError
+
+if TYPE_CHECKING:
+    from motia_redis.nodes import Nodes
 
 MEMORY: Final = "memory"
 REPLICATED: Final = "replicated"
@@ -40,14 +45,22 @@ class Durability:
         """Raise NotDurable unless the reply to what `commands` sent says that the change is safe."""
         stands = f"{where}: the change stands on the primary, but"
         if isinstance(reply, Exception):
-            raise NotDurable(f"{stands} it cannot be made {self.level}: {why_not(reply)}") from reply
+            raise NotDurable(f"{stands} it cannot be made {self.level}: {_why_not(reply)}") from reply
         if self.level == REPLICATED and reply < self.replicas:
             raise NotDurable(f"{stands} {reply} of {self.replicas} replicas had it after {self.timeout:g} s")
         if self.level == FSYNCED and not reply[0]:
             raise NotDurable(f"{stands} it was not on the primary's disk after {self.timeout:g} s")
 
+    async def try_out(self, where: str, nodes: Nodes, key: str) -> None:
+        """Raise StateError when this Redis can never make a change as safe as asked; errors of Redis are redis-py's."""
+        if self.level == FSYNCED:
+            try:
+                await nodes.run(key, *self.commands[0])
+            except ResponseError as error:
+                raise StateError(f"{where}: {_why_not(error)}") from None
 
-def why_not(error: Exception) -> str:
+
+def _why_not(error: Exception) -> str:
     """Say why Redis refuses WAITAOF."""
     if "unknown command" in str(error):
         return "'fsynced' needs Redis 7.2 or newer"

@@ -11,7 +11,7 @@ from motia_redis.changes import ANY, Changes
 from motia_redis.durability import Durability
 from motia_redis.errors import CorruptValue
 from motia_redis.limits import Limits, Retention, check_seconds
-from motia_redis.retries import ATTEMPT_TIMEOUT, Retries
+from motia_redis.retries import Retries
 from motia_redis.scans import Scan
 from motia_redis.sessions import Sessions
 
@@ -80,7 +80,7 @@ class StateManager:
         self.retention = retention or Retention()
         self.durability = Durability(durability, replicas, durability_timeout)
         self._idempotency_seconds = check_seconds("idempotency_seconds", idempotency_seconds, least=0.001)
-        self._sessions = Sessions(url, namespace, layout, reply_timeout=ATTEMPT_TIMEOUT + durability_timeout)
+        self._sessions = Sessions(url, namespace, layout, self.durability)
         self._retries = Retries(self._sessions, check_seconds("deadline", deadline, least=0.0))
         self._changes = Changes(self._retries, self.limits, self.retention, self.durability, idempotency_seconds)
 

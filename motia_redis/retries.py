@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-#: Seconds that one attempt waits for its reply; a call whose reply got lost is sent again after that.
-ATTEMPT_TIMEOUT = 3.0
 #: Seconds, beyond the deadline, in which the events stay that a repetition looks for: attempts and replies under way, clocks.
 MARGIN = 10.0
 _PAUSES = (0.02, 1.0)  # seconds: first and longest

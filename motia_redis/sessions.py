@@ -20,11 +20,14 @@ from motia_redis.keyspace import Keyspace, Layout
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from motia_redis.durability import Durability
     from motia_redis.nodes import Nodes
 
 
 _log = logging.getLogger(__name__)
 
+#: Seconds that one attempt at a call waits for its reply, besides what makes it durable.
+ATTEMPT_TIMEOUT = 3.0
 _REPLY_TIMEOUT = 10.0  # seconds; longer than any blocking read that this package makes
 
 
@@ -57,11 +60,11 @@ class _Slot:
 class Sessions:
     """The sessions of one manager in all loops, and the endpoint that they share. May be used from loops of several threads."""
 
-    def __init__(self, url: str | None, namespace: str | None, layout: Layout | None, *, reply_timeout: float) -> None:
+    def __init__(self, url: str | None, namespace: str | None, layout: Layout | None, durability: Durability) -> None:
         self.given_url = url
         self.given_namespace = None if namespace is None else keyspace.check_namespace(namespace)
         self.layout = layout
-        self._reply_timeout = reply_timeout
+        self._durability = durability
         self._warned = False
         self._endpoint: connections.Endpoint | None = None
         self._creating = threading.Lock()
@@ -152,7 +155,7 @@ class Sessions:
 
     async def _open(self, loop: asyncio.AbstractEventLoop) -> Session:
         namespace = keyspace.check_namespace(self.namespace)
-        nodes = await self.nodes(reply_timeout=self._reply_timeout)
+        nodes = await self.nodes(reply_timeout=ATTEMPT_TIMEOUT + self._durability.timeout)
         closer = _close_with_loop(nodes, weakref.ref(self), loop)
         await anext(closer)
         try:
@@ -188,6 +191,10 @@ class Sessions:
         if self.layout is not None and self.layout != stored:
             raise LayoutMismatch(f"{where} was created with {stored}, this process asks for {self.layout}: use the first")
         self._warn(info, config)
+        try:
+            await self._durability.try_out(where, nodes, key)
+        except (RedisError, OSError) as error:
+            raise await self.failed(where, error) from error
         return stored, clock
 
     def _warn(self, info: Any, config: Any) -> None:

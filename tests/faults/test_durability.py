@@ -1,0 +1,99 @@
+"""What was acknowledged survives (G3): kills of redis-server in mid-load, the disk and the replicas asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+
+from motia_redis import StateManager
+from motia_redis.errors import StateError
+from motia_redis.events import decode_change
+from motia_redis.limits import Retention
+from tests.faults.team import FULL
+from tests.servers import RedisServer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+INCREMENT = [{"op": "increment", "path": "/n", "value": 1}]
+KEYS = 8
+ALL = Retention(entries=1_000_000)
+
+
+async def test_kills_of_redis_lose_no_acknowledged_change_and_part_none_from_its_event(tmp_path: Path) -> None:
+    kills = 10 if FULL else 2
+    done: Counter[str] = Counter()
+    stop = asyncio.Event()
+    with RedisServer(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server:
+        async with StateManager(server.url, retention=ALL) as state:
+
+            async def count(key: str) -> None:
+                while not stop.is_set():
+                    value = await state.update("load", key, INCREMENT)
+                    done[key] += 1
+                    assert value == {"n": done[key]}, "applied once, also across a kill"
+
+            tasks = [asyncio.create_task(count(f"key{number}")) for number in range(KEYS)]
+            for _ in range(kills):
+                await asyncio.sleep(random.uniform(0.2, 0.5))
+                server.kill()
+                await asyncio.to_thread(server.start)
+            await asyncio.sleep(0.2)
+            stop.set()
+            await asyncio.gather(*tasks)
+            with redis.Redis.from_url(server.url) as raw:
+                events = check_events(raw, "motia")
+            for number in range(KEYS):
+                assert await state.get("load", f"key{number}") == {"n": done[f"key{number}"]}
+    assert events == done.total()
+    print(f"{kills} kills of redis-server: {done.total()} changes acknowledged, all there, each with its event")
+
+
+def check_events(raw: redis.Redis, namespace: str) -> int:
+    """Assert that the events of each key follow from each other and lead to what is stored; return their number."""
+    found = 0
+    last: dict[tuple[str, str], Any] = {}
+    streams: Any = raw.scan_iter(f"{{{namespace}:*}}:events:*")
+    for stream in streams:
+        for entry_id, fields in raw.xrange(stream):
+            change = decode_change(entry_id.decode(), fields)
+            place = (change.group_id, change.item_id)
+            assert change.old_value == last.get(place), f"{place}: the old value is not the one before"
+            assert (change.event_type == "state:created") == (change.old_value is None)
+            last[place] = change.new_value
+            tag = stream.partition(b"}:")[0] + b"}:"
+            revision = raw.hget(tag + b"revision:" + change.group_id.encode(), change.item_id)
+            newer = tuple(map(int, (revision or b"9" * 15 + b"-0").split(b"-")))
+            assert tuple(map(int, entry_id.split(b"-"))) <= newer, "the revision is that of the last event"
+            found += 1
+    for (scope, key), value in last.items():
+        hashes: Any = raw.keys(f"{{{namespace}:*}}:state:{scope}")
+        stored = raw.hget(hashes[0], key) if hashes else None
+        assert (stored is None) == (value is None), f"{scope} {key}: value and event part"
+    return found
+
+
+async def test_fsynced_waits_for_the_disk_where_the_server_can(tmp_path: Path) -> None:
+    with (
+        RedisServer(tmp_path, "--appendonly", "yes", "--appendfsync", "everysec") as server,
+        redis.Redis.from_url(server.url) as raw,
+    ):
+        version = tuple(map(int, raw.info("server")["redis_version"].split(".")[:2]))
+        manager = StateManager(server.url, durability="fsynced", durability_timeout=3.0)
+        if version < (7, 2):
+            with pytest.raises(StateError, match=r"'fsynced' needs Redis 7\.2 or newer"):
+                await manager.connect()
+            return
+        async with manager as state:
+            await state.set("users", "ann", 1)
+            server.kill()
+            server.start()
+            assert await state.get("users", "ann") == 1
+            raw.config_set("appendonly", "no")
+        with pytest.raises(StateError, match="'fsynced' needs appendonly yes"):
+            await manager.connect()
