@@ -10,7 +10,7 @@
 --          8 "" for a first attempt without idempotency key, else see lib/once.lua
 --          9 kind of change, and what it takes:
 --            "set"     10 sealed text
---            "delete"
+--            "delete"  10 "quiet": the old text is not wanted
 --            "update"  10 "strict" or "lenient"  11 number of operations, then for each:
 --                      name  path length  path segments...  and
 --                        add set replace test increment append: value
@@ -115,7 +115,7 @@ local function change()
     end
   end
 
-  if kind == "set" then
+  if kind == "set" or ARGV[10] == "quiet" then
     return { revision }
   end
   return { revision, kind == "delete" and old or new }

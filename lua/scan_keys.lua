@@ -2,7 +2,7 @@
 --
 -- KEYS     1 hash of the scope's values
 -- ARGV     1 cursor ("0" to begin)  2 about how many keys
--- RETURNS  {next cursor ("0" at the end), keys}
+-- RETURNS  {next cursor ("0" at the end), keys, bytes of the keys and their values}
 -- COST     the page: about ARGV[2] keys, and the bytes of their values inside of Redis
 -- INVARIANT nothing is changed; a key that is there all the time is in some page, maybe in two.
 
@@ -10,8 +10,9 @@ local values = KEYS[1]
 local cursor, count = ARGV[1], ARGV[2]
 
 local page = redis.call("HSCAN", values, cursor, "COUNT", count)
-local keys = {}
+local keys, bytes = {}, 0
 for index = 1, #page[2], 2 do
   keys[#keys + 1] = page[2][index]
+  bytes = bytes + #page[2][index] + #page[2][index + 1]
 end
-return { page[1], keys }
+return { page[1], keys, bytes }

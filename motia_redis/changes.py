@@ -93,14 +93,16 @@ class Changes:
         except ResponseError as error:
             raise _known(where, error) from None
 
-    async def delete_page(self, where: str, session: Session, scope: bytes, keys: Sequence[bytes]) -> None:
-        """Delete some keys of a scope, each with its event, in one round trip. Errors are redis-py's."""
-        calls = [self._mutation(session, scope, key, [b"delete"], request=_request_id(), expected=b"", again=b"") for key in keys]
-        if not calls:
-            return
-        *others, last = calls
-        await self._mutate.many(session.nodes, others)
-        await self._send(where, session, self._mutate, *last)  # its WAIT covers the others, which the node ran before
+    async def delete(self, where: str, scope: bytes, keys: Sequence[bytes]) -> None:
+        """Delete keys of a scope, each with its event, in one round trip; those that are gone already have none."""
+        change = [b"delete", b"quiet"]
+
+        async def attempt(session: Session, _: Attempt) -> None:
+            calls = [self._mutation(session, scope, key, change, request=_request_id(), expected=b"", again=b"") for key in keys]
+            await self._mutate.many(session.nodes, calls[:-1])
+            await self._send(where, session, self._mutate, *calls[-1])  # its WAIT covers the others, which ran before
+
+        await self._retries.run(where, attempt, changes=True)
 
     def _mutation(
         self, session: Session, scope: bytes, key: bytes, change: list[bytes], *, request: bytes, expected: bytes, again: bytes

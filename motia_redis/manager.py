@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from motia_redis.scans import Scan
 from motia_redis.sessions import Sessions
 
 if TYPE_CHECKING:
-    import builtins
+    from collections.abc import AsyncIterator
     from types import TracebackType
     from typing import Self
 
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from motia_redis.nodes import Nodes
     from motia_redis.retries import Attempt
     from motia_redis.sessions import Session
-
-_PAGE = 1000  # keys that one page of a big scope holds
-_CLEAR_PAGE = 200  # keys that `clear` deletes with one round trip
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,43 +183,71 @@ class StateManager:
         """Return all values of a scope, in no promised order.
 
         Read page by page, so that a big scope does not hold up Redis: a value that is there all the time is in the result
-        once; one that changes meanwhile is there as it was at some moment. Cost: a round trip per page of about 1,000 keys.
-        Raises InvalidName, CorruptValue, StateUnavailable.
+        once; one that changes meanwhile is there as it was at some moment. Cost: a round trip per page of up to 500 keys or
+        128 KiB. Raises InvalidName, CorruptValue, StateUnavailable.
         """
-        scope_bytes = keyspace.encode_name("scope", scope, self.limits.name_bytes)
-        texts: dict[Any, Any] = {}
-        scan = Scan(self._retries, f"scope {scope!r:.200}", "HSCAN", (await self._sessions.get()).keyspace.values(scope_bytes))
-        cursor: Any = 0
-        while True:
-            cursor, page = await scan.page(cursor, _PAGE)
-            texts.update(page)
-            if not cursor:
-                break
-        try:
-            return [codec.decode(text, where="") for text in texts.values()]
-        except CorruptValue:  # once more, to name the key
-            return [codec.decode(text, where=self._where(scope, key)) for key, text in texts.items()]
+        return builtins.list((await self.items(scope)).values())
+
+    async def items(self, scope: str) -> dict[str, Any]:
+        """Return all keys of a scope with their values. Read, and what is promised, as by `list`."""
+        return {key: value async for key, value in self.scan(scope)}
+
+    async def keys(self, scope: str) -> builtins.list[str]:
+        """Return all keys of a scope, each once, in no promised order.
+
+        Cost: as `list`, but the values stay in Redis. Raises InvalidName, StateUnavailable.
+        """
+        values, scan = await self._scan(scope)
+        found: dict[bytes, None] = {}
+        async for page in scan.fields(values):
+            found.update(dict.fromkeys(page))
+        return [_text(key) for key in found]
+
+    async def scan(self, scope: str) -> AsyncIterator[tuple[str, Any]]:
+        """Yield the keys and values of a scope, page by page, for scopes that are too big to hold.
+
+        A key that is there all the time is yielded at least once: twice, with the value of each moment, if the scope shrinks
+        meanwhile or Redis fails over. Whoever stops early costs Redis no more. Cost and errors: as `list`.
+        """
+        values, scan = await self._scan(scope)
+        async for page in scan.items(values):
+            for key, text in page.items():
+                try:
+                    value = codec.decode(text, where="")
+                except CorruptValue:  # once more, to name the key
+                    value = codec.decode(text, where=self._where(scope, key))
+                yield _text(key), value
+
+    async def count(self, scope: str) -> int:
+        """Return how many keys of a scope hold a value. Cost: one round trip. Raises InvalidName, StateUnavailable."""
+        values, _ = await self._scan(scope)
+
+        async def read(session: Session, _: Attempt) -> Any:
+            return await session.nodes.run(values, "HLEN", values)
+
+        return int(await self._retries.run(f"scope {scope!r:.200}", read))
 
     async def list_groups(self) -> builtins.list[str]:
         """Return the scopes that hold a value, sorted.
 
         Cost: the number of scopes, not of keys; read page by page. Raises CorruptValue, StateUnavailable.
         """
-        scopes: set[Any] = set()
-        for name in (await self._sessions.get()).keyspace.all_scopes():
-            scan = Scan(self._retries, "list_groups", "SSCAN", name)
-            cursor: Any = 0
-            while True:
-                cursor, page = await scan.page(cursor, _PAGE)
+        scopes: set[bytes] = set()
+        scan = Scan(self._retries, "list_groups")
+        for partition in (await self._sessions.get()).keyspace.all_scopes():
+            async for page in scan.members(partition):
                 scopes.update(page)
-                if not cursor:
-                    break
         try:
             return sorted(scope.decode() for scope in scopes)
         except UnicodeDecodeError as error:
             raise CorruptValue(
                 f"list_groups: {error.object!r:.200} is not UTF-8; another client wrote it: SREM it from the set"
             ) from None
+
+    async def _scan(self, scope: str) -> tuple[bytes, Scan]:
+        """Return the hash of a scope's values, and what reads it page by page."""
+        scope_bytes = keyspace.encode_name("scope", scope, self.limits.name_bytes)
+        return (await self._sessions.get()).keyspace.values(scope_bytes), Scan(self._retries, f"scope {scope!r:.200}")
 
     # -- changing -----------------------------------------------------------------------------------------------------
 
@@ -288,23 +314,11 @@ class StateManager:
         """Delete all values of a scope, with one event per key.
 
         Works page by page and never holds up Redis: not atomic as a whole, each key is. Keys created meanwhile may stay. After
-        an error, call it again. Cost: a round trip or two per 200 keys. Raises InvalidName, StateUnavailable.
+        an error, call it again. Cost: two round trips per page. Raises InvalidName, StateUnavailable.
         """
-        scope_bytes = keyspace.encode_name("scope", scope, self.limits.name_bytes)
-        where, scan = f"scope {scope!r:.200}", scripts.load("scan_keys")
-        cursor = b"0"
-
-        async def clear_page(session: Session, attempt: Attempt) -> bytes:
-            # Deleted again, a key that is gone has no second event. A cursor holds for one server's one run.
-            start = cursor if attempt.number == 1 else b"0"
-            following, keys = await scan(session.nodes, [session.keyspace.values(scope_bytes)], [start, b"%d" % _CLEAR_PAGE])
-            await self._changes.delete_page(where, session, scope_bytes, keys)
-            return following  # type: ignore[no-any-return]  # what scan_keys.lua's RETURNS says
-
-        while True:
-            cursor = await self._retries.run(where, clear_page, changes=True)
-            if cursor == b"0":
-                return
+        values, scan = await self._scan(scope)
+        async for page in scan.fields(values):
+            await self._changes.delete(f"scope {scope!r:.200}", scope.encode(), page)
 
     async def enqueue(self, topic: str, data: Any, *, key: str | None = None, idempotency_key: str | None = None) -> str:
         """Append a message to a topic and return the message's id, which no other message has.
@@ -329,6 +343,11 @@ class StateManager:
     @staticmethod
     def _where(scope: object, key: object) -> str:
         return f"scope {scope!r:.200} key {key.decode(errors='replace') if isinstance(key, bytes) else key!r:.200}"
+
+
+def _text(key: bytes) -> str:
+    """Return a key as text; bytes of another client that are no UTF-8 stay apart as surrogates."""
+    return key.decode(errors="surrogateescape")
 
 
 #: The global instance; works without set-up in any event loop.

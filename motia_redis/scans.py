@@ -1,35 +1,107 @@
-"""Reading a big hash or set page by page, so that no call holds up Redis."""
+"""Reading a big hash or set page by page, each page small enough for the server, whatever the sizes of its values.
+
+Redis runs one command at a time, so a page may cost little. How much it costs depends on the bytes of its values, which are known
+only behind it. HSCAN goes in the order of the keys' hashes: what has been seen is a random sample of what will come, so its mean
+tells how many items make a page. (A hash of few small values Redis gives as a whole: at most 512 items of 64 bytes.)
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from redis.exceptions import NoScriptError
+
+from motia_redis import scripts
+
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from motia_redis.nodes import Nodes
     from motia_redis.retries import Attempt, Retries
     from motia_redis.sessions import Session
 
+PAGE_BYTES = 128 * 1024  # what a page aims at: some 0.1 ms of the server's time
+PAGE_ITEMS = 500  # what a page holds at most
+_FIRST = 4  # items of the first page: 16 MiB if all have the largest size
+_GROWTH = 8  # how many times the items of the page before
+
+
+class PageSize:
+    """How many items to ask for next, by what the pages so far held."""
+
+    def __init__(self) -> None:
+        self.count = _FIRST  #: items of the next page
+        self._items = 0
+        self._bytes = 0
+
+    def saw(self, items: int, size: int) -> None:
+        """Take into account a page of so many items and bytes."""
+        self._items += items
+        self._bytes += size
+        fitting = PAGE_BYTES * self._items // max(self._bytes, 1) if self._items else PAGE_ITEMS
+        self.count = max(1, min(fitting, self.count * _GROWTH, PAGE_ITEMS))
+
 
 class Scan:
-    """One pass over a hash (HSCAN) or set (SSCAN).
+    """Passes over hashes and sets.
 
-    What is there all the time is in some page, maybe in several: the pass begins anew when another server answers, or one that
-    was away, since a cursor means something to one run of one server only.
+    What is there all the time is in some page, maybe in several: a pass begins anew when another server answers, or one that was
+    away, since a cursor means something to one run of one server only. The next page is not read before it is asked for.
     """
 
-    def __init__(self, retries: Retries, where: str, command: str, key: bytes) -> None:
+    def __init__(self, retries: Retries, where: str) -> None:
         self._retries = retries
         self._where = where
-        self._command = command
-        self._key = key
-        self._address = ""
 
-    async def page(self, cursor: Any, count: int) -> tuple[Any, Any]:
-        """Return the cursor of the next page (0 behind the last) and about `count` items, as redis-py gives them."""
+    async def items(self, key: bytes) -> AsyncIterator[Mapping[bytes, bytes]]:
+        """Yield the fields and values of a hash."""
 
-        async def read(session: Session, attempt: Attempt) -> Any:
-            address = await session.nodes.address(self._key)
-            start = cursor if address == self._address and attempt.number == 1 else 0
-            self._address = address
-            return await session.nodes.run_here(address, self._command, self._key, start, "COUNT", count)
+        async def read(nodes: Nodes, address: str, cursor: Any, count: int) -> tuple[Any, Any, int]:
+            cursor, page = await nodes.run_here(address, "HSCAN", key, cursor, "COUNT", count)
+            return cursor, page, sum(map(len, page)) + sum(map(len, page.values()))
 
-        return await self._retries.run(self._where, read)
+        async for page in self._pages(key, read):
+            yield page
+
+    async def fields(self, key: bytes) -> AsyncIterator[list[bytes]]:
+        """Yield the fields of a hash; the values stay in Redis."""
+        script = scripts.load("scan_keys")
+
+        async def read(nodes: Nodes, address: str, cursor: Any, count: int) -> tuple[Any, Any, int]:
+            rest = (1, key, cursor, count)
+            try:
+                following, page, size = await nodes.run_here(address, "EVALSHA", script.sha, *rest)
+            except NoScriptError:
+                following, page, size = await nodes.run_here(address, "EVAL", script.source, *rest)
+            return int(following), page, size
+
+        async for page in self._pages(key, read):
+            yield page
+
+    async def members(self, key: bytes) -> AsyncIterator[list[bytes]]:
+        """Yield the members of a set."""
+
+        async def read(nodes: Nodes, address: str, cursor: Any, count: int) -> tuple[Any, Any, int]:
+            cursor, page = await nodes.run_here(address, "SSCAN", key, cursor, "COUNT", count)
+            return cursor, page, sum(map(len, page))
+
+        async for page in self._pages(key, read):
+            yield page
+
+    async def _pages(self, key: bytes, read: Any) -> AsyncIterator[Any]:
+        size, cursor, last = PageSize(), 0, ""
+
+        async def attempt(session: Session, attempt: Attempt) -> Any:
+            nonlocal last
+            address = await session.nodes.address(key)
+            start = cursor if address == last and attempt.number == 1 else 0
+            last = address
+            return await read(session.nodes, address, start, size.count)
+
+        while True:
+            cursor, page, weight = await self._retries.run(self._where, attempt)
+            size.saw(len(page), weight)
+            if page:
+                yield page
+            if not cursor:
+                return

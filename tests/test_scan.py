@@ -1,0 +1,161 @@
+"""keys, items, count and scan of a scope, and the size of their pages."""
+
+from __future__ import annotations
+
+import asyncio
+import tracemalloc
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from motia_redis.errors import CorruptValue, InvalidName
+from motia_redis.nodes import Nodes
+from motia_redis.scans import PAGE_BYTES, PAGE_ITEMS, PageSize
+
+if TYPE_CHECKING:
+    import redis
+
+    from motia_redis import StateManager
+
+
+async def test_all_ways_to_look_at_a_scope_agree(state: StateManager) -> None:
+    wanted = {f"key {number} ☃": {"n": number} for number in range(2000)}
+    await asyncio.gather(*(state.set("big", key, value) for key, value in wanted.items()))
+    assert await state.items("big") == wanted
+    assert sorted(await state.keys("big")) == sorted(wanted)
+    assert await state.count("big") == 2000
+    assert {key: value async for key, value in state.scan("big")} == wanted
+    assert sorted(value["n"] for value in await state.list("big")) == list(range(2000))
+
+
+async def test_an_empty_scope_and_an_impossible_name(state: StateManager) -> None:
+    assert (await state.keys("none"), await state.items("none"), await state.count("none")) == ([], {}, 0)
+    assert [item async for item in state.scan("none")] == []
+    for call in (state.keys(""), state.items(""), state.count("")):
+        with pytest.raises(InvalidName, match="scope must not be empty"):
+            await call
+
+
+async def test_what_is_there_all_the_time_is_found_once_while_others_come_and_go(state: StateManager) -> None:
+    stays = {f"stays{number}" for number in range(1500)}
+    await asyncio.gather(*(state.set("busy", key, 1) for key in stays))
+    stop = asyncio.Event()
+
+    async def come_and_go() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            names = [f"passes{number}.{index}" for index in range(200)]
+            await asyncio.gather(*(state.set("busy", name, 1) for name in names))
+            await asyncio.gather(*(state.delete("busy", name) for name in names))
+
+    moving = asyncio.create_task(come_and_go())
+    for _ in range(5):
+        keys = await state.keys("busy")
+        assert len(keys) == len(set(keys))
+        assert stays <= set(keys)
+        assert stays <= (await state.items("busy")).keys()
+    stop.set()
+    await moving
+
+
+async def test_a_corrupt_value_is_named(state: StateManager, raw: redis.Redis) -> None:
+    await state.set("users", "ann", 1)
+    raw.hset((await state.connect()).values(b"users"), "bob", "{broken")
+    with pytest.raises(CorruptValue, match="scope 'users' key 'bob'"):
+        await state.items("users")
+    assert sorted(await state.keys("users")) == ["ann", "bob"]
+
+
+async def test_big_values_come_in_small_pages(state: StateManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(40):
+        await state.set("big", str(number), "x" * 1_000_000)
+    sizes = []
+    original = Nodes.run_here
+
+    async def run_here(nodes: Nodes, address: str, *command: Any) -> Any:
+        reply = await original(nodes, address, *command)
+        if command[0] == "HSCAN":
+            sizes.append(sum(map(len, reply[1].values())))
+        return reply
+
+    monkeypatch.setattr(Nodes, "run_here", run_here)
+    assert len(await state.items("big")) == 40
+    assert max(sizes) <= 8_000_000
+    read = len(sizes)
+    async for _ in state.scan("big"):
+        break
+    assert len(sizes) <= read + 1, "who stops early reads no more"
+
+
+async def test_a_pass_that_was_interrupted_begins_anew(state: StateManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(600):
+        await state.set("users", str(number), number)
+    original, cursors = Nodes.run_here, []
+
+    async def run_here(nodes: Nodes, address: str, *command: Any) -> Any:
+        cursors.append(command[2])
+        if len(cursors) == 3:
+            raise ConnectionResetError
+        return await original(nodes, address, *command)
+
+    monkeypatch.setattr(Nodes, "run_here", run_here)
+    assert len(await state.list("users")) == 600
+    assert cursors[0] == cursors[3] == 0
+
+
+async def test_a_list_takes_little_more_memory_than_its_result(state: StateManager) -> None:
+    for first in range(0, 10_000, 500):
+        await asyncio.gather(*(state.set("big", str(number), "x" * 1000) for number in range(first, first + 500)))
+    tracemalloc.start()
+    try:
+        values = await state.list("big")
+        size, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(values) == 10_000
+    assert peak < 1.3 * size
+
+
+async def test_clear_goes_on_where_it_was_interrupted(
+    state: StateManager, raw: redis.Redis, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(1200):
+        await state.set("users", str(number), number)
+    original = Nodes.run_each
+    pages = 0
+
+    async def run_each(nodes: Nodes, calls: Any) -> Any:
+        nonlocal pages
+        pages += 1
+        if pages == 3:
+            raise asyncio.CancelledError
+        return await original(nodes, calls)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Nodes, "run_each", run_each)
+        with pytest.raises(asyncio.CancelledError):
+            await state.clear("users")
+    assert 0 < await state.count("users") < 1200
+    await state.clear("users")
+    assert await state.count("users") == 0
+    streams: Any = raw.scan_iter(f"{{{namespace}:*}}:events:*")
+    kinds = [(f[b"key"], f[b"type"]) for stream in streams for _, f in raw.xrange(stream)]
+    assert len(kinds) == len(set(kinds)) == 2400, "created once and deleted once"
+
+
+def test_pages_grow_up_to_what_the_values_allow() -> None:
+    size = PageSize()
+    assert size.count <= 4
+    for _ in range(5):
+        size.saw(size.count, size.count * 10)
+    assert size.count == PAGE_ITEMS
+    size = PageSize()
+    for _ in range(5):
+        size.saw(size.count, size.count * 10_000)
+    assert size.count == PAGE_BYTES // 10_000
+    size.saw(1, 4_000_000)
+    assert size.count == 1, "one big value makes the next pages small"
+    size = PageSize()
+    size.saw(0, 0)
+    assert size.count > 4, "an empty page tells nothing of sizes"
