@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PAGE_BYTES = 128 * 1024  # what a page aims at: some 0.1 ms of the server's time
 PAGE_ITEMS = 500  # what a page holds at most
-_FIRST = 4  # items of the first page: 16 MiB if all have the largest size
+_FIRST = 1  # item of the first page: it may have the largest size
 _GROWTH = 8  # how many times the items of the page before
 
 

@@ -30,9 +30,15 @@ local function first_needed(call, stream)
   return needed
 end
 
+-- Entries that one look removes at most: more than the 64 that come between two, few enough when each has 100 KB.
+local MOST = 200
+
 -- Cut the oldest entries off a stream; returns their number.
 local function cut(call, stream, trimmed, how, limit)
-  local count = call("XTRIM", stream, how, "~", limit)
+  local count = call("XTRIM", stream, how, "~", limit, "LIMIT", MOST)
+  if count == 0 then -- whole nodes go: on a server that is set to larger ones, none may fit
+    count = call("XTRIM", stream, how, "~", limit)
+  end
   if count > 0 then
     local first = call("XRANGE", stream, "-", "+", "COUNT", 1)[1]
     local time = call("TIME")
@@ -45,7 +51,7 @@ end
 -- than its age stay. Whole nodes go, so somewhat more stays. Beyond the hard cap the age does not count, and events go that a
 -- group still needs; their number is returned. In the hash `trimmed`, "dropped <stream>" counts those, and "floor <stream>" is an
 -- id behind all that were ever trimmed. `limits` is "<history, count>:<cap>:<age, milliseconds>".
--- COST: a look per group and the removal of the entries, at most some 10,000.
+-- COST: a look per group and the removal of MOST entries.
 local function trim(call, stream, trimmed, limits)
   local history, cap, age = string.match(limits, "^(%d+):(%d+):(%d+)$")
   local length = call("XLEN", stream)
