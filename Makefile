@@ -11,7 +11,7 @@ help:
 	@echo "make test    lint, types and all tests, against a real redis-server"
 	@echo "make lint    only lint and types"
 	@echo "make fuzz    random updates against an independent model: CASES=200000 SEED=1, or SECONDS=60"
-	@echo "make chaos   the long runs of the fault tests: workers and Redis killed, paused and scaled (about 4 minutes)"
+	@echo "make chaos   the long runs of the fault tests: kills, pauses, bad networks, fail-overs, a million keys (about 9 minutes)"
 	@echo "make bench-update    server time of updates against cjson, RedisJSON and the floor"
 	@echo "make format  put the code into its format"
 	@echo "make clean   remove the environment and everything built"

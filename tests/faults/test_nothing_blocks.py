@@ -1,7 +1,8 @@
 """G8, nothing blocks Redis: while big things are listed, cleared, deleted and trimmed, others are answered at once.
 
 Two views on it. Another process measures how long its PINGs take; that includes the moments in which this machine gives the
-prober or the server no core. The server's slow log tells how long single commands took. `MOTIA_CHAOS=full` runs it with 1,000,000 keys.
+prober or the server no core. The server's slow log tells how long single commands took. In full it runs with
+1,000,000 keys.
 """
 
 from __future__ import annotations

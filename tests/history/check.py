@@ -1,0 +1,174 @@
+"""Whether recorded calls are linearizable, key by key.
+
+The events of a key claim an order of its changes: that order is the witness. A history fits it when each change that was
+acknowledged is there once, nothing is there that nobody asked for, each change follows from the state before it, and every call
+can have taken effect at one moment between its start and its end. If any order fits, and the events tell the truth, this one does.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from tests.history.workload import Call
+
+
+class Violation(AssertionError):
+    """What does not fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A change as its event tells it; tokens of the values, None: there was none."""
+
+    revision: str
+    request: str
+    old: str | None
+    new: str | None
+    step: int | None = None  #: by how much the value's counter grew, if both values have one
+
+
+@dataclass(slots=True)
+class _Change:
+    """An event with the time in which it must have taken effect."""
+
+    start: float
+    end: float
+
+
+def check(calls: Iterable[Call], events: dict[str, list[Event]], stored: dict[str, tuple[str | None, str | None]]) -> int:
+    """Raise Violation for the first thing that does not fit; return the number of calls.
+
+    `events` are those of each key in order, `stored` its last token and revision.
+    """
+    by_key: dict[str, list[Call]] = {}
+    for call in calls:
+        by_key.setdefault(call.key, []).append(call)
+    requests = Counter(event.request for found in events.values() for event in found)
+    _require(not requests or max(requests.values()) == 1, "a request has two events")
+    for key in by_key.keys() | events.keys():
+        try:
+            _check_key(by_key.get(key, []), events.get(key, []), stored.get(key, (None, None)))
+        except Violation as violation:
+            raise Violation(f"{key}: {violation}") from None
+    return sum(map(len, by_key.values()))
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise Violation(what)
+
+
+def _check_key(calls: list[Call], events: list[Event], stored: tuple[str | None, str | None]) -> None:
+    _check_chain(events, stored)
+    changes = _match(calls, events)
+    _check_changes(changes)
+    _check_reads(calls, events, changes)
+
+
+def _check_chain(events: Sequence[Event], stored: tuple[str | None, str | None]) -> None:
+    """Each event begins with what the one before it left, and the last one left what is stored."""
+    last, revision = None, "0-0"
+    for event in events:
+        _require(event.old == last, f"event {event.revision} says the old value was {event.old}, it was {last}")
+        _require(_order(event.revision) > _order(revision), f"revision {event.revision} follows {revision}")
+        last, revision = event.new, event.revision
+    _require(stored[0] == last, f"{stored[0]} is stored, the last event says {last}")
+    _require(
+        stored[1] == (revision if last is not None else None), f"revision {stored[1]} is stored, the last event is {revision}"
+    )
+
+
+def _order(revision: str) -> tuple[int, int]:
+    milliseconds, _, sequence = revision.partition("-")
+    return int(milliseconds), int(sequence)
+
+
+def _match(calls: list[Call], events: Sequence[Event]) -> list[_Change]:
+    """Find the call of each event, and an event for each change that was acknowledged."""
+    writers = {call.token: call for call in calls if call.kind in ("set", "update")}
+    deleters = {call.seen: call for call in calls if call.kind == "delete" and call.outcome == "ok" and call.seen is not None}
+    undecided = sorted(call.start for call in calls if call.kind == "delete" and call.outcome == "unknown")
+    found = []
+    seen: set[str] = set()
+    for event in events:
+        call = writers.get(event.new) if event.new is not None else deleters.get(event.old)
+        if call is None and event.new is None and undecided:
+            found.append(_Change(undecided.pop(0), math.inf))
+            continue
+        if call is None:
+            raise Violation(f"event {event.revision} ({event.old} -> {event.new}) is nobody's change")
+        name = event.new or f"delete {event.old}"
+        _require(name not in seen, f"{name} is applied twice")
+        seen.add(name)
+        _require(call.outcome != "refused", f"{name} was refused, and has an event")
+        if call.kind == "update" and event.step is not None:
+            _require(event.step == 1, f"{name} counted {event.step}")
+        found.append(_Change(call.start, call.end if call.outcome == "ok" else math.inf))
+    for token, call in writers.items():
+        _require(call.outcome != "ok" or token in seen, f"{call.kind} {token} was acknowledged, and has no event")
+    for token in deleters:
+        _require(f"delete {token}" in seen, f"the delete of {token} was acknowledged, and has no event")
+    return found
+
+
+def _check_changes(changes: Sequence[_Change]) -> None:
+    """No change stands behind one that began when it was over."""
+    earliest = math.inf
+    for index in range(len(changes) - 1, -1, -1):
+        _require(earliest >= changes[index].start, f"change {index} began when a later one was over")
+        earliest = min(earliest, changes[index].end)
+
+
+def _check_reads(calls: Iterable[Call], events: Sequence[Event], changes: Sequence[_Change]) -> None:
+    """Each read has a place behind what was over when it began, and before what began when it was over.
+
+    Position p is the state behind p events. What a read saw may have stood at several (no value); the first that fits is best for
+    all that follow.
+    """
+    by_token = {event.new: [index + 1] for index, event in enumerate(events) if event.new is not None}
+    by_revision = {event.revision: [index + 1] for index, event in enumerate(events)}
+    empty = [0] + [index + 1 for index, event in enumerate(events) if event.new is None]
+    # The highest position that was over at a time, and the lowest that began after one.
+    over = _Highest((change.end, index + 1) for index, change in enumerate(changes))
+    begun = _Highest((-change.start, -index) for index, change in enumerate(changes))
+    reads = [call for call in calls if call.kind in ("get", "entry") or call.outcome == "refused"]
+    reads += [call for call in calls if call.kind == "delete" and call.outcome == "ok" and call.seen is None]
+    done: list[tuple[int, int]] = []  # end and position of the reads that are placed
+    for read in sorted(reads, key=lambda read: read.start):
+        where = f"{read.kind} at {read.start} (saw {read.seen or read.revision})"
+        if read.outcome == "refused" or read.kind == "entry":
+            places = by_revision.get(read.revision, []) if read.revision is not None else empty
+        else:
+            places = by_token.get(read.seen, []) if read.seen is not None else empty
+        _require(bool(places), f"{where} is of a value that never was")
+        low = max([over.at(read.start, 0), *(position for end, position in done if end < read.start)])
+        high = -begun.at(-read.end, -len(changes))
+        fitting = next((place for place in places if low <= place <= high), None)
+        if fitting is None:
+            raise Violation(f"{where} stands at {places[-1]}, and must stand from {low} to {high}")
+        if read.kind == "entry" and read.seen is not None:
+            _require(events[fitting - 1].new == read.seen, f"{where} has the revision of another value")
+        # Reads that are over before all to come begin are summed up in one.
+        done = [(end, position) for end, position in done if end >= read.start] + [(0, low), (read.end, fitting)]
+
+
+class _Highest:
+    """The highest of the values whose times are less than a given one."""
+
+    def __init__(self, pairs: Iterable[tuple[float, int]]) -> None:
+        self._times: list[float] = []
+        self._values: list[int] = []
+        for time, value in sorted(pairs):
+            self._times.append(time)
+            self._values.append(max(value, self._values[-1]) if self._values else value)
+
+    def at(self, time: float, default: int) -> int:
+        index = bisect_right(self._times, math.nextafter(time, -math.inf))
+        return self._values[index - 1] if index else default
