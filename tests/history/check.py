@@ -2,7 +2,7 @@
 
 The events of a key claim an order of its changes: that order is the witness. A history fits it when each change that was
 acknowledged is there once, nothing is there that nobody asked for, each change follows from the state before it, and every call
-can have taken effect at one moment between its start and its end. If any order fits, and the events tell the truth, this one does.
+can have taken effect at one moment between its start and its end. If any order fits and the events tell the truth, this does.
 """
 
 from __future__ import annotations
