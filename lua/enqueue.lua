@@ -5,6 +5,7 @@
 -- ARGV     1 topic  2 key ("" = none)  3 JSON text  4 request id  5 trace id ("" = none)
 --          6 "<history>:<cap>:<age>": see lib/retention.lua  7 "" or what lib/once.lua takes
 -- RETURNS  {id of the stream entry, request id}, and the number of unhandled messages that the hard cap dropped, if any
+--          The status SEARCHING: call again; whether the request was applied before is not clear yet.
 -- ERRORS   REUSED   UNKNOWN <why>
 -- COST     the bytes of the message
 -- INVARIANT a message is in the stream once, or not at all.

@@ -19,6 +19,7 @@
 --                        remove discard:                        nothing
 -- RETURNS  set: {revision}   delete: {revision, old text} or {} when there was nothing
 --          A third element is the number of unhandled events that the hard cap dropped.
+--          The status SEARCHING: call again; whether the request was applied before is not clear yet.
 --          update: {revision, new text}; the old revision when no operation touched anything ("0-0" if a foreign write set none)
 -- ERRORS   CONFLICT <actual revision or none>
 --          TOOLARGE <bytes>   CORRUPT <index> <why>   KEYMISSING   REUSED   UNKNOWN <why>

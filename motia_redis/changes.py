@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_SEARCHING = b"SEARCHING"  # the scripts' reply while they look for an earlier attempt
 ANY: Final[Any] = object()  #: the `if_revision` of a call that gave none
 
 
@@ -115,10 +116,11 @@ class Changes:
 
     async def _send(self, where: str, session: Session, script: Script, keys: list[bytes], arguments: list[bytes]) -> list[bytes]:
         commands = self._durability.commands
-        reply: Any = await script(session.nodes, keys, arguments, *commands)
+        reply: Any = _SEARCHING
+        while reply == _SEARCHING:
+            reply, *safe = await script.then(session.nodes, keys, arguments, commands)
         if commands:
-            reply, safe = reply
-            self._durability.check(where, safe)
+            self._durability.check(where, safe[0])
         if len(reply) > 2:
             _log.error("%s: its lane is over the hard cap: %d entries were dropped that a step had not handled", where, reply[2])
         return reply  # type: ignore[no-any-return]  # what the script's RETURNS says

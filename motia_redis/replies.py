@@ -21,7 +21,6 @@ BY_CODE: dict[str, type[StateError]] = {
 
 _UNKNOWN = {
     "trimmed": "the events of that time are trimmed",
-    "busy": "too many events came after it to look for it",
     "late": "a later attempt was faster",
 }
 _REASONS = {

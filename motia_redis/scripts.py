@@ -33,21 +33,27 @@ class Script:
         self.source = source
         self.sha = sha1(source.encode(), usedforsecurity=False).hexdigest()
 
-    async def __call__(
-        self, nodes: Nodes, keys: Sequence[bytes | str], arguments: Sequence[bytes | str], *following: Sequence[Any]
-    ) -> Any:
+    async def __call__(self, nodes: Nodes, keys: Sequence[bytes | str], arguments: Sequence[bytes | str]) -> Any:
         """Run the script atomically at the node of its keys and return its reply.
 
-        With commands `following` it returns a list of all replies; they run behind the script over the same connection. A server
-        that does not know the script (new, flushed, failed over) answers NOSCRIPT without running anything; the script is then
+        A server that does not know it (new, flushed, failed over) answers NOSCRIPT without running anything; the script is then
         sent whole, so one call runs it once.
         """
+        return (await self.then(nodes, keys, arguments, ()))[0]
+
+    async def then(
+        self,
+        nodes: Nodes,
+        keys: Sequence[bytes | str],
+        arguments: Sequence[bytes | str],
+        following: Sequence[Sequence[Any]],
+    ) -> list[Any]:
+        """Run the script and then, over the same connection, other commands, which change nothing; return all replies."""
         rest = (len(keys), *keys, *arguments)
         try:
-            replies = await nodes.run_together(keys[0], [("EVALSHA", self.sha, *rest), *following])
+            return await nodes.run_together(keys[0], [("EVALSHA", self.sha, *rest), *following])
         except NoScriptError:
-            replies = await nodes.run_together(keys[0], [("EVAL", self.source, *rest), *following])
-        return replies if following else replies[0]
+            return await nodes.run_together(keys[0], [("EVAL", self.source, *rest), *following])
 
     async def many(self, nodes: Nodes, calls: Sequence[tuple[Sequence[bytes], Sequence[bytes]]]) -> list[Any]:
         """Run the script once per (keys, arguments), each atomically; return the replies.

@@ -44,6 +44,7 @@ class Faults:
             if commands[0][0] == "EVALSHA" and self.hold:
                 self.hold -= 1
                 self.held.append(lambda: original(nodes, key, commands))
+                self.lost.set()
                 raise TimeoutError("held back")
             reply = await original(nodes, key, commands)
             if commands[0][0] == "EVALSHA" and self.lose:
@@ -156,6 +157,28 @@ async def test_what_is_trimmed_is_not_applied_again(
             await slow
         assert told.value.maybe_applied
         assert isinstance(told.value, StateUnavailable)
+
+
+async def test_a_long_look_for_an_event_goes_in_short_calls(
+    state: StateManager, faults: Faults, raw: redis.Redis, namespace: str
+) -> None:
+    keys = (await state.connect()).state_keys(b"users", b"ann")
+    for found in (True, False):
+        before = await state.entry("users", "ann")
+        faults.lose, faults.hold = (1, 0) if found else (0, 1)
+        slow = asyncio.create_task(state.update("users", "ann", INCREMENT))
+        await faults.lost.wait()
+        faults.lost.clear()
+        script = "for n = 1, 3500 do redis.call('XADD', KEYS[1], '*', 'type', 'other', 'pad', 'x') end"
+        raw.eval(script, 1, keys.events)
+        raw.hset(keys.revisions, "ann", raw.xadd(keys.events, {"type": "other"}))
+        raw.config_resetstat()
+        assert await slow == {"n": before.value["n"] + 1 if before else 1}
+        calls = raw.info("commandstats")["cmdstat_evalsha"]["calls"]
+        assert calls >= 4, "1,000 events a call"
+    await faults.held[0]()
+    assert await state.get("users", "ann") == {"n": 2}
+    assert sum(event[b"type"] != b"other" for event in events(raw, namespace)) == 2
 
 
 async def test_events_stay_for_as_long_as_an_attempt_may_look_for_them(

@@ -2,17 +2,18 @@
 --
 -- Only a first attempt can have been applied without a trace of its request but the event: every repetition leaves a record, an
 -- idempotency key from the first attempt on. So a repetition without record looks for the event, back to the time of the first
--- attempt; and an attempt that comes when a later one has been here is void.
+-- attempt; and an attempt that comes when a later one has been here is void. A long look goes on with the next call: the record
+-- says how far it came, and since it stands there nothing can be added that would have to be looked at.
 --
 -- `again` is "" for a first attempt without idempotency key, else
 -- "<attempt>:<began, server's clock, milliseconds; 0 = unknown>:<milliseconds since>:<lifetime of the key>:<fingerprint>".
--- The record of a request:          "<attempt>\n" and, once it was applied, "<revision>\n<text>"
+-- The record of a request:          "<attempt>\n" and "<revision>\n<text>" once it was applied, "?<id>" while it is looked for
 -- The record of an idempotency key: "<fingerprint>\n<revision>\n<text>"
 -- An outcome without revision is "\n": the request was right and found nothing to do.
 
 local RECORD_LIFETIME = 600000 -- milliseconds in which a lost attempt may still arrive
 local MARGIN = 5000 -- milliseconds that clocks may drift apart
-local MOST_ENTRIES, MOST_BYTES = 20000, 32 * 1024 * 1024
+local MOST_ENTRIES, MOST_BYTES = 1000, 1024 * 1024 -- that one call looks at
 
 local function parse(again)
   local attempt, began, elapsed, lifetime, fingerprint = string.match(again, "^(%d+):(%d+):(%d+):(%d+):(%x*)$")
@@ -55,9 +56,9 @@ local function reply_of(id, fields)
   return { id, field(fields, kind == "state:deleted" and "old" or "new") }
 end
 
--- Look for the event of a request, from `newest` back to `since`.
+-- Look for the event of a request, from `newest` back to `since`. Returns its reply, or from where on the next call has to look.
 local function find(call, stream, trimmed, request, newest, since)
-  local entries, bytes, page = 0, 0, 16
+  local entries, bytes, page = 0, 0, 1
   while true do
     local found = call("XREVRANGE", stream, newest, "-", "COUNT", page)
     for _, entry in ipairs(found) do
@@ -75,16 +76,16 @@ local function find(call, stream, trimmed, request, newest, since)
       break
     end
     entries = entries + #found
-    if entries > MOST_ENTRIES or bytes > MOST_BYTES then
-      return unknown("busy")
-    end
     local ms, sequence = string.match(found[#found][1], "^(%d+)-(%d+)$")
     if sequence ~= "0" then
       newest = string.format("%s-%.0f", ms, sequence - 1)
     else
       newest = string.format("%.0f", ms - 1)
     end
-    page = math.max(1, math.min(500, math.floor(1048576 / (bytes / entries + 1))))
+    if entries >= MOST_ENTRIES or bytes >= MOST_BYTES then
+      return nil, newest
+    end
+    page = math.max(1, math.min(MOST_ENTRIES - entries, math.floor((MOST_BYTES - bytes) / (bytes / entries + 1))))
   end
   -- The stream begins later than that: what came before may have been trimmed.
   local floor = call("HGET", trimmed, "floor " .. stream)
@@ -105,8 +106,8 @@ local function remember(call, keys, asked, reply)
   end
 end
 
--- What to answer instead of running the request; nil = run it. `keys` has: record, key (the idempotency key's record, if any),
--- stream, trimmed, and for a change newest: the key's revision, false = it has none.
+-- What to answer instead of running the request: a reply, an error, or the status SEARCHING: call again. nil = run it. `keys` has
+-- record, key (the idempotency key's record, if any), stream, trimmed and newest: the key's revision, false = there is none.
 local function before(call, keys, request, again)
   local asked = parse(again)
   local known = keys.key and call("GET", keys.key)
@@ -118,6 +119,7 @@ local function before(call, keys, request, again)
     call("SET", keys.key, known, "KEEPTTL") -- a write of this connection, so that its WAIT covers the first
     return outcome(rest)
   end
+  local from = keys.newest or "+"
   local record = call("GET", keys.record)
   if record then
     local attempt, rest = string.match(record, "^(%d+)\n(.*)$")
@@ -126,9 +128,11 @@ local function before(call, keys, request, again)
       call("SET", keys.record, record, "KEEPTTL")
       return reply
     end
-    return tonumber(attempt) >= asked.attempt and unknown("late") or nil
-  end
-  if asked.attempt == 1 then
+    from = string.match(rest, "^?(.*)$")
+    if tonumber(attempt) > asked.attempt or not from then
+      return tonumber(attempt) >= asked.attempt and unknown("late") or nil
+    end
+  elseif asked.attempt == 1 then
     return nil
   end
   local time = call("TIME")
@@ -137,10 +141,11 @@ local function before(call, keys, request, again)
     since = math.min(since, asked.began)
   end
   since = since - MARGIN
-  if keys.newest and milliseconds(keys.newest) < since then
-    return nil -- the key was last changed before
+  local found, rest = find(call, keys.stream, keys.trimmed, request, from, since)
+  if rest then
+    call("SET", keys.record, asked.attempt .. "\n?" .. rest, "PX", RECORD_LIFETIME)
+    return { ok = "SEARCHING" }
   end
-  local found = find(call, keys.stream, keys.trimmed, request, keys.newest or "+", since)
   if found and not found.err then
     remember(call, keys, asked, found)
   end

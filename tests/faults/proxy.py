@@ -48,7 +48,11 @@ class FaultProxy:
         task.add_done_callback(self._tasks.discard)
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        redis_reader, redis_writer = await asyncio.open_connection("127.0.0.1", self._to)
+        try:
+            redis_reader, redis_writer = await asyncio.open_connection("127.0.0.1", self._to)
+        except OSError:
+            writer.close()
+            return
         parser = hiredis.Reader()
         pending = b""
         commands = []

@@ -13,6 +13,7 @@ import redis.asyncio
 
 from motia_redis import StateManager
 from motia_redis.errors import RevisionConflict, StateUnavailable
+from tests.history.workload import connect
 
 KEYS = 8
 
@@ -49,13 +50,17 @@ async def main() -> None:
         parser.add_argument(f"--{name}", type=int, required=True)
     given = parser.parse_args()
     log: list[Any] = []
-    async with StateManager(given.url, namespace=given.namespace) as state:
+    state = StateManager(given.url, namespace=given.namespace)
+    try:
+        await connect(state)
         await asyncio.gather(
             *(
                 _work(state, f"{given.name}.{task}", given.calls // given.tasks, random.Random(given.seed * 1000 + task), log)
                 for task in range(given.tasks)
             )
         )
+    finally:
+        await state.close()
     Path(given.out).write_bytes(orjson.dumps(log))
 
 

@@ -41,12 +41,13 @@ class _OneRoundTrip:
         self._calls: list[tuple[Any, Any, asyncio.Future[Any]]] = []
         self._flushing: asyncio.Task[None] | None = None
 
-    async def __call__(self, nodes: Any, keys: Any, arguments: Any) -> Any:
+    async def then(self, nodes: Any, keys: Any, arguments: Any, following: Any) -> Any:
+        assert not following
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._calls.append((keys, arguments, answer))
         if len(self._calls) == 1:
             self._flushing = asyncio.create_task(self._flush(nodes))
-        return await answer
+        return [await answer]
 
     async def _flush(self, nodes: Any) -> None:
         calls, self._calls = self._calls, []

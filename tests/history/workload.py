@@ -82,6 +82,17 @@ async def _work(state: StateManager, name: str, keys: int, until: float, choose:
         calls.append(call)
 
 
+async def connect(state: StateManager) -> None:
+    """Connect, also when Redis is away at first."""
+    while True:
+        try:
+            await state.connect()
+        except StateUnavailable:
+            await asyncio.sleep(0.1)
+        else:
+            return
+
+
 async def main() -> None:
     """Run the tasks of one process and write what they recorded."""
     parser = argparse.ArgumentParser()
@@ -93,13 +104,17 @@ async def main() -> None:
     given = parser.parse_args()
     calls: list[Call] = []
     retention = Retention(entries=1_000_000)  # the events are read afterwards
-    async with StateManager(given.url, namespace=given.namespace, retention=retention, deadline=5) as state:
+    state = StateManager(given.url, namespace=given.namespace, retention=retention, deadline=5)
+    try:
+        await connect(state)
         until = time.monotonic() + given.seconds
         tasks = (
             _work(state, f"{given.name}.{task}", given.keys, until, random.Random(given.seed * 100 + task), calls)
             for task in range(given.tasks)
         )
         await asyncio.gather(*tasks)
+    finally:
+        await state.close()
     Path(given.out).write_bytes(orjson.dumps([asdict(call) for call in calls]))
 
 
