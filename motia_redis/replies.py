@@ -65,6 +65,8 @@ _REFUSALS = {
     "ASK": "is a node of a Cluster: use redis+cluster://",
     "CROSSSLOT": "is a node of a Cluster: use redis+cluster://",
     "CLUSTERDOWN": "is a node of a Cluster that is not complete: try again in a moment",
+    "NOCLUSTER": "is no node of a Cluster: use redis://",
+    "NOSENTINEL": "is no sentinel: give the sentinels' addresses, or use redis://",
     "TRYAGAIN": "is moving these keys to another node: try again in a moment",
     "NOREPLICAS": "takes no changes while it has too few replicas (min-replicas-to-write)",
 }
@@ -80,6 +82,8 @@ _BY_TEXT = {
     "against a read only replica": "READONLY",
     "against a key holding the wrong kind": "WRONGTYPE",
     "loading the dataset": "LOADING",
+    "cluster support disabled": "NOCLUSTER",
+    "unknown command 'SENTINEL'": "NOSENTINEL",
     "no permissions to": "NOPERM",
     "The user executing the script can't": "NOPERM",
 }

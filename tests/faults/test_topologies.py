@@ -18,7 +18,7 @@ from motia_redis.doctor import examine
 from motia_redis.errors import StateError, StateUnavailable
 from motia_redis.registry import forget_step
 from motia_redis.status import read_status
-from tests.clusters import Cluster, Sentinels
+from tests.clusters import Cluster, Process, Sentinels, free_port
 from tests.faults.team import FULL
 from tests.test_dead_letters import Sick, buried, failing
 from tests.test_worker import Recorder, record, working
@@ -101,6 +101,18 @@ async def test_a_node_of_a_cluster_is_no_single_redis(cluster: Cluster, namespac
         await state.close()
 
 
+async def test_a_single_redis_is_neither_a_cluster_nor_a_sentinel(tmp_path_factory: pytest.TempPathFactory) -> None:
+    server = Process(tmp_path_factory.mktemp("single") / "server", free_port(), "--save", "")
+    try:
+        server.start()
+        with pytest.raises(StateUnavailable, match="is no node of a Cluster: use redis://"):
+            await StateManager(f"redis+cluster://127.0.0.1:{server.port}").connect()
+        with pytest.raises(StateUnavailable, match="is no sentinel"):
+            await StateManager(f"redis+sentinel://127.0.0.1:{server.port}/mymaster").connect()
+    finally:
+        server.end()
+
+
 async def test_triggers_dead_letters_and_status_work_on_a_cluster(cluster: Cluster, namespace: str) -> None:
     recorder, sick = Recorder(), Sick()
     steps = [
@@ -164,6 +176,8 @@ async def test_the_loss_of_a_primary_loses_nothing_that_was_replicated(tmp_path_
     recorder = Recorder()
     with Sentinels(tmp_path_factory.mktemp("sentinel")) as sentinels:
         settings: Any = {"durability": "replicated", "deadline": 20.0}
+        with pytest.raises(StateUnavailable, match="the sentinels know no service 'other'"):
+            await StateManager(sentinels.url.replace("mymaster", "other")).connect()
         async with StateManager(sentinels.url, **settings) as state, working(state, record(recorder, state_trigger())):
             # A change that stands on the primary alone is none of those that must be there: NotDurable is not counted.
             done: Counter[int] = Counter()
