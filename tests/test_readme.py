@@ -56,7 +56,7 @@ def test_the_steps_run_with_the_readme_s_commands(server: RedisServer, namespace
         "SendMail",
     ]
     lines = [line.removeprefix("$ motia-redis ").split("#")[0].split() for line in COMMANDS if "$ motia-redis" in line]
-    assert [line[0] for line in lines] == ["run", "serve", "worker", "status", "dead", "steps"]
+    assert [line[0] for line in lines] == ["run", "serve", "worker", "doctor", "status", "dead", "steps"]
     run, *apart = [[word if word != "redis://db:6379/0" else server.url for word in line] for line in lines[:3]]
     with Command(tmp_path, *run, "--port", "0", ready="serving") as everything:
         order(everything)
@@ -71,7 +71,7 @@ def test_the_steps_run_with_the_readme_s_commands(server: RedisServer, namespace
         order(front)
         wait_until(lambda: "mail sent" in back.output, "the order is shipped and the mail sent by the worker")
         assert "mail sent" not in front.output
-        for line, code in zip(lines[3:], (0, 0, 2), strict=True):
+        for line, code in zip(lines[3:], (0, 0, 0, 2), strict=True):
             command = [sys.executable, "-m", "motia_redis", *line, *common, "--redis", server.url]
             done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
             assert done.returncode == code, done.stderr

