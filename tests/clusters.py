@@ -186,11 +186,13 @@ class Sentinels(Group):
         """Start everything and wait until all know of each other."""
         for process in self.processes:
             process.start()
-        wait_until(self._is_complete, "the replicas are online and the sentinels know of each other")
+        wait_until(self.is_complete, "the replicas are online and the sentinels know of each other")
 
-    def _is_complete(self) -> bool:
+    def is_complete(self) -> bool:
+        """Tell whether the primary has all its replicas and the sentinels know of everybody."""
         replicas, others = len(self.servers) - 1, len(self.sentinels) - 1
-        online = [self.servers[0].client.info("replication").get(f"slave{number}", {}) for number in range(replicas)]
+        primary = self.primary()
+        online = [primary.client.info("replication").get(f"slave{number}", {}) for number in range(replicas)]
         known = [sentinel.client.sentinel_masters()["mymaster"] for sentinel in self.sentinels]
         return all(replica.get("state") == "online" for replica in online) and all(
             int(state["num-slaves"]) == replicas and int(state["num-other-sentinels"]) == others for state in known

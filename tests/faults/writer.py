@@ -13,6 +13,7 @@ import redis.asyncio
 
 from motia_redis import StateManager
 from motia_redis.errors import RevisionConflict, StateUnavailable
+from motia_redis.limits import Retention
 from tests.history.workload import connect
 
 KEYS = 8
@@ -50,7 +51,8 @@ async def main() -> None:
         parser.add_argument(f"--{name}", type=int, required=True)
     given = parser.parse_args()
     log: list[Any] = []
-    state = StateManager(given.url, namespace=given.namespace)
+    retention = Retention(entries=1_000_000)  # the events are counted afterwards
+    state = StateManager(given.url, namespace=given.namespace, retention=retention)
     try:
         await connect(state)
         await asyncio.gather(
