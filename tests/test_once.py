@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from motia_redis import StateManager, retries
+from motia_redis import StateManager, changes, retries
 from motia_redis.errors import (
     IdempotencyKeyReused,
     NotDurable,
@@ -129,14 +129,28 @@ async def test_an_original_that_comes_after_a_refused_repetition_is_void(state: 
     assert await state.get("users", "ann") is None
 
 
-async def test_a_repetition_looks_back_through_a_pause_of_the_server(
-    state: StateManager, faults: Faults, monkeypatch: pytest.MonkeyPatch
+async def test_a_repetition_that_lay_before_a_server_that_stood_still_finds_the_first_attempt(
+    state: StateManager, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As if the server had stood still for a minute between the first attempt and the second."""
-    lookup = retries.Attempt
-    monkeypatch.setattr(retries, "Attempt", lambda number, began, _: lookup(number, began - 60_000, 0))
-    faults.lose = 1
+    """The first attempt was applied a minute ago; the second waited for that minute, and says what it knew when it was sent."""
+    keys = (await state.connect()).state_keys(b"users", b"ann")
+    ago = int(time.time() * 1000) - 60_000
+    applied = {
+        "type": "state:created",
+        "scope": "users",
+        "key": "ann",
+        "new": '{"n":1}',
+        "old": "",
+        "kept": "0:0",
+        "request": "f" * 16,
+    }
+    raw.hset(keys.revisions, "ann", raw.xadd(keys.events, applied, id=f"{ago}-0"))
+    raw.hset(keys.values, "ann", '{"n":1}')
+    monkeypatch.setattr(changes, "_request_id", lambda: b"f" * 16)
+    attempt = retries.Attempt(2, ago, 1000)
+    monkeypatch.setattr(retries, "Attempt", lambda *_: attempt)
     assert await state.update("users", "ann", INCREMENT) == {"n": 1}
+    assert await state.get("users", "ann") == {"n": 1}
 
 
 async def test_what_is_trimmed_is_not_applied_again(
