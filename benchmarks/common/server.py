@@ -1,9 +1,10 @@
-"""Private redis-servers: one process each, on a Unix socket in a folder of its own, nothing on disk."""
+"""Private redis-servers: one process each, on a Unix socket in a folder of its own and, if asked, a loopback port."""
 
 from __future__ import annotations
 
 import importlib.util
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -42,13 +43,20 @@ def find_rejson() -> str | None:
 
 
 class Server:
-    """A running redis-server, stopped at the end of the `with`. `client` is connected to it."""
+    """A running redis-server that keeps nothing on disk, stopped at the end of the `with`. `client` is connected to it.
 
-    def __init__(self, binary: str, module: str | None = None, options: Sequence[str] = ()) -> None:
+    `url` is that of its Unix socket; with `tcp` it also listens on a free loopback port, at `tcp_url`.
+    """
+
+    def __init__(self, binary: str, module: str | None = None, options: Sequence[str] = (), *, tcp: bool = False) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="motia-bench-")
         self.socket = str(Path(self.folder.name) / "redis.sock")
+        self.url = f"unix://{self.socket}"
+        self.port = _free_port() if tcp else 0
+        self.tcp_url = f"redis://127.0.0.1:{self.port}/0" if tcp else ""
         self._log = Path(self.folder.name) / "log"
-        command = [binary, "--port", "0", "--unixsocket", self.socket, "--dir", self.folder.name]
+        command = [binary, "--bind", "127.0.0.1", "--port", str(self.port)]
+        command += ["--unixsocket", self.socket, "--dir", self.folder.name]
         command += ["--save", "", "--appendonly", "no", *options]
         if module:
             command += ["--loadmodule", module, "--enable-module-command", "yes"]
@@ -105,6 +113,12 @@ def microseconds_per_call(client: redis.Redis, command: str = "evalsha") -> floa
     if not stats:
         raise ServerFailed(f"{command} was not called since CONFIG RESETSTAT")
     return float(stats["usec"]) / float(stats["calls"])
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _dotted(number: int) -> str:
