@@ -53,7 +53,7 @@ class Endpoint:
         target = self._target
         if target.kind == "embedded":
             target = Target("single", (await asyncio.to_thread(self._join),))
-        return Nodes(target, partial(_connect, max_connections, reply_timeout))
+        return Nodes(target, partial(_connect, max_connections, reply_timeout), reply_timeout)
 
     async def revive(self) -> None:
         """Start the embedded server again if it ended while in use; nothing to do for other URLs or a server that lives.

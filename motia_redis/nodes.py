@@ -2,17 +2,23 @@
 
 A command goes to the node that serves its key, and after a redirection to the one it names. What a node has refused or never got
 is for the caller to send again; nothing is re-sent here that may have been run.
+
+Calls share the connections of links.py. What waits inside of Redis (blocking reads, WAIT) takes a connection of redis-py's pool
+for itself, as does everything where there are no links (a fake Redis of a test).
 """
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError, ReadOnlyError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from motia_redis.links import BIG, Links, pack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,13 +34,23 @@ _REDIRECTIONS = 5
 _SLOTS = 16384
 
 
-class Nodes:
-    """Clients of the primaries, found when they are needed and again after a failure. `connect` makes a client of a plain URL."""
+@dataclass(frozen=True, slots=True)
+class _Node:
+    client: Redis  #: of redis-py; opens all connections, and keeps a pool for what cannot share one
+    links: Links
 
-    def __init__(self, target: Target, connect: Callable[[str], Redis]) -> None:
+
+class Nodes:
+    """Clients of the primaries, found when they are needed and again after a failure.
+
+    `connect` makes a client of a plain URL; whoever shares its connections waits `reply_timeout` seconds for a reply.
+    """
+
+    def __init__(self, target: Target, connect: Callable[[str], Redis], reply_timeout: float) -> None:
         self._target = target
         self._connect = connect
-        self._clients: dict[str, Redis] = {}
+        self._reply_timeout = reply_timeout
+        self._nodes: dict[str, _Node] = {}
         self._slots: list[str] = []  # URL of the primary by slot; all the same unless it is a Cluster
         self._finding = asyncio.Lock()
         if target.kind == "single":
@@ -53,7 +69,7 @@ class Nodes:
 
     async def run_here(self, address: str, *command: Any) -> Any:
         """Run a command at an `address`, whatever has moved since: a redirection is raised as any error reply."""
-        (reply,) = await self._send(address, [command])
+        reply = await self._call(address, address, command)
         if isinstance(reply, MovedError):
             self._learn(reply)
         if isinstance(reply, Exception):
@@ -72,7 +88,10 @@ class Nodes:
         """
         url, asking = await self._url(key), False
         for _ in range(_REDIRECTIONS):
-            replies = await self._send(url, commands, asking=asking)
+            if len(commands) == 1 and not asking:
+                replies = [await self._call(url, key, commands[0])]
+            else:
+                replies = await self._send_apart(url, commands, asking=asking)
             error = replies[0]
             if not isinstance(error, Exception):
                 return replies
@@ -82,6 +101,13 @@ class Nodes:
             asking = not isinstance(error, MovedError)
             url = self._target.at(error.host, error.port) if asking else self._learn(error)
         raise error
+
+    async def run_blocking(self, key: bytes | str, *command: Any) -> Any:
+        """Run a command that waits inside of Redis, over a connection of its own; return its reply. Errors are redis-py's."""
+        (reply,) = await self._send_apart(await self._url(key), [command])
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
 
     async def run_each(self, calls: Sequence[tuple[bytes | str, Command]]) -> list[Any]:
         """Run one command for each key, all at once; return the replies, or in their places the errors.
@@ -95,7 +121,7 @@ class Nodes:
 
         async def at_node(url: str, indexes: list[int]) -> None:
             try:
-                replies = await self._send(url, [calls[index][1] for index in indexes])
+                replies = await self._call_all(url, [calls[index] for index in indexes])
             except (RedisError, OSError) as error:
                 replies = [error] * len(indexes)
             for index, reply in zip(indexes, replies, strict=True):
@@ -118,9 +144,53 @@ class Nodes:
                 raise reply
         return replies
 
-    async def _send(self, url: str, commands: Sequence[Command], *, asking: bool = False) -> list[Any]:
-        """Send commands over one connection; return the replies, error replies in their places."""
-        client = self._client(url)
+    async def _call(self, url: str, key: bytes | str, command: Command) -> Any:
+        """Send a command over a shared connection; return the reply, or the error that is one."""
+        node = self._node(url)
+        links, data = node.links, pack(command)
+        big = len(data) >= BIG or links.is_bulky(key)
+        try:
+            link = links.ready(big=big) or await links.get(big=big)
+            if link is None:
+                return (await self._send_apart(url, [command]))[0]
+            reply = await link.send(data)
+        except UNREACHABLE:
+            self.forget()
+            raise
+        return self._received(node, key, command, reply)
+
+    async def _call_all(self, url: str, calls: Sequence[tuple[bytes | str, Command]]) -> list[Any]:
+        """Send commands over one shared connection, in order; return the replies, error replies in their places."""
+        node = self._node(url)
+        packed = [pack(command) for _, command in calls]
+        big = sum(map(len, packed)) >= BIG or any(node.links.is_bulky(key) for key, _ in calls)
+        try:
+            link = await node.links.get(big=big)
+            if link is None:
+                return await self._send_apart(url, [command for _, command in calls])
+            futures = [link.send(data) for data in packed]
+            replies = await asyncio.gather(*futures)
+        except UNREACHABLE:
+            self.forget()
+            raise
+        return [self._received(node, *call, reply) for call, reply in zip(calls, replies, strict=True)]
+
+    def _received(self, node: _Node, key: bytes | str, command: Command, reply: Any) -> Any:
+        """Return a reply in the form that redis-py gives it, and remember what is to be known of it."""
+        if isinstance(reply, bytes):
+            if len(reply) >= BIG:
+                node.links.saw_big(key)
+        elif isinstance(reply, list):
+            if reply and isinstance(reply[-1], bytes) and len(reply[-1]) >= BIG:
+                node.links.saw_big(key)
+        elif isinstance(reply, ReadOnlyError):
+            self.forget()
+        callback = node.client.response_callbacks.get(command[0])
+        return callback(reply) if callback and not isinstance(reply, Exception) else reply
+
+    async def _send_apart(self, url: str, commands: Sequence[Command], *, asking: bool = False) -> list[Any]:
+        """Send commands over a connection that nobody else uses meanwhile; return the replies, error replies in their places."""
+        client = self._node(url).client
         try:
             if len(commands) == 1 and not asking:
                 try:
@@ -149,7 +219,7 @@ class Nodes:
     async def clients(self) -> list[Redis]:
         """Return a client of each primary that serves keys."""
         await self._url(b"")
-        return [self._client(url) for url in dict.fromkeys(self._slots)]
+        return [self._node(url).client for url in dict.fromkeys(self._slots)]
 
     def _learn(self, moved: AskError) -> str:
         """Remember where a slot is now, and return it."""
@@ -164,16 +234,22 @@ class Nodes:
             self._slots = []
 
     async def aclose(self) -> None:
-        """Close all connections."""
-        clients, self._clients = self._clients, {}
-        for client in clients.values():
-            await client.aclose()
+        """Close all connections; calls that wait fail."""
+        nodes, self._nodes = self._nodes, {}
+        for node in nodes.values():
+            await self._close(node)
 
-    def _client(self, url: str) -> Redis:
-        client = self._clients.get(url)
-        if client is None:
-            client = self._clients[url] = self._connect(url)
-        return client
+    @staticmethod
+    async def _close(node: _Node) -> None:
+        await node.links.aclose()
+        await node.client.aclose()
+
+    def _node(self, url: str) -> _Node:
+        node = self._nodes.get(url)
+        if node is None:
+            client = self._connect(url)
+            node = self._nodes[url] = _Node(client, Links(client.connection_pool.make_connection, self._reply_timeout))
+        return node
 
     async def _url(self, key: bytes | str) -> str:
         slots = self._slots
@@ -199,8 +275,8 @@ class Nodes:
             if address:
                 url = self._target.at(address[0].decode(), int(address[1]))
                 # An old primary that still answers must get no more of ours.
-                for old in [old for old in self._clients if old != url]:
-                    await self._clients.pop(old).aclose()
+                for old in [old for old in self._nodes if old != url]:
+                    await self._close(self._nodes.pop(old))
                 return [url]
             failure = RedisConnectionError(f"the sentinels know no service {self._target.service!r}")
         raise failure
@@ -208,15 +284,16 @@ class Nodes:
     async def _ask_cluster(self) -> list[str]:
         """Return the primaries as any node knows them, those asked first that served slots before."""
         failure: Exception = RedisConnectionError("no node of the Cluster answers")
-        for seed in dict.fromkeys([*self._clients, *self._target.seeds]):
-            client = self._clients.get(seed) or self._connect(seed)
+        for seed in dict.fromkeys([*self._nodes, *self._target.seeds]):
+            known = self._nodes.get(seed)
+            client = known.client if known else self._connect(seed)
             try:
                 ranges: Any = await client.execute_command("CLUSTER SLOTS")
             except (RedisError, OSError) as error:
                 failure = error
                 continue
             finally:
-                if seed not in self._clients:
+                if not known:
                     await client.aclose()
             slots = [""] * _SLOTS
             for first, last, (host, port, *_), *_ in ranges:

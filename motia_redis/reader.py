@@ -213,7 +213,7 @@ class Reader:
 
     async def _wait_for(self, positions: dict[bytes, str]) -> Any:
         command = ("XREAD", "COUNT", 1, "BLOCK", _WATCH, "STREAMS", *positions, *positions.values())
-        return await self._nodes.run(next(iter(positions)), *command)
+        return await self._nodes.run_blocking(next(iter(positions)), *command)
 
     async def _stop_watching(self) -> None:
         """Cut a wait off; it only reads, so nothing is lost with its connection."""

@@ -185,6 +185,7 @@ def test_a_loop_that_ended_leaves_no_session(server: RedisServer, namespace: str
     assert [loop for loop in loops if loop() is not None] == []
 
 
+@pytest.mark.filterwarnings("ignore:loop is closed:ResourceWarning")
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # what the careless program gets, and should
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_loop_that_was_closed_carelessly_is_forgotten(server: RedisServer, namespace: str) -> None:

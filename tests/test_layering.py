@@ -24,6 +24,7 @@ FLOORS = [
     {"sessions", "durability"},
     {"connections"},
     {"nodes", "keyspace", "codec", "scripts", "embedded", "replies", "health"},
+    {"links"},
     {"limits", "urls"},
     {"errors", "tracing"},
 ]
