@@ -1,0 +1,74 @@
+"""Filling a namespace with many keys, straight into its hashes.
+
+A million keys through `StateManager.set` would take minutes and leave a million events. What is written here is what `set` leaves
+behind once its events are trimmed (docs/internals.md, "Keys"): the sealed text of the value, a revision, the scope in the set.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from motia_redis import codec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import redis
+
+    from motia_redis.keyspace import Keyspace
+
+COUNTER = "/visits"  # the member that updates increment
+_ITEM = {"sku": "A-104", "count": 2, "price": 19.99}
+_FIELDS = 1000  # of one HSET
+_COMMANDS = 64  # of one round trip
+_BYTES = 8 * 1024 * 1024  # of values in one round trip, about
+
+
+def name(index: int) -> str:
+    """Return the key of that number; all have the same length."""
+    return f"k{index:09d}"
+
+
+def value(size: int, key: str = name(0)) -> dict[str, Any]:
+    """Return an order of `size` bytes of JSON, at least 60: two members, items, and a note that fills up what is left."""
+    order: dict[str, Any] = {"id": key, "visits": 0, "items": [], "note": ""}
+    left = size - len(_encode(order))
+    each = len(_encode(_ITEM)) + 1
+    order["items"] = [_ITEM] * (left // each)
+    order["note"] = "n" * (size - len(_encode(order)))
+    return order
+
+
+def fill(client: redis.Redis, keyspace: Keyspace, scopes: Iterable[str], *, keys: int, size: int) -> float:
+    """Store `keys` values of `size` bytes in each scope, all equal but for their `id`; return the seconds it took."""
+    began = time.perf_counter()
+    before, after = (_encode(value(size)) + codec.SEAL).split(name(0).encode())
+    born = b"%d-" % (time.time() * 1000 - 1000)  # older than any event to come
+    pipeline = client.pipeline(transaction=False)
+    held = 0
+    for scope in scopes:
+        encoded = scope.encode()
+        values, revisions = keyspace.values(encoded), keyspace.revisions(encoded)
+        step = min(_FIELDS, max(1, _BYTES // size))
+        for start in range(0, keys, step):
+            texts: list[bytes] = []
+            births: list[bytes] = []
+            for index in range(start, min(start + step, keys)):
+                key = name(index).encode()
+                texts += (key, before + key + after)
+                births += (key, b"%s%d" % (born, index))
+            pipeline.execute_command("HSET", values, *texts)
+            pipeline.execute_command("HSET", revisions, *births)
+            held += size * len(texts) // 2
+            if held > _BYTES or len(pipeline) > _COMMANDS:
+                pipeline.execute()
+                held = 0
+        pipeline.execute_command("SADD", keyspace.scopes(keyspace.partition(encoded)), encoded)
+    pipeline.execute()
+    return time.perf_counter() - began
+
+
+def _encode(part: Any) -> bytes:
+    return codec.encode(part, where="benchmark", max_bytes=sys.maxsize)

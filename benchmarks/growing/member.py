@@ -1,0 +1,96 @@
+"""One process of the crew: obeys its parent, a line of JSON for a line of JSON, until its input ends.
+
+work     run a worker for the step, until `rest`; answered once it runs
+tally    what it handled since `work`: how many, first and last moment (CLOCK_MONOTONIC)
+rest     stop the worker; answered when it gave its lanes back
+write    update keys of its own with 64 tasks, from one moment to another; answered with the numbers of calls
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+import time
+from typing import Any
+
+from benchmarks.growing.probes import new_runner
+from motia_redis import StateManager, Worker, state, step
+from motia_redis.application import Application
+
+SCOPE = "events"
+STEP = "drain"
+WRITTEN = "written"
+TASKS = 64
+#: Longer than a process may wait for a core here: lanes shall not move while it is measured. With heartbeats as by default.
+LEASE, HEARTBEAT = 30.0, 0.5
+
+
+class Member:
+    """What one process holds: the manager and, while it works, a worker."""
+
+    def __init__(self, url: str, number: int) -> None:
+        self._state = StateManager(url)
+        self._number = number
+        self._handled = 0
+        self._first = self._last = 0.0
+        self._worker: Worker | None = None
+        self._running: asyncio.Task[None] | None = None
+
+    async def obey(self) -> None:
+        """Do what the lines say until they end."""
+        async with self._state:
+            while line := await asyncio.to_thread(sys.stdin.readline):
+                order = json.loads(line)
+                answer = await getattr(self, order.pop("do"))(**order)
+                print(json.dumps(answer), flush=True)
+            await self.rest()
+
+    async def work(self) -> dict[str, Any]:
+        self._handled, self._first, self._last = 0, 0.0, 0.0
+        application = Application((step({"name": STEP, "triggers": [state(scope=SCOPE)]}).handle(self._handle),))
+        self._worker = Worker(application, self._state, lease=LEASE, heartbeat=HEARTBEAT)
+        await self._worker.prepare()
+        self._running = asyncio.create_task(self._worker.run())
+        return {}
+
+    async def tally(self) -> dict[str, Any]:
+        return {"handled": self._handled, "first": self._first, "last": self._last}
+
+    async def rest(self) -> dict[str, Any]:
+        if self._worker and self._running:
+            self._worker.stop()
+            await self._running
+            self._worker = self._running = None
+        return {}
+
+    async def write(self, start: float, end: float) -> dict[str, Any]:
+        await asyncio.sleep(start - time.monotonic())
+        calls = await asyncio.gather(*(self._write_until(end, f"{self._number}-{task}") for task in range(TASKS)))
+        return {"in_time": sum(calls), "made": sum(calls) + TASKS}
+
+    async def _write_until(self, end: float, key: str) -> int:
+        """Return how many calls ended by `end`; one more, which is on its way then, is not counted."""
+        calls = 0
+        while True:
+            await self._state.update(WRITTEN, key, [{"op": "increment", "path": "/count", "value": 1}])
+            if time.monotonic() > end:
+                return calls
+            calls += 1
+
+    async def _handle(self, _: Any) -> None:
+        self._last = time.monotonic()
+        self._first = self._first or self._last
+        self._handled += 1
+
+
+def main() -> None:
+    """Run in a process of the crew: `python -m benchmarks.growing.member URL NUMBER`."""
+    logging.getLogger("motia_redis.sessions").setLevel(logging.ERROR)  # that nothing is kept on disk is meant
+    with new_runner() as runner:
+        runner.run(Member(sys.argv[1], int(sys.argv[2])).obey())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Measuring one operation at one size: what a call takes on the wall's clock, and of the server."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from typing import TYPE_CHECKING
+
+from benchmarks.common import rounds
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    import redis
+
+    Operation = Callable[[str], Awaitable[object]]  # of one key
+
+
+class WrongOutcome(Exception):
+    """An operation that did not do its job: its figure would mean nothing."""
+
+
+def new_runner() -> asyncio.Runner:
+    """Return a runner of the loop that the command `motia-redis` takes: uvloop, where it is installed."""
+    try:
+        import uvloop  # noqa: PLC0415  # optional, as for the command
+    except ImportError:
+        return asyncio.Runner()
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+
+class Probe:
+    """One operation at one size. Calling it measures one round, one call after the other, and returns microseconds.
+
+    `operation` gets a name drawn from `names` for every call. A figure is for one of `items` items of a call. `server` holds, by
+    round, what the server spent of it.
+    """
+
+    def __init__(
+        self,
+        runner: asyncio.Runner,
+        client: redis.Redis,
+        operation: Operation,
+        names: Sequence[str],
+        *,
+        calls: int,
+        items: int = 1,
+    ) -> None:
+        self.server: list[float] = []
+        self._runner = runner
+        self._client = client
+        self._operation = operation
+        self._names = names
+        self._calls = calls
+        self._items = items
+        self._random = random.Random(7)  # the same names in every run
+
+    def __call__(self) -> float:
+        drawn = self._random.choices(self._names, k=self._calls)
+        self._client.config_resetstat()
+        spent = self._runner.run(self._spend(drawn))
+        number = self._calls * self._items
+        self.server.append(_server_microseconds(self._client) / number)
+        return spent * 1e6 / number
+
+    async def _spend(self, drawn: Sequence[str]) -> float:
+        operation = self._operation
+        began = time.perf_counter()
+        for name in drawn:
+            await operation(name)
+        return time.perf_counter() - began
+
+
+def measure(
+    probes: Mapping[int, Probe], times: int, *, warm: bool = True
+) -> tuple[dict[int, list[float]], dict[int, list[float]]]:
+    """Let all sizes take turns in every round, with `warm` after one that does not count; return wall and server time by size."""
+    if warm:
+        for probe in probes.values():
+            probe()
+            probe.server.clear()
+    # alternate() knows its contenders by words
+    figures = rounds.alternate({str(size): probe for size, probe in probes.items()}, times)
+    return {int(size): spent for size, spent in figures.items()}, {size: probe.server for size, probe in probes.items()}
+
+
+def _server_microseconds(client: redis.Redis) -> float:
+    """Return what the dearest command took since `CONFIG RESETSTAT`: the script, whose time holds that of what it calls."""
+    return max(float(stats["usec"]) for stats in client.info("commandstats").values())

@@ -1,0 +1,132 @@
+"""The result as Markdown and as a plot; both are made from the result file's content alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.common import machine, plots
+from benchmarks.common.tables import figure, markdown
+from benchmarks.growing.series import SERVER_SLACK, TOLERANCE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Result = dict[str, Any]
+
+_SERVER = ", server"
+_IN_TABLE_ONLY = "list, no gc"
+_TITLES = {"keys": "Keys per scope", "scopes": "Scopes", "value size": "Bytes of the value", "workers": "Processes"}
+_RATES = {"event handled": "events handled", "update": "updates"}
+_HOW = f"""The exponent is the slope of log cost over log size from the middle size to the largest, round by round: 0 when the
+size does not matter, 1 when twice the size costs twice. What exceeds the one it may have by more than {TOLERANCE} (twice the
+cost for 100 times the size) grows faster than it must. In the server's part of a call {SERVER_SLACK:g} µs more do not count:
+large data bring as much by missing the processor's caches. `scan` reads a scope page by page and keeps nothing. `list` keeps all,
+so Python's garbage collector goes through all of it again and again: `list, no gc` is the same without it.
+"""
+
+
+def text(result: Result) -> str:
+    """Return the whole report."""
+    parts = [conditions(result), summary(result), _HOW]
+    for series in result["series"]:
+        parts += [f"**{_TITLES[series['name']]}**\n", table(series)]
+        parts += [f"{name}: {words}.\n" for name, words in series["notes"].items()]
+    return "\n".join(parts)
+
+
+def conditions(result: Result) -> str:
+    """Say where, with what and how it was measured."""
+    settings = ", ".join(f"{name} {value}" for name, value in result["settings"].items())
+    return f"Machine: {machine.sentence(result['machine'])}.  \nSettings: {settings}.\n"
+
+
+def summary(result: Result) -> str:
+    """Say how many lines grow no faster than they must, and which do."""
+    lines = [(series, line) for series in result["series"] for line in series["lines"]]
+    fast = [f"{line['name']} over {series['size']}" for series, line in lines if line["grows_too_fast"]]
+    return f"{len(lines) - len(fast)} of {len(lines)} grow no faster than they must; faster: {'; '.join(fast) or 'none'}.\n"
+
+
+def table(series: Result) -> str:
+    """Return one series: a row per operation, a column per size, and the verdict."""
+    sizes = list(series["lines"][0]["points"])
+    head = [series["size"], *(f"{int(size):,}" for size in sizes), "exponent", "at most", "grows faster than it must"]
+    rows = []
+    for line in series["lines"]:
+        exponent = line["exponent"]
+        cells = [f"{line['name']}, {line['unit']}", *(_spread(line["points"][size]) for size in sizes)]
+        cells += [f"{exponent['median']:.2f}", f"{line['limit']:g}", "**yes**" if line["grows_too_fast"] else "no"]
+        rows.append(cells)
+        if series["name"] == "workers":
+            rates = [f"{1e6 / line['points'][size]['median']:,.0f}" for size in sizes]
+            rows.append([f"{_RATES[line['name']]} per second", *rates, "", "", ""])
+    return markdown(head, rows)
+
+
+def draw(result: Result) -> None:
+    """Write the plot: a panel per series."""
+    plots.draw("growth", _painter(result))
+
+
+def picture() -> str:
+    """Return the HTML that shows the plot."""
+    return plots.picture("growth", "Cost of a call by keys per scope, scopes and bytes of the value; rates by processes")
+
+
+def _spread(point: dict[str, float]) -> str:
+    """Return a median with its quartiles, where there are any."""
+    if point["low"] == point["high"]:
+        return figure(point["median"])
+    return f"{figure(point['median'])} ({figure(point['low'])} to {figure(point['high'])})"
+
+
+def _painter(result: Result) -> Callable[[Any], Any]:
+    by_name = {series["name"]: series for series in result["series"]}
+    cores = int(result["machine"]["cores"])
+
+    def paint(pyplot: Any) -> Any:
+        shown, axes = pyplot.subplots(2, 2, figsize=(12, 10.5), layout="constrained")
+        for axis, (name, title) in zip(axes.flat, _TITLES.items(), strict=True):
+            series = by_name[name]
+            axis.set_title(title)
+            axis.set_xlabel(series["size"])
+            if name == "workers":
+                _paint_rates(axis, series, cores)
+            else:
+                _paint_costs(axis, series)
+            axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, columnspacing=1.2)
+        return shown
+
+    return paint
+
+
+def _paint_costs(axis: Any, series: Result) -> None:
+    """Draw the lines of a series, each with the server's part of it in the same colour."""
+    timed = {line["name"]: line for line in series["lines"] if line["unit"].startswith("µs")}
+    calls = [name for name in timed if not name.endswith(_SERVER) and name != _IN_TABLE_ONLY]
+    for colour, marker, name in zip(plots.COLOURS, "osD^vP", calls, strict=False):
+        line = timed[name]
+        label = name if line["unit"] == "µs" else f"{name}, per {line['unit'].rpartition(' ')[2]}"
+        axis.loglog(*_points(line), marker=marker, ms=5, color=colour, lw=2, label=label)
+        axis.loglog(*_points(timed[name + _SERVER]), color=colour, lw=1.2, ls="--")
+    axis.set_ylabel("µs (dashed: the server's part)")
+    if series["name"] == "value size":
+        size, cost = _points(timed["update"])
+        axis.loglog(size[-3:], [cost[-1] * 2 * each / size[-1] for each in size[-3:]], color="gray", ls=":", label="as the size")
+
+
+def _paint_rates(axis: Any, series: Result, cores: int) -> None:
+    """Draw what all processes do together in a second."""
+    for colour, marker, line in zip(plots.COLOURS, "os", series["lines"], strict=False):
+        size, cost = _points(line)
+        axis.loglog(size, [1e6 / each for each in cost], marker=marker, ms=5, color=colour, lw=2, label=_RATES[line["name"]])
+    axis.axvline(cores, color="gray", ls=":", lw=1.5, label=f"{cores} cores, Redis on one of them")
+    axis.set_xticks(size, [str(each) for each in size])
+    axis.set_xticks([], minor=True)
+    axis.yaxis.set_major_formatter("{x:,.0f}")
+    axis.yaxis.set_minor_formatter("{x:,.0f}")
+    axis.set_ylabel("per second")
+
+
+def _points(line: Result) -> tuple[list[int], list[float]]:
+    return [int(size) for size in line["points"]], [point["median"] for point in line["points"].values()]

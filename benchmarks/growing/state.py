@@ -1,0 +1,217 @@
+"""`StateManager`'s calls by keys per scope, by scopes and by the size of a value. One server holds all sizes at once."""
+
+from __future__ import annotations
+
+import gc
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+from benchmarks.growing import filling
+from benchmarks.growing.probes import Probe, WrongOutcome, measure, new_runner
+from benchmarks.growing.series import SERVER_SLACK, Line, Series
+from motia_redis import StateManager
+
+if TYPE_CHECKING:
+    from asyncio import Runner
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+
+    from benchmarks.common.server import Server
+    from benchmarks.growing.probes import Operation
+
+VALUE_BYTES = 200
+KEYS_IN_EACH = 10  # of the many scopes, and of each value size
+CALLS = 300  # of one round
+_LISTED = 5000  # items of one round, at least
+LIST_ROUNDS = 2  # a million values are a long list
+_BYTES = 5_000_000  # of values in one round, at most; events hold them for 20 s
+_INCREMENT = [{"op": "increment", "path": filling.COUNTER, "value": 1}]
+
+
+class _Bench:
+    """A server with a manager for it, and the lines measured so far."""
+
+    def __init__(self, server: Server, runner: Runner, times: int) -> None:
+        self.client = server.client
+        self.url = server.url
+        self.runner = runner
+        self.times = times
+        self.lines: list[Line] = []
+        self._managers: dict[str, StateManager] = {}
+
+    def manager(self, namespace: str = "growth") -> StateManager:
+        """Return the manager of a namespace."""
+        if namespace not in self._managers:
+            self._managers[namespace] = StateManager(self.url, namespace=namespace)
+        return self._managers[namespace]
+
+    def fill(self, scopes: Sequence[str], *, keys: int, size: int, namespace: str = "growth") -> tuple[float, float]:
+        """Fill scopes; return the seconds it took and the bytes of memory that each key takes."""
+        keyspace = self.runner.run(self.manager(namespace).connect())
+        before = self._memory()
+        seconds = filling.fill(self.client, keyspace, scopes, keys=keys, size=size)
+        return seconds, (self._memory() - before) / (keys * len(scopes))
+
+    def probe(self, operation: Operation, names: Sequence[str], *, calls: int = CALLS, items: int = 1) -> Probe:
+        """Return a probe on this server."""
+        return Probe(self.runner, self.client, operation, names, calls=calls, items=items)
+
+    def run(
+        self,
+        name: str,
+        probes: Mapping[int, Probe],
+        *,
+        limit: float = 0,
+        unit: str = "µs",
+        times: int | None = None,
+        warm: bool = True,
+    ) -> None:
+        """Measure a line, and with it the server's part."""
+        wall, server = measure(probes, times or self.times, warm=warm)
+        self.lines.append(Line(name, unit, limit, wall))
+        self.lines.append(Line(f"{name}, server", unit, limit, server, SERVER_SLACK))
+
+    def close(self) -> None:
+        for manager in self._managers.values():
+            self.runner.run(manager.close())
+
+    def _memory(self) -> int:
+        return int(self.client.info("memory")["used_memory"])
+
+
+def by_keys(server: Server, sizes: Sequence[int], times: int) -> Series:
+    """Measure scopes of more and more keys."""
+    names = {size: [filling.name(index) for index in range(size)] for size in sizes}
+    with _bench(server, times) as bench:
+        # The largest first: it makes the buffers that would count as memory of the small ones.
+        fills = {size: bench.fill([_scope(size)], keys=size, size=VALUE_BYTES) for size in reversed(sizes)}
+        state = bench.manager()
+        operations = {size: _operations(state, _scope(size), VALUE_BYTES) for size in sizes}
+        for size in sizes:
+            bench.runner.run(_check(state, _scope(size), VALUE_BYTES, size))
+            operations[size]["count"] = _all_of(partial(state.count, _scope(size)), size)
+        for name in operations[sizes[0]]:
+            bench.run(name, {size: bench.probe(operations[size][name], names[size]) for size in sizes})
+        for name, read in {"scan": _scanned, "list": _listed, "list, no gc": _listed_without_gc}.items():
+            probes = {}
+            for size in sizes:
+                operation = _all_of(partial(read, state, _scope(size)), size)
+                probes[size] = bench.probe(operation, names[size][:1], calls=max(1, _LISTED // size), items=size)
+            bench.run(name, probes, times=LIST_ROUNDS, unit="µs per item", warm=False)
+        bench.lines.append(Line("memory", "bytes per key", 0, {size: [memory] for size, (_, memory) in reversed(fills.items())}))
+    notes = {f"filling {size:,} keys": f"{seconds:.1f} s" for size, (seconds, _) in fills.items() if seconds > 1}
+    return Series("keys", "keys per scope", bench.lines, notes)
+
+
+def by_scopes(server: Server, sizes: Sequence[int], times: int) -> Series:
+    """Measure namespaces of more and more scopes; drawn is the scope, the key is the same in all."""
+    names = {size: [f"scope{index:07d}" for index in range(size)] for size in sizes}
+    key, value = filling.name(KEYS_IN_EACH // 2), filling.value(VALUE_BYTES)
+    with _bench(server, times) as bench:
+        gets, sets, groups = {}, {}, {}
+        for size in sizes:
+            state = bench.manager(f"scopes{size}")
+            bench.fill(names[size], keys=KEYS_IN_EACH, size=VALUE_BYTES, namespace=state.namespace)
+            bench.runner.run(_check(state, names[size][-1], VALUE_BYTES, KEYS_IN_EACH))
+            gets[size] = bench.probe(partial(state.get, key=key), names[size])
+            sets[size] = bench.probe(partial(state.set, key=key, value=value), names[size])
+            operation = _all_of(partial(_group_count, state), size)
+            groups[size] = bench.probe(operation, names[size][:1], calls=max(2, _LISTED // 100 // size), items=size)
+        bench.run("get", gets)
+        bench.run("set", sets)
+        bench.run("list_groups", groups, unit="µs per scope")
+        bench.lines += [_whole_call(line) for line in bench.lines[-2:]]
+    return Series("scopes", "scopes", bench.lines)
+
+
+def by_value_size(server: Server, sizes: Sequence[int], times: int) -> Series:
+    """Measure values of more and more bytes."""
+    names = [filling.name(index) for index in range(KEYS_IN_EACH)]
+    with _bench(server, times) as bench:
+        state = bench.manager()
+        operations = {size: _operations(state, _scope(size), size) for size in sizes}
+        for size in sizes:
+            bench.fill([_scope(size)], keys=KEYS_IN_EACH, size=size)
+            bench.runner.run(_check(state, _scope(size), size, KEYS_IN_EACH))
+        for name in operations[sizes[0]]:
+            probes = {}
+            for size in sizes:
+                calls = max(8, min(CALLS, _BYTES // size))
+                probes[size] = bench.probe(operations[size][name], names, calls=calls)
+            bench.run(name, probes, limit=1)
+    return Series("value size", "bytes of the value", bench.lines)
+
+
+@contextmanager
+def _bench(server: Server, times: int) -> Iterator[_Bench]:
+    with new_runner() as runner:
+        bench = _Bench(server, runner, times)
+        try:
+            yield bench
+        finally:
+            bench.close()
+
+
+def _whole_call(line: Line) -> Line:
+    """Return what a whole call costs, which may grow as the number of its items."""
+    whole = {size: [figure * size for figure in spent] for size, spent in line.figures.items()}
+    return Line(line.name.replace("list_groups", "list_groups, whole call"), "µs", 1, whole, line.slack)
+
+
+def _scope(size: int) -> str:
+    return f"scope of {size}"
+
+
+def _operations(state: StateManager, scope: str, size: int) -> dict[str, Operation]:
+    """Return get, set and update of a scope whose values have `size` bytes."""
+    value = filling.value(size)
+    return {
+        "get": lambda key: state.get(scope, key),
+        "set": lambda key: state.set(scope, key, value),
+        "update": lambda key: state.update(scope, key, _INCREMENT),
+    }
+
+
+async def _check(state: StateManager, scope: str, size: int, keys: int) -> None:
+    """Make sure that what was filled in reads as if `set` had written it, and that calls do their job. Raises WrongOutcome."""
+    key = filling.name(keys // 2)
+    value = filling.value(size, key)
+    found = await state.get(scope, key)
+    updated = await state.update(scope, key, _INCREMENT)
+    await state.set(scope, key, value)
+    entry = await state.entry(scope, key)
+    if found != value or updated != value | {"visits": 1} or entry is None or entry.value != value:
+        raise WrongOutcome(f"{scope}: get, set or update of {key} went wrong")
+    if await state.count(scope) != keys:
+        raise WrongOutcome(f"{scope} does not hold {keys} keys")
+
+
+async def _scanned(state: StateManager, scope: str) -> int:
+    return sum([1 async for _ in state.scan(scope)])
+
+
+async def _listed(state: StateManager, scope: str) -> int:
+    return len(await state.list(scope))
+
+
+async def _listed_without_gc(state: StateManager, scope: str) -> int:
+    """List without Python's cyclic garbage collector, which goes again and again through all that is held."""
+    gc.disable()
+    try:
+        return len(await state.list(scope))
+    finally:
+        gc.enable()
+
+
+async def _group_count(state: StateManager) -> int:
+    return len(await state.list_groups())
+
+
+def _all_of(read: Callable[[], Awaitable[int]], number: int) -> Operation:
+    """Return the operation that reads all items and makes sure of their number, whatever name was drawn."""
+
+    async def operation(_: str) -> None:
+        if (found := await read()) != number:
+            raise WrongOutcome(f"{found} items instead of {number}")
+
+    return operation
