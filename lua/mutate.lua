@@ -6,7 +6,7 @@
 --          6 record of the request         7 record of the idempotency key, if any
 -- ARGV     1 scope  2 key  3 request id  4 trace id ("" = none)
 --          5 expected revision: "" = any, "none" = the key must hold no value, else the revision it must have
---          6 most bytes a value may have   7 "<history>:<cap>:<age>": see lib/retention.lua
+--          6 most bytes a value may have   7 "" or, to trim the stream, "<history>:<cap>:<age>": see lib/retention.lua
 --          8 "" for a first attempt without idempotency key, else see lib/once.lua
 --          9 kind of change, and what it takes:
 --            "set"     10 sealed text
@@ -18,7 +18,7 @@
 --                        merge:                                 whole value  member count  (name value)...
 --                        remove discard:                        nothing
 -- RETURNS  set: {revision}   delete: {revision, old text} or {} when there was nothing
---          A third element is the number of unhandled events that the hard cap dropped.
+--          A third element is the number of unhandled events that the hard cap dropped; the second is "" then if there was none.
 --          The status SEARCHING: call again; whether the request was applied before is not clear yet.
 --          update: {revision, new text}; the old revision when no operation touched anything ("0-0" if a foreign write set none)
 -- ERRORS   CONFLICT <actual revision or none>
@@ -31,107 +31,113 @@
 local SEAL = "\t\r\t" -- behind every text that this package writes; see codec.py
 local values, revisions, scopes, events, trimmed = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local scope, key, request, trace = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local expected, most_bytes, history, again, kind = ARGV[5], tonumber(ARGV[6]), ARGV[7], ARGV[8], ARGV[9]
+local expected, most_bytes, limits, again, kind = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local call, pcall_redis = redis.call, redis.pcall
 
-local function change()
-  local old = redis.call("HGET", values, key)
-  if expected ~= "" then
-    local actual = old and (redis.call("HGET", revisions, key) or "0-0") or "none"
-    if actual ~= expected then
-      return redis.error_reply("CONFLICT " .. actual)
-    end
-  end
-
-  -- What stays of the old text at both ends of the new: the event carries only the bytes between.
-  local new, prefix, suffix = "", 0, 0
-  if kind == "set" then
-    new = ARGV[10]
-  elseif kind == "delete" then
-    if not old then
-      return {}
-    end
-  else
-    if not old and ARGV[10] == "strict" then
-      return redis.error_reply("KEYMISSING")
-    end
-    local patch = require("lib.patch")
-    local document = patch.new_document(old or "{}" .. SEAL)
-    local done, failure = pcall(patch.apply, document, ARGV, 11, ARGV[10] == "strict")
-    if not done then
-      if type(failure) ~= "table" then
-        error(failure, 0)
-      end
-      return redis.error_reply(failure.code .. " " .. document.operation .. " " .. failure.detail)
-    end
-    if old and not document.changed then
-      return { redis.call("HGET", revisions, key) or "0-0", old }
-    end
-    new = document.text
-    if old then
-      prefix, suffix = document.prefix, document.suffix
-    end
-    if #new > most_bytes + #SEAL then
-      return redis.error_reply("TOOLARGE " .. #new - #SEAL)
-    end
-  end
-
-  local event = old and (kind == "delete" and "state:deleted" or "state:updated") or "state:created"
-  local cut = old and string.sub(old, prefix + 1, #old - suffix) or ""
-  local revision = redis.call(
+-- Append the event and change the key from `old` (false = it held none) to `new` (false = it is deleted). Of the old text
+-- the event carries only `cut`; `kept` says how much of it stays at both ends of the new. Returns the revision, and `told`.
+local function write(old, new, cut, kept, told)
+  local event = not old and "state:created" or new and "state:updated" or "state:deleted"
+  local revision = call(
     "XADD", events, "*",
-    "type", event, "scope", scope, "key", key, "new", new, "old", cut, "kept", prefix .. ":" .. suffix,
-    "request", request, "trace", trace
+    "type", event, "scope", scope, "key", key, "new", new or "", "old", cut, "kept", kept, "request", request, "trace", trace
   )
   -- From here on the event has to go again if a write fails, which is when somebody put another type under one of our keys. The
   -- value comes last: HGET has shown that its write cannot fail.
   local written
-  if kind == "delete" then
-    written = redis.pcall("HDEL", revisions, key)
+  if new then
+    written = pcall_redis("HSET", revisions, key, revision)
   else
-    written = redis.pcall("HSET", revisions, key, revision)
+    written = pcall_redis("HDEL", revisions, key)
   end
   if not old and type(written) ~= "table" then
-    written = redis.pcall("SADD", scopes, scope)
+    written = pcall_redis("SADD", scopes, scope)
     if type(written) == "table" then
-      redis.call("HDEL", revisions, key)
+      call("HDEL", revisions, key)
     end
   end
   if type(written) == "table" then
-    redis.call("XDEL", events, revision)
+    call("XDEL", events, revision)
     return written
   end
-  if kind == "delete" then
-    redis.call("HDEL", values, key)
-    if redis.call("EXISTS", values) == 0 then
-      redis.pcall("SREM", scopes, scope)
-    end
+  if new then
+    call("HSET", values, key, new)
   else
-    redis.call("HSET", values, key, new)
-  end
-  -- One change in 64, by its random request id, looks for what can go: a small part of a look for each.
-  if string.find(request, "[048c]0$") then
-    local done, lost = pcall(require("lib.retention").trim, redis.call, events, trimmed, history)
-    if done and lost then -- else the change stands, whatever went wrong with this
-      return { revision, kind == "delete" and old or new, lost }
+    call("HDEL", values, key)
+    if call("EXISTS", values) == 0 then
+      pcall_redis("SREM", scopes, scope)
     end
   end
-
-  if kind == "set" or ARGV[10] == "quiet" then
-    return { revision }
-  end
-  return { revision, kind == "delete" and old or new }
+  return { revision, told }
 end
 
 -- The first attempt of most requests: nothing to remember and nothing to look up, but that no later attempt has been here.
-if again == "" and redis.call("EXISTS", KEYS[6]) == 0 then
-  return change()
+local first = again == "" and call("EXISTS", KEYS[6]) == 0
+-- A script makes its functions anew at every call: the most common change comes before those that it does not need.
+if first and kind == "set" and expected == "" and limits == "" then
+  local old = call("HGET", values, key)
+  return write(old, ARGV[10], old or "", "0:0")
+end
+
+-- PARTS
+
+local function change()
+  local old = call("HGET", values, key)
+  if expected ~= "" then
+    local actual = old and (call("HGET", revisions, key) or "0-0") or "none"
+    if actual ~= expected then
+      return redis.error_reply("CONFLICT " .. actual)
+    end
+  end
+  if kind == "set" then
+    return write(old, ARGV[10], old or "", "0:0")
+  elseif kind == "delete" then
+    return old and write(old, false, old, "0:0", ARGV[10] ~= "quiet" and old or nil) or {}
+  elseif not old and ARGV[10] == "strict" then
+    return redis.error_reply("KEYMISSING")
+  end
+  local patch = require("lib.patch")
+  local document = patch.new_document(old or "{}" .. SEAL)
+  local done, failure = pcall(patch.apply, document, ARGV, 11, ARGV[10] == "strict")
+  if not done then
+    if type(failure) ~= "table" then
+      error(failure, 0)
+    end
+    return redis.error_reply(failure.code .. " " .. document.operation .. " " .. failure.detail)
+  elseif not old then
+    document.prefix, document.suffix = 0, 0
+  elseif not document.changed then
+    return { call("HGET", revisions, key) or "0-0", old }
+  end
+  local text, prefix, suffix = document.text, document.prefix, document.suffix
+  if #text > most_bytes + #SEAL then
+    return redis.error_reply("TOOLARGE " .. #text - #SEAL)
+  end
+  -- What stays of the old text at both ends of the new: the event carries only the bytes between.
+  local cut = old and string.sub(old, prefix + 1, #old - suffix) or ""
+  return write(old, text, cut, prefix .. ":" .. suffix, text)
+end
+
+local function change_and_trim()
+  local reply = change()
+  if limits ~= "" and reply[1] and not reply.err then
+    local done, lost = pcall(require("lib.retention").trim, call, events, trimmed, limits)
+    if done and lost then -- else the change stands, whatever went wrong with this
+      reply[2], reply[3] = reply[2] or "", lost
+    end
+  end
+  return reply
+end
+
+if first then
+  return change_and_trim()
 end
 local once = require("lib.once")
-local keys = { record = KEYS[6], key = KEYS[7], stream = events, trimmed = trimmed, newest = redis.call("HGET", revisions, key) }
-local known = once.before(redis.call, keys, request, again)
+local keys = { record = KEYS[6], key = KEYS[7], stream = events, trimmed = trimmed, newest = call("HGET", revisions, key) }
+local known = once.before(call, keys, request, again)
 if known then
   return known
 end
-local reply = change()
-once.after(redis.call, keys, again, reply)
+local reply = change_and_trim()
+once.after(call, keys, again, reply)
 return reply

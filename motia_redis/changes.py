@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-import secrets
+import os
+import random
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 
@@ -43,11 +44,11 @@ class Changes:
         self._enqueue = scripts.load("enqueue")
         self._most_bytes = b"%d" % limits.value_bytes
         # Events stay for as long as an attempt may look for them.
-        self._retention = retention.encode(retries.deadline + MARGIN if retries.deadline else 0.0)
+        self._trimming = retention.encode(retries.deadline + MARGIN if retries.deadline else 0.0)
 
     async def apply(
         self,
-        where: str,
+        where: object,
         scope: bytes,
         key: bytes,
         change: list[bytes],
@@ -78,7 +79,7 @@ class Changes:
                 known.expected = if_revision
             raise known from None
 
-    async def append(self, where: str, topic: bytes, key: bytes, data: bytes, *, idempotency_key: str | None) -> str:
+    async def append(self, where: object, topic: bytes, key: bytes, data: bytes, *, idempotency_key: str | None) -> str:
         """Append a message to a topic, once; return its id."""
         request = _request_id()
         once = self._once(idempotency_key, topic, [key, data])
@@ -86,7 +87,7 @@ class Changes:
         async def attempt(session: Session, attempt: Attempt) -> list[bytes]:
             stream = session.keyspace.topic(topic, session.keyspace.lane(key or once.name or request))
             names = [stream, session.keyspace.trimmed(stream), session.keyspace.request(stream, request)]
-            arguments = [topic, key, data, request, _trace(), self._retention, once.again(attempt)]
+            arguments = [topic, key, data, request, _trace(), self._limits_of_stream(), once.again(attempt)]
             return await self._send(where, session, self._enqueue, names + once.keys(session, stream), arguments)
 
         try:
@@ -94,7 +95,7 @@ class Changes:
         except ResponseError as error:
             raise _known(where, error) from None
 
-    async def delete(self, where: str, scope: bytes, keys: Sequence[bytes]) -> None:
+    async def delete(self, where: object, scope: bytes, keys: Sequence[bytes]) -> None:
         """Delete keys of a scope, each with its event, in one round trip; those that are gone already have none."""
         change = [b"delete", b"quiet"]
 
@@ -110,11 +111,16 @@ class Changes:
     ) -> tuple[list[bytes], list[bytes]]:
         """Return the mutation script's keys and arguments for one change."""
         names = session.keyspace.state_keys(scope, key)
-        keys = [names.values, names.revisions, names.scopes, names.events, names.trimmed]
-        common = [scope, key, request, _trace(), expected, self._most_bytes, self._retention, again]
-        return [*keys, session.keyspace.request(names.events, request)], common + change
+        common = [scope, key, request, _trace(), expected, self._most_bytes, self._limits_of_stream(), again]
+        return [*names, session.keyspace.request(names.events, request)], common + change
 
-    async def _send(self, where: str, session: Session, script: Script, keys: list[bytes], arguments: list[bytes]) -> list[bytes]:
+    def _limits_of_stream(self) -> bytes:
+        """Return what the script trims the stream to: nothing for most changes. One in 64 looks for what can go, for all."""
+        return b"" if _random.getrandbits(6) else self._trimming
+
+    async def _send(
+        self, where: object, session: Session, script: Script, keys: list[bytes], arguments: list[bytes]
+    ) -> list[bytes]:
         commands = self._durability.commands
         reply: Any = _SEARCHING
         while reply == _SEARCHING:
@@ -155,13 +161,13 @@ class _Once:
 _NO_KEY = _Once(b"", b"0:")
 
 
-def _known(where: str, error: ResponseError, operations: object = None) -> StateError:
+def _known(where: object, error: ResponseError, operations: object = None) -> StateError:
     known = replies.to_error(where, error, operations)
     assert known is not None, "Retries lets no other through"  # noqa: S101  # for the type checker
     return known
 
 
-def _expected(if_revision: object, where: str) -> bytes:
+def _expected(if_revision: object, where: object) -> bytes:
     """Return `if_revision` as the script takes it."""
     if if_revision is ANY:
         return b""
@@ -172,9 +178,16 @@ def _expected(if_revision: object, where: str) -> bytes:
     raise StateError(f"{where}: if_revision must be a revision like '1700000000000-0', or None: {if_revision!r:.80}")
 
 
+# Not the module's own generator, which a program may have seeded: request ids must not repeat, in forked processes neither.
+_random = random.Random()  # noqa: S311  # unique, not secret
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_random.seed)
+
+
 def _request_id() -> bytes:
-    return secrets.token_hex(8).encode()
+    return b"%016x" % _random.getrandbits(64)
 
 
 def _trace() -> bytes:
-    return (current_trace_id() or "").encode()
+    trace_id = current_trace_id()
+    return trace_id.encode() if trace_id else b""

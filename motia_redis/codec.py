@@ -25,7 +25,7 @@ _OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
 _MAX_DEPTH = 254
 
 
-def encode(value: Any, *, where: str, max_bytes: int) -> bytes:
+def encode(value: Any, *, where: object, max_bytes: int) -> bytes:
     """Return `value` as JSON text of the sealed form, still without the seal.
 
     Tuples become arrays, enum members their value and UUIDs their text. `where` opens the message of the errors:
@@ -50,7 +50,7 @@ def encode_name(name: str) -> bytes:
     return _delimit(orjson.dumps(name))
 
 
-def decode(text: bytes, *, where: str) -> Any:
+def decode(text: bytes, *, where: object) -> Any:
     """Return the value of a stored text. Raises CorruptValue, opened by `where`, when it is not JSON."""
     try:
         return orjson.loads(text)

@@ -132,7 +132,7 @@ def was_sent(error: Exception) -> bool:
     return isinstance(error, UNREACHABLE) and replies.refusal(error) is None and "connecting to" not in replies.essence(error)
 
 
-def unavailable(where: str, url: str, error: Exception, *, maybe_applied: bool = False) -> StateUnavailable:
+def unavailable(where: object, url: str, error: Exception, *, maybe_applied: bool = False) -> StateUnavailable:
     """Return the error for a Redis that cannot be reached or refuses the call; `maybe_applied`: it was a change that was sent."""
     at = f"{where}: Redis at {redact(url)}"
     applied = "; the change may have been applied" if maybe_applied else ""

@@ -41,7 +41,7 @@ class Durability:
             return [("WAITAOF", 1, 0, milliseconds)]
         return []
 
-    def check(self, where: str, reply: Any) -> None:
+    def check(self, where: object, reply: Any) -> None:
         """Raise NotDurable unless the reply to what `commands` sent says that the change is safe."""
         stands = f"{where}: the change stands on the primary, but"
         if isinstance(reply, Exception):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from binascii import crc_hqx
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from motia_redis.errors import InvalidName, StateError
 
@@ -36,9 +36,21 @@ class Layout:
             raise StateError(f"a layout has 1 to 16384 partitions of 1 to 1024 lanes, not {self}")
 
 
-@dataclass(frozen=True, slots=True)
-class StateKeys:
-    """The keys that one change touches, all in one slot."""
+class Place:
+    """A scope and key that a call is about, put into words only when an error needs them."""
+
+    __slots__ = ("key", "scope")
+
+    def __init__(self, scope: object, key: object) -> None:
+        self.scope = scope
+        self.key = key
+
+    def __str__(self) -> str:
+        return f"scope {self.scope!r:.200} key {self.key!r:.200}"
+
+
+class StateKeys(NamedTuple):
+    """The keys that one change touches, all in one slot, in the order of mutate.lua."""
 
     values: bytes
     revisions: bytes

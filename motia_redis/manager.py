@@ -11,6 +11,7 @@ from motia_redis import codec, keyspace, patch, scripts
 from motia_redis.changes import ANY, Changes
 from motia_redis.durability import Durability
 from motia_redis.errors import CorruptValue
+from motia_redis.keyspace import Place
 from motia_redis.limits import Limits, Retention, check_seconds
 from motia_redis.retries import Retries
 from motia_redis.scans import Scan
@@ -215,7 +216,7 @@ class StateManager:
                 try:
                     value = codec.decode(text, where="")
                 except CorruptValue:  # once more, to name the key
-                    value = codec.decode(text, where=self._where(scope, key))
+                    value = codec.decode(text, where=Place(scope, key.decode(errors="replace")))
                 yield _text(key), value
 
     async def count(self, scope: str) -> int:
@@ -332,17 +333,9 @@ class StateManager:
         text = codec.encode(data, where=where, max_bytes=self.limits.value_bytes)
         return await self._changes.append(where, topic_bytes, key_bytes, text, idempotency_key=idempotency_key)
 
-    def _names(self, scope: str, key: str) -> tuple[str, bytes, bytes]:
-        where = self._where(scope, key)
-        return (
-            where,
-            keyspace.encode_name("scope", scope, self.limits.name_bytes),
-            keyspace.encode_name("key", key, self.limits.name_bytes),
-        )
-
-    @staticmethod
-    def _where(scope: object, key: object) -> str:
-        return f"scope {scope!r:.200} key {key.decode(errors='replace') if isinstance(key, bytes) else key!r:.200}"
+    def _names(self, scope: str, key: str) -> tuple[Place, bytes, bytes]:
+        most = self.limits.name_bytes
+        return Place(scope, key), keyspace.encode_name("scope", scope, most), keyspace.encode_name("key", key, most)
 
 
 def _text(key: bytes) -> str:

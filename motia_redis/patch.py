@@ -24,7 +24,7 @@ _BAD_ESCAPE = re.compile(r"~(?![01])")
 _MISSING = object()
 
 
-def translate(operations: Any, *, strict: bool, limits: Limits, where: str) -> list[bytes]:
+def translate(operations: Any, *, strict: bool, limits: Limits, where: object) -> list[bytes]:
     """Return the script's arguments for `operations`, in order; `where` opens the message of the errors.
 
     Raises InvalidOperation (or InvalidPointer), InvalidValue or ValueTooLarge, with the index of the operation.
@@ -44,7 +44,7 @@ def translate(operations: Any, *, strict: bool, limits: Limits, where: str) -> l
 class _Operation:
     """One operation in the middle of being checked."""
 
-    def __init__(self, operation: Any, where: str, *, strict: bool, limits: Limits) -> None:
+    def __init__(self, operation: Any, where: object, *, strict: bool, limits: Limits) -> None:
         self.where = where
         self.strict = strict
         self.limits = limits

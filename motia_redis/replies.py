@@ -84,6 +84,7 @@ _BY_TEXT = {
     "loading the dataset": "LOADING",
     "cluster support disabled": "NOCLUSTER",
     "unknown command 'SENTINEL'": "NOSENTINEL",
+    "unknown command `SENTINEL`": "NOSENTINEL",
     "no permissions to": "NOPERM",
     "The user executing the script can't": "NOPERM",
 }
@@ -131,7 +132,7 @@ def _code(error: Exception) -> str | None:
     return "WRONGPASS" if code not in _REFUSALS and isinstance(error, AuthenticationError) else code
 
 
-def to_error(where: str, error: ResponseError, operations: object = None) -> StateError | None:
+def to_error(where: object, error: ResponseError, operations: object = None) -> StateError | None:
     """Return the error that an error reply of the script stands for, or None when it is not one of the script's.
 
     `operations` are the caller's update operations; the message shows the one that failed.

@@ -34,6 +34,10 @@ class Attempt:
     elapsed: int  #: milliseconds since then
 
 
+#: What nobody needs to know when it began.
+FIRST = Attempt(1, 0, 0)
+
+
 class Retries:
     """Repeats calls of one manager. `deadline`: seconds after which no new attempt is made; 0: there is only one."""
 
@@ -41,37 +45,52 @@ class Retries:
         self._sessions = sessions
         self.deadline = deadline
 
-    async def run(self, where: str, call: Callable[[Session, Attempt], Awaitable[_T]], *, changes: bool = False) -> _T:
+    async def run(self, where: object, call: Callable[[Session, Attempt], Awaitable[_T]], *, changes: bool = False) -> _T:
         """Return what `call` returns, which is called again after each error that may pass.
 
         The first connection is not tried again: a wrong URL is better told at once. Raises what the script refused as redis-py's
         ResponseError, and StateUnavailable for all else; `changes` makes that say whether the change may have been applied.
         """
-        began, pause, maybe_applied = time.monotonic(), _PAUSES[0], False
-        number, session = 1, await self._sessions.get()
-        server_began = session.server_time(began)
+        session = self._sessions.current() or await self._sessions.get()
+        began = time.monotonic()
+        try:
+            return await call(session, FIRST)
+        except (RedisError, OSError) as error:
+            return await self._repeat(where, call, began, session.server_time(began), error, changes=changes)
+
+    async def _repeat(
+        self,
+        where: object,
+        call: Callable[[Session, Attempt], Awaitable[_T]],
+        began: float,
+        server_began: int,
+        failure: Exception,
+        *,
+        changes: bool,
+    ) -> _T:
+        """Go on behind the failure of the first attempt."""
+        number, pause, maybe_applied = 1, _PAUSES[0], False
         while True:
-            elapsed = time.monotonic() - began
+            if replies.is_ours(failure):
+                raise failure
+            maybe_applied = maybe_applied or (changes and connections.was_sent(failure))
+            again = connections.was_sent(failure) or connections.is_gone(failure) or self._passes(failure)
+            if connections.is_gone(failure):
+                try:
+                    await self._sessions.revive()
+                except StateUnavailable as reason:
+                    raise StateUnavailable(f"{where}: {reason}", maybe_applied=maybe_applied) from failure
+            wait = pause * random.uniform(0.5, 1.0)  # noqa: S311  # jitter, no secret
+            if not again or time.monotonic() - began + wait > self.deadline:
+                raise connections.unavailable(where, self._sessions.url, failure, maybe_applied=maybe_applied) from failure
+            await asyncio.sleep(wait)
+            pause = min(pause * 2, _PAUSES[1])
+            number += 1
+            elapsed = int((time.monotonic() - began) * 1000)
             try:
-                if number > 1:
-                    session = await self._sessions.get()
-                return await call(session, Attempt(number, server_began, int(elapsed * 1000)))
+                return await call(await self._sessions.get(), Attempt(number, server_began, elapsed))
             except (RedisError, OSError) as error:
-                if replies.is_ours(error):
-                    raise
-                maybe_applied = maybe_applied or (changes and connections.was_sent(error))
-                again = connections.was_sent(error) or connections.is_gone(error) or self._passes(error)
-                if connections.is_gone(error):
-                    try:
-                        await self._sessions.revive()
-                    except StateUnavailable as reason:
-                        raise StateUnavailable(f"{where}: {reason}", maybe_applied=maybe_applied) from error
-                wait = pause * random.uniform(0.5, 1.0)  # noqa: S311  # jitter, no secret
-                if not again or time.monotonic() - began + wait > self.deadline:
-                    raise connections.unavailable(where, self._sessions.url, error, maybe_applied=maybe_applied) from error
-                await asyncio.sleep(wait)
-                pause = min(pause * 2, _PAUSES[1])
-                number += 1
+                failure = error
 
     def _passes(self, error: Exception) -> bool:
         return replies.is_passing(error, fails_over=self._sessions.fails_over)

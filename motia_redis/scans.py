@@ -49,7 +49,7 @@ class Scan:
     away, since a cursor means something to one run of one server only. The next page is not read before it is asked for.
     """
 
-    def __init__(self, retries: Retries, where: str) -> None:
+    def __init__(self, retries: Retries, where: object) -> None:
         self._retries = retries
         self._where = where
 

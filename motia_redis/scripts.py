@@ -1,7 +1,8 @@
 """The Lua scripts: found, put together from their parts, and called by their hash.
 
-An entry point `lua/<name>.lua` takes its parts by `require("lib.<part>")`. The loader puts each part in front once, as a function
-that makes it, in the order of need; a part that a call does not come to costs it nothing.
+An entry point `lua/<name>.lua` takes its parts by `require("lib.<part>")`. The loader puts each part once, as a function that
+makes it, in the order of need: in front, or where a line `-- PARTS` stands. Redis makes a script's functions anew at every call,
+so a call that returns above that line pays for none of them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from motia_redis.nodes import Nodes
 
+_PARTS = "-- PARTS\n"
 _REQUIRE = re.compile(r'require\("lib\.(\w+)"\)')
 
 
@@ -72,7 +74,7 @@ class Script:
 
 
 def assemble(name: str, directory: Path) -> str:
-    """Return the text of `<name>.lua` with its parts in front. Raises ScriptError for a missing part or a cycle."""
+    """Return the text of `<name>.lua` with its parts in place. Raises ScriptError for a missing part or a cycle."""
     parts: dict[str, str] = {}
 
     def add(text: str, chain: tuple[str, ...]) -> str:
@@ -85,7 +87,8 @@ def assemble(name: str, directory: Path) -> str:
         return _REQUIRE.sub(r"lib_\1()", text)
 
     body = add(_read(directory / f"{name}.lua"), (name,))
-    return "".join(parts.values()) + body
+    before, _, after = body.rpartition(_PARTS)
+    return before + "".join(parts.values()) + after
 
 
 def _read(path: Path) -> str:

@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from dataclasses import dataclass, field
+from math import floor
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
@@ -38,15 +39,16 @@ class Session:
     nodes: Nodes
     keyspace: Keyspace
     closer: AsyncGenerator[None]
-    clock: float  #: the server's, less `time.monotonic`, milliseconds; rather too small than too big
+    heard: tuple[bytes, float]  #: what the server's clock was, or a revision that it gave, and `time.monotonic` behind that
 
     def server_time(self, monotonic: float) -> int:
         """Return the server's clock at a moment of `time.monotonic`, Unix milliseconds; rather too early than too late."""
-        return int(self.clock + monotonic * 1000)
+        revision, then = self.heard
+        return int(revision.partition(b"-")[0]) + floor((monotonic - then) * 1000)
 
     def hear(self, revision: bytes) -> None:
         """Set the clock by the revision of a change that was just made."""
-        self.clock = int(revision.partition(b"-")[0]) - time.monotonic() * 1000
+        self.heard = revision, time.monotonic()
 
 
 @dataclass(slots=True)
@@ -96,12 +98,16 @@ class Sessions:
                 self._endpoint = connections.Endpoint(self.url)
             return self._endpoint
 
+    def current(self) -> Session | None:
+        """Return the running loop's session, if there is one."""
+        slot = self._slots.get(asyncio.get_running_loop())
+        return slot.session if slot is not None else None
+
     async def get(self) -> Session:
         """Return the running loop's session, opened at the first call."""
+        if (session := self.current()) is not None:
+            return session
         loop = asyncio.get_running_loop()
-        slot = self._slots.get(loop)
-        if slot is not None and slot.session is not None:
-            return slot.session
         self._purge()
         while True:
             slot = self._slots.setdefault(loop, _Slot())
@@ -134,7 +140,7 @@ class Sessions:
         if self._endpoint is not None:
             await self._endpoint.revive()
 
-    async def failed(self, where: str, error: Exception) -> StateUnavailable:
+    async def failed(self, where: object, error: Exception) -> StateUnavailable:
         """Return the error to raise for one of Redis; an embedded server that is gone is started again for the next call."""
         if connections.is_gone(error):
             try:
@@ -159,13 +165,13 @@ class Sessions:
         closer = _close_with_loop(nodes, weakref.ref(self), loop)
         await anext(closer)
         try:
-            layout, clock = await self._ensure_layout(nodes, namespace)
+            layout, heard = await self._ensure_layout(nodes, namespace)
         except BaseException:
             await closer.aclose()
             raise
-        return Session(nodes, Keyspace(namespace, layout), closer, clock)
+        return Session(nodes, Keyspace(namespace, layout), closer, heard)
 
-    async def _ensure_layout(self, nodes: Nodes, namespace: str) -> tuple[Layout, float]:
+    async def _ensure_layout(self, nodes: Nodes, namespace: str) -> tuple[Layout, tuple[bytes, float]]:
         """Return the namespace's layout, written only if there is none (a replica can be read), and the server's clock."""
         key, where = keyspace.layout_key(namespace), f"namespace {namespace!r}"
         wanted = self.layout or Layout()
@@ -176,7 +182,7 @@ class Sessions:
                 reply: Any
                 commands = [("HMGET", key, "version", "partitions", "lanes"), ("TIME",), ("INFO",), ("CONFIG GET", "save")]
                 reply, (seconds, microseconds), info, config = await nodes.run_together(key, commands)
-                clock = seconds * 1000 + microseconds / 1000 - time.monotonic() * 1000
+                heard = b"%d" % (seconds * 1000 + microseconds // 1000), time.monotonic()
                 if reply == [None, None, None]:
                     reply = await scripts.load("ensure_layout")(nodes, [key], arguments)
         except (RedisError, OSError) as error:
@@ -195,7 +201,7 @@ class Sessions:
             await self._durability.try_out(where, nodes, key)
         except (RedisError, OSError) as error:
             raise await self.failed(where, error) from error
-        return stored, clock
+        return stored, heard
 
     def _warn(self, info: Any, config: Any) -> None:
         """Log once what is wrong with the settings of this Redis, as far as this user may see them."""

@@ -162,7 +162,7 @@ class Sentinels(Group):
         ports = [free_port() for _ in range(replicas + 1)]
         self.servers = [Process(directory / "server0", ports[0], *base)]
         for number, port in enumerate(ports[1:], 1):
-            self.servers.append(Process(directory / f"server{number}", port, *base, "--replicaof", f"127.0.0.1 {ports[0]}"))
+            self.servers.append(Process(directory / f"server{number}", port, *base, "--replicaof", "127.0.0.1", str(ports[0])))
         self.sentinels = []
         for number in range(sentinels):
             home, port = directory / f"sentinel{number}", free_port()

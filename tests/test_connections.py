@@ -400,7 +400,7 @@ async def test_a_scope_that_is_no_text_is_named(state: StateManager, raw: redis.
 
 async def test_listing_does_no_work_per_name(state: StateManager, monkeypatch: pytest.MonkeyPatch) -> None:
     await state.set("users", "ann", 1)
-    monkeypatch.setattr(StateManager, "_where", None)
+    monkeypatch.setattr("motia_redis.manager.Place", None)
     assert await state.list("users") == [1]
 
 

@@ -147,8 +147,7 @@ async def test_a_repetition_that_lay_before_a_server_that_stood_still_finds_the_
     raw.hset(keys.revisions, "ann", raw.xadd(keys.events, applied, id=f"{ago}-0"))
     raw.hset(keys.values, "ann", '{"n":1}')
     monkeypatch.setattr(changes, "_request_id", lambda: b"f" * 16)
-    attempt = retries.Attempt(2, ago, 1000)
-    monkeypatch.setattr(retries, "Attempt", lambda *_: attempt)
+    monkeypatch.setattr(retries, "FIRST", retries.Attempt(2, ago, 1000))
     assert await state.update("users", "ann", INCREMENT) == {"n": 1}
     assert await state.get("users", "ann") == {"n": 1}
 

@@ -30,6 +30,13 @@ def test_a_part_stands_in_front_once_and_before_its_users(lua: Path) -> None:
     assert "require" not in text
 
 
+def test_parts_stand_where_the_entry_point_wants_them(lua: Path) -> None:
+    (lua / "lib" / "a.lua").write_text("return 1\n")
+    (lua / "main.lua").write_text('if short then\n  return 0\nend\n-- PARTS\nreturn require("lib.a")\n')
+    text = scripts.assemble("main", lua)
+    assert text == "if short then\n  return 0\nend\nlocal function lib_a()\nreturn 1\nend\nreturn lib_a()\n"
+
+
 def test_a_circle_of_parts_is_refused(lua: Path) -> None:
     (lua / "lib" / "a.lua").write_text('local b = require("lib.b")\n')
     (lua / "lib" / "b.lua").write_text('local a = require("lib.a")\n')

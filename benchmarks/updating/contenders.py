@@ -97,7 +97,7 @@ class Ours(Contender):
     def __init__(self, server: Server) -> None:
         super().__init__(server, scripts.load("mutate").source)
         self.manager = StateManager(f"unix://{server.socket}", namespace="bench", retention=Retention(HISTORY), deadline=0)
-        self.session = Session(cast("Any", None), Keyspace("bench", Layout()), cast("Any", None), clock=0.0)
+        self.session = Session(cast("Any", None), Keyspace("bench", Layout()), cast("Any", None), heard=(b"0", 0.0))
         self.change: list[bytes] = []
 
     def prepare(self, text: bytes, operation: Operation) -> None:

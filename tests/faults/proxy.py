@@ -20,7 +20,7 @@ CHANGES = frozenset({b"EVALSHA", b"EVAL", b"INCRBY"})
 
 
 class FaultProxy:
-    """Passes requests on to a Redis and harms those with changes at a `rate` (0 to 1). Serves on `async with`."""
+    """Passes requests on to a Redis and harms them at a `rate` (0 to 1) per change that they carry. Serves on `async with`."""
 
     def __init__(self, port: int, *, rate: float, seed: int, delay: float) -> None:
         self.rate = rate
@@ -88,7 +88,8 @@ class FaultProxy:
             writer.close()
 
     def _choose(self, commands: list[list[bytes]]) -> str | None:
-        if not any(command[0].upper() in CHANGES for command in commands) or self._random.random() >= self.rate:
+        changes = sum(command[0].upper() in CHANGES for command in commands)
+        if not any(self._random.random() < self.rate for _ in range(changes)):
             return None
         fault = self._random.choice(FAULTS)
         self.injected[fault] += 1

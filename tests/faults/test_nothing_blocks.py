@@ -220,6 +220,7 @@ async def test_list_groups_costs_the_scopes_and_not_the_keys(site: Site, big: St
             if "config" not in name and "ping" not in name
         }
 
+    await big.list_groups()  # connections are there
     alone = await commands()
     site.fill_foreign()
     beside = await commands()
