@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import random
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,6 +10,7 @@ from redis.exceptions import ResponseError
 
 from motia_redis import keyspace, replies, scripts
 from motia_redis.errors import RevisionConflict, StateError
+from motia_redis.randomness import generator, random_id
 from motia_redis.retries import MARGIN, Retries
 from motia_redis.tracing import current_trace_id
 
@@ -116,7 +115,7 @@ class Changes:
 
     def _limits_of_stream(self) -> bytes:
         """Return what the script trims the stream to: nothing for most changes. One in 64 looks for what can go, for all."""
-        return b"" if _random.getrandbits(6) else self._trimming
+        return b"" if generator.getrandbits(6) else self._trimming
 
     async def _send(
         self, where: object, session: Session, script: Script, keys: list[bytes], arguments: list[bytes]
@@ -178,14 +177,8 @@ def _expected(if_revision: object, where: object) -> bytes:
     raise StateError(f"{where}: if_revision must be a revision like '1700000000000-0', or None: {if_revision!r:.80}")
 
 
-# Not the module's own generator, which a program may have seeded: request ids must not repeat, in forked processes neither.
-_random = random.Random()  # noqa: S311  # unique, not secret
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_random.seed)
-
-
 def _request_id() -> bytes:
-    return b"%016x" % _random.getrandbits(64)
+    return random_id(16).encode()
 
 
 def _trace() -> bytes:

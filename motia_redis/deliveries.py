@@ -1,26 +1,32 @@
-"""Handling what was read: each key's entries one after the other, attempts, retries, dead letters, acknowledgements."""
+"""Handling what was read: each key's entries one after the other, attempts, retries, dead letters.
+
+Few tasks, as many as handlers may run at once, take turns with the keys that are ready: so a handler that waits for nothing costs
+no task of its own, and a busy key holds up no other.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
-from collections import deque
-from contextlib import AsyncExitStack, suppress
+from collections import defaultdict, deque
+from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
 from motia_redis import scripts
-from motia_redis.logs import running_step
+from motia_redis.logs import enter_step
+from motia_redis.randomness import generator
 from motia_redis.subscriptions import StreamEntry
-from motia_redis.tracing import trace
+from motia_redis.tracing import enter_trace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Coroutine, Iterable
     from concurrent.futures import Executor
 
+    from motia_redis.acknowledgements import Acknowledgements
     from motia_redis.keyspace import Keyspace
     from motia_redis.leases import Lane, Leases
     from motia_redis.manager import StateManager
@@ -29,11 +35,12 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_ENTRIES = 512  # of one step, read and not yet acknowledged
+_ENTRIES = 2048  # of one step, read and not yet acknowledged
+_REFILL = _ENTRIES // 2  # with so many left, more are read: many at once, which is cheaper for all sides
 _BYTES = 16 * 1024 * 1024  # of the same
 _PARKED = 20_000  # entries of one step that wait behind a key in back-off, without their data
 _RECONNECT = (0.1, 5.0)  # seconds: first and longest pause while Redis is away
-_ACKNOWLEDGED_AT_ONCE = 1000
+_TURN = 32  # entries that one task handles before others have the event loop, handlers that wait for nothing included
 _ERROR_TEXT = 4000  # characters of an error that a dead letter keeps
 
 
@@ -51,6 +58,15 @@ class Delivery:
     size: int
     attempts: int  #: made so far, in any process
     suspect: bool  #: its last holder died; it may be the cause
+    trace_id: str = ""  #: the same for all attempts made here
+
+
+class _Outcome(Enum):
+    """What becomes of an entry behind one turn."""
+
+    DONE = "to be acknowledged"
+    LEFT = "left to the lane's next holder, or moved to the dead letters already"
+    LATER = "to be tried again; its key comes back by itself"
 
 
 class _Load:
@@ -60,6 +76,11 @@ class _Load:
         self.entries = 0
         self.bytes = 0
         self.parked = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more may be read now."""
+        return self.entries > _REFILL or self.bytes >= _BYTES or self.parked >= _PARKED
 
     def add(self, size: int) -> None:
         """Count an entry that is here with its data."""
@@ -85,45 +106,44 @@ class Deliveries:
         executor: Executor,
         on_room: Callable[[], None],
     ) -> None:
-        self.leases: Leases  # set by the worker, which ties the two together
+        self.leases: Leases  # set by the worker, which ties these together
+        self.acknowledgements: Acknowledgements
         self._state = state
         self._nodes = nodes
         self._keyspace = keyspace
-        self._running = asyncio.Semaphore(concurrency)
         self._executor = executor
         self._on_room = on_room
         self._queues: dict[Any, deque[Delivery]] = {}
-        self._blocked: set[Any] = set()
-        self._loads: dict[str, _Load] = {}
+        self._ready: deque[Any] = deque()  # keys whose first entry can be handled now
+        self._free = concurrency  # how many more tasks may handle entries
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps no task alive
-        self._done: dict[Lane, list[Delivery]] = {}
-        self._acknowledge_now = asyncio.Event()
-        self._suspects = asyncio.Lock()
+        self._blocked: set[Any] = set()  # keys in back-off
+        self._is_suspect_running = False
+        self._suspects: deque[Any] = deque()  # keys that wait for it
+        self._loads: defaultdict[str, _Load] = defaultdict(_Load)
 
     # -- taking in ----------------------------------------------------------------------------------------------------
 
     def room(self, subscription: Subscription) -> int:
         """Return how many more entries of a step may be read now."""
-        load = self._load(subscription)
-        if load.bytes >= _BYTES or load.parked >= _PARKED:
+        load = self._loads[subscription.group]
+        if load.is_full:
             return 0
         by_entries = _ENTRIES - load.entries
         mean = load.bytes // load.entries if load.entries else 0
-        return max(0, min(by_entries, (_BYTES - load.bytes) // mean if mean else by_entries))
+        return max(1, min(by_entries, (_BYTES - load.bytes) // mean if mean else by_entries))
 
     def submit(self, lane: Lane, entry: StreamEntry, *, attempts: int, suspect: bool) -> None:
         """Queue an entry behind those of its key."""
         size = sum(map(len, entry.fields.values()))
         delivery = Delivery(lane, entry.id, entry, size, attempts, suspect)
-        key = (lane, entry.order_key)
+        key = (lane, *entry.order_key)
         lane.held.add(entry.id)
-        self._load(lane.subscription).add(size)
+        self._loads[lane.subscription.group].add(size)
         queue = self._queues.get(key)
         if queue is None:
             self._queues[key] = deque([delivery])
-            task = asyncio.create_task(self._work_off(key))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._make_ready(key)
         else:
             queue.append(delivery)
             if key in self._blocked:
@@ -133,23 +153,15 @@ class Deliveries:
         """Acknowledge an entry that is pending and not in the stream any more: nobody can handle it."""
         _report_trimmed(lane, entry_id)
         lane.held.add(entry_id)
-        self._load(lane.subscription).add(0)
+        self._loads[lane.subscription.group].add(0)
         entry = StreamEntry(lane.stream, entry_id, {})
-        self._settle(Delivery(lane, entry_id, entry, 0, 0, suspect=False))
-
-    def _settle(self, delivery: Delivery) -> None:
-        """Have an entry acknowledged with the next round trip."""
-        self._done.setdefault(delivery.lane, []).append(delivery)
-        self._acknowledge_now.set()
-
-    def _load(self, subscription: Subscription) -> _Load:
-        return self._loads.setdefault(subscription.group, _Load())
+        self.acknowledgements.add(lane, Delivery(lane, entry_id, entry, 0, 0, suspect=False))
 
     def _park(self, delivery: Delivery) -> None:
         """Keep only the id of an entry that has to wait for long, so that others can be read."""
         if delivery.entry is not None:
             delivery.entry = None
-            load = self._load(delivery.lane.subscription)
+            load = self._loads[delivery.lane.subscription.group]
             load.remove(delivery.size)
             load.parked += 1
             self._on_room()
@@ -164,99 +176,150 @@ class Deliveries:
         reply = await self._until_done(lane, read)
         if not reply:
             return None
-        load = self._load(lane.subscription)
+        load = self._loads[lane.subscription.group]
         load.parked -= 1
         load.add(delivery.size)
         delivery.entry = StreamEntry(lane.stream, delivery.id, reply[0][1])
         return delivery.entry
 
-    def _drop(self, delivery: Delivery) -> None:
-        """Forget an entry: it is acknowledged, or left to the next holder of its lane."""
-        load = self._load(delivery.lane.subscription)
-        if delivery.entry is None:
-            load.parked -= 1
-        else:
-            load.remove(delivery.size)
-        delivery.lane.held.discard(delivery.id)
-        if not delivery.lane.held and delivery.lane.closing.is_set():
+    def drop(self, lane: Lane, deliveries: Iterable[Delivery]) -> None:
+        """Forget entries of one lane: they are acknowledged, or left to the lane's next holder."""
+        load = self._loads[lane.subscription.group]
+        was_full = load.is_full
+        for delivery in deliveries:
+            if delivery.entry is None:
+                load.parked -= 1
+            else:
+                load.remove(delivery.size)
+            lane.held.discard(delivery.id)
+        if not lane.held and lane.closing.is_set():
             self.leases.drained()
-        self._on_room()
+        if was_full and not load.is_full:
+            self._on_room()
 
     # -- handling -----------------------------------------------------------------------------------------------------
 
-    async def _work_off(self, key: Any) -> None:
-        """Handle the entries of one key, one after the other."""
-        queue = self._queues[key]
-        while queue:
-            delivery = queue[0]
-            settled = False
-            try:
-                entry = delivery.entry
-                if entry is None and not delivery.lane.closing.is_set():
-                    entry = await self._unpark(delivery)
-                    if entry is None and not delivery.lane.closing.is_set():
-                        _report_trimmed(delivery.lane, delivery.id)
-                        settled = True
-                if entry is not None:
-                    settled = await self._deliver(delivery, entry, key)
-            except Exception:  # noqa: BLE001  # a defect of ours: the entry stays pending, and its lane goes on
-                _log.exception("step %s: entry %s", delivery.lane.subscription.group, delivery.id)
-            queue.popleft()
-            if settled:
-                self._settle(delivery)
-            else:
-                self._drop(delivery)
-        del self._queues[key]
-        self._blocked.discard(key)
+    def _make_ready(self, key: Any) -> None:
+        """Have the first entry of a key handled: by one more task while there may be more, else by the next that has time."""
+        self._ready.append(key)
+        if self._free:
+            self._free -= 1
+            self._keep(self._run())
 
-    async def _deliver(self, delivery: Delivery, entry: StreamEntry, key: Any) -> bool:
-        """Try an entry until it is to be acknowledged (True) or left to the lane's next holder (False)."""
-        lane, step, trace_id = delivery.lane, delivery.lane.subscription.step, entry.trace_id
-        error: BaseException = WorkerDied(f"the process ended during each of {delivery.attempts} attempts")
-        with trace(trace_id), running_step(step.name):
-            while delivery.attempts < step.max_attempts:
-                if lane.closing.is_set() or not self.leases.valid():
-                    return False
-                outcome = await self._attempt(delivery, entry, trace_id)
-                if outcome is None:
-                    return True
-                error = outcome
-                if delivery.attempts >= step.max_attempts:
-                    break
-                pause = step.pause(delivery.attempts) * random.uniform(0.8, 1.2)  # noqa: S311  # jitter, no secret
-                _log.warning(
-                    "step %s: attempt %d of %d at %s failed, next in %.1f s: %r",
-                    step.name, delivery.attempts, step.max_attempts, entry.id, pause, error, exc_info=error,
-                )  # fmt: skip
-                await self._back_off(key, lane, pause)
-            return await self._bury(delivery, error)
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    async def _attempt(self, delivery: Delivery, entry: StreamEntry, trace_id: str) -> BaseException | None:
+    async def _run(self) -> None:
+        """Handle what is ready: an entry of each key in turn."""
+        turns = 0
+        try:
+            while self._ready:
+                key = self._ready.popleft()
+                queue = self._queues[key]
+                if await self._is_behind(queue[0], key):
+                    queue.popleft()
+                    if queue:
+                        self._ready.append(key)
+                    else:
+                        del self._queues[key]
+                turns += 1
+                if turns % _TURN == 0:
+                    await asyncio.sleep(0)
+        finally:
+            self._free += 1
+
+    async def _is_behind(self, delivery: Delivery, key: Any) -> bool:
+        """Handle the first entry of a key; return whether the next one may follow."""
+        try:
+            outcome = await self._deliver(delivery, key)
+        except Exception:  # noqa: BLE001  # a defect of ours: the entry stays pending, and its lane goes on
+            _log.exception("step %s: entry %s", delivery.lane.subscription.group, delivery.id)
+            outcome = _Outcome.LEFT
+        if outcome is _Outcome.DONE:
+            self.acknowledgements.add(delivery.lane, delivery)
+        elif outcome is _Outcome.LEFT:
+            self.drop(delivery.lane, [delivery])
+        return outcome is not _Outcome.LATER
+
+    async def _deliver(self, delivery: Delivery, key: Any) -> _Outcome:
+        """Make one attempt at an entry, if this worker still may."""
+        lane = delivery.lane
+        if lane.closing.is_set() or not self.leases.valid():
+            return _Outcome.LEFT
+        entry = delivery.entry or await self._unpark(delivery)
+        if entry is not None:
+            return await self._try(delivery, entry, key)
+        if lane.closing.is_set():
+            return _Outcome.LEFT
+        _report_trimmed(lane, delivery.id)
+        return _Outcome.DONE
+
+    async def _try(self, delivery: Delivery, entry: StreamEntry, key: Any) -> _Outcome:
+        """Run the handler if an attempt is left, and see to what follows from that."""
+        step = delivery.lane.subscription.step
+        delivery.trace_id = delivery.trace_id or entry.trace_id
+        enter_trace(delivery.trace_id)
+        enter_step(step.name)
+        error: BaseException | None
+        if delivery.attempts >= step.max_attempts:
+            error = WorkerDied(f"the process ended during each of {delivery.attempts} attempts")
+        elif not delivery.suspect:
+            error = await self._attempt(delivery, entry)
+        elif delivery.attempts and self._is_suspect_running:
+            self._suspects.append(key)
+            return _Outcome.LATER
+        else:
+            error = await self._attempt_suspect(delivery, entry)
+        if error is None:
+            return _Outcome.DONE
+        if delivery.attempts < step.max_attempts:
+            self._back_off(key, delivery, error)
+            return _Outcome.LATER
+        await self._bury(delivery, error)
+        return _Outcome.LEFT
+
+    async def _attempt_suspect(self, delivery: Delivery, entry: StreamEntry) -> BaseException | None:
+        """Run the handler for an entry that may be what ended a process, and count it before."""
+        alone = bool(delivery.attempts)  # not for the first time: then nothing else is to be suspected with it
+        if alone:
+            self._is_suspect_running = True
+        try:
+            await self._record(delivery)
+            error = await self._attempt(delivery, entry)
+        finally:
+            if alone:
+                self._is_suspect_running = False
+                if self._suspects:
+                    self._make_ready(self._suspects.popleft())
+        delivery.suspect = False  # it ran, and the process lives
+        return error
+
+    async def _attempt(self, delivery: Delivery, entry: StreamEntry) -> BaseException | None:
         """Run the handler once and count it; return what it raised."""
         subscription = delivery.lane.subscription
-        suspect = delivery.suspect
-        error: BaseException | None = None
-        async with AsyncExitStack() as turn:
-            if suspect and delivery.attempts:
-                # It was running when a process died, and not for the first time: alone, so that nothing else is suspected.
-                await turn.enter_async_context(self._suspects)
-            await turn.enter_async_context(self._running)
-            if suspect:
-                await self._record(delivery)
-            delivery.attempts += 1
-            try:
-                async with asyncio.timeout(subscription.step.timeout):
-                    await subscription.handle(entry, self._state, trace_id, delivery.attempts, self._executor)
-            except asyncio.CancelledError as cancelled:
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():
-                    raise
-                error = cancelled  # the handler's own doing
-            except Exception as raised:  # noqa: BLE001  # a handler may raise anything; only its own key must wait
-                error = raised
-        if error is not None and not suspect:
+        timeout = subscription.step.timeout
+        error: BaseException
+        delivery.attempts += 1
+        run = subscription.handle(entry, self._state, delivery.trace_id, delivery.attempts, self._executor)
+        try:
+            if timeout is None:
+                await run
+            else:
+                async with asyncio.timeout(timeout):
+                    await run
+        except asyncio.CancelledError as cancelled:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            error = cancelled  # the handler's own doing
+        except Exception as raised:  # noqa: BLE001  # a handler may raise anything; only its own key must wait
+            error = raised
+        else:
+            return None
+        if not delivery.suspect:
             await self._record(delivery)
-        delivery.suspect = False  # it ran, and the process lives
         return error
 
     async def _record(self, delivery: Delivery) -> None:
@@ -266,17 +329,27 @@ class Deliveries:
         with suppress(RedisError, OSError):  # then the count starts again after a crash: an attempt more, none less
             await self._nodes.run(key, "HINCRBY", key, attempts_field(lane, delivery.id), 1)
 
-    async def _back_off(self, key: Any, lane: Lane, pause: float) -> None:
+    def _back_off(self, key: Any, delivery: Delivery, error: BaseException) -> None:
         """Let a key wait; what is queued behind it must not keep others from being read."""
+        lane, step = delivery.lane, delivery.lane.subscription.step
+        pause = step.pause(delivery.attempts) * generator.uniform(0.8, 1.2)
+        _log.warning(
+            "step %s: attempt %d of %d at %s failed, next in %.1f s: %r",
+            step.name, delivery.attempts, step.max_attempts, delivery.id, pause, error, exc_info=error,
+        )  # fmt: skip
         self._blocked.add(key)
-        for delivery in list(self._queues[key])[1:]:
-            self._park(delivery)
+        for waiting in list(self._queues[key])[1:]:
+            self._park(waiting)
+        self._keep(self._come_back(key, lane, pause))
+
+    async def _come_back(self, key: Any, lane: Lane, pause: float) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(pause):
                 await lane.closing.wait()
         self._blocked.discard(key)
+        self._make_ready(key)
 
-    async def _bury(self, delivery: Delivery, error: BaseException) -> bool:
+    async def _bury(self, delivery: Delivery, error: BaseException) -> None:
         """Move an entry to the step's dead letters and acknowledge it, in one step."""
         lane, step = delivery.lane, delivery.lane.subscription.group
         _log.error("step %s: giving up on %s after %d attempts: %r", step, delivery.id, delivery.attempts, error, exc_info=error)
@@ -295,43 +368,6 @@ class Deliveries:
             )
 
         await self._until_done(lane, move)
-        return False  # nothing is left to acknowledge
-
-    # -- acknowledging ------------------------------------------------------------------------------------------------
-
-    async def run_acknowledging(self) -> None:
-        """Acknowledge what is done, until cancelled; what gets done during one round trip goes with the next."""
-        pause = _RECONNECT[0]
-        while True:
-            await self._acknowledge_now.wait()
-            self._acknowledge_now.clear()
-            done, self._done = self._done, {}
-            try:
-                await self._send_acknowledgements(done)
-                pause = _RECONNECT[0]
-            except (RedisError, OSError) as error:
-                _log.warning("acknowledging: trying again in %.1f s: %s", pause, error)
-                for lane, deliveries in done.items():
-                    self._done[lane] = deliveries + self._done.get(lane, [])
-                self._acknowledge_now.set()
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, _RECONNECT[1])
-
-    async def _send_acknowledgements(self, done: Mapping[Lane, list[Delivery]]) -> None:
-        calls: Any = []
-        for lane, deliveries in done.items():
-            group = lane.subscription.group
-            keys = [self._keyspace.leases(lane.stream), lane.stream, self._keyspace.attempts(lane.stream, group)]
-            ids = [delivery.id for delivery in deliveries]
-            for at in range(0, len(ids), _ACKNOWLEDGED_AT_ONCE):
-                calls.append((keys, [self.leases.worker, lane.name, group, *ids[at : at + _ACKNOWLEDGED_AT_ONCE]]))
-        accepted = await scripts.load("acknowledge").many(self._nodes, calls)
-        for deliveries in done.values():
-            for delivery in deliveries:
-                self._drop(delivery)
-        if not all(accepted) and self.leases.worker:
-            _log.warning("worker %s: an acknowledgement was refused: the lane has another holder", self.leases.worker)
-            self.leases.lose()
 
     async def _until_done(self, lane: Lane, send: Callable[[], Any]) -> Any:
         """Repeat a call that may be made twice until Redis has answered; None when the lane closes before."""

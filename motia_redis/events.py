@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from motia_redis import codec
 from motia_redis.inputs import StateTriggerInput
@@ -13,6 +13,17 @@ if TYPE_CHECKING:
     Fields = Mapping[bytes, bytes]
 
 
+class _Event(NamedTuple):
+    """An event that could not be decoded, put into words only then."""
+
+    id: str
+    scope: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"event {self.id} of scope {self.scope!r} key {self.key!r}"
+
+
 def decode_change(entry_id: str, fields: Fields) -> StateTriggerInput:
     """Return the change that an event tells of.
 
@@ -21,11 +32,13 @@ def decode_change(entry_id: str, fields: Fields) -> StateTriggerInput:
     """
     scope, key, new = fields[b"scope"].decode(), fields[b"key"].decode(), fields[b"new"]
     event_type = fields[b"type"].decode()
-    where = f"event {entry_id} of scope {scope!r} key {key!r}"
+    where = _Event(entry_id, scope, key)
     old_value = new_value = None
     if event_type != "state:created":
-        prefix, suffix = map(int, fields[b"kept"].split(b":"))
-        old = new[:prefix] + fields[b"old"] + new[len(new) - suffix :]
+        old, kept = fields[b"old"], fields[b"kept"]
+        if kept != b"0:0":
+            prefix, suffix = map(int, kept.split(b":"))
+            old = new[:prefix] + old + new[len(new) - suffix :]
         old_value = codec.decode(old, where=where)
     if event_type != "state:deleted":
         new_value = codec.decode(new, where=where)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import secrets
 import socket
 import time
 from contextlib import suppress
@@ -23,6 +22,7 @@ from redis.exceptions import RedisError
 
 from motia_redis import connections, scripts
 from motia_redis.errors import StateUnavailable
+from motia_redis.randomness import random_id
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -178,7 +178,7 @@ class Leases:
         """Prolong the leases and move towards the assignment; return whether nothing is left to move."""
         asked = time.monotonic()
         first = not self.worker
-        worker = self.worker or secrets.token_hex(8)
+        worker = self.worker or random_id(16)
         ttl = str(int(self._ttl * 1000))
         calls: Any = [([partition], [worker, ttl, "first" if first else "again"]) for partition in self._partitions]
         renewed = await scripts.load("renew_leases").many(self._nodes, calls)

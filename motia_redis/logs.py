@@ -26,6 +26,11 @@ LOGGER_NAME = "motia_redis.step"
 _step_name: ContextVar[str | None] = ContextVar("motia_redis_step_name", default=None)
 
 
+def enter_step(name: str) -> None:
+    """Make `name` the step that lines of the global `logger` are attributed to, for what follows in this task."""
+    _step_name.set(name)
+
+
 @contextmanager
 def running_step(name: str) -> Iterator[None]:
     """Make `name` the step that lines of the global `logger` are attributed to inside the block."""

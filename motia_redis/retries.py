@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -12,6 +11,7 @@ from redis.exceptions import RedisError
 
 from motia_redis import connections, replies
 from motia_redis.errors import StateUnavailable
+from motia_redis.randomness import generator
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -80,7 +80,7 @@ class Retries:
                     await self._sessions.revive()
                 except StateUnavailable as reason:
                     raise StateUnavailable(f"{where}: {reason}", maybe_applied=maybe_applied) from failure
-            wait = pause * random.uniform(0.5, 1.0)  # noqa: S311  # jitter, no secret
+            wait = pause * generator.uniform(0.5, 1.0)
             if not again or time.monotonic() - began + wait > self.deadline:
                 raise connections.unavailable(where, self._sessions.url, failure, maybe_applied=maybe_applied) from failure
             await asyncio.sleep(wait)

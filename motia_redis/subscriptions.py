@@ -29,10 +29,10 @@ class StreamEntry:
     fields: Mapping[bytes, bytes]
 
     @property
-    def order_key(self) -> tuple[bytes, bytes, bytes]:
-        """What entries must share to be handled one after the other: the scope and key, or the topic and key."""
-        key = self.fields.get(b"key") or self.id.encode()
-        return self.stream, self.fields.get(b"scope", b""), key
+    def order_key(self) -> tuple[bytes, bytes]:
+        """What entries of one stream must share to be handled one after the other: the scope and key, or the topic's key."""
+        fields = self.fields
+        return fields.get(b"scope", b""), fields.get(b"key") or self.id.encode()
 
     @property
     def revision(self) -> str:
@@ -56,14 +56,11 @@ class Subscription:
     def __init__(self, step: Step, keyspace: Keyspace) -> None:
         self.step = step
         self.group = step.name
-        streams = [s for trigger in step.state_triggers for s in keyspace.event_streams(trigger.scope, trigger.key)]
+        self._state_triggers = step.state_triggers
+        self._logger = Logger(step.name)
+        streams = [s for trigger in self._state_triggers for s in keyspace.event_streams(trigger.scope, trigger.key)]
         streams += [s for trigger in step.queue_triggers for s in keyspace.topic_streams(trigger.topic)]
         self.streams = list(dict.fromkeys(streams))
-
-    def candidates(self, entry: StreamEntry) -> list[StateTrigger]:
-        """Return the state triggers whose `scope` and `key` fit the entry. Cheap: nothing is decoded."""
-        scope, key = entry.fields.get(b"scope", b"").decode(), entry.fields[b"key"].decode()
-        return [trigger for trigger in self.step.state_triggers if trigger.scope in (None, scope) and trigger.key in (None, key)]
 
     async def handle(self, entry: StreamEntry, state: StateManager, trace_id: str, attempt: int, executor: Executor) -> None:
         """Run the handler for an entry if a trigger's condition holds. Raises what the two raise."""
@@ -82,7 +79,7 @@ class Subscription:
             )
             await calls.call(handler, data, self._context(state, trace_id, info), executor)
             return
-        triggers = self.candidates(entry)
+        triggers = self._candidates(entry)
         if not triggers:
             return
         change = events.decode_change(entry.revision, entry.fields)
@@ -91,7 +88,7 @@ class Subscription:
             scope=change.group_id,
             key=change.item_id,
             event_type=change.event_type,
-            revision=entry.revision,
+            revision=change.revision,
             attempt=attempt,
         )
         ctx = self._context(state, trace_id, info)
@@ -100,12 +97,18 @@ class Subscription:
                 await calls.call(handler, change, ctx, executor)
                 return
 
+    def _candidates(self, entry: StreamEntry) -> list[StateTrigger]:
+        """Return the state triggers whose `scope` and `key` fit the entry. Cheap: nothing of the values is decoded."""
+        scope, key = entry.fields.get(b"scope", b"").decode(), entry.fields[b"key"].decode()
+        return [trigger for trigger in self._state_triggers if trigger.scope in (None, scope) and trigger.key in (None, key)]
+
     def _context(self, state: StateManager, trace_id: str, info: TriggerInfo) -> FlowContext:
-        name = self.step.name
-        return FlowContext(state=state, logger=Logger(name), trace_id=trace_id, trigger=info, step_name=name)
+        return FlowContext(state=state, logger=self._logger, trace_id=trace_id, trigger=info, step_name=self.group)
 
 
 async def _holds(condition: calls.Function, input: Any, ctx: FlowContext) -> bool:
     # Conditions look at every event, so a sync one is called on the loop: a thread would cost more than the look.
     result = calls.call_here(condition, input, ctx)
-    return bool(await result if inspect.isawaitable(result) else result)
+    if not isinstance(result, bool) and inspect.isawaitable(result):
+        result = await result
+    return bool(result)

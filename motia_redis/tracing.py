@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
+
+from motia_redis.randomness import random_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,12 +16,17 @@ _trace_id: ContextVar[str | None] = ContextVar("motia_redis_trace_id", default=N
 
 def new_trace_id() -> str:
     """Return a fresh random trace id of 32 hex digits, the form of the W3C trace context."""
-    return secrets.token_hex(16)
+    return random_id(32)
 
 
 def current_trace_id() -> str | None:
     """Return the trace id of the handler that runs here, or None outside of any."""
     return _trace_id.get()
+
+
+def enter_trace(trace_id: str) -> None:
+    """Make `trace_id` the current one for what follows in this task."""
+    _trace_id.set(trace_id)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError
 
 from motia_redis import connections
+from motia_redis.acknowledgements import Acknowledgements
 from motia_redis.deliveries import Deliveries
 from motia_redis.leases import Leases, lane_name
 from motia_redis.reader import Reader
@@ -103,12 +104,13 @@ class Worker:
             on_change=look_again.set,
             revive=self._state.revive,
         )
-        deliveries.leases = leases
+        acknowledgements = Acknowledgements(leases, nodes, keyspace, on_sent=deliveries.drop)
+        deliveries.leases, deliveries.acknowledgements = leases, acknowledgements
         # Whoever lost its groups (a flushed Redis) reads what there is: rather twice than not at all.
         reader = Reader(leases, deliveries, nodes, keyspace, changed=look_again, restore_groups=lambda: self._create_groups("0"))
         try:
             async with asyncio.TaskGroup() as tasks:
-                background = [tasks.create_task(reader.run()), tasks.create_task(deliveries.run_acknowledging())]
+                background = [tasks.create_task(reader.run()), tasks.create_task(acknowledgements.run())]
                 keeping = tasks.create_task(leases.run())
                 await self._stopping.wait()
                 leases.stop()

@@ -14,7 +14,7 @@ FLOORS = [
     {"worker", "web", "status", "dead_letters", "doctor"},
     {"registry"},
     {"reader"},
-    {"deliveries", "leases"},
+    {"deliveries", "leases", "acknowledgements"},
     {"subscriptions", "application"},
     {"steps", "context", "events"},
     {"calls", "logs"},
@@ -27,6 +27,7 @@ FLOORS = [
     {"links"},
     {"limits", "urls"},
     {"errors", "tracing"},
+    {"randomness"},
 ]
 
 

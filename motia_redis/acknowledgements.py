@@ -1,0 +1,80 @@
+"""Acknowledging what was handled, in batches: what gets done during one round trip goes with the next."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import RedisError
+
+from motia_redis import scripts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from motia_redis.deliveries import Delivery
+    from motia_redis.keyspace import Keyspace
+    from motia_redis.leases import Lane, Leases
+    from motia_redis.nodes import Nodes
+
+_log = logging.getLogger(__name__)
+
+_AT_ONCE = 1000  # entries that one script acknowledges
+_RECONNECT = (0.1, 5.0)  # seconds: first and longest pause while Redis is away
+
+
+class Acknowledgements:
+    """What waits to be acknowledged, by lane. `on_sent` is called with a lane and its entries when Redis has answered."""
+
+    def __init__(
+        self, leases: Leases, nodes: Nodes, keyspace: Keyspace, *, on_sent: Callable[[Lane, list[Delivery]], None]
+    ) -> None:
+        self._leases = leases
+        self._nodes = nodes
+        self._keyspace = keyspace
+        self._on_sent = on_sent
+        self._done: dict[Lane, list[Delivery]] = {}
+        self._any = asyncio.Event()
+
+    def add(self, lane: Lane, delivery: Delivery) -> None:
+        """Have an entry acknowledged with the next round trip."""
+        waiting = self._done.get(lane)
+        if waiting is None:
+            self._done[lane] = [delivery]
+            self._any.set()
+        else:
+            waiting.append(delivery)
+
+    async def run(self) -> None:
+        """Acknowledge until cancelled."""
+        pause = _RECONNECT[0]
+        while True:
+            await self._any.wait()
+            self._any.clear()
+            done, self._done = self._done, {}
+            try:
+                await self._send(done)
+                pause = _RECONNECT[0]
+            except (RedisError, OSError) as error:
+                _log.warning("acknowledging: trying again in %.1f s: %s", pause, error)
+                for lane, deliveries in done.items():
+                    self._done[lane] = deliveries + self._done.get(lane, [])
+                self._any.set()
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _RECONNECT[1])
+
+    async def _send(self, done: Mapping[Lane, list[Delivery]]) -> None:
+        calls: Any = []
+        for lane, deliveries in done.items():
+            group = lane.subscription.group
+            keys = [self._keyspace.leases(lane.stream), lane.stream, self._keyspace.attempts(lane.stream, group)]
+            ids = [delivery.id for delivery in deliveries]
+            for at in range(0, len(ids), _AT_ONCE):
+                calls.append((keys, [self._leases.worker, lane.name, group, *ids[at : at + _AT_ONCE]]))
+        accepted = await scripts.load("acknowledge").many(self._nodes, calls)
+        for lane, deliveries in done.items():
+            self._on_sent(lane, deliveries)
+        if not all(accepted) and self._leases.worker:
+            _log.warning("worker %s: an acknowledgement was refused: the lane has another holder", self._leases.worker)
+            self._leases.lose()

@@ -1,0 +1,16 @@
+"""The package's own random numbers: not those that a program may have seeded, and others in each forked process."""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import Final
+
+generator: Final = random.Random()  # noqa: S311  # ids and jitter: unique, not secret
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=generator.seed)
+
+
+def random_id(digits: int) -> str:
+    """Return an id of that many hex digits, which nobody else has drawn."""
+    return f"{generator.getrandbits(4 * digits):0{digits}x}"
