@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError, ResponseError
@@ -54,8 +55,8 @@ class Reader:
         self._keyspace = keyspace
         self._restore_groups = restore_groups
         self._changed = changed
-        self._watching: asyncio.Task[Any] | None = None
-        self._watched: dict[Lane, None] = {}
+        self._watches: dict[bytes, _Watch] = {}
+        self._failure: Exception | None = None  # of a watch
 
     async def run(self) -> None:
         """Read until cancelled."""
@@ -64,7 +65,9 @@ class Reader:
             while True:
                 self._changed.clear()
                 try:
-                    if not await self._read():
+                    if await self._read():
+                        await asyncio.sleep(0)  # handlers first
+                    else:
                         await self._wait()
                     pause = _RECONNECT[0]
                 except (RedisError, OSError) as error:
@@ -177,51 +180,60 @@ class Reader:
                 async with asyncio.timeout(_SETTLE):
                     await self._changed.wait()
                     return
-        idle = dict.fromkeys(lane for lane in lanes if not lane.ready)
-        if self._watching is None or self._watching.done() or idle.keys() - self._watched.keys():
-            await self._stop_watching()
-            self._watched = idle
-            self._watching = asyncio.create_task(self._watch(idle)) if idle else None
-        changed = asyncio.create_task(self._changed.wait())
-        try:
-            await asyncio.wait([task for task in (self._watching, changed) if task], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            changed.cancel()
-        if self._watching is not None and self._watching.done():
-            watching, self._watching = self._watching, None
-            watching.result()
+        idle: dict[bytes, set[Lane]] = {}
+        for lane in lanes:
+            if not lane.ready:
+                idle.setdefault(self._together(lane.stream), set()).add(lane)
+        for together, wanted in idle.items():
+            watch = self._watches.get(together)
+            if watch is None or wanted - watch.lanes:
+                if watch is not None:
+                    await _end(watch)
+                self._watches[together] = _Watch(wanted, asyncio.create_task(self._watch(together, wanted)))
+        await self._changed.wait()
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
 
-    async def _watch(self, idle: dict[Lane, None]) -> None:
+    async def _watch(self, together: bytes, lanes: set[Lane]) -> None:
+        """Wait once for new entries in lanes that one command can read, and mark those that have any."""
         by_stream: dict[bytes, list[Lane]] = {}
-        for lane in idle:
+        for lane in lanes:
             by_stream.setdefault(lane.stream, []).append(lane)
-        together: dict[bytes, dict[bytes, str]] = {}
-        for stream, lanes in by_stream.items():
-            together.setdefault(self._together(stream), {})[stream] = min((lane.seen for lane in lanes), key=_order)
-        waits = [asyncio.create_task(self._wait_for(positions)) for positions in together.values()]
+        positions = {stream: min((lane.seen for lane in lanes), key=_order) for stream, lanes in by_stream.items()}
         try:
-            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
-        for wait in done:
-            for stream, entries in _by_stream(wait.result()).items():
+            for stream, entries in _by_stream(await self._wait_for(positions)).items():
                 for lane in by_stream[stream]:
                     lane.ready = True
                     lane.seen = max(lane.seen, entries[0][0].decode(), key=_order)
+        except Exception as error:  # noqa: BLE001  # for whoever waits
+            self._failure = error
+        del self._watches[together]
+        self._changed.set()
 
     async def _wait_for(self, positions: dict[bytes, str]) -> Any:
         command = ("XREAD", "COUNT", 1, "BLOCK", _WATCH, "STREAMS", *positions, *positions.values())
         return await self._nodes.run_blocking(next(iter(positions)), *command)
 
     async def _stop_watching(self) -> None:
-        """Cut a wait off; it only reads, so nothing is lost with its connection."""
-        watching, self._watching = self._watching, None
-        if watching is not None:
-            watching.cancel()
-            with suppress(asyncio.CancelledError, RedisError, OSError):
-                await watching
+        watches, self._watches = self._watches, {}
+        for watch in watches.values():
+            await _end(watch)
+        self._failure = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Watch:
+    """A wait for new entries in some lanes."""
+
+    lanes: set[Lane]
+    task: asyncio.Task[None]
+
+
+async def _end(watch: _Watch) -> None:
+    """Cut a wait off; it only reads, so nothing is lost with its connection."""
+    watch.task.cancel()
+    await asyncio.wait([watch.task])
 
 
 def _by_stream(reply: Any) -> dict[bytes, list[tuple[bytes, Any]]]:
