@@ -2,16 +2,17 @@
 --
 -- KEYS     1 hash of the scope's values    2 hash of the scope's revisions
 --          3 set of the partition's scopes 4 event stream of the key's lane
---          5 hash of what was trimmed from the partition's streams
---          6 record of the request         7 record of the idempotency key, if any
+--          5 record of the request         6 with options: hash of what was trimmed from the partition's streams
+--          7 record of the idempotency key, if any
 -- ARGV     1 scope  2 key  3 request id  4 trace id ("" = none)
---          5 expected revision: "" = any, "none" = the key must hold no value, else the revision it must have
---          6 most bytes a value may have   7 "" or, to trim the stream, "<history>:<cap>:<age>": see lib/retention.lua
---          8 "" for a first attempt without idempotency key, else see lib/once.lua
---          9 kind of change, and what it takes:
---            "set"     10 sealed text
---            "delete"  10 "quiet": the old text is not wanted
---            "update"  10 "strict" or "lenient"  11 number of operations, then for each:
+--          5 "" or options, "<expected>\n<limits>\n<again>":
+--            expected  "" = any revision, "none" = the key must hold no value, else the revision it must have
+--            limits    "" or, to trim the stream, "<history>:<cap>:<age>": see lib/retention.lua
+--            again     "" for a first attempt without idempotency key, else see lib/once.lua
+--          6 kind of change, and what it takes:
+--            "set"     7 sealed text
+--            "delete"  7 "quiet": the old text is not wanted
+--            "update"  7 "strict" or "lenient"  8 most bytes a value may have  9 number of operations, then for each:
 --                      name  path length  path segments...  and
 --                        add set replace test increment append: value
 --                        move copy:                             from length  from segments...
@@ -29,9 +30,8 @@
 --          it holds a value; or nothing changes at all. Everything is checked before the first write. A request is applied once.
 
 local SEAL = "\t\r\t" -- behind every text that this package writes; see codec.py
-local values, revisions, scopes, events, trimmed = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local scope, key, request, trace = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local expected, most_bytes, limits, again, kind = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local values, revisions, scopes, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local scope, key, request, trace, options, kind = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local call, pcall_redis = redis.call, redis.pcall
 
 -- Append the event and change the key from `old` (false = it held none) to `new` (false = it is deleted). Of the old text
@@ -71,15 +71,19 @@ local function write(old, new, cut, kept, told)
   return { revision, told }
 end
 
--- The first attempt of most requests: nothing to remember and nothing to look up, but that no later attempt has been here.
-local first = again == "" and call("EXISTS", KEYS[6]) == 0
--- A script makes its functions anew at every call: the most common change comes before those that it does not need.
-if first and kind == "set" and expected == "" and limits == "" then
+-- A script makes its functions anew at every call: the most common change comes before those that it does not need. It is a first
+-- attempt, so there is nothing to remember and nothing to look up, but that no later attempt has been here.
+if kind == "set" and options == "" and call("EXISTS", KEYS[5]) == 0 then
   local old = call("HGET", values, key)
-  return write(old, ARGV[10], old or "", "0:0")
+  return write(old, ARGV[7], old or "", "0:0")
 end
 
 -- PARTS
+
+local expected, limits, again = string.match(options, "^([^\n]*)\n([^\n]*)\n([^\n]*)$")
+if not expected then
+  expected, limits, again = "", "", ""
+end
 
 local function change()
   local old = call("HGET", values, key)
@@ -90,15 +94,15 @@ local function change()
     end
   end
   if kind == "set" then
-    return write(old, ARGV[10], old or "", "0:0")
+    return write(old, ARGV[7], old or "", "0:0")
   elseif kind == "delete" then
-    return old and write(old, false, old, "0:0", ARGV[10] ~= "quiet" and old or nil) or {}
-  elseif not old and ARGV[10] == "strict" then
+    return old and write(old, false, old, "0:0", ARGV[7] ~= "quiet" and old or nil) or {}
+  elseif not old and ARGV[7] == "strict" then
     return redis.error_reply("KEYMISSING")
   end
   local patch = require("lib.patch")
   local document = patch.new_document(old or "{}" .. SEAL)
-  local done, failure = pcall(patch.apply, document, ARGV, 11, ARGV[10] == "strict")
+  local done, failure = pcall(patch.apply, document, ARGV, 9, ARGV[7] == "strict")
   if not done then
     if type(failure) ~= "table" then
       error(failure, 0)
@@ -110,7 +114,7 @@ local function change()
     return { call("HGET", revisions, key) or "0-0", old }
   end
   local text, prefix, suffix = document.text, document.prefix, document.suffix
-  if #text > most_bytes + #SEAL then
+  if #text > ARGV[8] + #SEAL then
     return redis.error_reply("TOOLARGE " .. #text - #SEAL)
   end
   -- What stays of the old text at both ends of the new: the event carries only the bytes between.
@@ -121,7 +125,7 @@ end
 local function change_and_trim()
   local reply = change()
   if limits ~= "" and reply[1] and not reply.err then
-    local done, lost = pcall(require("lib.retention").trim, call, events, trimmed, limits)
+    local done, lost = pcall(require("lib.retention").trim, call, events, KEYS[6], limits)
     if done and lost then -- else the change stands, whatever went wrong with this
       reply[2], reply[3] = reply[2] or "", lost
     end
@@ -129,11 +133,11 @@ local function change_and_trim()
   return reply
 end
 
-if first then
+if again == "" and call("EXISTS", KEYS[5]) == 0 then
   return change_and_trim()
 end
 local once = require("lib.once")
-local keys = { record = KEYS[6], key = KEYS[7], stream = events, trimmed = trimmed, newest = call("HGET", revisions, key) }
+local keys = { record = KEYS[5], key = KEYS[7], stream = events, trimmed = KEYS[6], newest = call("HGET", revisions, key) }
 local known = once.before(call, keys, request, again)
 if known then
   return known

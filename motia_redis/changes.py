@@ -38,10 +38,10 @@ class Changes:
         self._retries = retries
         self._limits = limits
         self._durability = durability
+        self._safety = durability.commands
         self._lifetime = int(idempotency_seconds * 1000)
         self._mutate = scripts.load("mutate")
         self._enqueue = scripts.load("enqueue")
-        self._most_bytes = b"%d" % limits.value_bytes
         # Events stay for as long as an attempt may look for them.
         self._trimming = retention.encode(retries.deadline + MARGIN if retries.deadline else 0.0)
 
@@ -57,16 +57,17 @@ class Changes:
         operations: object = None,
     ) -> list[bytes]:
         """Run the mutation script for one key, once, and return its reply. `operations` are shown by errors."""
-        expected = _expected(if_revision, where)
         request = _request_id()
-        once = self._once(idempotency_key, b"%s\n%s" % (scope, key), [expected, *change])
+        expected = b"" if if_revision is ANY else _expected(if_revision, where)
+        once = _NO_KEY
+        if idempotency_key is not None:
+            once = self._once(idempotency_key, b"%b\n%b" % (scope, key), [expected, *change])
 
         async def attempt(session: Session, attempt: Attempt) -> list[bytes]:
-            names, arguments = self._mutation(
-                session, scope, key, change, request=request, expected=expected, again=once.again(attempt)
-            )
-            reply = await self._send(where, session, self._mutate, names + once.keys(session, names[3]), arguments)
-            if reply and arguments[7] == b"" and change[0] != b"update":  # an update that touched nothing tells an old revision
+            again = once.again(attempt)
+            keys, arguments = self._mutation(session, scope, key, change, request=request, expected=expected, again=again)
+            reply = await self._send(where, session, self._mutate, keys + once.keys(session, keys[3]), arguments)
+            if reply and not again and change[0] != b"update":  # an update that touched nothing tells an old revision
                 session.hear(reply[0])
             return reply
 
@@ -81,7 +82,7 @@ class Changes:
     async def append(self, where: object, topic: bytes, key: bytes, data: bytes, *, idempotency_key: str | None) -> str:
         """Append a message to a topic, once; return its id."""
         request = _request_id()
-        once = self._once(idempotency_key, topic, [key, data])
+        once = self._once(idempotency_key, topic, [key, data]) if idempotency_key is not None else _NO_KEY
 
         async def attempt(session: Session, attempt: Attempt) -> list[bytes]:
             stream = session.keyspace.topic(topic, session.keyspace.lane(key or once.name or request))
@@ -99,19 +100,31 @@ class Changes:
         change = [b"delete", b"quiet"]
 
         async def attempt(session: Session, _: Attempt) -> None:
-            calls = [self._mutation(session, scope, key, change, request=_request_id(), expected=b"", again=b"") for key in keys]
+            calls = [self._mutation(session, scope, key, change) for key in keys]
             await self._mutate.many(session.nodes, calls[:-1])
             await self._send(where, session, self._mutate, *calls[-1])  # its WAIT covers the others, which ran before
 
         await self._retries.run(where, attempt, changes=True)
 
     def _mutation(
-        self, session: Session, scope: bytes, key: bytes, change: list[bytes], *, request: bytes, expected: bytes, again: bytes
+        self,
+        session: Session,
+        scope: bytes,
+        key: bytes,
+        change: list[bytes],
+        *,
+        request: bytes = b"",
+        expected: bytes = b"",
+        again: bytes = b"",
     ) -> tuple[list[bytes], list[bytes]]:
         """Return the mutation script's keys and arguments for one change."""
-        names = session.keyspace.state_keys(scope, key)
-        common = [scope, key, request, _trace(), expected, self._most_bytes, self._limits_of_stream(), again]
-        return [*names, session.keyspace.request(names.events, request)], common + change
+        request = request or _request_id()
+        keys = session.keyspace.mutation_keys(scope, key, request)
+        options, limits = b"", self._limits_of_stream()
+        if expected or limits or again:
+            options = b"%b\n%b\n%b" % (expected, limits, again)
+            keys.append(session.keyspace.trimmed(keys[3]))
+        return keys, [scope, key, request, _trace(), options, *change]
 
     def _limits_of_stream(self) -> bytes:
         """Return what the script trims the stream to: nothing for most changes. One in 64 looks for what can go, for all."""
@@ -120,19 +133,20 @@ class Changes:
     async def _send(
         self, where: object, session: Session, script: Script, keys: list[bytes], arguments: list[bytes]
     ) -> list[bytes]:
-        commands = self._durability.commands
+        safety = self._safety
         reply: Any = _SEARCHING
         while reply == _SEARCHING:
-            reply, *safe = await script.then(session.nodes, keys, arguments, commands)
-        if commands:
-            self._durability.check(where, safe[0])
+            if safety:
+                reply, safe = await script.then(session.nodes, keys, arguments, safety)
+            else:
+                reply = await script(session.nodes, keys, arguments)
+        if safety:
+            self._durability.check(where, safe)
         if len(reply) > 2:
             _log.error("%s: its lane is over the hard cap: %d entries were dropped that a step had not handled", where, reply[2])
         return reply  # type: ignore[no-any-return]  # what the script's RETURNS says
 
-    def _once(self, idempotency_key: str | None, place: bytes, call: list[bytes]) -> _Once:
-        if idempotency_key is None:
-            return _NO_KEY
+    def _once(self, idempotency_key: str, place: bytes, call: list[bytes]) -> _Once:
         given = keyspace.encode_name("idempotency_key", idempotency_key, self._limits.name_bytes)
         name = blake2b(place + b"\n" + given, digest_size=16).hexdigest().encode()
         fingerprint = blake2b(b"\0".join(b"%d:%s" % (len(part), part) for part in call), digest_size=8).hexdigest()
@@ -152,7 +166,7 @@ class _Once:
 
     def again(self, attempt: Attempt) -> bytes:
         """Return what tells the script which attempt this is: nothing for the first one without a key."""
-        if attempt.number == 1 and not self.name:
+        if not self.name and attempt.number == 1:
             return b""
         return b"%d:%d:%d:%s" % (attempt.number, attempt.began, attempt.elapsed, self._claim)
 

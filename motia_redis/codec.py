@@ -23,6 +23,7 @@ SEAL = b"\t\r\t"
 
 _OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
 _MAX_DEPTH = 254
+_PLAIN = bytes(byte for byte in range(256) if byte not in b'"{}[]')
 
 
 def encode(value: Any, *, where: object, max_bytes: int) -> bytes:
@@ -65,10 +66,10 @@ def _delimit(text: bytes) -> bytes:
     if b"\\" in text:
         # Backslashes first: what is left of `\"` then is an escaped quote and never the end of `\\`.
         text = text.replace(b"\\\\", b"\\u005c").replace(b'\\"', b"\\u0022")
-    parts = text.split(b'"')
-    strings = b"".join(parts[1::2])
-    if b"{" not in strings and b"}" not in strings and b"[" not in strings and b"]" not in strings:
+    # What is left of text whose strings hold no bracket is brackets between pairs of quotes; one that does parts its quotes.
+    if b'"' not in text.translate(None, _PLAIN).replace(b'""', b""):
         return text
+    parts = text.split(b'"')
     parts[1::2] = [
         part.replace(b"{", b"\\u007b").replace(b"}", b"\\u007d").replace(b"[", b"\\u005b").replace(b"]", b"\\u005d")
         for part in parts[1::2]

@@ -50,13 +50,26 @@ class Place:
 
 
 class StateKeys(NamedTuple):
-    """The keys that one change touches, all in one slot, in the order of mutate.lua."""
+    """The keys that hold a key's value, its revision, that its scope has values, and the events of its lane."""
 
     values: bytes
     revisions: bytes
     scopes: bytes
     events: bytes
-    trimmed: bytes
+
+
+class _Partition:
+    """The names of one partition's keys, as far as they are known beforehand."""
+
+    __slots__ = ("events", "request", "revisions", "scopes", "tag", "values")
+
+    def __init__(self, tag: bytes, lanes: int) -> None:
+        self.tag = tag
+        self.values = tag + b"state:"
+        self.revisions = tag + b"revision:"
+        self.scopes = tag + b"scopes"
+        self.events = [tag + b"events:%d" % lane for lane in range(lanes)]
+        self.request = tag + b"request:"
 
 
 class Keyspace:
@@ -65,7 +78,9 @@ class Keyspace:
     def __init__(self, namespace: str, layout: Layout) -> None:
         self.namespace = check_namespace(namespace)
         self.layout = layout
-        self._tags = [f"{{{namespace}:{partition}}}:".encode() for partition in range(layout.partitions)]
+        self._partitions = [
+            _Partition(f"{{{namespace}:{partition}}}:".encode(), layout.lanes) for partition in range(layout.partitions)
+        ]
 
     def partition(self, name: bytes) -> int:
         """Return the partition of a scope or topic."""
@@ -77,15 +92,15 @@ class Keyspace:
 
     def values(self, scope: bytes) -> bytes:
         """Return the hash of a scope's values: key -> JSON text."""
-        return self._tags[self.partition(scope)] + b"state:" + scope
+        return self._partitions[self.partition(scope)].values + scope
 
     def revisions(self, scope: bytes) -> bytes:
         """Return the hash of a scope's revisions: key -> revision."""
-        return self._tags[self.partition(scope)] + b"revision:" + scope
+        return self._partitions[self.partition(scope)].revisions + scope
 
     def scopes(self, partition: int) -> bytes:
         """Return the set of the partition's scopes that hold a value."""
-        return self._tags[partition] + b"scopes"
+        return self._partitions[partition].scopes
 
     def all_scopes(self) -> list[bytes]:
         """Return the sets of all partitions' scopes."""
@@ -93,11 +108,11 @@ class Keyspace:
 
     def events(self, partition: int, lane: int) -> bytes:
         """Return the stream of the change events of one lane."""
-        return self._tags[partition] + b"events:%d" % lane
+        return self._partitions[partition].events[lane]
 
     def topic(self, topic: bytes, lane: int) -> bytes:
         """Return the stream of the messages of one lane of a topic."""
-        return self._tags[self.partition(topic)] + b"topic:%d:" % lane + topic
+        return self._partitions[self.partition(topic)].tag + b"topic:%d:" % lane + topic
 
     def dead(self, stream: bytes, step: str) -> bytes:
         """Return the stream of a step's dead letters, beside the stream they came from (same slot)."""
@@ -129,16 +144,20 @@ class Keyspace:
         return f"{self.namespace}:workers".encode()
 
     def state_keys(self, scope: bytes, key: bytes) -> StateKeys:
-        """Return the keys that a change of `(scope, key)` touches."""
-        partition = self.partition(scope)
-        tag = self._tags[partition]
-        return StateKeys(
-            values=tag + b"state:" + scope,
-            revisions=tag + b"revision:" + scope,
-            scopes=tag + b"scopes",
-            events=tag + b"events:%d" % self.lane(key),
-            trimmed=tag + b"trimmed",
-        )
+        """Return the keys that a change of `(scope, key)` touches, all in one slot."""
+        return StateKeys(*self.mutation_keys(scope, key, b"")[:4])
+
+    def mutation_keys(self, scope: bytes, key: bytes, request: bytes) -> list[bytes]:
+        """Return the same and the record of the request, as mutate.lua takes them."""
+        layout = self.layout
+        partition = self._partitions[crc_hqx(scope, 0) % layout.partitions]
+        return [
+            partition.values + scope,
+            partition.revisions + scope,
+            partition.scopes,
+            partition.events[crc_hqx(key, 0) % layout.lanes],
+            partition.request + request,
+        ]
 
     def event_streams(self, scope: str | None = None, key: str | None = None) -> list[bytes]:
         """Return the streams that hold the events of everything, of one scope, or of one key of it."""

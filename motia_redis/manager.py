@@ -291,7 +291,7 @@ class StateManager:
         """
         where, scope_bytes, key_bytes = self._names(scope, key)
         arguments = patch.translate(ops, strict=strict, limits=self.limits, where=where)
-        change = [b"update", b"strict" if strict else b"lenient", *arguments]
+        change = [b"update", b"strict" if strict else b"lenient", b"%d" % self.limits.value_bytes, *arguments]
         reply = await self._changes.apply(
             where, scope_bytes, key_bytes, change, if_revision=if_revision, idempotency_key=idempotency_key, operations=ops
         )

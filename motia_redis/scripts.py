@@ -41,7 +41,10 @@ class Script:
         A server that does not know it (new, flushed, failed over) answers NOSCRIPT without running anything; the script is then
         sent whole, so one call runs it once.
         """
-        return (await self.then(nodes, keys, arguments, ()))[0]
+        try:
+            return await nodes.run(keys[0], "EVALSHA", self.sha, len(keys), *keys, *arguments)
+        except NoScriptError:
+            return await nodes.run(keys[0], "EVAL", self.source, len(keys), *keys, *arguments)
 
     async def then(
         self,

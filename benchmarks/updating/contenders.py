@@ -103,7 +103,7 @@ class Ours(Contender):
     def prepare(self, text: bytes, operation: Operation) -> None:
         """Store the text as `set` would."""
         translated = patch.translate([operation], strict=False, limits=self.manager.limits, where="benchmark")
-        self.change = [b"update", b"lenient", *translated]
+        self.change = [b"update", b"lenient", b"%d" % self.manager.limits.value_bytes, *translated]
         super().prepare(text, operation)
 
     def reset(self) -> None:
@@ -117,7 +117,7 @@ class Ours(Contender):
 
     def _mutation(self, change: list[bytes]) -> tuple[list[bytes], list[bytes]]:
         changes = self.manager._changes
-        return changes._mutation(self.session, SCOPE, KEY, change, request=_request(), expected=b"", again=b"")
+        return changes._mutation(self.session, SCOPE, KEY, change)
 
     def tidy(self) -> None:
         """Leave the stream alone."""

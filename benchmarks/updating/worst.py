@@ -52,7 +52,7 @@ def run(server: Server, case: Case, calls: int) -> Outcome:
         ours.client.hset(values, KEY, case.text)  # type: ignore[arg-type]
         keys, arguments = ours.call()
         if case.repeat > 1:
-            head, operation = arguments[:9], arguments[10:]
+            head, operation = arguments[:8], arguments[9:]
             arguments = [*head, b"%d" % case.repeat, *(list(operation) * case.repeat)]
         ours.client.config_resetstat()
         try:

@@ -40,7 +40,7 @@ async def test_calls_through_a_bad_network_and_kills_of_redis_are_linearizable(s
             server.kill()
             await asyncio.to_thread(server.start)
 
-    async with FaultProxy(server.port, rate=0.02, seed=1, delay=DELAY) as proxy:
+    async with FaultProxy(server.port, rate=0.005, seed=1, delay=DELAY) as proxy:
         calls = await record(f"redis://127.0.0.1:{proxy.port}", tmp_path, seconds=SECONDS, during=kill)
         faults = dict(proxy.injected)
     await asyncio.sleep(DELAY if proxy.injected["stall"] else 0)  # what is under way arrives
@@ -76,10 +76,10 @@ async def test_a_build_that_appends_events_outside_of_the_script_is_caught(serve
     build = broken_build(tmp_path / "build", "lua/mutate.lua", ('"XADD", events, "*"', '"XADD", events .. ":outside", "*"'))
     changes = build / "motia_redis" / "changes.py"
     late = """
-            for entry_id, fields in await session.nodes.run(names[3], "XRANGE", names[3] + b":outside", "-", "+"):
+            for entry_id, fields in await session.nodes.run(keys[3], "XRANGE", keys[3] + b":outside", "-", "+"):
                 if reply and entry_id == reply[0]:
                     parts = [part for pair in fields.items() for part in pair]
-                    await session.nodes.run(names[3], "XADD", names[3], "*", *parts)
+                    await session.nodes.run(keys[3], "XADD", keys[3], "*", *parts)
             return reply
 """
     text = changes.read_text()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tests.fuzzing.cases import Case
 
-BATCH = 128  # cases per round trip
+BATCH = 128  # cases that run together
 SCOPE = "fuzz"
 
 
@@ -33,35 +33,8 @@ class Observed:
     events: list[tuple[bytes, dict[bytes, bytes]]]
 
 
-class _OneRoundTrip:
-    """Stands in for a manager's script: calls made in one turn of the loop go to Redis together."""
-
-    def __init__(self, script: Any) -> None:
-        self._script = script
-        self._calls: list[tuple[Any, Any, asyncio.Future[Any]]] = []
-        self._flushing: asyncio.Task[None] | None = None
-
-    async def then(self, nodes: Any, keys: Any, arguments: Any, following: Any) -> Any:
-        assert not following
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._calls.append((keys, arguments, answer))
-        if len(self._calls) == 1:
-            self._flushing = asyncio.create_task(self._flush(nodes))
-        return [await answer]
-
-    async def _flush(self, nodes: Any) -> None:
-        calls, self._calls = self._calls, []
-        commands = [(keys[0], ("EVALSHA", self._script.sha, len(keys), *keys, *arguments)) for keys, arguments, _ in calls]
-        replies = await nodes.run_each(commands)
-        for (_, _, answer), reply in zip(calls, replies, strict=True):
-            if isinstance(reply, Exception):
-                answer.set_exception(reply)
-            else:
-                answer.set_result(reply)
-
-
 class Runner:
-    """Runs cases on a redis-server, BATCH of them per round trip. An asynchronous context manager."""
+    """Runs cases on a redis-server, many at once. An asynchronous context manager."""
 
     def __init__(self, url: str, namespace: str = "fuzz") -> None:
         # One stream for everything, long enough that nothing is trimmed before it is looked at.
@@ -71,10 +44,6 @@ class Runner:
     async def __aenter__(self) -> Self:
         keyspace = await self._state.connect()
         self._keys = keyspace.state_keys(SCOPE.encode(), b"0")
-        changes = self._state._changes
-        self._raw.script_load(changes._mutate.source)
-        # The manager's one private name that is used here: a round trip for each of 64 calls would take most of the time.
-        changes._mutate = _OneRoundTrip(changes._mutate)  # type: ignore[assignment]
         return self
 
     async def __aexit__(self, *_: object) -> None:
