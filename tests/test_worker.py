@@ -395,7 +395,7 @@ async def test_the_hard_cap_drops_unread_events_never_silently(
         keyspace = await state.connect()
         keys = keyspace.state_keys(b"users", b"ann")
         kept = raw.xlen(keys.events)
-        lost = raw.hget(keys.trimmed, b"dropped " + keys.events)
+        lost = raw.hget(keyspace.trimmed(keys.events), b"dropped " + keys.events)
     assert kept < 1000
     assert int(lost or 0) == 3000 - kept
     assert "over the hard cap" in caplog.text
