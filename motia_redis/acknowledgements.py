@@ -65,16 +65,28 @@ class Acknowledgements:
                 pause = min(pause * 2, _RECONNECT[1])
 
     async def _send(self, done: Mapping[Lane, list[Delivery]]) -> None:
-        calls: Any = []
-        for lane, deliveries in done.items():
-            group = lane.subscription.group
-            keys = [self._keyspace.leases(lane.stream), lane.stream, self._keyspace.attempts(lane.stream, group)]
-            ids = [delivery.id for delivery in deliveries]
-            for at in range(0, len(ids), _AT_ONCE):
-                calls.append((keys, [self._leases.worker, lane.name, group, *ids[at : at + _AT_ONCE]]))
-        accepted = await scripts.load("acknowledge").many(self._nodes, calls)
+        accepted = await scripts.load("acknowledge").many(self._nodes, self._calls(done))
         for lane, deliveries in done.items():
             self._on_sent(lane, deliveries)
         if not all(accepted) and self._leases.worker:
             _log.warning("worker %s: an acknowledgement was refused: the lane has another holder", self._leases.worker)
             self._leases.lose()
+
+    def _calls(self, done: Mapping[Lane, list[Delivery]]) -> list[Any]:
+        """Return keys and arguments of the script: for lanes of one partition together, as far as it may acknowledge at once."""
+        calls: list[Any] = []
+        filling: dict[bytes, tuple[list[Any], list[Any]]] = {}
+        for lane, deliveries in done.items():
+            group = lane.subscription.group
+            partition, attempts = self._keyspace.leases(lane.stream), self._keyspace.attempts(lane.stream, group)
+            ids = [delivery.id for delivery in deliveries]
+            for at in range(0, len(ids), _AT_ONCE):
+                some = ids[at : at + _AT_ONCE]
+                call = filling.get(partition)
+                if call is None or len(call[1]) + len(some) > _AT_ONCE:
+                    call = filling[partition] = [partition, lane.stream, attempts], [self._leases.worker, lane.name, group, *some]
+                    calls.append(call)
+                else:
+                    call[0].extend((lane.stream, attempts))
+                    call[1].extend((b"", lane.name, group, *some))
+        return calls

@@ -34,19 +34,24 @@ async def call(fn: Function, input: Any, ctx: Any, executor: Executor | None = N
     becomes a `RuntimeError`, since a handler may fail but not end the process that works for others.
     """
     try:
-        takes_ctx, is_async = _kind(fn)
+        with_ctx, on_loop = _kind(fn)
     except TypeError as exc:
         raise TypeError(f"{fn!r} {exc}") from None
-    args = (input, ctx) if takes_ctx else (input,)
     try:
-        if is_async:
-            return await fn(*args)
+        if on_loop:
+            return await (fn(input, ctx) if with_ctx else fn(input))
+        args = (input, ctx) if with_ctx else (input,)
         context = contextvars.copy_context()
         result = await asyncio.get_running_loop().run_in_executor(executor, context.run, _in_thread, fn, args)
         # A sync function may still hand back an awaitable, such as a lambda around an async function.
         return await result if inspect.isawaitable(result) else result
     except SystemExit as exc:
         raise RuntimeError(f"the function called sys.exit({exc.code!r})") from exc
+
+
+def takes_ctx(fn: Function) -> bool:
+    """Tell whether `fn` takes a context beside its input."""
+    return _kind(fn)[0]
 
 
 def is_async(fn: Function) -> bool:
@@ -56,7 +61,10 @@ def is_async(fn: Function) -> bool:
 
 def call_here(fn: Function, input: Any, ctx: Any) -> Any:
     """Call `fn` like `call`, but in this thread, and return what it returns: for an async function, its coroutine."""
-    return fn(input, ctx) if _kind(fn)[0] else fn(input)
+    try:
+        return fn(input, ctx) if _kind(fn)[0] else fn(input)
+    except SystemExit as exc:
+        raise RuntimeError(f"the function called sys.exit({exc.code!r})") from exc
 
 
 def _in_thread(fn: Function, args: tuple[Any, ...]) -> Any:
@@ -81,11 +89,11 @@ def _inspect(fn: Function) -> tuple[bool, bool]:
     body = fn if inspect.isroutine(fn) or isinstance(fn, functools.partial) else getattr(fn, "__call__", fn)  # noqa: B004
     if inspect.isgeneratorfunction(body) or inspect.isasyncgenfunction(body):
         raise TypeError("must return, not yield")
-    is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(body)
+    is_coroutine = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(body)
     try:
         parameters = inspect.signature(fn).parameters.values()
     except ValueError:  # some functions written in C do not tell
-        return True, is_async
+        return True, is_coroutine
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     required = [p for p in positional if p.default is p.empty]
     variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
@@ -93,8 +101,8 @@ def _inspect(fn: Function) -> tuple[bool, bool]:
     if len(required) > 2 or keywords or not (positional or variadic):
         raise TypeError(f"must take (input, ctx) or (input), not {inspect.signature(fn)}")
     # A second parameter with a default is a value bound in advance (`lambda input, n=n: ...`) unless it is named ctx.
-    takes_ctx = len(required) == 2 or variadic or (len(positional) > 1 and positional[1].name.strip("_") == "ctx")
-    return takes_ctx, is_async
+    with_ctx = len(required) == 2 or variadic or (len(positional) > 1 and positional[1].name.strip("_") == "ctx")
+    return with_ctx, is_coroutine
 
 
 _inspect_once = functools.lru_cache(maxsize=4096)(_inspect)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict, deque
+from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from motia_redis import scripts
 from motia_redis.logs import enter_step
 from motia_redis.randomness import generator
-from motia_redis.subscriptions import StreamEntry
+from motia_redis.subscriptions import Glance, PreparedCall, StreamEntry
 from motia_redis.tracing import enter_trace
 
 if TYPE_CHECKING:
@@ -31,14 +31,10 @@ if TYPE_CHECKING:
     from motia_redis.leases import Lane, Leases
     from motia_redis.manager import StateManager
     from motia_redis.nodes import Nodes
-    from motia_redis.subscriptions import Subscription
 
 _log = logging.getLogger(__name__)
 
-_ENTRIES = 2048  # of one step, read and not yet acknowledged
-_REFILL = _ENTRIES // 2  # with so many left, more are read: many at once, which is cheaper for all sides
-_BYTES = 16 * 1024 * 1024  # of the same
-_PARKED = 20_000  # entries of one step that wait behind a key in back-off, without their data
+_DECODED = 6  # times the size of its text that an entry takes, roughly, while it waits with its values decoded
 _RECONNECT = (0.1, 5.0)  # seconds: first and longest pause while Redis is away
 _TURN = 32  # entries that one task handles before others have the event loop, handlers that wait for nothing included
 _ERROR_TEXT = 4000  # characters of an error that a dead letter keeps
@@ -59,6 +55,7 @@ class Delivery:
     attempts: int  #: made so far, in any process
     suspect: bool  #: its last holder died; it may be the cause
     trace_id: str = ""  #: the same for all attempts made here
+    call: PreparedCall | None = None  #: for the first attempt, if it was matched when it was read
 
 
 class _Outcome(Enum):
@@ -67,30 +64,6 @@ class _Outcome(Enum):
     DONE = "to be acknowledged"
     LEFT = "left to the lane's next holder, or moved to the dead letters already"
     LATER = "to be tried again; its key comes back by itself"
-
-
-class _Load:
-    """How much of one step is in this process."""
-
-    def __init__(self) -> None:
-        self.entries = 0
-        self.bytes = 0
-        self.parked = 0
-
-    @property
-    def is_full(self) -> bool:
-        """Whether no more may be read now."""
-        return self.entries > _REFILL or self.bytes >= _BYTES or self.parked >= _PARKED
-
-    def add(self, size: int) -> None:
-        """Count an entry that is here with its data."""
-        self.entries += 1
-        self.bytes += size
-
-    def remove(self, size: int) -> None:
-        """Count such an entry no more."""
-        self.entries -= 1
-        self.bytes -= size
 
 
 class Deliveries:
@@ -116,30 +89,34 @@ class Deliveries:
         self._queues: dict[Any, deque[Delivery]] = {}
         self._ready: deque[Any] = deque()  # keys whose first entry can be handled now
         self._free = concurrency  # how many more tasks may handle entries
+        self._is_help_coming = False  # a task was made that has not begun
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps no task alive
         self._blocked: set[Any] = set()  # keys in back-off
         self._is_suspect_running = False
         self._suspects: deque[Any] = deque()  # keys that wait for it
-        self._loads: defaultdict[str, _Load] = defaultdict(_Load)
 
     # -- taking in ----------------------------------------------------------------------------------------------------
 
-    def room(self, subscription: Subscription) -> int:
-        """Return how many more entries of a step may be read now."""
-        load = self._loads[subscription.group]
-        if load.is_full:
-            return 0
-        by_entries = _ENTRIES - load.entries
-        mean = load.bytes // load.entries if load.entries else 0
-        return max(1, min(by_entries, (_BYTES - load.bytes) // mean if mean else by_entries))
-
     def submit(self, lane: Lane, entry: StreamEntry, *, attempts: int, suspect: bool) -> None:
-        """Queue an entry behind those of its key."""
+        """Queue an entry behind those of its key; one that no trigger wants is only acknowledged.
+
+        What was not tried before is matched at once where its conditions allow that, so that what is filtered out costs no queue
+        and no task, whatever its key waits for.
+        """
+        subscription = lane.subscription
         size = sum(map(len, entry.fields.values()))
         delivery = Delivery(lane, entry.id, entry, size, attempts, suspect)
+        if subscription.is_choosy and not attempts and not suspect:
+            glance = subscription.glance(entry, self._state)
+            if glance is Glance.UNWANTED:
+                self._hold(delivery)
+                self.acknowledgements.add(lane, delivery)
+                return
+            if isinstance(glance, PreparedCall):
+                delivery.call, delivery.trace_id = glance, glance.ctx.trace_id
+                delivery.size *= _DECODED
+        self._hold(delivery)
         key = (lane, *entry.order_key)
-        lane.held.add(entry.id)
-        self._loads[lane.subscription.group].add(size)
         queue = self._queues.get(key)
         if queue is None:
             self._queues[key] = deque([delivery])
@@ -151,17 +128,21 @@ class Deliveries:
 
     def acknowledge_trimmed(self, lane: Lane, entry_id: str) -> None:
         """Acknowledge an entry that is pending and not in the stream any more: nobody can handle it."""
-        _report_trimmed(lane, entry_id)
-        lane.held.add(entry_id)
-        self._loads[lane.subscription.group].add(0)
-        entry = StreamEntry(lane.stream, entry_id, {})
-        self.acknowledgements.add(lane, Delivery(lane, entry_id, entry, 0, 0, suspect=False))
+        delivery = Delivery(lane, entry_id, StreamEntry(lane.stream, entry_id, {}), 0, 0, suspect=False)
+        _report_trimmed(delivery)
+        self._hold(delivery)
+        self.acknowledgements.add(lane, delivery)
+
+    def _hold(self, delivery: Delivery) -> None:
+        """Count an entry until it is dropped."""
+        delivery.lane.held.add(delivery.id)
+        delivery.lane.subscription.load.add(delivery.size)
 
     def _park(self, delivery: Delivery) -> None:
         """Keep only the id of an entry that has to wait for long, so that others can be read."""
         if delivery.entry is not None:
-            delivery.entry = None
-            load = self._loads[delivery.lane.subscription.group]
+            delivery.entry = delivery.call = None
+            load = delivery.lane.subscription.load
             load.remove(delivery.size)
             load.parked += 1
             self._on_room()
@@ -176,7 +157,7 @@ class Deliveries:
         reply = await self._until_done(lane, read)
         if not reply:
             return None
-        load = self._loads[lane.subscription.group]
+        load = lane.subscription.load
         load.parked -= 1
         load.add(delivery.size)
         delivery.entry = StreamEntry(lane.stream, delivery.id, reply[0][1])
@@ -184,7 +165,7 @@ class Deliveries:
 
     def drop(self, lane: Lane, deliveries: Iterable[Delivery]) -> None:
         """Forget entries of one lane: they are acknowledged, or left to the lane's next holder."""
-        load = self._loads[lane.subscription.group]
+        load = lane.subscription.load
         was_full = load.is_full
         for delivery in deliveries:
             if delivery.entry is None:
@@ -200,10 +181,15 @@ class Deliveries:
     # -- handling -----------------------------------------------------------------------------------------------------
 
     def _make_ready(self, key: Any) -> None:
-        """Have the first entry of a key handled: by one more task while there may be more, else by the next that has time."""
+        """Have the first entry of a key handled: by a task that has time, or one that comes."""
         self._ready.append(key)
-        if self._free:
+        self._get_help()
+
+    def _get_help(self) -> None:
+        """Let one more task come, unless one does or there are enough; it takes over when handlers wait for something."""
+        if self._free and not self._is_help_coming:
             self._free -= 1
+            self._is_help_coming = True
             self._keep(self._run())
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
@@ -213,12 +199,15 @@ class Deliveries:
 
     async def _run(self) -> None:
         """Handle what is ready: an entry of each key in turn."""
+        self._is_help_coming = False
         turns = 0
         try:
             while self._ready:
                 key = self._ready.popleft()
+                if self._ready:
+                    self._get_help()
                 queue = self._queues[key]
-                if await self._is_behind(queue[0], key):
+                if await self._deliver(queue[0], key):
                     queue.popleft()
                     if queue:
                         self._ready.append(key)
@@ -230,31 +219,25 @@ class Deliveries:
         finally:
             self._free += 1
 
-    async def _is_behind(self, delivery: Delivery, key: Any) -> bool:
-        """Handle the first entry of a key; return whether the next one may follow."""
-        try:
-            outcome = await self._deliver(delivery, key)
-        except Exception:  # noqa: BLE001  # a defect of ours: the entry stays pending, and its lane goes on
-            _log.exception("step %s: entry %s", delivery.lane.subscription.group, delivery.id)
-            outcome = _Outcome.LEFT
-        if outcome is _Outcome.DONE:
-            self.acknowledgements.add(delivery.lane, delivery)
-        elif outcome is _Outcome.LEFT:
-            self.drop(delivery.lane, [delivery])
-        return outcome is not _Outcome.LATER
-
-    async def _deliver(self, delivery: Delivery, key: Any) -> _Outcome:
-        """Make one attempt at an entry, if this worker still may."""
+    async def _deliver(self, delivery: Delivery, key: Any) -> bool:
+        """See to the first entry of a key, if this worker still may; return whether the next one may follow."""
         lane = delivery.lane
-        if lane.closing.is_set() or not self.leases.valid():
-            return _Outcome.LEFT
-        entry = delivery.entry or await self._unpark(delivery)
-        if entry is not None:
-            return await self._try(delivery, entry, key)
-        if lane.closing.is_set():
-            return _Outcome.LEFT
-        _report_trimmed(lane, delivery.id)
-        return _Outcome.DONE
+        outcome = _Outcome.LEFT
+        try:
+            if not lane.closing.is_set() and self.leases.valid():
+                entry = delivery.entry or await self._unpark(delivery)
+                if entry is not None:
+                    outcome = await self._try(delivery, entry, key)
+                elif not lane.closing.is_set():
+                    _report_trimmed(delivery)
+                    outcome = _Outcome.DONE
+        except Exception:  # noqa: BLE001  # a defect of ours: the entry stays pending, and its lane goes on
+            _log.exception("step %s: entry %s", lane.subscription.group, delivery.id)
+        if outcome is _Outcome.DONE:
+            self.acknowledgements.add(lane, delivery)
+        elif outcome is _Outcome.LEFT:
+            self.drop(lane, [delivery])
+        return outcome is not _Outcome.LATER
 
     async def _try(self, delivery: Delivery, entry: StreamEntry, key: Any) -> _Outcome:
         """Run the handler if an attempt is left, and see to what follows from that."""
@@ -302,7 +285,8 @@ class Deliveries:
         timeout = subscription.step.timeout
         error: BaseException
         delivery.attempts += 1
-        run = subscription.handle(entry, self._state, delivery.trace_id, delivery.attempts, self._executor)
+        call, delivery.call = delivery.call, None
+        run = subscription.handle(entry, call, delivery.trace_id, delivery.attempts, state=self._state, executor=self._executor)
         try:
             if timeout is None:
                 await run
@@ -327,7 +311,7 @@ class Deliveries:
         lane = delivery.lane
         key = self._keyspace.attempts(lane.stream, lane.subscription.group)
         with suppress(RedisError, OSError):  # then the count starts again after a crash: an attempt more, none less
-            await self._nodes.run(key, "HINCRBY", key, attempts_field(lane, delivery.id), 1)
+            await self._nodes.run(key, "HINCRBY", key, lane.attempts_field(delivery.id), 1)
 
     def _back_off(self, key: Any, delivery: Delivery, error: BaseException) -> None:
         """Let a key wait; what is queued behind it must not keep others from being read."""
@@ -384,10 +368,5 @@ class Deliveries:
                 pause = min(pause * 2, _RECONNECT[1])
 
 
-def _report_trimmed(lane: Lane, entry_id: str) -> None:
-    _log.error("step %s: %s was trimmed before it was handled", lane.subscription.group, entry_id)
-
-
-def attempts_field(lane: Lane, entry_id: str) -> bytes:
-    """Return the field of an entry in the hash of its step's recorded attempts."""
-    return lane.name + b" " + entry_id.encode()
+def _report_trimmed(delivery: Delivery) -> None:
+    _log.error("step %s: %s was trimmed before it was handled", delivery.lane.subscription.group, delivery.id)

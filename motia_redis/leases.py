@@ -41,19 +41,24 @@ _RECONNECT = 0.2  # seconds before trying again while Redis is away
 class Lane:
     """One stream as one step consumes it, while this worker holds it."""
 
+    name: bytes  #: in leases and records
     subscription: Subscription
     stream: bytes
     crashed: bool  #: the last holder's lease ran out: what is pending may have been what ended it
     position: str = "0"  #: what to read next: pending entries behind this id, or `>` for new ones
     seen: str = "0-0"  #: everything up to this id was read by the step
-    ready: bool = True  #: there may be something to read
+    reading: bool = False  #: a read is under way: what it brings must be pending before another holder looks
     held: set[str] = field(default_factory=set)  #: ids of entries read and neither acknowledged nor dropped
     closing: asyncio.Event = field(default_factory=asyncio.Event)  #: set when it is to be given back, or is lost
 
     @property
-    def name(self) -> bytes:
-        """The lane's name in leases and records."""
-        return lane_name(self.subscription.group, self.stream)
+    def is_drained(self) -> bool:
+        """Whether it is to be given back and nothing of it is in this process any more."""
+        return self.closing.is_set() and not self.held and not self.reading
+
+    def attempts_field(self, entry_id: str) -> bytes:
+        """Return the field of an entry in the hash of its step's recorded attempts."""
+        return self.name + b" " + entry_id.encode()
 
 
 def lane_name(group: str, stream: bytes) -> bytes:
@@ -96,6 +101,8 @@ class Leases:
         revive: Callable[[], Awaitable[None]],
     ) -> None:
         self.lanes: dict[bytes, Lane] = {}
+        #: Lanes that may have something to read; the reader takes out those that it has read to their end.
+        self.ready: dict[Subscription, dict[Lane, None]] = {subscription: {} for subscription in subscriptions}
         self.worker = ""
         self._subscriptions = subscriptions
         self._nodes = nodes
@@ -125,11 +132,21 @@ class Leases:
         self.worker = ""
         self._valid_until = 0.0
         for lane in self.lanes.values():
-            lane.closing.set()
+            self._close(lane)
         self.lanes.clear()
         self._members = None
         self._wake.set()
         self._on_change()
+
+    def make_ready(self, lane: Lane) -> None:
+        """Have a lane read, unless it is to be given back."""
+        if not lane.closing.is_set():
+            self.ready[lane.subscription][lane] = None
+
+    def _close(self, lane: Lane) -> None:
+        """Have no more of a lane read or begun."""
+        lane.closing.set()
+        self.ready[lane.subscription].pop(lane, None)
 
     def drained(self) -> None:
         """Learn that a closing lane has no handler running any more."""
@@ -211,9 +228,9 @@ class Leases:
         """Close and give back lanes that belong to others, acquire those that belong here."""
         for name, lane in self.lanes.items():
             if name not in self._mine and not lane.closing.is_set():
-                lane.closing.set()
+                self._close(lane)
                 self._on_change()
-        drained = {name: lane for name, lane in self.lanes.items() if lane.closing.is_set() and not lane.held}
+        drained = {name: lane for name, lane in self.lanes.items() if lane.is_drained}
         if drained:
             release: Any = [
                 ([partition], [self.worker, "stay", *names]) for partition, names in self._by_partition(drained).items()
@@ -237,7 +254,8 @@ class Leases:
             for name, outcome in zip(names, outcomes, strict=True):
                 if outcome:
                     subscription, stream = self._places[name]
-                    self.lanes[name] = Lane(subscription, stream, crashed=outcome == b"dead")
+                    lane = self.lanes[name] = Lane(name, subscription, stream, crashed=outcome == b"dead")
+                    self.make_ready(lane)
         self._on_change()
 
     def _by_partition(self, names: Iterable[bytes]) -> dict[bytes, list[bytes]]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError, ResponseError
 
-from motia_redis.deliveries import attempts_field
 from motia_redis.subscriptions import StreamEntry
 
 if TYPE_CHECKING:
@@ -27,6 +25,7 @@ _log = logging.getLogger(__name__)
 #: All holders of a lane read under one name, so that the next one finds what the last one left, in order.
 CONSUMER = "worker"
 _ENTRIES = 128  # of one lane in one read
+_TURN = 64  # entries taken in before others have the event loop, counted by whole lanes: conditions are asked meanwhile
 _WATCH = 5000  # milliseconds that one wait for new entries lasts
 _SETTLE = 0.02  # seconds in which room is expected while handlers are busy, before waiting for other lanes
 _RECONNECT = (0.1, 5.0)  # seconds: first and longest pause while Redis is away
@@ -55,7 +54,7 @@ class Reader:
         self._keyspace = keyspace
         self._restore_groups = restore_groups
         self._changed = changed
-        self._watches: dict[bytes, _Watch] = {}
+        self._idle: dict[bytes, _Idle] = {}
         self._failure: Exception | None = None  # of a watch
 
     async def run(self) -> None:
@@ -88,63 +87,86 @@ class Reader:
         await asyncio.sleep(pause)
         for lane in self._leases.lanes.values():
             # A reply that got lost may have held entries: they are pending now, beside those that are being handled here.
-            lane.ready, lane.position = True, "0"
+            lane.position = "0"
+            self._leases.make_ready(lane)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
     async def _read(self) -> bool:
         """Read once from all lanes that may have something and whose steps have room; return whether there was any."""
-        chosen: dict[tuple[str, bytes], list[Lane]] = {}
-        lanes_of: Counter[str] = Counter()
-        for lane in self._leases.lanes.values():
-            if lane.ready and not lane.closing.is_set() and self._deliveries.room(lane.subscription):
-                chosen.setdefault((lane.subscription.group, self._together(lane.stream)), []).append(lane)
-                lanes_of[lane.subscription.group] += 1
-        if not chosen or not self._leases.valid():
+        reads = self._plan() if self._leases.valid() else []
+        if not reads:
             return False
-        calls: list[Any] = []
-        counts = []
-        for (group, _), lanes in chosen.items():
-            counts.append(max(1, min(_ENTRIES, self._deliveries.room(lanes[0].subscription) // lanes_of[group])))
-            places = [lane.stream for lane in lanes] + [lane.position for lane in lanes]
-            command = ("XREADGROUP", "GROUP", group, CONSUMER, "COUNT", counts[-1], "STREAMS", *places)
-            calls.append((lanes[0].stream, command))
-        replies = await self._nodes.run_each(calls)
-        finished: list[Lane] = []
-        for lanes, count, reply in zip(chosen.values(), counts, replies, strict=True):
-            if isinstance(reply, Exception):
-                continue
-            found = _by_stream(reply)
+        lanes = [lane for read in reads for lane in read.lanes]
+        for lane in lanes:
+            lane.reading = True
+        try:
+            replies = await self._nodes.run_each([(read.lanes[0].stream, read.command) for read in reads])
+            finished: list[Lane] = []
+            for read, reply in zip(reads, replies, strict=True):
+                if not isinstance(reply, Exception):
+                    finished += await self._take(read, _by_stream(reply))
+            await self._turn_to_new(finished)
+        finally:
             for lane in lanes:
-                entries = found.get(lane.stream, [])
-                if lane.position == ">":
-                    self._take_new(lane, entries, count)
-                elif entries:
-                    await self._take_pending(lane, entries)
-                else:
-                    finished.append(lane)
-        await self._turn_to_new(finished)
+                lane.reading = False
+                if lane.is_drained:
+                    self._leases.drained()
         for reply in replies:
             if isinstance(reply, Exception):  # of one node: what the others gave is taken
                 raise reply
         return True
+
+    def _plan(self) -> list[_Read]:
+        """Share the room of each step among its lanes that are ready."""
+        reads = []
+        for subscription, ready in self._leases.ready.items():
+            room = subscription.load.room
+            if not ready or not room:
+                continue
+            count = max(1, min(_ENTRIES, room // len(ready)))
+            together: dict[bytes, list[Lane]] = {}
+            for lane in ready:
+                together.setdefault(self._together(lane.stream), []).append(lane)
+            reads += [_Read(subscription.group, lanes, count) for lanes in together.values()]
+        return reads
+
+    async def _take(self, read: _Read, found: dict[bytes, list[tuple[bytes, Any]]]) -> list[Lane]:
+        """Hand on what a read brought; return the lanes of which nothing is pending any more."""
+        finished = []
+        taken = 0
+        for lane in read.lanes:
+            entries = found.get(lane.stream, [])
+            taken += len(entries)
+            if taken >= _TURN:
+                taken = 0
+                await asyncio.sleep(0)
+            if lane.position == ">":
+                self._take_new(lane, entries, read.count)
+            elif entries:
+                await self._take_pending(lane, entries)
+            else:
+                finished.append(lane)
+        return finished
 
     def _together(self, stream: bytes) -> bytes:
         """Return what streams must share to be read by one command: in a Cluster their slot."""
         return self._keyspace.leases(stream) if self._nodes.is_cluster else b""
 
     def _take_new(self, lane: Lane, entries: list[tuple[bytes, Any]], asked: int) -> None:
-        lane.ready = len(entries) >= asked
+        if lane.closing.is_set():  # they stay pending for its next holder
+            return
         if entries:
             lane.seen = entries[-1][0].decode()
-        if not lane.closing.is_set():  # else they stay pending for its next holder
-            for entry_id, fields in entries:
-                self._deliveries.submit(lane, StreamEntry(lane.stream, entry_id.decode(), fields), attempts=0, suspect=False)
+        if len(entries) < asked:
+            self._rest(lane)
+        for entry_id, fields in entries:
+            self._deliveries.submit(lane, StreamEntry(lane.stream, entry_id.decode(), fields), attempts=0, suspect=False)
 
     async def _take_pending(self, lane: Lane, entries: list[tuple[bytes, Any]]) -> None:
         """Take what the lane's last holder left, with the attempts that were made."""
         key: Any = self._keyspace.attempts(lane.stream, lane.subscription.group)
-        fields: Any = [attempts_field(lane, entry_id.decode()) for entry_id, _ in entries]
+        fields: Any = [lane.attempts_field(entry_id.decode()) for entry_id, _ in entries]
         recorded: Any = await self._nodes.run(key, "HMGET", key, *fields)
         lane.position = entries[-1][0].decode()
         if lane.closing.is_set():
@@ -163,77 +185,113 @@ class Reader:
         """Begin to read new entries; remember where the stream ends now, since a wait must not start earlier."""
         if not lanes:
             return
-        replies = await self._nodes.run_all([(lane.stream, ("XINFO STREAM", lane.stream)) for lane in lanes])
-        for lane, info in zip(lanes, replies, strict=True):
-            lane.position, lane.seen, lane.crashed = ">", info["last-generated-id"].decode(), False
+        streams = dict.fromkeys(lane.stream for lane in lanes)
+        replies = await self._nodes.run_all([(stream, ("XINFO STREAM", stream)) for stream in streams])
+        ends = {stream: info["last-generated-id"].decode() for stream, info in zip(streams, replies, strict=True)}
+        for lane in lanes:
+            lane.position, lane.seen, lane.crashed = ">", ends[lane.stream], False
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
-    async def _wait(self) -> None:
-        """Wait until a lane has changed, a step has room, or there are new entries in a lane that was read to its end.
+    def _rest(self, lane: Lane) -> None:
+        """Read a lane no more until a wait tells of something new."""
+        del self._leases.ready[lane.subscription][lane]
+        self._idle.setdefault(self._together(lane.stream), _Idle()).add(lane)
 
-        A stream's wait starts behind the last entry that all its lanes here have read, so none falls between reading and waiting.
-        """
-        lanes = [lane for lane in self._leases.lanes.values() if not lane.closing.is_set()]
-        if any(lane.ready for lane in lanes):
+    async def _wait(self) -> None:
+        """Wait until a lane has changed, a step has room, or there are new entries in a lane that was read to its end."""
+        if any(self._leases.ready.values()):
             with suppress(TimeoutError):
                 async with asyncio.timeout(_SETTLE):
                     await self._changed.wait()
                     return
-        idle: dict[bytes, set[Lane]] = {}
-        for lane in lanes:
-            if not lane.ready:
-                idle.setdefault(self._together(lane.stream), set()).add(lane)
-        for together, wanted in idle.items():
-            watch = self._watches.get(together)
-            if watch is None or wanted - watch.lanes:
-                if watch is not None:
-                    await _end(watch)
-                self._watches[together] = _Watch(wanted, asyncio.create_task(self._watch(together, wanted)))
+        for idle in self._idle.values():
+            if idle.is_unwatched:
+                await idle.stop()
+                idle.watch = asyncio.create_task(self._watch(idle))
+                idle.is_unwatched = False
         await self._changed.wait()
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
 
-    async def _watch(self, together: bytes, lanes: set[Lane]) -> None:
-        """Wait once for new entries in lanes that one command can read, and mark those that have any."""
-        by_stream: dict[bytes, list[Lane]] = {}
-        for lane in lanes:
-            by_stream.setdefault(lane.stream, []).append(lane)
-        positions = {stream: min((lane.seen for lane in lanes), key=_order) for stream, lanes in by_stream.items()}
+    async def _watch(self, idle: _Idle) -> None:
+        """Wait once for new entries in lanes that one command can read, and make those ready that have any."""
+        seen = idle.seen
+        command = ("XREAD", "COUNT", 1, "BLOCK", _WATCH, "STREAMS", *seen, *seen.values())
         try:
-            for stream, entries in _by_stream(await self._wait_for(positions)).items():
-                for lane in by_stream[stream]:
-                    lane.ready = True
+            found = _by_stream(await self._nodes.run_blocking(next(iter(seen)), *command))
+            if not found:
+                idle.forget_closing()
+            for stream, entries in found.items():
+                for lane in idle.wake(stream):
                     lane.seen = max(lane.seen, entries[0][0].decode(), key=_order)
+                    self._leases.make_ready(lane)
         except Exception as error:  # noqa: BLE001  # for whoever waits
             self._failure = error
-        del self._watches[together]
+        idle.is_unwatched = bool(idle.lanes)
         self._changed.set()
 
-    async def _wait_for(self, positions: dict[bytes, str]) -> Any:
-        command = ("XREAD", "COUNT", 1, "BLOCK", _WATCH, "STREAMS", *positions, *positions.values())
-        return await self._nodes.run_blocking(next(iter(positions)), *command)
-
     async def _stop_watching(self) -> None:
-        watches, self._watches = self._watches, {}
-        for watch in watches.values():
-            await _end(watch)
+        idle, self._idle = self._idle, {}
+        for lanes in idle.values():
+            await lanes.stop()
         self._failure = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Watch:
-    """A wait for new entries in some lanes."""
+@dataclass(slots=True)
+class _Read:
+    """One command that reads some lanes of one step."""
 
-    lanes: set[Lane]
-    task: asyncio.Task[None]
+    group: str
+    lanes: list[Lane]
+    count: int  #: the most entries of each
+
+    @property
+    def command(self) -> tuple[Any, ...]:
+        places = [lane.stream for lane in self.lanes] + [lane.position for lane in self.lanes]
+        return "XREADGROUP", "GROUP", self.group, CONSUMER, "COUNT", self.count, "STREAMS", *places
 
 
-async def _end(watch: _Watch) -> None:
-    """Cut a wait off; it only reads, so nothing is lost with its connection."""
-    watch.task.cancel()
-    await asyncio.wait([watch.task])
+class _Idle:
+    """Lanes that were read to their end, and that one command can wait for.
+
+    A stream's wait starts behind the last entry that all its lanes here have read, so none falls between reading and waiting.
+    """
+
+    def __init__(self) -> None:
+        self.lanes: dict[bytes, list[Lane]] = {}  #: by stream
+        self.seen: dict[bytes, str] = {}  #: up to where all lanes of a stream have read it
+        self.watch: asyncio.Task[None] | None = None
+        self.is_unwatched = False  #: a wait has to begin, in place of one that runs
+
+    def add(self, lane: Lane) -> None:
+        """Wait for a lane, too."""
+        lanes = self.lanes.setdefault(lane.stream, [])
+        self.seen[lane.stream] = min(self.seen[lane.stream], lane.seen, key=_order) if lanes else lane.seen
+        lanes.append(lane)
+        self.is_unwatched = True
+
+    def wake(self, stream: bytes) -> list[Lane]:
+        """Return the lanes of a stream, and wait for them no more."""
+        self.seen.pop(stream, None)
+        return self.lanes.pop(stream, [])
+
+    def forget_closing(self) -> None:
+        """Wait no more for lanes that are given back, or lost."""
+        for stream, lanes in list(self.lanes.items()):
+            held = [lane for lane in lanes if not lane.closing.is_set()]
+            if held:
+                self.lanes[stream] = held
+            else:
+                self.wake(stream)
+
+    async def stop(self) -> None:
+        """Cut a wait off; it only reads, so nothing is lost with its connection."""
+        if self.watch is not None:
+            self.watch.cancel()
+            await asyncio.wait([self.watch])
+            self.watch = None
 
 
 def _by_stream(reply: Any) -> dict[bytes, list[tuple[bytes, Any]]]:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from motia_redis import FlowContext, StateManager, StateTriggerInput, Worker, logger, queue, step
+from motia_redis import FlowContext, StateManager, StateTriggerInput, Worker, logger, queue, scripts, step
 from motia_redis import state as state_trigger
 from motia_redis.application import Application
 from motia_redis.errors import StateError, StateUnavailable
+from motia_redis.leases import lane_name
 from motia_redis.limits import Retention
 from motia_redis.tracing import trace
 from tests.applications import Command
@@ -466,6 +467,40 @@ redis.call("XREADGROUP", "GROUP", "Record", "worker", "COUNT", "1", "STREAMS", K
         await recorder.wait(3)
     assert [i.new_value for i in recorder.inputs] == [1, 1, 2]
     assert await pending(raw, namespace) == 0
+
+
+async def test_lanes_are_acknowledged_together_and_each_for_its_holder_only(state: StateManager, namespace: str) -> None:
+    nodes = await state.nodes()
+    tag = f"{{{namespace}:0}}:".encode()
+    leases, attempts = tag + b"leases", tag + b"attempts:Step"
+    streams = [tag + b"events:%d" % number for number in range(3)]
+    names = [lane_name("Step", stream) for stream in streams]
+    await scripts.load("renew_leases")(nodes, [leases], ["mine", "60000", "first"])
+    await scripts.load("renew_leases")(nodes, [leases], ["other", "60000", "first"])
+    await scripts.load("acquire_lanes")(nodes, [leases], ["mine", names[0], names[2]])
+    await scripts.load("acquire_lanes")(nodes, [leases], ["other", names[1]])
+    ids = []
+    for stream, name in zip(streams, names, strict=True):
+        await nodes.run(stream, "XGROUP CREATE", stream, "Step", "0", "MKSTREAM")
+        ids.append([await nodes.run(stream, "XADD", stream, "*", "type", "x") for _ in range(2)])
+        await nodes.run(stream, "XREADGROUP", "GROUP", "Step", "worker", "STREAMS", stream, ">")
+        await nodes.run(attempts, "HSET", attempts, name + b" " + ids[-1][0], "1")
+
+    async def acknowledge(*numbers: int) -> Any:
+        keys = [leases, *(key for number in numbers for key in (streams[number], attempts))]
+        lanes = [[names[number], b"Step", *ids[number]] for number in numbers]
+        arguments = [part for lane in lanes for part in (b"", *lane)]
+        return await scripts.load("acknowledge")(nodes, keys, [b"mine", *arguments[1:]])
+
+    async def left() -> list[int]:
+        return [(await nodes.run(stream, "XPENDING", stream, "Step"))["pending"] for stream in streams]
+
+    assert await acknowledge(1, 0) == 0
+    assert await left() == [0, 2, 2]
+    assert await acknowledge(0, 2) == 1
+    assert await left() == [0, 2, 0]
+    assert await nodes.run(attempts, "HKEYS", attempts) == [names[1] + b" " + ids[1][0]]
+    await nodes.aclose()
 
 
 async def test_a_failing_key_with_a_long_queue_holds_up_nobody_else(state: StateManager) -> None:
