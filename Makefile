@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint fuzz chaos bench-update format clean
+.PHONY: help demo test lint fuzz chaos bench bench-quick format clean
 
 help:
 	@echo "make demo    several processes share state and fire triggers on an embedded Redis"
@@ -12,7 +12,8 @@ help:
 	@echo "make lint    only lint and types"
 	@echo "make fuzz    random updates against an independent model: CASES=200000 SEED=1, or SECONDS=60"
 	@echo "make chaos   the long runs of the fault tests: kills, pauses, bad networks, fail-overs, a million keys (about 9 minutes)"
-	@echo "make bench-update    server time of updates against cjson, RedisJSON and the floor"
+	@echo "make bench   all benchmarks beside their rivals (under 20 minutes), into benchmarks/README.md: ONLY=\"calls triggers\""
+	@echo "make bench-quick     the same picture in two minutes, only printed"
 	@echo "make format  put the code into its format"
 	@echo "make clean   remove the environment and everything built"
 
@@ -46,19 +47,22 @@ fuzz: $(VENV)/dev
 chaos: $(VENV)/dev
 	MOTIA_CHAOS=full $(BIN)/python -m pytest tests/faults -rP
 
-$(VENV)/bench: pyproject.toml
+# Rivals that cannot be installed are reported, and the benchmarks go on without them.
+$(VENV)/bench: pyproject.toml benchmarks/triggering/field.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded]'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]' \
-	  || echo "some rivals cannot be installed here: the benchmark goes on without them"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	$(BIN)/python -m benchmarks --install
 	touch $@
 
-bench-update: $(VENV)/bench
-	$(BIN)/python -m benchmarks.update
+bench: $(VENV)/bench
+	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))
+
+bench-quick: $(VENV)/bench
+	$(BIN)/python -m benchmarks --quick $(if $(ONLY),--only $(ONLY))
 
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-rivals dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

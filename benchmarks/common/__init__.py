@@ -1,1 +1,1 @@
-"""What all benchmarks share: the machine, private servers, rounds in alternation, results, tables and plots."""
+"""What all benchmarks share: options, machine, servers, rivals, rounds in alternation, goals, tables, plots, results."""

@@ -6,6 +6,7 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 
 def describe(packages: tuple[str, ...] = ("motia-redis", "redis", "hiredis", "orjson")) -> dict[str, str]:
@@ -29,6 +30,18 @@ def describe(packages: tuple[str, ...] = ("motia-redis", "redis", "hiredis", "or
 def sentence(facts: dict[str, str]) -> str:
     """Return the facts as one line of prose."""
     return ", ".join(f"{name} {value}" for name, value in facts.items())
+
+
+def conditions(result: dict[str, Any], others: dict[str, dict[str, str]] | None = None) -> str:
+    """Say where, with what and how it was measured, and who was left out, a line each.
+
+    The result's `machine` and `settings` are facts by name, its `left out`, if it has one, reasons by name; `others` are more
+    such lines, by their first word.
+    """
+    lines = {"Machine": result["machine"], **(others or {}), "Settings": result["settings"]}
+    words = [f"{name}: {sentence(facts) or 'none'}." for name, facts in lines.items()]
+    words += [f"Left out: {name}: {why}." for name, why in result.get("left out", {}).items()]
+    return "  \n".join(words) + "\n"
 
 
 def _memory() -> str:

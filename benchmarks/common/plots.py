@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.common.results import FOLDER
@@ -20,6 +21,11 @@ THEMES = {
 }
 #: Told apart by people of any colour vision, on either ground (Okabe and Ito, without black).
 COLOURS = ("#009e73", "#d55e00", "#3a8fd0", "#cc79a7", "#b8860b", "#56b4e9")
+
+
+def can_draw() -> bool:
+    """Tell whether matplotlib is installed."""
+    return find_spec("matplotlib") is not None
 
 
 @contextmanager

@@ -12,10 +12,10 @@ RESULTS = FOLDER / "results"
 README = FOLDER / "README.md"
 
 
-def write(name: str, result: dict[str, Any], folder: Path = RESULTS) -> Path:
+def write(name: str, result: dict[str, Any]) -> Path:
     """Write a benchmark's result, dated, and return the file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.json"
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
     stamped = {"benchmark": name, "date": datetime.now(UTC).isoformat(timespec="seconds"), **result}
     path.write_text(json.dumps(stamped, indent=1) + "\n")
     return path

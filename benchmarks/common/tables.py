@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
 
@@ -16,15 +16,17 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1)
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
-def put(page: Path, marker: str, text: str) -> bool:
-    """Replace what stands between `<!-- marker:begin -->` and `<!-- marker:end -->`; False when the page has no such place."""
-    begin, end = f"<!-- {marker}:begin -->", f"<!-- {marker}:end -->"
-    before, found, rest = page.read_text().partition(begin)
-    _, closed, after = rest.partition(end)
-    if not found or not closed:
-        return False
-    page.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}")
-    return True
+def has(page: Path, marker: str) -> bool:
+    """Tell whether a page has a place for generated text of that name."""
+    text = page.read_text()
+    return all(mark in text for mark in _marks(marker))
+
+
+def put(page: Path, marker: str, text: str) -> None:
+    """Replace what stands between `<!-- marker:begin -->` and `<!-- marker:end -->` in a page that has them."""
+    begin, end = _marks(marker)
+    before, _, rest = page.read_text().partition(begin)
+    page.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{rest.partition(end)[2]}")
 
 
 def figure(value: float) -> str:
@@ -32,3 +34,18 @@ def figure(value: float) -> str:
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def quartiles(spread: Mapping[str, float]) -> str:
+    """Return the quartiles of `Spread.as_dict`."""
+    return f"{figure(spread['low'])} to {figure(spread['high'])}"
+
+
+def with_quartiles(spread: Mapping[str, float]) -> str:
+    """Return the median of `Spread.as_dict` and, where they differ from it, its quartiles."""
+    middle = figure(spread["median"])
+    return middle if spread["low"] == spread["high"] else f"{middle} ({quartiles(spread)})"
+
+
+def _marks(marker: str) -> tuple[str, str]:
+    return f"<!-- {marker}:begin -->", f"<!-- {marker}:end -->"

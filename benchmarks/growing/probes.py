@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from benchmarks.common import rounds
+from benchmarks.common.failures import BenchmarkFailed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     Operation = Callable[[str], Awaitable[object]]  # of one key
 
 
-class WrongOutcome(Exception):
+class WrongOutcome(BenchmarkFailed):
     """An operation that did not do its job: its figure would mean nothing."""
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.common import machine, plots
-from benchmarks.common.tables import figure, markdown
-from benchmarks.growing.series import SERVER_SLACK, TOLERANCE
+from benchmarks.common.tables import markdown, with_quartiles
+from benchmarks.growing.series import ITEM_SLACK, SERVER_SLACK, TOLERANCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,9 +19,9 @@ _TITLES = {"keys": "Keys per scope", "scopes": "Scopes", "value size": "Bytes of
 _RATES = {"event handled": "events handled", "update": "updates"}
 _HOW = f"""The exponent is the slope of log cost over log size from the middle size to the largest, round by round: 0 when the
 size does not matter, 1 when twice the size costs twice. What exceeds the one it may have by more than {TOLERANCE} (twice the
-cost for 100 times the size) grows faster than it must. In the server's part of a call {SERVER_SLACK:g} µs more do not count:
-large data bring as much by missing the processor's caches. `scan` reads a scope page by page and keeps nothing. `list` keeps all,
-so Python's garbage collector goes through all of it again and again: `list, no gc` is the same without it.
+cost for 100 times the size) grows faster than it must. In the server's part {SERVER_SLACK:g} µs more per call do not count, or
+{ITEM_SLACK:g} µs per item: large data bring as much by missing the processor's caches. `scan` reads page by page and keeps none.
+`list` keeps all, so Python's garbage collector goes through all of it again and again: `list, no gc` is the same without it.
 """
 
 
@@ -36,8 +36,7 @@ def text(result: Result) -> str:
 
 def conditions(result: Result) -> str:
     """Say where, with what and how it was measured."""
-    settings = ", ".join(f"{name} {value}" for name, value in result["settings"].items())
-    return f"Machine: {machine.sentence(result['machine'])}.  \nSettings: {settings}.\n"
+    return machine.conditions(result)
 
 
 def summary(result: Result) -> str:
@@ -54,7 +53,7 @@ def table(series: Result) -> str:
     rows = []
     for line in series["lines"]:
         exponent = line["exponent"]
-        cells = [f"{line['name']}, {line['unit']}", *(_spread(line["points"][size]) for size in sizes)]
+        cells = [f"{line['name']}, {line['unit']}", *(with_quartiles(line["points"][size]) for size in sizes)]
         cells += [f"{exponent['median']:.2f}", f"{line['limit']:g}", "**yes**" if line["grows_too_fast"] else "no"]
         rows.append(cells)
         if series["name"] == "workers":
@@ -63,21 +62,14 @@ def table(series: Result) -> str:
     return markdown(head, rows)
 
 
-def draw(result: Result) -> None:
+def draw(result: Result, name: str) -> None:
     """Write the plot: a panel per series."""
-    plots.draw("growth", _painter(result))
+    plots.draw(name, _painter(result))
 
 
-def picture() -> str:
+def pictures(name: str) -> str:
     """Return the HTML that shows the plot."""
-    return plots.picture("growth", "Cost of a call by keys per scope, scopes and bytes of the value; rates by processes")
-
-
-def _spread(point: dict[str, float]) -> str:
-    """Return a median with its quartiles, where there are any."""
-    if point["low"] == point["high"]:
-        return figure(point["median"])
-    return f"{figure(point['median'])} ({figure(point['low'])} to {figure(point['high'])})"
+    return plots.picture(name, "Cost of a call by keys per scope, scopes and bytes of the value; rates by processes")
 
 
 def _painter(result: Result) -> Callable[[Any], Any]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 TOLERANCE = 0.15  #: an exponent may be so much above what it must be: twice the cost for 100 times the size
 #: The server's part of a call may grow by so many microseconds: some misses of the processor's caches, which large data bring.
 SERVER_SLACK = 5.0
+ITEM_SLACK = 1.0  #: the same for each item of a call: one or two such misses
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,6 @@ from motia_redis.sessions import Session
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import redis
-
     from benchmarks.common.server import Server
 
 SCOPE, KEY = b"users", b"user:4711"
@@ -35,8 +33,8 @@ class Contender:
     keys: tuple[bytes, ...] = (b"{bench}:state:users", b"{bench}:revision:users", stream)
 
     def __init__(self, server: Server, source: str | None = None) -> None:
-        self.client: redis.Redis = server.client
-        self.sha = cast("str", self.client.script_load(source or (_LUA / f"{self.name}.lua").read_text()))
+        self.client = server.client
+        self.sha = str(self.client.script_load(source or (_LUA / f"{self.name}.lua").read_text()))
         self.text = b""
         self.operation: Operation = {}
 
@@ -48,7 +46,7 @@ class Contender:
 
     def reset(self) -> None:
         """Store the text as it was at first."""
-        self.client.hset(self.keys[0], cast("str", KEY), cast("str", self.text))
+        self.client.hset(self.keys[0], KEY, self.text)
 
     def call(self) -> tuple[Sequence[bytes], Sequence[bytes]]:
         """Return keys and arguments of one call."""
@@ -62,7 +60,7 @@ class Contender:
             pipeline = self.client.pipeline(transaction=False)
             for _ in range(min(batch, calls - start)):
                 keys, arguments = self.call()
-                pipeline.evalsha(self.sha, len(keys), *keys, *arguments)  # type: ignore[arg-type]
+                pipeline.evalsha(self.sha, len(keys), *keys, *arguments)
             replies = pipeline.execute()
         return replies
 
@@ -109,7 +107,7 @@ class Ours(Contender):
     def reset(self) -> None:
         """Store the text by the script: sealed, with its event."""
         keys, arguments = self._mutation([b"set", self.text + codec.SEAL])
-        self.client.evalsha(self.sha, len(keys), *keys, *arguments)  # type: ignore[arg-type]
+        self.client.evalsha(self.sha, len(keys), *keys, *arguments)
 
     def call(self) -> tuple[Sequence[bytes], Sequence[bytes]]:
         """Return what the manager sends."""

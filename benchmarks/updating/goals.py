@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.common import goals
+
 Case = dict[str, Any]
 
 WORST_MS = 50.0
@@ -14,17 +16,10 @@ NAMED_SHAPES = ("nested", "flat", "records", "text")
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """A measured ratio (ours / rival, median of the rounds) against the most it may be."""
+class Verdict(goals.Verdict):
+    """A measured ratio, ours / rival, against the most it may be."""
 
-    ratio: float
-    limit: float
     reachable: bool = True  #: False: even the lean floor, which changes nothing, takes longer than the goal allows
-
-    @property
-    def met(self) -> bool:
-        """Whether the goal is met."""
-        return self.ratio <= self.limit
 
 
 def limit(rival: str, shape: str, size: int) -> float | None:
@@ -44,4 +39,4 @@ def judge(case: Case, rival: str) -> Verdict | None:
     if most is None or rival not in case["ratios"]:
         return None
     allowed = case["times"][rival]["median"] * most
-    return Verdict(case["ratios"][rival]["median"], most, case["times"]["lean floor"]["median"] <= allowed)
+    return Verdict(case["ratios"][rival]["median"], most, reachable=case["times"]["lean floor"]["median"] <= allowed)

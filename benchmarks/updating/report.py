@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.common import machine, plots
-from benchmarks.common.tables import figure, markdown
+from benchmarks.common.tables import figure, markdown, quartiles
 from benchmarks.updating import goals
 from benchmarks.updating.documents import POSITIONS
 
@@ -33,9 +33,7 @@ def text(result: Result) -> str:
 
 def conditions(result: Result) -> str:
     """Say where, with what and how it was measured."""
-    settings = ", ".join(f"{name} {value}" for name, value in result["settings"].items())
-    lines = [f"Machine: {machine.sentence(result['machine'])}.", f"Servers: {machine.sentence(result['servers'])}."]
-    return "  \n".join([*lines, f"Settings: {settings}."]) + "\n"
+    return machine.conditions(result, {"Servers": result["servers"]})
 
 
 def summary(result: Result) -> str:
@@ -60,7 +58,7 @@ def increments(result: Result) -> str:
     for case in result["increments"]:
         ours = case["times"]["ours"]
         cells = [case["shape"], f"{case['bytes']:,}", case["position"]]
-        cells += [figure(ours["median"]), f"{figure(ours['low'])} to {figure(ours['high'])}"]
+        cells += [figure(ours["median"]), quartiles(ours)]
         for rival in RIVALS:
             cells += _against(case, rival)
         rows.append([*cells, figure(case["times"]["lean floor"]["median"])])
@@ -69,11 +67,12 @@ def increments(result: Result) -> str:
 
 def append(result: Result) -> str:
     """Return the table of list appends."""
-    head = ("elements", "bytes", "ours µs", "floor µs", "ours/floor", "lean floor µs", "ours/lean floor")
+    head = ("elements", "bytes", "ours µs", "quartiles", "floor µs", "ours/floor", "lean floor µs", "ours/lean floor")
     rows = []
     for row in result["append"]:
         times, ratios = row["times"], row["ratios"]
-        cells = [row["elements"], f"{row['bytes']:,}", figure(times["ours"]["median"]), figure(times["floor"]["median"])]
+        cells = [row["elements"], f"{row['bytes']:,}", figure(times["ours"]["median"]), quartiles(times["ours"])]
+        cells.append(figure(times["floor"]["median"]))
         cells += [_mark(_append_verdict(row)), figure(times["lean floor"]["median"])]
         rows.append([*cells, figure(ratios["lean floor"]["median"])])
     return markdown(head, rows)
@@ -84,7 +83,7 @@ def worst(result: Result) -> str:
     rows = []
     for row in sorted(result["worst"], key=lambda row: -row["times"]["median"]):
         verdict = _worst_verdict(row)
-        factor = f"{figure(verdict.ratio / verdict.limit)} {'pass' if verdict.met else '**miss**'}"
+        factor = f"{figure(verdict.distance)} {'pass' if verdict.met else '**miss**'}"
         if row["operations"] > 1:
             factor = "no goal"
         cells = [row["name"], f"`{row['ended']}`", f"{row['bytes']:,}"]
@@ -108,10 +107,10 @@ def _summary_row(words: str, judged: Iterable[tuple[str, Verdict]]) -> list[list
     judged = list(judged)
     if not judged:
         return [[words, "not measured", "-", "-", "-", "-"]]
-    name, farthest = max(judged, key=lambda pair: pair[1].ratio / pair[1].limit)
+    name, farthest = max(judged, key=lambda pair: pair[1].distance)
     met = sum(verdict.met for _, verdict in judged)
     beyond = sum(not verdict.reachable for _, verdict in judged)
-    return [[words, name, f"{met} of {len(judged)}", str(beyond), figure(farthest.ratio), figure(farthest.limit)]]
+    return [[words, name, f"{met} of {len(judged)}", str(beyond), figure(farthest.figure), figure(farthest.limit)]]
 
 
 def _words(case: dict[str, Any]) -> str:
@@ -137,8 +136,8 @@ def _against(case: dict[str, Any], rival: str) -> list[str]:
 
 def _mark(verdict: Verdict) -> str:
     if verdict.met:
-        return f"{figure(verdict.ratio)} pass"
-    return f"{figure(verdict.ratio)} **miss**{'' if verdict.reachable else '°'}"
+        return f"{figure(verdict.figure)} pass"
+    return f"{figure(verdict.figure)} **miss**{'' if verdict.reachable else '°'}"
 
 
 def _times_painter(result: Result) -> Callable[[Any], Any]:

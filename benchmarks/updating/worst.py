@@ -49,14 +49,14 @@ def run(server: Server, case: Case, calls: int) -> Outcome:
     values = ours.call()[0][0]
     spent, ended = [], "applied"
     for _ in range(calls):
-        ours.client.hset(values, KEY, case.text)  # type: ignore[arg-type]
+        ours.client.hset(values, KEY, case.text)
         keys, arguments = ours.call()
         if case.repeat > 1:
             head, operation = arguments[:8], arguments[9:]
             arguments = [*head, b"%d" % case.repeat, *(list(operation) * case.repeat)]
         ours.client.config_resetstat()
         try:
-            ours.client.evalsha(ours.sha, len(keys), *keys, *arguments)  # type: ignore[arg-type]
+            ours.client.evalsha(ours.sha, len(keys), *keys, *arguments)
         except Exception as error:  # noqa: BLE001  # whatever the server answers is the outcome
             ended = str(error)[:60]
         spent.append(microseconds_per_call(ours.client) / 1000)

@@ -1,0 +1,1 @@
+"""The parts of `benchmarks.calls`: what a call costs its caller, ours against other clients of Redis."""

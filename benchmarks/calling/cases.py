@@ -1,0 +1,183 @@
+"""The measured cases: works in one place (a socket and an event loop), with all contenders taking turns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.calling import contenders
+from benchmarks.calling.children import Child, ChildFailed
+from benchmarks.common.rounds import Spread, alternate, ratio
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from contextlib import ExitStack
+
+Case = dict[str, Any]
+
+TASKS = 64
+LISTED = 10_000
+OURS, PLAIN = "ours", "redis-py"  #: the two that every case has
+_CHANGING = "ours, changing"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where calls are made: over which socket, in which event loop."""
+
+    socket: str
+    loop: str
+    url: str
+
+    def __str__(self) -> str:
+        return f"{self.socket}, {self.loop}"
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long and how often is measured."""
+
+    rounds: int
+    seconds: float  #: of one turn of one contender, about
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A contender's figures in a case, by round: microseconds per call, and of CPU per call."""
+
+    times: Sequence[float]
+    cpu: Sequence[float]
+
+
+class Turn:
+    """One contender's turn at a work: gives microseconds per call, and notes the CPU time per call beside it."""
+
+    def __init__(self, child: Child, work: str, tasks: int, pace: Pace) -> None:
+        self.cpu: list[float] = []
+        self._child, self._tasks = child, tasks
+        self._order = {"do": "list_all"} if work == "list" else {"do": "run", "work": work, "tasks": tasks}
+        self._calls = self._calibrated(pace.seconds)
+
+    def __call__(self) -> float:
+        spent = self._child.ask(calls=self._calls, **self._order)
+        done = self._calls * self._tasks
+        self.cpu.append(spent["cpu"] / done * 1e6)
+        return float(spent["seconds"]) / done * 1e6
+
+    def _calibrated(self, seconds: float) -> int:
+        """Return how many calls of each task take about so long; warms up on the way."""
+        calls = 1
+        while (spent := float(self._child.ask(calls=calls, **self._order)["seconds"])) < seconds / 4:
+            calls *= 4
+        return max(1, round(calls * seconds / spent))
+
+
+class Contention:
+    """The turn of one contender at the increment of one member by tasks of two processes; times are per success."""
+
+    def __init__(self, children: Sequence[Child], seconds: float) -> None:
+        self.cpu: list[float] = []
+        self._children, self._seconds = children, seconds
+        self._contend(seconds / 4)  # opens the connections
+
+    def __call__(self) -> float:
+        done, cpu, seconds = self._contend(self._seconds)
+        self.cpu.append(cpu / done * 1e6)
+        return seconds / done * 1e6
+
+    def _contend(self, seconds: float) -> tuple[int, float, float]:
+        """Return successes, CPU seconds, seconds. Raises ChildFailed when an increment got lost."""
+        first = self._children[0]
+        before = first.ask("counter")
+        for child in self._children:
+            child.tell("contend", tasks=TASKS // len(self._children), seconds=seconds)
+        parts = [child.wait() for child in self._children]
+        done = sum(part["done"] for part in parts)
+        counted = first.ask("counter") - before
+        if counted != done:
+            raise ChildFailed(first.contender, f"{done} increments succeeded, {counted} were counted")
+        # Nobody's success in a whole turn would be a division by zero: counted as one.
+        return max(done, 1), sum(part["cpu"] for part in parts), max(part["seconds"] for part in parts)
+
+
+@dataclass(slots=True)
+class Field:
+    """The running children of a place, by contender, and who was left out, why."""
+
+    place: Place
+    children: dict[str, Child] = field(default_factory=dict)
+    partners: dict[str, Child] = field(default_factory=dict)  #: the second processes, for contention
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def enter(cls, stack: ExitStack, place: Place) -> Field:
+        """Start them all, stopped with the stack. Raises ChildFailed when one of the two that every case needs does not start."""
+        started = cls(place)
+        for name in contenders.ALL:
+            started.children[name] = stack.enter_context(Child(name, place.loop, place.url))
+        for name in (OURS, PLAIN):
+            started.partners[name] = stack.enter_context(Child(name, place.loop, place.url))
+            started.partners[name].wait()
+        for name, child in list(started.children.items()):
+            try:
+                child.wait()
+                child.ask("prepare", tasks=TASKS)
+            except ChildFailed as error:
+                if name in (OURS, PLAIN):
+                    raise
+                started.left_out[name] = error.why
+                del started.children[name]
+        return started
+
+    def gets(self, tasks: int, pace: Pace) -> list[Case]:
+        """Measure reads."""
+        columns = _take_turns({name: Turn(child, "read", tasks, pace) for name, child in self._competing(tasks)}, pace)
+        return [self._case("get", tasks, columns)]
+
+    def sets(self, tasks: int, pace: Pace) -> list[Case]:
+        """Measure writes and, in the same rounds, our updates: those are compared with the writes of the others."""
+        turns = {name: Turn(child, "write", tasks, pace) for name, child in self._competing(tasks)}
+        columns = _take_turns({**turns, _CHANGING: Turn(self.children[OURS], "change", tasks, pace)}, pace)
+        changing = columns.pop(_CHANGING)
+        return [self._case("set", tasks, columns), self._case("update", tasks, {**columns, OURS: changing})]
+
+    def listing(self, pace: Pace) -> list[Case]:
+        """Measure the list of all values of a scope. Raises AssertionError when the two lists differ."""
+        if self.children[OURS].ask("digest") != self.children[PLAIN].ask("digest"):
+            raise AssertionError("the listed values differ")
+        columns = _take_turns({name: Turn(self.children[name], "list", 1, pace) for name in (OURS, PLAIN)}, pace)
+        return [self._case("list", 1, columns)]
+
+    def contention(self, pace: Pace) -> list[Case]:
+        """Measure the increments of one member by tasks of two processes."""
+        turns = {name: Contention((self.children[name], partner), 2 * pace.seconds) for name, partner in self.partners.items()}
+        return [self._case("contended increment", TASKS, _take_turns(turns, pace))]
+
+    def fill(self) -> None:
+        """Write what is listed; it stays for the other places of the same server."""
+        for name in (OURS, PLAIN):
+            self.children[name].ask("fill", count=LISTED)
+
+    def _competing(self, tasks: int) -> list[tuple[str, Child]]:
+        """Return who takes part: what is called one at a time is compared with redis-py alone."""
+        return [(name, child) for name, child in self.children.items() if tasks > 1 or name in (OURS, PLAIN)]
+
+    def _case(self, work: str, tasks: int, columns: Mapping[str, Column]) -> Case:
+        """Return a case: times and CPU times in microseconds per call, ours / rival, and rival / ours for rates."""
+        ours, rivals = columns[OURS], {name: column for name, column in columns.items() if name != OURS}
+        return {
+            "work": work,
+            "tasks": tasks,
+            "socket": self.place.socket,
+            "loop": self.place.loop,
+            "times": {name: Spread.of(column.times).as_dict() for name, column in columns.items()},
+            "cpu": {name: Spread.of(column.cpu).as_dict() for name, column in columns.items()},
+            "ratios": {name: ratio(ours.times, column.times).as_dict() for name, column in rivals.items()},
+            "speedups": {name: ratio(column.times, ours.times).as_dict() for name, column in rivals.items()},
+            "cpu_ratios": {name: ratio(ours.cpu, column.cpu).as_dict() for name, column in rivals.items()},
+        }
+
+
+def _take_turns(turns: Mapping[str, Turn | Contention], pace: Pace) -> dict[str, Column]:
+    times = alternate(turns, pace.rounds)
+    return {name: Column(times[name], turn.cpu) for name, turn in turns.items()}

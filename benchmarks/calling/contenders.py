@@ -1,0 +1,290 @@
+"""The clients that are measured, each used as its own documentation recommends for speed.
+
+Each imports its library when it connects: a child process must not carry the libraries of the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import orjson
+
+from benchmarks.calling import values
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from benchmarks.calling.values import Value
+
+SCOPE, LISTED, CONTENDED = "users", "listed", "contended"
+_BATCH = 500  # values that are written at a time when a hash is filled
+
+
+class Contender:
+    """A way to read and write JSON values in Redis. `connected` opens it; keys of different contenders never meet."""
+
+    name: ClassVar[str]
+    package: ClassVar[str]  #: the distribution whose version is printed
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+
+    @classmethod
+    @asynccontextmanager
+    async def connected(cls, url: str) -> AsyncIterator[Self]:
+        """Connect to `unix://PATH` or `redis://HOST:PORT/0`. Raises ImportError when the library is not installed."""
+        raise NotImplementedError(url)
+        yield  # makes it a generator
+
+    async def get(self, key: str) -> Value:
+        """Read a value."""
+        raise NotImplementedError
+
+    async def set(self, key: str, value: Value) -> None:
+        """Write a value."""
+        raise NotImplementedError
+
+    async def read(self, task: int, calls: int) -> None:
+        """Make `calls` reads of the task's key, one after the other."""
+        key = values.key(task)
+        for _ in range(calls):
+            await self.get(key)
+
+    async def write(self, task: int, calls: int) -> None:
+        """Make `calls` writes of the task's key, one after the other, each of another value."""
+        key, value = values.key(task), values.build(task)
+        for value["n"] in range(1, calls + 1):
+            await self.set(key, value)
+
+    async def concurrently(self, work: str, tasks: int, calls: int) -> None:
+        """Let every one of `tasks` tasks make `calls` calls of a work: `read`, `write` or `change`."""
+        run = getattr(self, work)
+        if tasks == 1:
+            await run(0, calls)
+        else:
+            await asyncio.gather(*(run(task, calls) for task in range(tasks)))
+
+
+class Stateful(Contender):
+    """A contender that can also increment one member, and list: ours and the one it has to beat there."""
+
+    async def list(self) -> list[Value]:
+        """Read all values of the filled scope."""
+        raise NotImplementedError
+
+    async def fill(self, count: int) -> None:
+        """Write `count` values for `list`."""
+        raise NotImplementedError
+
+    async def increment(self, until: float) -> bool:
+        """Increment the contended value's counter; tells whether that succeeded, which it may fail to do until the deadline."""
+        raise NotImplementedError
+
+    async def counter(self) -> int:
+        """Return the contended value's counter, which starts as 0."""
+        raise NotImplementedError
+
+
+class Ours(Stateful):
+    """`StateManager` with its defaults."""
+
+    name, package = "ours", "motia-redis"
+    increment_n: ClassVar = [{"op": "increment", "path": "/n", "value": 1}]
+
+    @classmethod
+    @asynccontextmanager
+    async def connected(cls, url: str) -> AsyncIterator[Self]:
+        """Connect."""
+        from motia_redis import StateManager  # noqa: PLC0415  # this child's library alone
+
+        async with StateManager(url, namespace="bench") as state:
+            yield cls(state)
+
+    async def get(self, key: str) -> Value:
+        """Read."""
+        return await self.client.get(SCOPE, key)
+
+    async def set(self, key: str, value: Value) -> None:
+        """Write."""
+        await self.client.set(SCOPE, key, value)
+
+    async def change(self, task: int, calls: int) -> None:
+        """Increment the counter of the task's key, `calls` times."""
+        key = values.key(task)
+        for _ in range(calls):
+            await self.client.update(SCOPE, key, self.increment_n)
+
+    async def list(self) -> list[Value]:
+        """Read all."""
+        return await self.client.list(LISTED)
+
+    async def fill(self, count: int) -> None:
+        """Write by some calls at a time."""
+        for start in range(0, count, _BATCH):
+            indices = range(start, min(start + _BATCH, count))
+            await asyncio.gather(*(self.client.set(LISTED, values.key(index), values.build(index)) for index in indices))
+
+    async def increment(self, until: float) -> bool:  # noqa: ARG002  # it cannot fail
+        """Increment."""
+        await self.client.update(CONTENDED, "value", self.increment_n)
+        return True
+
+    async def counter(self) -> int:
+        """Read the counter."""
+        return ((await self.client.get(CONTENDED, "value")) or {"n": 0})["n"]
+
+
+class RedisPy(Stateful):
+    """redis-py's asyncio client from `from_url`, with its default pool and hiredis, which it takes by itself."""
+
+    name, package = "redis-py", "redis"
+
+    def __init__(self, client: Any) -> None:
+        super().__init__(client)
+        self.hashes = {scope: f"plain:{self.name}:{scope}" for scope in (SCOPE, LISTED, CONTENDED)}
+        self.users = self.hashes[SCOPE]
+
+    @classmethod
+    @asynccontextmanager
+    async def connected(cls, url: str) -> AsyncIterator[Self]:
+        """Connect."""
+        import hiredis  # noqa: F401, PLC0415  # without it redis-py would silently be slower
+        from redis import asyncio as redis  # noqa: PLC0415  # this child's library alone
+
+        async with redis.Redis.from_url(url) as client:
+            yield cls(client)
+
+    async def get(self, key: str) -> Value:
+        """Read."""
+        return orjson.loads(await self.client.hget(self.users, key))
+
+    async def set(self, key: str, value: Value) -> None:
+        """Write."""
+        await self.client.hset(self.users, key, orjson.dumps(value))
+
+    async def list(self) -> list[Value]:
+        """Read all."""
+        return [orjson.loads(text) for text in await self.client.hvals(self.hashes[LISTED])]
+
+    async def fill(self, count: int) -> None:
+        """Write by commands of many members."""
+        for start in range(0, count, _BATCH):
+            indices = range(start, min(start + _BATCH, count))
+            texts = {values.key(index): orjson.dumps(values.build(index)) for index in indices}
+            await self.client.hset(self.hashes[LISTED], mapping=texts)
+
+    async def increment(self, until: float) -> bool:
+        """Increment as redis-py's documentation does it ("Pipelines", optimistic locking by WATCH)."""
+        from redis.exceptions import WatchError  # noqa: PLC0415  # this child's library alone
+
+        name = self.hashes[CONTENDED]
+        async with self.client.pipeline(transaction=True) as pipeline:
+            while time.perf_counter() < until:
+                try:
+                    await pipeline.watch(name)
+                    text = await pipeline.hget(name, "value")
+                    value = orjson.loads(text) if text else {"n": 0}
+                    value["n"] += 1
+                    pipeline.multi()
+                    pipeline.hset(name, "value", orjson.dumps(value))
+                    await pipeline.execute()
+                except WatchError:
+                    continue
+                return True
+        return False
+
+    async def counter(self) -> int:
+        """Read the counter."""
+        text = await self.client.hget(self.hashes[CONTENDED], "value")
+        return orjson.loads(text)["n"] if text else 0
+
+
+class Pipelines(RedisPy):
+    """redis-py with explicit pipelines of `tasks` commands: what its users write who can wait for one another."""
+
+    name = "redis-py pipelines"
+
+    async def concurrently(self, work: str, tasks: int, calls: int) -> None:
+        """Make `calls` pipelines with a command for each task's key in them."""
+        keys, users = [values.key(task) for task in range(tasks)], [values.build(task) for task in range(tasks)]
+        for number in range(1, calls + 1):
+            pipeline = self.client.pipeline(transaction=False)
+            for key, value in zip(keys, users, strict=True):
+                if work == "read":
+                    pipeline.hget(self.users, key)
+                else:
+                    value["n"] = number
+                    pipeline.hset(self.users, key, orjson.dumps(value))
+            replies = await pipeline.execute()
+            if work == "read":
+                for text in replies:
+                    orjson.loads(text)
+
+
+class Coredis(Contender):
+    """coredis, whose pool multiplexes commands over few connections by itself; its own parser is compiled.
+
+    `COREDIS_OPTIMIZED` is its documented switch for speed: it leaves validations out. It is looked at while coredis is imported.
+    """
+
+    name = package = "coredis"
+    hash = "plain:coredis"
+
+    @classmethod
+    @asynccontextmanager
+    async def connected(cls, url: str) -> AsyncIterator[Self]:
+        """Connect."""
+        os.environ["COREDIS_OPTIMIZED"] = "true"
+        import coredis  # noqa: PLC0415  # this child's library alone, after its switch
+
+        async with coredis.Redis.from_url(url, decode_responses=False) as client:
+            yield cls(client)
+
+    async def get(self, key: str) -> Value:
+        """Read."""
+        return orjson.loads(await self.client.hget(self.hash, key))
+
+    async def set(self, key: str, value: Value) -> None:
+        """Write."""
+        await self.client.hset(self.hash, {key: orjson.dumps(value)})
+
+
+class Glide(Contender):
+    """valkey-glide: one client, which multiplexes all tasks over one connection, as its documentation recommends."""
+
+    name = package = "valkey-glide"
+    hash = "plain:valkey-glide"
+
+    @classmethod
+    @asynccontextmanager
+    async def connected(cls, url: str) -> AsyncIterator[Self]:
+        """Connect."""
+        import glide  # noqa: PLC0415  # this child's library alone
+
+        kind, _, place = url.partition("://")
+        if kind == "unix":
+            address = glide.NodeAddress(unix_socket_path=place)
+        else:
+            host, _, port = place.partition("/")[0].rpartition(":")
+            address = glide.NodeAddress(host, int(port))
+        # Its default of 250 ms would fail calls when the machine is busy.
+        client = await glide.GlideClient.create(glide.GlideClientConfiguration([address], request_timeout=10_000))
+        try:
+            yield cls(client)
+        finally:
+            await client.close()
+
+    async def get(self, key: str) -> Value:
+        """Read."""
+        return orjson.loads(await self.client.hget(self.hash, key))
+
+    async def set(self, key: str, value: Value) -> None:
+        """Write."""
+        await self.client.hset(self.hash, {key: orjson.dumps(value)})
+
+
+ALL: dict[str, type[Contender]] = {kind.name: kind for kind in (Ours, RedisPy, Pipelines, Coredis, Glide)}

@@ -1,0 +1,143 @@
+"""The child process of one contender on one event loop and socket: does what it is told, a line of JSON at a time.
+
+    python -m benchmarks.calling.driver redis-py uvloop unix:///tmp/redis.sock
+
+It answers its start and every request with a line: `{"ok": ...}` or `{"error": "..."}`, and ends with its input. A request names
+one of `Driver`'s methods and its arguments: `{"do": "run", "work": "read", "tasks": 64, "calls": 10}`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+import time
+from typing import TYPE_CHECKING, Any, cast
+
+from benchmarks.calling import contenders, values
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from benchmarks.calling.contenders import Contender, Stateful
+
+Timing = dict[str, float]
+
+
+class Driver:
+    """Runs a contender, with a clock around it, and checks afterwards that it has done its work."""
+
+    def __init__(self, contender: Contender) -> None:
+        self.contender = contender
+        self.stateful = cast("Stateful", contender)
+
+    async def prepare(self, tasks: int) -> None:
+        """Write a value for every task."""
+        for task in range(tasks):
+            await self.contender.set(values.key(task), values.build(task))
+
+    async def run(self, work: str, tasks: int, calls: int) -> Timing:
+        """Time `calls` calls by each of `tasks` tasks. Raises AssertionError when the values are not as they should be then."""
+        before = await self._counters(tasks)
+        timing = await _timed(lambda: self.contender.concurrently(work, tasks, calls))
+        expected = {"read": before, "write": [calls] * tasks, "change": [counter + calls for counter in before]}
+        if await self._counters(tasks) != expected[work]:
+            raise AssertionError(f"{self.contender.name}: not every {work} was done")
+        return timing
+
+    async def fill(self, count: int) -> None:
+        """Write what is listed."""
+        await self.stateful.fill(count)
+
+    async def list_all(self, calls: int) -> Timing:
+        """Time `calls` lists."""
+
+        async def lists() -> None:
+            for _ in range(calls):
+                await self.stateful.list()
+
+        return await _timed(lists)
+
+    async def digest(self) -> str:
+        """Return the hash of what is listed."""
+        return values.digest(await self.stateful.list())
+
+    async def contend(self, tasks: int, seconds: float) -> Timing:
+        """Increment one member by `tasks` tasks for some seconds; `done` tells how many increments succeeded."""
+        done = 0
+
+        async def increments(until: float) -> None:
+            nonlocal done
+            while time.perf_counter() < until:
+                if await self.stateful.increment(until):
+                    done += 1  # not `done += await ...`, which would forget what others added meanwhile
+
+        async def contention() -> None:
+            until = time.perf_counter() + seconds
+            await asyncio.gather(*(increments(until) for _ in range(tasks)))
+
+        timing = await _timed(contention)
+        return {**timing, "done": done}
+
+    async def counter(self) -> int:
+        """Return the contended counter."""
+        return await self.stateful.counter()
+
+    async def _counters(self, tasks: int) -> list[int]:
+        """Return the counters of the tasks' values. Raises AssertionError when anything but the counter differs."""
+        counters = []
+        for task in range(tasks):
+            found = await self.contender.get(values.key(task))
+            if found != {**values.build(task), "n": found["n"]}:
+                raise AssertionError(f"{self.contender.name} returned another value than was written")
+            counters.append(found["n"])
+        return counters
+
+
+async def _timed(work: Callable[[], Awaitable[None]]) -> Timing:
+    """Return seconds and CPU seconds of this process, all threads, that a work took."""
+    cpu, clock = time.process_time(), time.perf_counter()
+    await work()
+    return {"seconds": time.perf_counter() - clock, "cpu": time.process_time() - cpu}
+
+
+async def serve(name: str, url: str) -> None:
+    """Connect and answer requests until there are no more."""
+    async with contenders.ALL[name].connected(url) as contender:
+        driver = Driver(contender)
+        _answer({"ok": None})
+        # Blocks the loop between two requests, so that a contender that is not at work takes no time from the one that is.
+        while line := sys.stdin.readline():
+            request: dict[str, Any] = json.loads(line)
+            do = getattr(driver, request.pop("do"))
+            _answer({"ok": await do(**request)})
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the loop that was asked for; an error is answered, not printed."""
+    name, loop, url = arguments
+    logging.disable(logging.WARNING)  # ours warns of servers that keep nothing on disk, as this one is told to
+    try:
+        factory = None
+        if loop == "uvloop":
+            import uvloop  # noqa: PLC0415  # not for children that run on asyncio's own loop
+
+            factory = uvloop.new_event_loop
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(serve(name, url))
+    except ImportError as error:
+        _answer({"error": f"not installed ({error})"})
+        return 1
+    except Exception as error:  # noqa: BLE001  # whatever it is, the parent has to know
+        _answer({"error": f"{type(error).__name__}: {error}"})
+        return 1
+    return 0
+
+
+def _answer(words: dict[str, Any]) -> None:
+    print(json.dumps(words), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

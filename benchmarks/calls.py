@@ -1,0 +1,115 @@
+"""What a call costs its caller: ours against redis-py, coredis and valkey-glide, one at a time and by many tasks at once.
+
+Also the increment of one member that everybody wants, `list`, the time of the import, and the memory that values take in Redis.
+Needs the extra `bench` for a redis-server 8.2 and the rivals; who is not installed is left out.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.calling import cases, contenders, footprint, report, values
+from benchmarks.calling.cases import Field, Pace, Place
+from benchmarks.common import machine, program
+from benchmarks.common.server import Server, find_server
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from benchmarks.calling.cases import Case
+
+EXAMPLES = """examples:
+  python -m benchmarks.calls --quick                   prints only
+  python -m benchmarks.calls                           writes README.md, plots/ and results/
+  python -m benchmarks.calls --quick --seconds 0.5     longer turns, less noise; prints only
+"""
+KEYS, QUICK_KEYS = 100_000, 20_000
+IMPORTS = 9
+_PACKAGES = (*dict.fromkeys(kind.package for kind in contenders.ALL.values()), "hiredis", "uvloop", "orjson")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print, and, if nothing but the defaults was asked for, write results, plots and tables."""
+    options = _options(arguments)
+    binary = options.server or find_server()
+    pace = Pace(options.rounds, options.seconds)
+    left_out: dict[str, str] = {}
+    result: dict[str, Any] = {"machine": machine.describe(_PACKAGES), "left out": left_out, "cases": []}
+    with Server(binary, tcp=True) as server:
+        result["settings"] = _settings(options, server)
+        program.progress(report.conditions(result))
+        for index, place in enumerate(_places(server, left_out, quick=options.quick)):
+            first = index == 0
+            result["cases"] += measure(place, pace, left_out, fill=first, short=options.quick and not first)
+    program.progress("imports")
+    result["imports"] = footprint.imports(options.rounds if options.quick else IMPORTS)
+    program.progress("memory")
+    result["memory"] = footprint.memory(binary, QUICK_KEYS if options.quick else KEYS, settle=not options.quick)
+    print(report.text(result))
+    if options.publish:
+        program.publish(report, "calls", result, result["settings"]["redis"], options)
+
+
+def measure(place: Place, pace: Pace, left_out: dict[str, str], *, fill: bool, short: bool) -> list[Case]:
+    """Measure all cases in one place; `short`: the reads of many tasks alone."""
+    found: list[Case] = []
+    with ExitStack() as stack:
+        field = Field.enter(stack, place)
+        for name, why in field.left_out.items():
+            left_out[name] = why
+            program.progress(f"left out: {name}: {why}")
+        if fill:
+            field.fill()
+        program.progress(f"{place}: get by {cases.TASKS} tasks")
+        found += field.gets(cases.TASKS, pace)
+        if short:
+            return found
+        program.progress(f"{place}: set and update by {cases.TASKS} tasks")
+        found += field.sets(cases.TASKS, pace)
+        program.progress(f"{place}: one at a time")
+        found += field.gets(1, pace) + field.sets(1, pace)
+        program.progress(f"{place}: list")
+        found += field.listing(pace)
+        program.progress(f"{place}: contention")
+        found += field.contention(pace)
+    return found
+
+
+def _places(server: Server, left_out: dict[str, str], *, quick: bool) -> list[Place]:
+    """Return the sockets and loops to measure, the fastest first; `quick`: one loop."""
+    loops = ["uvloop", "asyncio"]
+    if importlib.util.find_spec("uvloop") is None:
+        loops.remove("uvloop")
+        left_out["uvloop"] = "not installed"
+    sockets = {"Unix": server.url, "TCP": server.tcp_url}
+    return [Place(socket, loop, url) for loop in loops[: 1 if quick else None] for socket, url in sockets.items()]
+
+
+def _settings(options: argparse.Namespace, server: Server) -> dict[str, str]:
+    return {
+        "redis": server.version,
+        "rounds": str(options.rounds),
+        "a turn": f"{options.seconds} s",
+        "value": f"{values.BYTES} bytes of JSON",
+        "tasks": str(cases.TASKS),
+        "listed": f"{cases.LISTED:,}",
+        "persistence": "off",
+    }
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = program.new_parser("calls", __doc__, EXAMPLES, rounds=7, quick="short turns, one event loop, little over TCP")
+    parser.add_argument("--seconds", type=float, help="one turn of one contender (default 0.25, quick 0.06); prints only")
+    options = program.read_options(parser, arguments)
+    options.seconds = options.seconds or (0.06 if options.quick else 0.25)
+    if not 0 < options.seconds <= 10:
+        parser.error("a turn takes more than 0 and at most 10 seconds")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(program.run(main))

@@ -1,0 +1,98 @@
+"""How fast one worker handles what was written before: all contenders, ours with a condition, and ours with many steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.common import rounds
+from benchmarks.triggering.field import OURS
+from benchmarks.triggering.stand import complete
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from benchmarks.triggering.field import Contender
+    from benchmarks.triggering.snapshot import Snapshot
+    from benchmarks.triggering.stand import Report, Stand
+
+Row = dict[str, Any]
+
+
+def measure_drains(stand: Stand, field: Sequence[Contender], times: int) -> list[Row]:
+    """Return a row per contender: events per second, CPU time of the worker per event, and ours / rival."""
+    turns = {contender.name: _Drain(stand, contender, contender.events) for contender in field}
+    rates = _alternate(stand, turns, times)
+    return [
+        {
+            "name": turn.contender.name,
+            "settings": turn.contender.words,
+            "events": turn.contender.events,
+            "one by one": turn.contender.one_by_one,
+            "rate": rounds.Spread.of(rates[name]).as_dict(),
+            "cpu": rounds.Spread.of([report.microseconds for report in turn.reports]).as_dict(),
+            "repeated": sum(report.handled - report.events for report in turn.reports),
+            "ratio": rounds.ratio(rates[OURS.name], rates[name]).as_dict(),
+        }
+        for name, turn in turns.items()
+        if name in rates
+    ]
+
+
+def measure_condition(stand: Stand, events: int, times: int) -> Row:
+    """Return the rates of looking at all events, without a condition and with one that lets a hundredth through."""
+    filtered = replace(OURS, name="condition", options={"condition": True})
+    rates = _alternate(stand, {turn.name: _Drain(stand, turn, events) for turn in (OURS, filtered)}, times)
+    return {
+        "events": events,
+        "without": rounds.Spread.of(rates[OURS.name]).as_dict(),
+        "with": rounds.Spread.of(rates[filtered.name]).as_dict(),
+        "ratio": rounds.ratio(rates[filtered.name], rates[OURS.name]).as_dict(),
+    }
+
+
+def measure_steps(stand: Stand, plan: dict[int, int], times: int) -> list[Row]:
+    """Return, for a number of steps on one scope and of events each, the microseconds per step and event."""
+    turns = {
+        str(steps): _Drain(stand, replace(OURS, options={"steps": steps}), events, handlings=steps)
+        for steps, events in plan.items()
+    }
+    rates = _alternate(stand, turns, times)
+    costs = {name: [1e6 / rate for rate in row] for name, row in rates.items()}
+    one = costs[str(min(plan))]
+    return [
+        {
+            "steps": steps,
+            "events": events,
+            "cost": rounds.Spread.of(costs[str(steps)]).as_dict(),
+            "ratio": rounds.ratio(costs[str(steps)], one).as_dict(),
+        }
+        for steps, events in plan.items()
+    ]
+
+
+class _Drain:
+    """A contender's turn: put back what it wrote once, start a worker, take its report."""
+
+    def __init__(self, stand: Stand, contender: Contender, events: int, handlings: int = 1) -> None:
+        self.contender = contender
+        self.reports: list[Report] = []
+        self._stand = stand
+        self._snapshot: Snapshot | None = None
+        self._write = stand.job(contender, events)
+        self._work = stand.job(contender, events * handlings)
+
+    def __call__(self) -> float:
+        """Return the rate."""
+        if self._snapshot is None:
+            self._snapshot = self._stand.fill(self.contender, self._write)
+        self._snapshot.restore()
+        self.reports.append(self._stand.work(self.contender, self._work))
+        return self.reports[-1].rate
+
+
+def _alternate(stand: Stand, turns: dict[str, _Drain], times: int) -> dict[str, list[float]]:
+    def attempt(turn: _Drain) -> Callable[[], float]:
+        return lambda: stand.attempt(turn.contender, turn)
+
+    return complete(rounds.alternate({name: attempt(turn) for name, turn in turns.items()}, times))

@@ -1,0 +1,99 @@
+"""Who takes part: ours, the floor and the rivals, each with its environment and its modes."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common.rivals import Environment
+
+#: Requirements of the environments; where a library can use hiredis, uvloop or orjson, they are there.
+ENVIRONMENTS = {
+    environment.name: environment
+    for environment in (
+        Environment("taskiq", ("taskiq", "taskiq-redis", "hiredis", "uvloop", "orjson")),
+        Environment("faststream", ("faststream[redis]", "hiredis", "uvloop", "orjson")),
+        Environment("huey", ("huey", "redis", "hiredis")),
+        Environment("dramatiq", ("dramatiq[redis]", "hiredis", "orjson")),
+        Environment("bullmq", ("bullmq", "hiredis", "uvloop")),
+        Environment("streaq", ("streaq", "hiredis", "uvloop")),
+        Environment("celery", ("celery[redis]", "hiredis")),
+        Environment("arq", ("arq", "hiredis", "uvloop")),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One line of the tables. `player` is its module in `players`."""
+
+    name: str
+    player: str
+    events: int  #: of one drain: about a second of work, 20,000 at most
+    options: dict[str, Any] = field(default_factory=dict)
+    environment: Environment | None = None  #: None: the benchmark's own
+    variables: dict[str, str] = field(default_factory=dict)  #: of its processes' environment
+    words: str = ""  #: its settings, for the tables
+    one_by_one: bool = True  #: whether its handler gets each event by itself, decoded
+    latency: bool = False  #: whether its latency is measured, too
+    quick: bool = False  #: whether it takes part in `--quick`
+
+    @property
+    def python(self) -> Path:
+        """The interpreter. Raises NotInstalled."""
+        return self.environment.python if self.environment else Path(sys.executable)
+
+
+OURS = Contender("ours", "ours", 20_000, words="default guarantees, `Worker` on uvloop", latency=True, quick=True)
+BARE = Contender(
+    "bare loop",
+    "bare",
+    20_000,
+    words="`XREADGROUP COUNT 100`, `XACK` per batch, nothing decoded",
+    one_by_one=False,
+    latency=True,
+    quick=True,
+)
+BARE_DECODING = Contender(
+    "bare loop, decoding", "bare", 20_000, {"decode": True}, words="the same, old and new value decoded", one_by_one=False
+)
+
+
+def _rival(name: str, player: str, events: int, words: str, **more: Any) -> Contender:
+    return Contender(name, player, events, environment=ENVIRONMENTS[player], words=words, **more)
+
+
+RIVALS = (
+    _rival(
+        "faststream, batch",
+        "faststream",
+        20_000,
+        "stream, group, `batch=True`, 100 records",
+        options={"batch": True},
+        one_by_one=False,
+    ),
+    _rival(
+        "dramatiq",
+        "dramatiq",
+        6000,
+        "4 threads, prefetch 500, orjson",
+        variables={"dramatiq_queue_prefetch": "500"},
+        quick=True,
+    ),
+    _rival("faststream", "faststream", 4000, "stream, group, 100 records, no validation", latency=True),
+    _rival("taskiq, stream", "taskiq", 4000, "`RedisStreamBroker`, 100 entries", options={"broker": "stream"}, latency=True),
+    _rival("taskiq, list", "taskiq", 3000, "`ListQueueBroker`: no acknowledgement", options={"broker": "list"}),
+    _rival("huey", "huey", 3000, "`RedisHuey`, 2 threads, no results; no acknowledgement", latency=True, quick=True),
+    _rival("bullmq", "bullmq", 2000, "concurrency 50, finished jobs removed", latency=True),
+    _rival("streaq", "streaq", 1500, "concurrency 64, no results", latency=True),
+    _rival(
+        "celery",
+        "celery",
+        1500,
+        "pool solo, no results",
+    ),
+    _rival("arq, tuned", "arq", 1500, "50 jobs at once, poll every 1 ms, no results", options={"tuned": True}),
+    _rival("arq", "arq", 300, "defaults, no results"),
+)

@@ -1,0 +1,62 @@
+"""The goals for triggers, and whether a measurement meets them. Made from the result file's content alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.common.goals import Verdict
+from benchmarks.triggering.field import BARE, OURS
+from benchmarks.triggering.latencies import PERCENTILES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Result = dict[str, Any]
+Judged = tuple[str, Verdict]
+
+EVENTS_PER_SECOND = 30_000
+TIMES_BEST_RIVAL = 10.0
+TWO_WORKERS = 1.7
+CONDITION = 2.0
+SERVER_TIME = 1.5
+STEPS = 1.0
+LATENCY = 1.0
+
+
+def judge(result: Result) -> dict[str, Verdict]:
+    """Return the verdicts on all goals that the result has figures for, by the goal's words."""
+    return dict([*_drains(result["drains"]), *_own(result), *_latencies(result["latencies"])])
+
+
+def _drains(rows: list[Result]) -> Iterator[Judged]:
+    ours = next(row for row in rows if row["name"] == OURS.name)
+    yield f"one worker handles {EVENTS_PER_SECOND:,} events a second", _least(ours["rate"], EVENTS_PER_SECOND)
+    rivals = [row for row in rows if row["one by one"] and row["name"] != OURS.name]
+    if rivals:
+        best = min(rivals, key=lambda row: float(row["ratio"]["median"]))
+        yield f"10 times the best rival that delivers one by one ({best['name']})", _least(best["ratio"], TIMES_BEST_RIVAL)
+
+
+def _own(result: Result) -> Iterator[Judged]:
+    yield "two workers handle 1.7 times what one does", _least(result["workers"]["ratio"], TWO_WORKERS)
+    yield "twice the rate where a condition filters 99 % out", _least(result["condition"]["ratio"], CONDITION)
+    if found := result["server time"]:
+        yield "server time of an event at most 1.5 times the bare loop's", _most(found["ratio"]["commands"], SERVER_TIME)
+    many = max(result["steps"], key=lambda row: int(row["steps"]))
+    words = f"the cost of a step and event grows no faster than linearly ({many['steps']} steps / 1)"
+    yield words, _most(many["ratio"], STEPS)
+
+
+def _latencies(rows: list[Result]) -> Iterator[Judged]:
+    rivals = [row for row in rows if row["name"] not in (OURS.name, BARE.name)]
+    for part in PERCENTILES if rivals else ():
+        best = max(rivals, key=lambda row: float(row["ratio"][part]["median"]))
+        yield f"latency, {part}: at most the best rival's ({best['name']})", _most(best["ratio"][part], LATENCY)
+
+
+def _least(spread: dict[str, float], limit: float) -> Verdict:
+    return Verdict(spread["median"], limit, at_least=True)
+
+
+def _most(spread: dict[str, float], limit: float) -> Verdict:
+    return Verdict(spread["median"], limit)

@@ -1,0 +1,68 @@
+"""What one event costs the server, from its write to its acknowledgement: ours and the floor.
+
+Two figures: the time of all commands that clients sent (`eventloop_duration_cmd_sum` of `INFO stats`: unlike the sum of
+`commandstats` it does not count commands inside of scripts a second time), and the CPU time of the redis-server process, in which
+reading requests and writing replies are as well.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.common import rounds
+from benchmarks.triggering.field import BARE, OURS
+from benchmarks.triggering.players import bare
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import redis
+
+    from benchmarks.triggering.field import Contender
+    from benchmarks.triggering.stand import Stand
+
+FIGURES = ("commands", "cpu")
+_COMMANDS = "eventloop_duration_cmd_sum"  # from Redis 7.2 on
+_LAST_ACKNOWLEDGEMENTS = 0.2  # seconds that they may take after the last handler
+
+
+def measure_server_time(stand: Stand, events: int, times: int) -> dict[str, Any] | None:
+    """Return microseconds per event of ours and of the bare loop, and ours / bare; None where the server is too old to tell."""
+    client = stand.server.client
+    if _COMMANDS not in client.info("stats"):
+        return None
+    found: dict[str, dict[str, list[float]]] = {name: {figure: [] for figure in FIGURES} for name in (OURS.name, BARE.name)}
+
+    def turn(contender: Contender, write: Callable[[], None]) -> Callable[[], float]:
+        def take() -> float:
+            client.flushall()
+            client.config_resetstat()
+            before = _cpu(client)
+            write()
+            # a worker that is ended at its last event would not have acknowledged it
+            with stand.working(contender, stand.job(contender, events)):
+                time.sleep(_LAST_ACKNOWLEDGEMENTS)
+                commands = client.info("stats")[_COMMANDS] / events
+                found[contender.name]["cpu"].append((_cpu(client) - before) * 1e6 / events)
+            found[contender.name]["commands"].append(commands)
+            return float(commands)
+
+        return take
+
+    turns = {
+        OURS.name: turn(OURS, lambda: stand.write(OURS, stand.job(OURS, events))),
+        BARE.name: turn(BARE, lambda: bare.write_state(client, events)),
+    }
+    rounds.alternate(turns, times)
+    return {
+        "events": events,
+        **{name: {figure: rounds.Spread.of(row).as_dict() for figure, row in rows.items()} for name, rows in found.items()},
+        "ratio": {figure: rounds.ratio(found[OURS.name][figure], found[BARE.name][figure]).as_dict() for figure in FIGURES},
+    }
+
+
+def _cpu(client: redis.Redis) -> float:
+    """Return the seconds of CPU time that the server has used."""
+    used = client.info("cpu")
+    return float(used["used_cpu_user"] + used["used_cpu_sys"])

@@ -1,0 +1,127 @@
+"""What delivering events to handlers costs: ours against a bare loop and against job and message libraries.
+
+Rivals live in environments of their own, in `.venv-rivals/`; those that are not there are left out.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.common import machine, program
+from benchmarks.common.rivals import NotInstalled
+from benchmarks.common.server import Server, find_server
+from benchmarks.triggering import drains, latencies, report, server_time, workers
+from benchmarks.triggering.contender import RATE
+from benchmarks.triggering.field import BARE, BARE_DECODING, ENVIRONMENTS, OURS, RIVALS
+from benchmarks.triggering.job import KEYS, VALUE_BYTES
+from benchmarks.triggering.stand import Stand
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Sequence
+
+    from benchmarks.triggering.field import Contender
+
+EXAMPLES = """examples:
+  python -m benchmarks --install               makes the rivals' environments: those that are not there are left out
+  python -m benchmarks.triggers --quick        prints only
+  python -m benchmarks.triggers --rivals huey  one rival; prints only
+  python -m benchmarks.triggers                writes README.md, plots/ and results/
+"""
+_PACKAGES = ("motia-redis", "redis", "hiredis", "orjson", "uvloop")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print, and, if nothing but the defaults was asked for, write results, plots and tables."""
+    options = _options(arguments)
+    field, left_out = _field(options.rivals, quick=options.quick)
+    with Server(options.server or find_server()) as server:
+        stand = Stand(server, left_out)
+        result: dict[str, Any] = {
+            "machine": machine.describe(_PACKAGES),
+            "rivals": {rival.player: rival.environment.versions() for rival in field if rival.environment},
+            "settings": _settings(options, server),
+            "left out": stand.left_out,
+        }
+        program.progress(report.conditions(result))
+        for section, measure in _sections(stand, field, options).items():
+            program.progress(section)
+            result[section] = measure()
+    print(report.text(result))
+    if options.publish:
+        program.publish(report, "triggers", result, result["settings"]["redis"], options)
+
+
+def _sections(stand: Stand, field: Sequence[Contender], options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
+    """Return what measures each section of the result."""
+    events, times = options.events, options.rounds
+    share = events / OURS.events
+    drained = [replace(contender, events=max(2, int(contender.events * share))) for contender in field]
+    timed = [contender for contender in field if contender.latency]
+    # as many events for each: what a worker has read when its first handler begins is the same share of them
+    plan = dict.fromkeys((1, 20) if options.quick else (1, 5, 20), max(2, events * 3 // 10))
+    return {
+        "drains": lambda: drains.measure_drains(stand, drained, times),
+        "latencies": lambda: latencies.measure_latencies(stand, timed, options.seconds, times),
+        "workers": lambda: workers.measure_workers(stand, events, times),
+        "condition": lambda: drains.measure_condition(stand, events, times),
+        "steps": lambda: drains.measure_steps(stand, plan, times),
+        "server time": lambda: server_time.measure_server_time(stand, events, times),
+    }
+
+
+def _field(rivals: Sequence[str] | None, *, quick: bool) -> tuple[list[Contender], dict[str, str]]:
+    """Return who takes part, and which of the rivals that were asked for cannot, and why not; None asks for the usual ones."""
+    usual = [rival for rival in RIVALS if rival.quick or not quick]
+    wanted = usual if rivals is None else [rival for rival in RIVALS if rival.player in rivals]
+    field = [OURS, BARE] if quick else [OURS, BARE, BARE_DECODING]
+    missing = {}
+    for rival in wanted:
+        try:
+            _ = rival.python
+        except NotInstalled as reason:
+            missing[rival.name] = str(reason)
+            program.progress(f"left out: {rival.name}: {reason}")
+        else:
+            field.append(rival)
+    return field, missing
+
+
+def _settings(options: argparse.Namespace, server: Server) -> dict[str, str]:
+    return {
+        "redis": server.version,
+        "rounds": str(options.rounds),
+        "value": f"JSON of {VALUE_BYTES:,} bytes",
+        "keys": f"{KEYS} of one scope",
+        "latency": f"{RATE} events per second for {options.seconds} s",
+        "persistence": "off",
+        "connection": "Unix socket",
+    }
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = program.new_parser(
+        "triggers",
+        __doc__,
+        EXAMPLES,
+        rounds=5,
+        quick="a quarter of the events, two rivals: the fastest in drains and in latency",
+    )
+    parser.add_argument(
+        "--events", type=int, help="events of a drain, slower rivals' in proportion (default 20000, quick 5000); prints only"
+    )
+    parser.add_argument(
+        "--rivals", nargs="*", choices=ENVIRONMENTS, metavar="NAME", help=f"of {', '.join(ENVIRONMENTS)}, or none; prints only"
+    )
+    options = program.read_options(parser, arguments)
+    options.events = options.events or (OURS.events // 4 if options.quick else OURS.events)
+    options.seconds = 0.3 if options.quick else 1.2
+    if options.events < 100:
+        parser.error("events are at least 100")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(program.run(main))
