@@ -10,6 +10,7 @@ an exact, slower walk.
 from __future__ import annotations
 
 import math
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -23,6 +24,7 @@ SEAL = b"\t\r\t"
 
 _OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
 _MAX_DEPTH = 254
+_HARMLESS = frozenset({str, int, bool, type(None)})
 _PLAIN = bytes(byte for byte in range(256) if byte not in b'"{}[]')
 
 
@@ -37,8 +39,8 @@ def encode(value: Any, *, where: object, max_bytes: int) -> bytes:
         text = orjson.dumps(value, option=_OPTIONS)
     except (TypeError, orjson.JSONEncodeError) as error:
         raise InvalidValue(f"{where}: {_culprit(value) or error}") from None
-    # orjson writes NaN and the infinities as null; only then is it worth looking at every part.
-    if b"null" in text and (culprit := _culprit(value)) is not None:
+    # orjson writes NaN and the infinities as null; only then is it worth looking at the parts.
+    if b"null" in text and _is_dubious(value) and (culprit := _culprit(value)) is not None:
         raise InvalidValue(f"{where}: {culprit}")
     text = _delimit(text)
     if len(text) > max_bytes:
@@ -77,9 +79,29 @@ def _delimit(text: bytes) -> bytes:
     return b'"'.join(parts)
 
 
+def _is_dubious(value: Any) -> bool:
+    """Tell whether a value that orjson took may hold NaN or an infinity. Quick: most values with a null just hold None."""
+    rest = [value]
+    while rest:
+        item = rest.pop()
+        kind = type(item)
+        if kind is dict:
+            rest.extend(item.values())
+        elif kind is list or kind is tuple:
+            rest.extend(item)
+        elif kind is float:
+            if not math.isfinite(item):
+                return True
+        elif kind not in _HARMLESS:
+            return True
+    return False
+
+
 def _culprit(value: Any, path: str = "", depth: int = 0) -> str | None:
     """Say where in `value` the first part is that JSON cannot hold, and why; None when there is none."""
     items: Iterable[tuple[Any, Any]]
+    if isinstance(value, Enum):
+        value = value.value
     if isinstance(value, dict):
         items = value.items()
         if reason := next((reason for name in value if (reason := _bad_member(name))), None):

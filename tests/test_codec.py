@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+import json
+import math
 import re
 from typing import Any
 from uuid import UUID
@@ -13,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from motia_redis import codec
+from motia_redis.errors import InvalidValue
 
 texts = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from('{}[]"\\:,\t\0'))
 values = st.recursive(
@@ -55,6 +58,26 @@ def test_what_python_has_beside_json_becomes_what_it_stands_for() -> None:
 
     assert encode((1, Colour.RED, Level.HIGH, UUID(int=1))) == b'[1,"red",3,"00000000-0000-0000-0000-000000000001"]'
     assert encode([Level.NONE, 1.5, Number.ONE]) == b"[null,1.5,1]"
+
+
+@settings(max_examples=300)
+@given(st.recursive(st.none() | st.floats() | texts, lambda inner: st.lists(inner) | st.dictionaries(texts, inner)))
+def test_what_is_no_number_is_found_wherever_it_stands(value: Any) -> None:
+    with_numbers = json.dumps(value)
+    if re.search("NaN|Infinity", re.sub('"([^"\\\\]|\\\\.)*"', "", with_numbers)):
+        with pytest.raises(InvalidValue, match="is not a JSON number"):
+            encode(value)
+    else:
+        assert orjson.loads(encode(value)) == json.loads(with_numbers)
+
+
+def test_nor_is_it_overlooked_in_a_member_of_an_enum_or_a_tuple() -> None:
+    class Level(enum.Enum):
+        NONE = math.nan
+
+    for value in ([None, Level.NONE], {"a": None, "b": (1, {"c": (-math.inf,)})}):
+        with pytest.raises(InvalidValue):
+            encode(value)
 
 
 @pytest.mark.parametrize(("text", "spelled"), [('"', "\\u0022"), ("\\", "\\u005c"), ("[", "\\u005b"), ("\n", "\\n"), ("é", "é")])
