@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import hiredis
@@ -32,6 +32,7 @@ _MOST_LINKS = 4  # to one node: one for what is small, the others for what is bi
 _BULKY = 1024  # keys with big replies that are remembered
 _READ_BUFFER = 1024 * 1024  # bytes that hiredis keeps for the next replies instead of giving them back
 _INCOMPLETE: Final = object()
+_Pushed: Final = hiredis.PushNotification
 
 
 class Link(asyncio.Protocol):
@@ -42,10 +43,10 @@ class Link(asyncio.Protocol):
     nothing moves either; the link is `closing` then, and takes no new calls.
     """
 
-    def __init__(self, writer: asyncio.StreamWriter, transport: asyncio.Transport, reply_timeout: float) -> None:
+    def __init__(self, writer: asyncio.StreamWriter, reply_timeout: float) -> None:
         self.closing = False  #: takes no new calls; those that wait may still get their replies
         self._writer = writer  # closes the transport when it is collected itself
-        self._transport = transport
+        self._transport = writer.transport
         self._timeout = reply_timeout
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[None] = self._loop.create_future()  #: done when the connection has ended
@@ -57,14 +58,15 @@ class Link(asyncio.Protocol):
         self._reader.setmaxbuf(_READ_BUFFER)
         self._waiting: deque[asyncio.Future[Any]] = deque()
         self._unsent: list[bytes] = []
-        self._sent = self._answered = 0  # calls so far
+        self._sent = 0  # calls so far; those of them that are not answered wait
         self._last_big = 0  # of those sent, the last one whose command was big
+        self._written = 0  # bytes of commands
         self._partial = 0  # bytes of a reply that is not complete
         self._paused = False  # the peer does not keep up with what is written
         # After each write: how many calls were sent by then, and until when they may wait.
         self._deadlines: deque[tuple[int, float]] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._moved = (0, 0)  # what was moving when the timer looked last
+        self._moved = (0, 0)  # how far what is big had come when the timer was set
 
     @property
     def pending(self) -> int:
@@ -74,7 +76,7 @@ class Link(asyncio.Protocol):
     @property
     def held_up(self) -> bool:
         """Whether a call that is made now would wait for the bytes of a big one."""
-        return self._partial >= BIG or self._answered < self._last_big or self._paused
+        return self._partial >= BIG or self._sent - len(self._waiting) < self._last_big or self._paused
 
     def send(self, data: bytes) -> asyncio.Future[Any]:
         """Send one packed command; return the future of its reply. Its cancellation does not take the command back."""
@@ -85,8 +87,7 @@ class Link(asyncio.Protocol):
         if len(data) >= BIG:
             self._last_big = self._sent
         if idle:
-            self._transport.write(data)
-            self._wrote()
+            self._write(data)
         else:
             if not self._unsent:
                 self._loop.call_soon(self._flush)
@@ -102,8 +103,7 @@ class Link(asyncio.Protocol):
         if self._unsent:
             data = b"".join(self._unsent)
             self._unsent.clear()
-            self._transport.write(data)
-            self._wrote()
+            self._write(data)
 
     # -- what the event loop calls ------------------------------------------------------------------------------------
 
@@ -114,10 +114,9 @@ class Link(asyncio.Protocol):
         try:
             reader.feed(data)
             while (reply := reader.gets()) is not _INCOMPLETE:
-                if isinstance(reply, hiredis.PushNotification):
-                    continue
                 partial = 0
-                self._answered += 1
+                if isinstance(reply, _Pushed):
+                    continue
                 future = waiting.popleft()
                 if not future.done():  # else its caller was cancelled, or has given up
                     future.set_result(reply)
@@ -126,8 +125,8 @@ class Link(asyncio.Protocol):
             self._transport.abort()
             return
         self._partial = partial
-        deadlines = self._deadlines
-        while deadlines and deadlines[0][0] <= self._answered:
+        deadlines, answered = self._deadlines, self._sent - len(waiting)
+        while deadlines and deadlines[0][0] <= answered:
             deadlines.popleft()
 
     def eof_received(self) -> None:
@@ -159,33 +158,41 @@ class Link(asyncio.Protocol):
 
     # -- time-outs: one timer, for the oldest write -------------------------------------------------------------------
 
-    def _wrote(self) -> None:
+    def _write(self, data: bytes) -> None:
+        self._transport.write(data)
+        self._written += len(data)
         deadline = self._loop.time() + self._timeout
         self._deadlines.append((self._sent, deadline))
         if self._timer is None:
-            self._timer = self._loop.call_at(deadline, self._look)
+            self._look_again(deadline)
+
+    def _look_again(self, when: float) -> None:
+        self._moved = self._movement()
+        self._timer = self._loop.call_at(when, self._look)
+
+    def _movement(self) -> tuple[int, int]:
+        """Return how far the reply and the commands have come that are on their way; equal as long as nothing moves."""
+        # Not how much is still to be written: that also changes when a peer that takes nothing is sent more.
+        unwritten = self._transport.get_write_buffer_size()
+        return self._partial, self._written - unwritten if unwritten else 0
 
     def _look(self) -> None:
         """Fail calls that have waited too long, unless a big reply, or a big command, is on its way and moves."""
         self._timer = None
         now = self._loop.time()
-        moving, self._moved = self._moved, (self._partial, self._transport.get_write_buffer_size())
-        if self._moved not in (moving, (0, 0)):
-            again = now + self._timeout
-        else:
-            while self._deadlines and self._deadlines[0][1] <= now:
-                self._expire(self._deadlines.popleft()[0])
-            if self.closing and all(future.done() for future in self._waiting):
-                self._transport.abort()
-                return
-            again = self._deadlines[0][1] if self._deadlines else 0.0
-        if again:
-            self._timer = self._loop.call_at(again, self._look)
+        moves = self._movement() != self._moved
+        while not moves and self._deadlines and self._deadlines[0][1] <= now:
+            self._expire(self._deadlines.popleft()[0])
+        if self.closing and all(future.done() for future in self._waiting):
+            self._transport.abort()
+        elif self._deadlines:
+            self._look_again(now + self._timeout if moves else self._deadlines[0][1])
 
     def _expire(self, sent: int) -> None:
+        """Fail the calls up to this one; their places in the queue stay, as their replies may still come."""
         error = RedisTimeoutError(f"no reply for {self._timeout:g} s")
         self.closing = True
-        for _, future in zip(range(sent - self._answered), self._waiting, strict=False):
+        for future in islice(self._waiting, len(self._waiting) - (self._sent - sent)):
             if not future.done():
                 future.set_exception(error)
 
@@ -197,14 +204,16 @@ async def open_link(connection: Any, reply_timeout: float) -> Link | None:
     """
     await connection.connect()
     # There is no public way to the transport. Whatever a later redis-py keeps there, calls then go through its own client.
-    writer = getattr(connection, "_writer", None)
-    transport = getattr(writer, "transport", None)
-    if not isinstance(writer, asyncio.StreamWriter) or not isinstance(transport, asyncio.Transport):
+    reader, writer = getattr(connection, "_reader", None), getattr(connection, "_writer", None)
+    if not isinstance(reader, asyncio.StreamReader) or not isinstance(writer, asyncio.StreamWriter):
         await connection.disconnect(nowait=True)
         return None
+    if reader.at_eof() or writer.transport.is_closing():  # which a link would not be told any more
+        await connection.disconnect(nowait=True)
+        raise RedisConnectionError("Connection closed by server while connecting to it.")
     connection._reader = connection._writer = None  # not its own any more: it neither uses nor closes it
-    link = Link(writer, transport, reply_timeout)
-    transport.set_protocol(link)
+    link = Link(writer, reply_timeout)
+    writer.transport.set_protocol(link)
     return link
 
 
@@ -216,8 +225,8 @@ class Links:
         self._timeout = reply_timeout
         self._links: list[Link] = []
         self._bulky: dict[Any, None] = {}
-        self._opening = asyncio.Lock()
-        self._more: asyncio.Task[Any] | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._closed = False
         self.unsupported = False  #: connections of this client show no transport: everything has to go through redis-py
 
     def ready(self, *, big: bool) -> Link | None:
@@ -229,39 +238,52 @@ class Links:
 
     async def get(self, *, big: bool) -> Link | None:
         """Return the link for a call, opened if need be; None when this client has none. Errors are redis-py's."""
-        while (link := self.ready(big=big)) is None and not self.unsupported:
-            await self._open(1 + big)
-        return link
+        for _ in range(_MOST_LINKS):  # and no more, where each ends at once
+            if (link := self.ready(big=big)) is not None or self.unsupported:
+                return link
+            try:
+                await self._one_more()
+            except (RedisError, OSError):
+                if not self._usable():
+                    raise
+                break
+        usable = self._usable()
+        if not usable:
+            raise RedisConnectionError("Connection closed by server while connecting to it.")
+        return _least_busy(usable[big:] or usable)  # late is better than never, as when Redis takes no more clients
 
     def _choose(self, *, big: bool) -> Link | None:
-        """Return the link that holds a call up least; what is big leaves the first one alone."""
+        """Return the link that holds a call up least, None for a new one; what is big leaves the first one alone."""
         usable = self._usable()
-        if len(usable) <= big:
-            return None
-        free = [link for link in usable[big:] if not link.held_up]
-        if free:
-            return free[0]
-        if len(usable) < _MOST_LINKS and (self._more is None or self._more.done()):
-            self._more = asyncio.ensure_future(self._open_one_more())
-        return min(usable[big:], key=lambda link: link.pending)
+        for link in usable[big:]:
+            if not link.held_up:
+                return link
+        return _least_busy(usable[big:]) if len(usable) >= _MOST_LINKS else None
 
     def _usable(self) -> list[Link]:
         self._links = [link for link in self._links if not link.ended.done()]
         return [link for link in self._links if not link.closing]
 
-    async def _open_one_more(self) -> None:
-        with suppress(RedisError, OSError):  # there are others; who finds none at all gets the error
-            await self._open(len(self._usable()) + 1)
+    async def _one_more(self) -> None:
+        """Wait until one more link is open: for all who wait it is the same one, or the same error."""
+        if self._closed:
+            raise RedisConnectionError("Closed while connecting to the server.")
+        opening = self._opening
+        if opening is None or opening.done():
+            opening = self._opening = asyncio.ensure_future(self._open())
+            # Else asyncio complains of an error that nobody has seen when all who waited were cancelled.
+            opening.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await asyncio.wait([opening])  # and do not cancel it for the others
+        if opening.cancelled():
+            raise RedisConnectionError("Closed while connecting to the server.")
+        opening.result()
 
-    async def _open(self, count: int) -> None:
-        """Open links until there are so many."""
-        async with self._opening:
-            while not self.unsupported and len(self._usable()) < count:
-                link = await open_link(self._connection(), self._timeout)
-                if link is None:
-                    self.unsupported = True
-                else:
-                    self._links.append(link)
+    async def _open(self) -> None:
+        link = await open_link(self._connection(), self._timeout)
+        if link is None:
+            self.unsupported = True
+        else:
+            self._links.append(link)
 
     def is_bulky(self, key: Any) -> bool:
         """Tell whether calls for this key have had big replies."""
@@ -274,12 +296,20 @@ class Links:
             del self._bulky[next(iter(self._bulky))]
 
     async def aclose(self) -> None:
-        """Close all links."""
-        if self._more is not None:
-            self._more.cancel()
+        """Close all links, also one that is being opened: for good, even when the wait for their end is cancelled."""
+        self._closed = True
+        ends: list[asyncio.Future[None]] = [link.ended for link in self._links]
         for link in self._links:
             link.close()
-            await link.ended
+        if self._opening is not None:
+            self._opening.cancel()
+            ends.append(self._opening)
+        if ends:
+            await asyncio.wait(ends)
+
+
+def _least_busy(links: Sequence[Link]) -> Link:
+    return min(links, key=lambda link: link.pending)
 
 
 def pack(command: Sequence[Any]) -> bytes:

@@ -10,6 +10,7 @@ for itself, as does everything where there are no links (a fake Redis of a test)
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ _SLOTS = 16384
 class _Node:
     client: Redis  #: of redis-py; opens all connections, and keeps a pool for what cannot share one
     links: Links
+    callbacks: dict[Any, Callable[[Any], Any]]  #: redis-py's own for replies, without its lookup that minds no case
 
 
 class Nodes:
@@ -86,7 +88,8 @@ class Nodes:
         Only the first command may change anything: after a redirection all are sent again. Raises its error reply; those of the
         others stand in their places.
         """
-        url, asking = await self._url(key), False
+        slots, asking = self._slots, False
+        url = slots[0] if len(slots) == 1 else await self._url(key)
         for _ in range(_REDIRECTIONS):
             if len(commands) == 1 and not asking:
                 replies = [await self._call(url, key, commands[0])]
@@ -146,7 +149,7 @@ class Nodes:
 
     async def _call(self, url: str, key: bytes | str, command: Command) -> Any:
         """Send a command over a shared connection; return the reply, or the error that is one."""
-        node = self._node(url)
+        node = self._nodes.get(url) or self._node(url)
         links, data = node.links, pack(command)
         big = len(data) >= BIG or links.is_bulky(key)
         try:
@@ -185,7 +188,7 @@ class Nodes:
                 node.links.saw_big(key)
         elif isinstance(reply, ReadOnlyError):
             self.forget()
-        callback = node.client.response_callbacks.get(command[0])
+        callback = node.callbacks.get(command[0])
         return callback(reply) if callback and not isinstance(reply, Exception) else reply
 
     async def _send_apart(self, url: str, commands: Sequence[Command], *, asking: bool = False) -> list[Any]:
@@ -236,19 +239,23 @@ class Nodes:
     async def aclose(self) -> None:
         """Close all connections; calls that wait fail."""
         nodes, self._nodes = self._nodes, {}
-        for node in nodes.values():
-            await self._close(node)
+        async with AsyncExitStack() as closing:  # which goes on to the others when it is cancelled at one
+            for node in nodes.values():
+                closing.push_async_callback(self._close, node)
 
     @staticmethod
     async def _close(node: _Node) -> None:
-        await node.links.aclose()
-        await node.client.aclose()
+        try:
+            await node.links.aclose()
+        finally:
+            await node.client.aclose()
 
     def _node(self, url: str) -> _Node:
         node = self._nodes.get(url)
         if node is None:
             client = self._connect(url)
-            node = self._nodes[url] = _Node(client, Links(client.connection_pool.make_connection, self._reply_timeout))
+            links = Links(client.connection_pool.make_connection, self._reply_timeout)
+            node = self._nodes[url] = _Node(client, links, dict(client.response_callbacks))
         return node
 
     async def _url(self, key: bytes | str) -> str:
