@@ -224,6 +224,8 @@ class Links:
         self._connection = connection
         self._timeout = reply_timeout
         self._links: list[Link] = []
+        self._apart: set[Link] = set()  # taken apart now
+        self._spare: list[Link] = []  # which were, and can be again
         self._bulky: dict[Any, None] = {}
         self._opening: asyncio.Task[None] | None = None
         self._closed = False
@@ -252,6 +254,22 @@ class Links:
             raise RedisConnectionError("Connection closed by server while connecting to it.")
         return _least_busy(usable[big:] or usable)  # late is better than never, as when Redis takes no more clients
 
+    async def take_apart(self) -> Link | None:
+        """Return a link that nobody else uses until `give_back`, for a command that waits inside of Redis; None as `get`."""
+        self._spare = [link for link in self._spare if not link.closing]
+        link = self._spare.pop() if self._spare else await self._open_link()
+        if link is not None:
+            self._apart.add(link)
+        return link
+
+    def give_back(self, link: Link) -> None:
+        """Take a link back; closed, if its reply is still to come."""
+        self._apart.discard(link)
+        if link.pending:
+            link.close()
+        elif not link.closing:
+            self._spare.append(link)
+
     def _choose(self, *, big: bool) -> Link | None:
         """Return the link that holds a call up least, None for a new one; what is big leaves the first one alone."""
         usable = self._usable()
@@ -267,7 +285,7 @@ class Links:
     async def _one_more(self) -> None:
         """Wait until one more link is open: for all who wait it is the same one, or the same error."""
         if self._closed:
-            raise RedisConnectionError("Closed while connecting to the server.")
+            raise _closed()
         opening = self._opening
         if opening is None or opening.done():
             opening = self._opening = asyncio.ensure_future(self._open())
@@ -275,15 +293,22 @@ class Links:
             opening.add_done_callback(lambda task: task.cancelled() or task.exception())
         await asyncio.wait([opening])  # and do not cancel it for the others
         if opening.cancelled():
-            raise RedisConnectionError("Closed while connecting to the server.")
+            raise _closed()
         opening.result()
 
     async def _open(self) -> None:
+        link = await self._open_link()
+        if link is not None:
+            self._links.append(link)
+
+    async def _open_link(self) -> Link | None:
         link = await open_link(self._connection(), self._timeout)
         if link is None:
             self.unsupported = True
-        else:
-            self._links.append(link)
+        elif self._closed:
+            link.close()
+            raise _closed()
+        return link
 
     def is_bulky(self, key: Any) -> bool:
         """Tell whether calls for this key have had big replies."""
@@ -298,14 +323,19 @@ class Links:
     async def aclose(self) -> None:
         """Close all links, also one that is being opened: for good, even when the wait for their end is cancelled."""
         self._closed = True
-        ends: list[asyncio.Future[None]] = [link.ended for link in self._links]
-        for link in self._links:
+        links = [*self._links, *self._apart, *self._spare]
+        ends: list[asyncio.Future[None]] = [link.ended for link in links]
+        for link in links:
             link.close()
         if self._opening is not None:
             self._opening.cancel()
             ends.append(self._opening)
         if ends:
             await asyncio.wait(ends)
+
+
+def _closed() -> RedisConnectionError:
+    return RedisConnectionError("Closed while connecting to the server.")
 
 
 def _least_busy(links: Sequence[Link]) -> Link:

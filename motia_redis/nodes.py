@@ -3,7 +3,7 @@
 A command goes to the node that serves its key, and after a redirection to the one it names. What a node has refused or never got
 is for the caller to send again; nothing is re-sent here that may have been run.
 
-Calls share the connections of links.py. What waits inside of Redis (blocking reads, WAIT) takes a connection of redis-py's pool
+Calls share the connections of links.py, and a blocking read takes one apart. WAIT takes a connection of redis-py's pool
 for itself, as does everything where there are no links (a fake Redis of a test).
 """
 
@@ -107,7 +107,20 @@ class Nodes:
 
     async def run_blocking(self, key: bytes | str, *command: Any) -> Any:
         """Run a command that waits inside of Redis, over a connection of its own; return its reply. Errors are redis-py's."""
-        (reply,) = await self._send_apart(await self._url(key), [command])
+        url = await self._url(key)
+        node = self._node(url)
+        try:
+            link = await node.links.take_apart()
+            if link is None:
+                (reply,) = await self._send_apart(url, [command])
+            else:
+                try:
+                    reply = self._received(node, key, command, await link.send(pack(command)))
+                finally:
+                    node.links.give_back(link)
+        except UNREACHABLE:
+            self.forget()
+            raise
         if isinstance(reply, Exception):
             raise reply
         return reply

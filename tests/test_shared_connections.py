@@ -148,6 +148,25 @@ async def test_a_blocking_read_holds_up_nobody(server: RedisServer, namespace: s
         assert await blocks
 
 
+async def test_blocking_reads_use_a_connection_again_unless_they_were_cut_off(
+    server: RedisServer, namespace: str, raw: redis.Redis
+) -> None:
+    async with reaching(named(server, namespace)) as nodes:
+        stream = f"{namespace}:stream"
+        command = ("XREAD", "BLOCK", 10_000, "STREAMS", stream, "0")
+        await nodes.run(stream, "XADD", stream, "*", "f", "v")
+        for _ in range(3):
+            assert await nodes.run_blocking(stream, *command)
+        assert connected(raw, namespace) == 2, "one for calls, one apart"
+        await asyncio.gather(*(nodes.run_blocking(stream, *command) for _ in range(2)))
+        assert connected(raw, namespace) == 3, "nobody waits for another's read"
+        blocks = asyncio.create_task(nodes.run_blocking(stream, *command[:-1], "$"))
+        await asyncio.wait([blocks], timeout=0.05)
+        blocks.cancel()
+        await seen(lambda: connected(raw, namespace) == 2, "its reply would be another's")
+        assert await nodes.run_blocking(stream, *command)
+
+
 async def test_invalidations_are_nobodys_replies(server: RedisServer, namespace: str, raw: redis.Redis) -> None:
     async with reaching(server.url) as nodes:
         assert await nodes.run(namespace, "CLIENT", "TRACKING", "ON") == b"OK", "the connection takes pushed messages"
