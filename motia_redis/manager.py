@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import builtins
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from motia_redis.nodes import Nodes
     from motia_redis.retries import Attempt
     from motia_redis.sessions import Session
+
+
+_AT_ONCE = 16  # partitions that `list_groups` reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,11 +192,11 @@ class StateManager:
         once; one that changes meanwhile is there as it was at some moment. Cost: a round trip per page of up to 500 keys or
         128 KiB. Raises InvalidName, CorruptValue, StateUnavailable.
         """
-        return builtins.list((await self.items(scope)).values())
+        return builtins.list((await self._all(scope)).values())
 
     async def items(self, scope: str) -> dict[str, Any]:
         """Return all keys of a scope with their values. Read, and what is promised, as by `list`."""
-        return {key: value async for key, value in self.scan(scope)}
+        return {_text(key): value for key, value in (await self._all(scope)).items()}
 
     async def keys(self, scope: str) -> builtins.list[str]:
         """Return all keys of a scope, each once, in no promised order.
@@ -213,11 +218,7 @@ class StateManager:
         values, scan = await self._scan(scope)
         async for page in scan.items(values):
             for key, text in page.items():
-                try:
-                    value = codec.decode(text, where="")
-                except CorruptValue:  # once more, to name the key
-                    value = codec.decode(text, where=Place(scope, key.decode(errors="replace")))
-                yield _text(key), value
+                yield _text(key), _value(scope, key, text)
 
     async def count(self, scope: str) -> int:
         """Return how many keys of a scope hold a value. Cost: one round trip. Raises InvalidName, StateUnavailable."""
@@ -235,15 +236,29 @@ class StateManager:
         """
         scopes: set[bytes] = set()
         scan = Scan(self._retries, "list_groups")
-        for partition in (await self._sessions.get()).keyspace.all_scopes():
-            async for page in scan.members(partition):
-                scopes.update(page)
+        partitions = iter((await self._sessions.get()).keyspace.all_scopes())
+
+        async def read() -> None:
+            for partition in partitions:
+                async for page in scan.members(partition):
+                    scopes.update(page)
+
+        await asyncio.gather(*(read() for _ in range(_AT_ONCE)))
         try:
             return sorted(scope.decode() for scope in scopes)
         except UnicodeDecodeError as error:
             raise CorruptValue(
                 f"list_groups: {error.object!r:.200} is not UTF-8; another client wrote it: SREM it from the set"
             ) from None
+
+    async def _all(self, scope: str) -> dict[bytes, Any]:
+        """Return all keys of a scope with their values."""
+        values, scan = await self._scan(scope)
+        found: dict[bytes, Any] = {}
+        async with aclosing(scan.items(values, ahead=True)) as pages:
+            async for page in pages:
+                found.update({key: _value(scope, key, text) for key, text in page.items()})
+        return found
 
     async def _scan(self, scope: str) -> tuple[bytes, Scan]:
         """Return the hash of a scope's values, and what reads it page by page."""
@@ -336,6 +351,14 @@ class StateManager:
     def _names(self, scope: str, key: str) -> tuple[Place, bytes, bytes]:
         most = self.limits.name_bytes
         return Place(scope, key), keyspace.encode_name("scope", scope, most), keyspace.encode_name("key", key, most)
+
+
+def _value(scope: str, key: bytes, text: bytes) -> Any:
+    """Return the value of a key that was read with others. Raises CorruptValue, which names the key."""
+    try:
+        return codec.decode(text, where="")
+    except CorruptValue:
+        return codec.decode(text, where=Place(scope, key.decode(errors="replace")))
 
 
 def _text(key: bytes) -> str:

@@ -7,6 +7,7 @@ tells how many items make a page. (A hash of few small values Redis gives as a w
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoScriptError
@@ -14,7 +15,7 @@ from redis.exceptions import NoScriptError
 from motia_redis import scripts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, Mapping
 
     from motia_redis.nodes import Nodes
     from motia_redis.retries import Attempt, Retries
@@ -23,14 +24,15 @@ if TYPE_CHECKING:
 PAGE_BYTES = 128 * 1024  # what a page aims at: some 0.1 ms of the server's time
 PAGE_ITEMS = 500  # what a page holds at most
 _FIRST = 1  # item of the first page: it may have the largest size
+_FIRST_NAMES = PAGE_BYTES // 4096  # the same for what is no larger than a name
 _GROWTH = 8  # how many times the items of the page before
 
 
 class PageSize:
     """How many items to ask for next, by what the pages so far held."""
 
-    def __init__(self) -> None:
-        self.count = _FIRST  #: items of the next page
+    def __init__(self, first: int = _FIRST) -> None:
+        self.count = first  #: items of the next page
         self._items = 0
         self._bytes = 0
 
@@ -46,24 +48,24 @@ class Scan:
     """Passes over hashes and sets.
 
     What is there all the time is in some page, maybe in several: a pass begins anew when another server answers, or one that was
-    away, since a cursor means something to one run of one server only. The next page is not read before it is asked for.
+    away, since a cursor means something to one run of one server only. The next page is not read before it is asked for, unless
+    it is read `ahead`, while this one is worked on; who leaves such a pass early has to close it.
     """
 
     def __init__(self, retries: Retries, where: object) -> None:
         self._retries = retries
         self._where = where
 
-    async def items(self, key: bytes) -> AsyncIterator[Mapping[bytes, bytes]]:
+    def items(self, key: bytes, *, ahead: bool = False) -> AsyncGenerator[Mapping[bytes, bytes]]:
         """Yield the fields and values of a hash."""
 
         async def read(nodes: Nodes, address: str, cursor: Any, count: int) -> tuple[Any, Any, int]:
             cursor, page = await nodes.run_here(address, "HSCAN", key, cursor, "COUNT", count)
             return cursor, page, sum(map(len, page)) + sum(map(len, page.values()))
 
-        async for page in self._pages(key, read):
-            yield page
+        return self._pages(key, read, PageSize(), ahead=ahead)
 
-    async def fields(self, key: bytes) -> AsyncIterator[list[bytes]]:
+    def fields(self, key: bytes) -> AsyncGenerator[list[bytes]]:
         """Yield the fields of a hash; the values stay in Redis."""
         script = scripts.load("scan_keys")
 
@@ -75,21 +77,20 @@ class Scan:
                 following, page, size = await nodes.run_here(address, "EVAL", script.source, *rest)
             return int(following), page, size
 
-        async for page in self._pages(key, read):
-            yield page
+        return self._pages(key, read, PageSize())
 
-    async def members(self, key: bytes) -> AsyncIterator[list[bytes]]:
-        """Yield the members of a set."""
+    def members(self, key: bytes) -> AsyncGenerator[list[bytes]]:
+        """Yield the members of a set, which are names."""
 
         async def read(nodes: Nodes, address: str, cursor: Any, count: int) -> tuple[Any, Any, int]:
             cursor, page = await nodes.run_here(address, "SSCAN", key, cursor, "COUNT", count)
             return cursor, page, sum(map(len, page))
 
-        async for page in self._pages(key, read):
-            yield page
+        return self._pages(key, read, PageSize(_FIRST_NAMES))
 
-    async def _pages(self, key: bytes, read: Any) -> AsyncIterator[Any]:
-        size, cursor, last = PageSize(), 0, ""
+    async def _pages(self, key: bytes, read: Any, size: PageSize, *, ahead: bool = False) -> AsyncGenerator[Any]:
+        cursor, last = 0, ""
+        following: asyncio.Task[Any] | None = None
 
         async def attempt(session: Session, attempt: Attempt) -> Any:
             nonlocal last
@@ -98,10 +99,17 @@ class Scan:
             last = address
             return await read(session.nodes, address, start, size.count)
 
-        while True:
-            cursor, page, weight = await self._retries.run(self._where, attempt)
-            size.saw(len(page), weight)
-            if page:
-                yield page
-            if not cursor:
-                return
+        try:
+            while True:
+                cursor, page, weight = await (following or self._retries.run(self._where, attempt))
+                size.saw(len(page), weight)
+                if ahead and cursor:
+                    following = asyncio.create_task(self._retries.run(self._where, attempt))
+                    await asyncio.sleep(0)  # it is sent before this page is worked on
+                if page:
+                    yield page
+                if not cursor:
+                    return
+        finally:
+            if following is not None:
+                following.cancel()

@@ -9,6 +9,7 @@ import pytest
 import redis
 
 from motia_redis import StateManager
+from motia_redis.changes import Changes
 from tests.servers import RedisServer
 
 if TYPE_CHECKING:
@@ -32,6 +33,12 @@ def namespace() -> str:
 async def state(server: RedisServer, namespace: str) -> AsyncIterator[StateManager]:
     async with StateManager(server.url, namespace=namespace) as manager:
         yield manager
+
+
+@pytest.fixture
+def every_change_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every change look for what can be trimmed, not one in 64 by chance."""
+    monkeypatch.setattr(Changes, "_limits_of_stream", lambda changes: changes._trimming)
 
 
 @pytest.fixture

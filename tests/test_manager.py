@@ -235,12 +235,13 @@ async def test_values_of_foreign_clients_are_read_and_have_the_first_revision(
         await state.list("users")
 
 
+@pytest.mark.usefixtures("every_change_looks")
 async def test_events_without_subscriber_do_not_pile_up(server: RedisServer, raw: redis.Redis, namespace: str) -> None:
     async with StateManager(server.url, namespace=namespace, deadline=0) as state:
         for number in range(2000):
             await state.set("users", "ann", number)
     stream = Keyspace(namespace, Layout()).state_keys(b"users", b"ann").events
-    assert 100 <= raw.xlen(stream) < 400
+    assert 100 <= raw.xlen(stream) <= 200, "the history, and what shares a node with it"
 
 
 # -- connecting -----------------------------------------------------------------------------------------------------------

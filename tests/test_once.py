@@ -194,6 +194,7 @@ async def test_a_long_look_for_an_event_goes_in_short_calls(
     assert sum(event[b"type"] != b"other" for event in events(raw, namespace)) == 2
 
 
+@pytest.mark.usefixtures("every_change_looks")
 async def test_events_stay_for_as_long_as_an_attempt_may_look_for_them(
     state: StateManager, raw: redis.Redis, namespace: str
 ) -> None:

@@ -194,6 +194,7 @@ async def test_a_worker_that_died_holds_nothing(state: StateManager, server: Red
 # -- forgetting -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("every_change_looks")
 async def test_a_forgotten_step_holds_no_history(server: RedisServer, raw: redis.Redis, namespace: str) -> None:
     state = StateManager(server.url, namespace=namespace, deadline=0)  # no events are kept for repeated calls
     keyspace = await state.connect()

@@ -349,6 +349,7 @@ async def test_events_before_the_first_worker_are_not_lost_once_the_groups_are_m
     assert [i.new_value for i in recorder.inputs] == list(range(300))
 
 
+@pytest.mark.usefixtures("every_change_looks")
 async def test_handled_events_do_not_pile_up(server: RedisServer, raw: redis.Redis, namespace: str) -> None:
     recorder = Recorder()
     state = StateManager(server.url, namespace=namespace, deadline=0)  # no events are kept for repeated calls
@@ -363,6 +364,7 @@ async def test_handled_events_do_not_pile_up(server: RedisServer, raw: redis.Red
     assert sum(raw.xlen(stream) for stream in streams) < 1000
 
 
+@pytest.mark.usefixtures("every_change_looks")
 async def test_handled_events_are_kept_for_the_configured_time(server: RedisServer, raw: redis.Redis, namespace: str) -> None:
     async with StateManager(server.url, namespace=namespace, retention=Retention(entries=10, seconds=3600)) as state:
         recorder = Recorder()
@@ -385,6 +387,7 @@ def test_an_impossible_retention_is_refused(settings: dict[str, Any]) -> None:
         Retention(**settings)
 
 
+@pytest.mark.usefixtures("every_change_looks")
 async def test_the_hard_cap_drops_unread_events_never_silently(
     server: RedisServer, raw: redis.Redis, namespace: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -30,17 +30,34 @@ local function first_needed(call, stream)
   return needed
 end
 
--- Entries that one look removes at most: more than the 64 that come between two, few enough when each has 100 KB.
-local MOST = 200
+-- How many entries go at once, more than the 64 changes that come between two looks; and how many bytes one look removes before it
+-- leaves the rest to the next. Both are about a millisecond of the server's time, be the entries small or of 100 KB.
+local AT_ONCE = 100
+local BYTES = 2 * 1024 * 1024
+
+local function size(entry)
+  local bytes = 0
+  for _, part in ipairs(entry[2]) do
+    bytes = bytes + #part
+  end
+  return bytes
+end
 
 -- Cut the oldest entries off a stream; returns their number.
 local function cut(call, stream, trimmed, how, limit)
-  local count = call("XTRIM", stream, how, "~", limit, "LIMIT", MOST)
-  if count == 0 then -- whole nodes go: on a server that is set to larger ones, none may fit
-    count = call("XTRIM", stream, how, "~", limit)
-  end
+  local count, bytes, first = 0, 0, nil
+  repeat
+    local gone = call("XTRIM", stream, how, "~", limit, "LIMIT", AT_ONCE)
+    if gone == 0 and count == 0 then -- whole nodes go: on a server that is set to larger ones, none may fit
+      gone = call("XTRIM", stream, how, "~", limit)
+    end
+    if gone > 0 then
+      count = count + gone
+      first = call("XRANGE", stream, "-", "+", "COUNT", 1)[1]
+      bytes = bytes + gone * (first and size(first) or 0) -- what went was about as large as what comes next
+    end
+  until gone == 0 or bytes >= BYTES
   if count > 0 then
-    local first = call("XRANGE", stream, "-", "+", "COUNT", 1)[1]
     local time = call("TIME")
     call("HSET", trimmed, "floor " .. stream, first and first[1] or string.format("%.0f-0", time[1] * 1000 + 1000))
   end
@@ -51,7 +68,7 @@ end
 -- than its age stay. Whole nodes go, so somewhat more stays. Beyond the hard cap the age does not count, and events go that a
 -- group still needs; their number is returned. In the hash `trimmed`, "dropped <stream>" counts those, and "floor <stream>" is an
 -- id behind all that were ever trimmed. `limits` is "<history, count>:<cap>:<age, milliseconds>".
--- COST: a look per group and the removal of MOST entries.
+-- COST: a look per group and the removal of BYTES, or of AT_ONCE entries where those are more.
 local function trim(call, stream, trimmed, limits)
   local history, cap, age = string.match(limits, "^(%d+):(%d+):(%d+)$")
   local length = call("XLEN", stream)
