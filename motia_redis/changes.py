@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from hashlib import blake2b
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import ResponseError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_LOOK_EVERY = 0.1  # seconds: where there are few changes, one in 64 would come late
 _SEARCHING = b"SEARCHING"  # the scripts' reply while they look for an earlier attempt
 ANY: Final[Any] = object()  #: the `if_revision` of a call that gave none
 
@@ -44,6 +46,7 @@ class Changes:
         self._enqueue = scripts.load("enqueue")
         # Events stay for as long as an attempt may look for them.
         self._trimming = retention.encode(retries.deadline + MARGIN if retries.deadline else 0.0)
+        self._next_look = 0.0
 
     async def apply(
         self,
@@ -127,8 +130,15 @@ class Changes:
         return keys, [scope, key, request, _trace(), options, *change]
 
     def _limits_of_stream(self) -> bytes:
-        """Return what the script trims the stream to: nothing for most changes. One in 64 looks for what can go, for all."""
-        return b"" if generator.getrandbits(6) else self._trimming
+        """Return what the script trims the stream to: nothing for most changes. One in 64 looks for what can go, for all.
+
+        And the first one in a while, so that few changes also clear what many have left.
+        """
+        now = monotonic()
+        if now < self._next_look and generator.getrandbits(6):
+            return b""
+        self._next_look = now + _LOOK_EVERY
+        return self._trimming
 
     async def _send(
         self, where: object, session: Session, script: Script, keys: list[bytes], arguments: list[bytes]

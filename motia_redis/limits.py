@@ -21,7 +21,8 @@ class Limits:
 class Retention:
     """What a lane keeps of its events, and a topic of its messages, beyond those that a subscriber has not handled yet.
 
-    A lane is looked at by one of its writers in 64, and whole nodes of the stream go, so somewhat more stays.
+    A lane is looked at by one of its changes in 64, or the first of a process in 0.1 s, and whole nodes of the stream go, so
+    somewhat more stays.
     """
 
     entries: int = 100  #: a lane that holds no more is not trimmed

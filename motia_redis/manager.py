@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from motia_redis import codec, keyspace, patch, scripts
 from motia_redis.changes import ANY, Changes
 from motia_redis.durability import Durability
@@ -20,7 +22,7 @@ from motia_redis.scans import Scan
 from motia_redis.sessions import Sessions
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
     from types import TracebackType
     from typing import Self
 
@@ -257,7 +259,7 @@ class StateManager:
         found: dict[bytes, Any] = {}
         async with aclosing(scan.items(values, ahead=True)) as pages:
             async for page in pages:
-                found.update({key: _value(scope, key, text) for key, text in page.items()})
+                found.update(_values(scope, page))
         return found
 
     async def _scan(self, scope: str) -> tuple[bytes, Scan]:
@@ -351,6 +353,14 @@ class StateManager:
     def _names(self, scope: str, key: str) -> tuple[Place, bytes, bytes]:
         most = self.limits.name_bytes
         return Place(scope, key), keyspace.encode_name("scope", scope, most), keyspace.encode_name("key", key, most)
+
+
+def _values(scope: str, page: Mapping[bytes, bytes]) -> dict[bytes, Any]:
+    """Return the values of a page, decoded without a call of ours for each: that would be a tenth of the time of `list`."""
+    try:
+        return dict(zip(page, map(orjson.loads, page.values()), strict=True))
+    except orjson.JSONDecodeError:
+        return {key: _value(scope, key, text) for key, text in page.items()}
 
 
 def _value(scope: str, key: bytes, text: bytes) -> Any:

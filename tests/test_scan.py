@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from motia_redis import manager
 from motia_redis.errors import CorruptValue, InvalidName
 from motia_redis.nodes import Nodes
 from motia_redis.scans import PAGE_BYTES, PAGE_ITEMS, PageSize
@@ -65,6 +66,34 @@ async def test_a_corrupt_value_is_named(state: StateManager, raw: redis.Redis) -
     with pytest.raises(CorruptValue, match="scope 'users' key 'bob'"):
         await state.items("users")
     assert sorted(await state.keys("users")) == ["ann", "bob"]
+
+
+async def test_a_list_reads_ahead_and_leaves_no_read_behind_when_it_fails(
+    state: StateManager, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await asyncio.gather(*(state.set("big", str(number), "x" * 1000) for number in range(1000)))
+    asked, decoded = 0, []
+    original, loads = Nodes.run_here, manager.orjson.loads
+
+    async def run_here(nodes: Nodes, address: str, *command: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return await original(nodes, address, *command)
+
+    def noted(text: bytes) -> Any:
+        decoded.append(asked)
+        return loads(text)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Nodes, "run_here", run_here)
+        patched.setattr(manager.orjson, "loads", noted)
+        assert len(await state.list("big")) == 1000
+    assert decoded[0] == 2, "the second page was asked for before the first one was decoded"
+    raw.hset((await state.connect()).values(b"big"), mapping={str(number): "{broken" for number in range(1000)})
+    with pytest.raises(CorruptValue, match="scope 'big' key '"):
+        await state.list("big")
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 async def test_big_values_come_in_small_pages(state: StateManager, monkeypatch: pytest.MonkeyPatch) -> None:
