@@ -103,7 +103,9 @@ class Changes:
         change = [b"delete", b"quiet"]
 
         async def attempt(session: Session, _: Attempt) -> None:
-            calls = [self._mutation(session, scope, key, change) for key in keys]
+            # One of them looks for what can be trimmed: several looks in a row would hold others up.
+            calls = [self._mutation(session, scope, key, change, limits=b"") for key in keys[:-1]]
+            calls.append(self._mutation(session, scope, keys[-1], change, limits=self._trimming))
             await self._mutate.many(session.nodes, calls[:-1])
             await self._send(where, session, self._mutate, *calls[-1])  # its WAIT covers the others, which ran before
 
@@ -119,11 +121,13 @@ class Changes:
         request: bytes = b"",
         expected: bytes = b"",
         again: bytes = b"",
+        limits: bytes | None = None,
     ) -> tuple[list[bytes], list[bytes]]:
         """Return the mutation script's keys and arguments for one change."""
         request = request or _request_id()
         keys = session.keyspace.mutation_keys(scope, key, request)
-        options, limits = b"", self._limits_of_stream()
+        options = b""
+        limits = self._limits_of_stream() if limits is None else limits
         if expected or limits or again:
             options = b"%b\n%b\n%b" % (expected, limits, again)
             keys.append(session.keyspace.trimmed(keys[3]))

@@ -33,7 +33,7 @@ end
 -- How many entries go at once, more than the 64 changes that come between two looks; and how many bytes one look removes before
 -- it leaves the rest to the next. Both are about a millisecond of the server's time, be the entries small or of 100 KB.
 local AT_ONCE = 100
-local BYTES = 2 * 1024 * 1024
+local BYTES = 1024 * 1024
 
 local function size(entry)
   local bytes = 0
