@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Generator
     from concurrent.futures import Executor
 
 Function = Callable[..., Any]
@@ -39,7 +40,7 @@ async def call(fn: Function, input: Any, ctx: Any, executor: Executor | None = N
         raise TypeError(f"{fn!r} {exc}") from None
     try:
         if on_loop:
-            return await (fn(input, ctx) if with_ctx else fn(input))
+            return await Apart(fn(input, ctx) if with_ctx else fn(input))
         args = (input, ctx) if with_ctx else (input,)
         context = contextvars.copy_context()
         result = await asyncio.get_running_loop().run_in_executor(executor, context.run, _in_thread, fn, args)
@@ -47,6 +48,30 @@ async def call(fn: Function, input: Any, ctx: Any, executor: Executor | None = N
         return await result if inspect.isawaitable(result) else result
     except SystemExit as exc:
         raise RuntimeError(f"the function called sys.exit({exc.code!r})") from exc
+
+
+class Apart:
+    """Awaits something in a context of its own: what it sets there does not reach what comes next in the same task."""
+
+    __slots__ = ("_awaitable",)
+
+    def __init__(self, awaitable: Awaitable[Any]) -> None:
+        self._awaitable = awaitable
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        """Run each step of it there."""
+        context = contextvars.copy_context()
+        steps: Any = self._awaitable.__await__()
+        step, given = steps.send, None
+        while True:
+            try:
+                waits_for = context.run(step, given)
+            except StopIteration as done:
+                return done.value
+            try:
+                given, step = (yield waits_for), steps.send
+            except BaseException as error:  # noqa: BLE001  # it is for the coroutine
+                given, step = error, steps.throw
 
 
 def takes_ctx(fn: Function) -> bool:

@@ -99,15 +99,20 @@ class Changes:
             raise _known(where, error) from None
 
     async def delete(self, where: object, scope: bytes, keys: Sequence[bytes]) -> None:
-        """Delete keys of a scope, each with its event, in one round trip; those that are gone already have none."""
+        """Delete keys of a scope, each with its event, if it holds a value. One round trip, and one to be safe."""
         change = [b"delete", b"quiet"]
 
         async def attempt(session: Session, _: Attempt) -> None:
             # One of them looks for what can be trimmed: several looks in a row would hold others up.
             calls = [self._mutation(session, scope, key, change, limits=b"") for key in keys[:-1]]
             calls.append(self._mutation(session, scope, keys[-1], change, limits=self._trimming))
-            await self._mutate.many(session.nodes, calls[:-1])
-            await self._send(where, session, self._mutate, *calls[-1])  # its WAIT covers the others, which ran before
+            for reply in await self._mutate.many(session.nodes, calls):
+                self._report_dropped(where, reply)
+            if self._safety:
+                # Redis waits for what this connection wrote last: a write of its own, behind all the others.
+                mark = session.keyspace.request(calls[0][0][3], _request_id())
+                _, safe = await session.nodes.run_together(mark, [("SET", mark, b"", "PX", 1000), *self._safety])
+                self._durability.check(where, safe)
 
         await self._retries.run(where, attempt, changes=True)
 
@@ -156,9 +161,13 @@ class Changes:
                 reply = await script(session.nodes, keys, arguments)
         if safety:
             self._durability.check(where, safe)
+        self._report_dropped(where, reply)
+        return reply  # type: ignore[no-any-return]  # what the script's RETURNS says
+
+    @staticmethod
+    def _report_dropped(where: object, reply: list[Any]) -> None:
         if len(reply) > 2:
             _log.error("%s: its lane is over the hard cap: %d entries were dropped that a step had not handled", where, reply[2])
-        return reply  # type: ignore[no-any-return]  # what the script's RETURNS says
 
     def _once(self, idempotency_key: str, place: bytes, call: list[bytes]) -> _Once:
         given = keyspace.encode_name("idempotency_key", idempotency_key, self._limits.name_bytes)

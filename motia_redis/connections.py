@@ -47,8 +47,9 @@ class Endpoint:
     async def nodes(self, *, max_connections: int, reply_timeout: float) -> Nodes:
         """Return new clients of the running loop, which re-send nothing by themselves.
 
-        Callers beyond `max_connections` at once to one node wait for their turn; whoever waits for a reply gives up after
-        `reply_timeout` seconds. Raises StateUnavailable or StateError when the embedded server cannot be started.
+        Calls that take a connection for themselves wait for their turn beyond `max_connections` at once to one node; whoever
+        waits for a reply gives up after `reply_timeout` seconds. Raises StateUnavailable or StateError when the embedded server
+        cannot be started.
         """
         target = self._target
         if target.kind == "embedded":

@@ -88,7 +88,7 @@ class Deliveries:
         self._on_room = on_room
         self._queues: dict[Any, deque[Delivery]] = {}
         self._ready: deque[Any] = deque()  # keys whose first entry can be handled now
-        self._free = concurrency  # how many more tasks may handle entries
+        self._free = concurrency  # how many more tasks may handle entries; below 0, so many have to end
         self._is_help_coming = False  # a task was made that has not begun
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps no task alive
         self._blocked: set[Any] = set()  # keys in back-off
@@ -160,6 +160,7 @@ class Deliveries:
         load = lane.subscription.load
         load.parked -= 1
         load.add(delivery.size)
+        self._on_room()
         delivery.entry = StreamEntry(lane.stream, delivery.id, reply[0][1])
         return delivery.entry
 
@@ -187,7 +188,7 @@ class Deliveries:
 
     def _get_help(self) -> None:
         """Let one more task come, unless one does or there are enough; it takes over when handlers wait for something."""
-        if self._free and not self._is_help_coming:
+        if self._free > 0 and not self._is_help_coming:
             self._free -= 1
             self._is_help_coming = True
             self._keep(self._run())
@@ -202,7 +203,7 @@ class Deliveries:
         self._is_help_coming = False
         turns = 0
         try:
-            while self._ready:
+            while self._ready and self._free >= 0:
                 key = self._ready.popleft()
                 if self._ready:
                     self._get_help()
@@ -274,7 +275,7 @@ class Deliveries:
         finally:
             if alone:
                 self._is_suspect_running = False
-                if self._suspects:
+                while self._suspects:  # all: the next one may have nothing to run, and would wake nobody
                     self._make_ready(self._suspects.popleft())
         delivery.suspect = False  # it ran, and the process lives
         return error
@@ -283,6 +284,7 @@ class Deliveries:
         """Run the handler once and count it; return what it raised."""
         subscription = delivery.lane.subscription
         timeout = subscription.step.timeout
+        task: Any = asyncio.current_task()
         error: BaseException
         delivery.attempts += 1
         call, delivery.call = delivery.call, None
@@ -294,14 +296,16 @@ class Deliveries:
                 async with asyncio.timeout(timeout):
                     await run
         except asyncio.CancelledError as cancelled:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+            if task.cancelling():
                 raise
             error = cancelled  # the handler's own doing
         except Exception as raised:  # noqa: BLE001  # a handler may raise anything; only its own key must wait
             error = raised
         else:
             return None
+        finally:
+            while task.cancelling():  # of a handler that took no notice; the next one would be blamed
+                task.uncancel()
         if not delivery.suspect:
             await self._record(delivery)
         return error
@@ -354,18 +358,26 @@ class Deliveries:
         await self._until_done(lane, move)
 
     async def _until_done(self, lane: Lane, send: Callable[[], Any]) -> Any:
-        """Repeat a call that may be made twice until Redis has answered; None when the lane closes before."""
+        """Repeat a call that may be made twice until Redis has answered; None when the lane closes before.
+
+        Meanwhile another task may handle entries: what Redis refuses for this one must not stop the others.
+        """
         pause = _RECONNECT[0]
-        while True:
-            try:
-                return await send()
-            except (RedisError, OSError) as error:
-                _log.warning("step %s: trying again in %.1f s: %s", lane.subscription.group, pause, error)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(pause):
-                        await lane.closing.wait()
-                        return None
-                pause = min(pause * 2, _RECONNECT[1])
+        self._free += 1
+        self._get_help()
+        try:
+            while True:
+                try:
+                    return await send()
+                except (RedisError, OSError) as error:
+                    _log.warning("step %s: trying again in %.1f s: %s", lane.subscription.group, pause, error)
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(pause):
+                            await lane.closing.wait()
+                            return None
+                    pause = min(pause * 2, _RECONNECT[1])
+        finally:
+            self._free -= 1
 
 
 def _report_trimmed(delivery: Delivery) -> None:

@@ -245,7 +245,13 @@ class StateManager:
                 async for page in scan.members(partition):
                     scopes.update(page)
 
-        await asyncio.gather(*(read() for _ in range(_AT_ONCE)))
+        readers = [asyncio.create_task(read()) for _ in range(_AT_ONCE)]
+        try:
+            await asyncio.gather(*readers)
+        finally:  # behind an error nobody goes on
+            for reader in readers:
+                reader.cancel()
+            await asyncio.gather(*readers, return_exceptions=True)
         try:
             return sorted(scope.decode() for scope in scopes)
         except UnicodeDecodeError as error:

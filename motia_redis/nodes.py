@@ -108,19 +108,16 @@ class Nodes:
     async def run_blocking(self, key: bytes | str, *command: Any) -> Any:
         """Run a command that waits inside of Redis, over a connection of its own; return its reply. Errors are redis-py's."""
         url = await self._url(key)
-        node = self._node(url)
-        try:
-            link = await node.links.take_apart()
-            if link is None:
-                (reply,) = await self._send_apart(url, [command])
+        reply: Any = None
+        for _ in range(_REDIRECTIONS):
+            reply = await self._call_apart(url, key, command)
+            if isinstance(reply, MovedError) and self.is_cluster:
+                url = self._learn(reply)
+            elif isinstance(reply, AskError) and self.is_cluster:
+                (reply,) = await self._send_apart(self._target.at(reply.host, reply.port), [command], asking=True)
+                break
             else:
-                try:
-                    reply = self._received(node, key, command, await link.send(pack(command)))
-                finally:
-                    node.links.give_back(link)
-        except UNREACHABLE:
-            self.forget()
-            raise
+                break
         if isinstance(reply, Exception):
             raise reply
         return reply
@@ -174,6 +171,21 @@ class Nodes:
             self.forget()
             raise
         return self._received(node, key, command, reply)
+
+    async def _call_apart(self, url: str, key: bytes | str, command: Command) -> Any:
+        """Send a command over a link that nobody else uses meanwhile; return the reply, or the error that is one."""
+        node = self._node(url)
+        try:
+            link = await node.links.take_apart()
+            if link is None:
+                return (await self._send_apart(url, [command]))[0]
+            try:
+                return self._received(node, key, command, await link.send(pack(command)))
+            finally:
+                node.links.give_back(link)
+        except UNREACHABLE:
+            self.forget()
+            raise
 
     async def _call_all(self, url: str, calls: Sequence[tuple[bytes | str, Command]]) -> list[Any]:
         """Send commands over one shared connection, in order; return the replies, error replies in their places."""

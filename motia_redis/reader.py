@@ -205,14 +205,19 @@ class Reader:
                 async with asyncio.timeout(_SETTLE):
                     await self._changed.wait()
                     return
+        self._raise_failure()
         for idle in self._idle.values():
             if idle.is_unwatched:
                 await idle.stop()
                 idle.watch = asyncio.create_task(self._watch(idle))
                 idle.is_unwatched = False
         await self._changed.wait()
-        if self._failure is not None:
-            failure, self._failure = self._failure, None
+        self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        """Raise what a watch has met, if anything."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
             raise failure
 
     async def _watch(self, idle: _Idle) -> None:

@@ -113,3 +113,4 @@ class Scan:
         finally:
             if following is not None:
                 following.cancel()
+                await asyncio.gather(following, return_exceptions=True)

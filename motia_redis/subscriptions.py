@@ -213,7 +213,7 @@ class Subscription:
                 return PreparedCall(change, ctx)
             answer = calls.call_here(trigger.condition, change, ctx)
             if not isinstance(answer, bool) and inspect.isawaitable(answer):
-                answer = await answer
+                answer = await calls.Apart(answer)
             if answer:
                 return PreparedCall(change, ctx)
         return None
