@@ -152,15 +152,12 @@ class Changes:
     async def _send(
         self, where: object, session: Session, script: Script, keys: list[bytes], arguments: list[bytes]
     ) -> list[bytes]:
-        safety = self._safety
         reply: Any = _SEARCHING
+        safe: list[Any] = []
         while reply == _SEARCHING:
-            if safety:
-                reply, safe = await script.then(session.nodes, keys, arguments, safety)
-            else:
-                reply = await script(session.nodes, keys, arguments)
-        if safety:
-            self._durability.check(where, safe)
+            reply, *safe = await script.then(session.nodes, keys, arguments, self._safety)
+        if safe:
+            self._durability.check(where, safe[0])
         self._report_dropped(where, reply)
         return reply  # type: ignore[no-any-return]  # what the script's RETURNS says
 

@@ -149,13 +149,12 @@ class Keyspace:
 
     def mutation_keys(self, scope: bytes, key: bytes, request: bytes) -> list[bytes]:
         """Return the same and the record of the request, as mutate.lua takes them."""
-        layout = self.layout
-        partition = self._partitions[crc_hqx(scope, 0) % layout.partitions]
+        partition = self._partitions[self.partition(scope)]
         return [
             partition.values + scope,
             partition.revisions + scope,
             partition.scopes,
-            partition.events[crc_hqx(key, 0) % layout.lanes],
+            partition.events[self.lane(key)],
             partition.request + request,
         ]
 

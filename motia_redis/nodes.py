@@ -22,7 +22,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from motia_redis.links import BIG, Links, pack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from redis.asyncio import Redis
 
@@ -88,11 +88,19 @@ class Nodes:
         Only the first command may change anything: after a redirection all are sent again. Raises its error reply; those of the
         others stand in their places.
         """
+        return await self._follow(key, commands, self._call)
+
+    async def run_blocking(self, key: bytes | str, *command: Any) -> Any:
+        """Run a command that waits inside of Redis, over a connection of its own; return its reply. Errors are redis-py's."""
+        return (await self._follow(key, [command], self._call_apart))[0]
+
+    async def _follow(self, key: bytes | str, commands: Sequence[Command], call: Callable[..., Awaitable[Any]]) -> list[Any]:
+        """Send commands, a single one by `call`, to where redirections lead."""
         slots, asking = self._slots, False
         url = slots[0] if len(slots) == 1 else await self._url(key)
         for _ in range(_REDIRECTIONS):
             if len(commands) == 1 and not asking:
-                replies = [await self._call(url, key, commands[0])]
+                replies = [await call(url, key, commands[0])]
             else:
                 replies = await self._send_apart(url, commands, asking=asking)
             error = replies[0]
@@ -104,23 +112,6 @@ class Nodes:
             asking = not isinstance(error, MovedError)
             url = self._target.at(error.host, error.port) if asking else self._learn(error)
         raise error
-
-    async def run_blocking(self, key: bytes | str, *command: Any) -> Any:
-        """Run a command that waits inside of Redis, over a connection of its own; return its reply. Errors are redis-py's."""
-        url = await self._url(key)
-        reply: Any = None
-        for _ in range(_REDIRECTIONS):
-            reply = await self._call_apart(url, key, command)
-            if isinstance(reply, MovedError) and self.is_cluster:
-                url = self._learn(reply)
-            elif isinstance(reply, AskError) and self.is_cluster:
-                (reply,) = await self._send_apart(self._target.at(reply.host, reply.port), [command], asking=True)
-                break
-            else:
-                break
-        if isinstance(reply, Exception):
-            raise reply
-        return reply
 
     async def run_each(self, calls: Sequence[tuple[bytes | str, Command]]) -> list[Any]:
         """Run one command for each key, all at once; return the replies, or in their places the errors.

@@ -41,10 +41,7 @@ class Script:
         A server that does not know it (new, flushed, failed over) answers NOSCRIPT without running anything; the script is then
         sent whole, so one call runs it once.
         """
-        try:
-            return await nodes.run(keys[0], "EVALSHA", self.sha, len(keys), *keys, *arguments)
-        except NoScriptError:
-            return await nodes.run(keys[0], "EVAL", self.source, len(keys), *keys, *arguments)
+        return (await self.then(nodes, keys, arguments, ()))[0]
 
     async def then(
         self,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,27 +11,15 @@ from motia_redis import FlowContext, StateManager, StateTriggerInput, Worker, lo
 from motia_redis import state as state_trigger
 from motia_redis.application import Application
 from motia_redis.tracing import current_trace_id, trace
+from tests.test_worker import working
 from tests.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     import redis
 
     from motia_redis.steps import Step
-
-
-@contextlib.asynccontextmanager
-async def working(state: StateManager, *steps: Step) -> AsyncIterator[None]:
-    """Run a worker for the steps inside of the block, and stop it gracefully behind it."""
-    worker = Worker(Application(tuple(steps)), state)
-    await worker.prepare()
-    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
-        tasks.create_task(worker.run())
-        try:
-            yield
-        finally:
-            worker.stop()
 
 
 def filtered(handler: Any, *triggers: Any, **config: Any) -> Step:

@@ -9,36 +9,31 @@ from contextvars import ContextVar
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from motia_redis import StateManager, Worker, step, subscriptions
+from motia_redis import StateManager, step, subscriptions
 from motia_redis import state as state_trigger
-from motia_redis.application import Application
 from motia_redis.deliveries import Deliveries
 from motia_redis.keyspace import Keyspace, Layout
 from motia_redis.leases import Lane
 from motia_redis.subscriptions import StreamEntry, Subscription
+from tests.test_worker import working
 from tests.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
 
     import pytest
     import redis
 
+    from motia_redis import Worker
+
 _user: ContextVar[str | None] = ContextVar("user", default=None)
 
 
-@contextlib.asynccontextmanager
-async def one_at_a_time(state: StateManager, handler: Callable[..., Any], **config: Any) -> AsyncIterator[None]:
+def one_at_a_time(state: StateManager, handler: Callable[..., Any], **config: Any) -> AbstractAsyncContextManager[list[Worker]]:
     """Run a step in a worker in which one task handles everything."""
     config = {"name": "Step", "triggers": [state_trigger(scope="users")], "backoff": 0.01, **config}
-    worker = Worker(Application((step(config).handle(handler),)), state, concurrency=1)
-    await worker.prepare()
-    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
-        tasks.create_task(worker.run())
-        try:
-            yield
-        finally:
-            worker.stop()
+    return working(state, step(config).handle(handler), concurrency=1)
 
 
 async def wait_for(seen: list[Any], count: int) -> None:

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 
 @contextlib.asynccontextmanager
-async def working(state: StateManager, *steps: Step, workers: int = 1) -> AsyncIterator[list[Worker]]:
-    """Run workers for the steps inside of the block, and stop them gracefully behind it."""
-    team = [Worker(Application(tuple(steps)), state) for _ in range(workers)]
+async def working(state: StateManager, *steps: Step, workers: int = 1, **settings: Any) -> AsyncIterator[list[Worker]]:
+    """Run workers, with settings of `Worker`, for the steps inside of the block, and stop them gracefully behind it."""
+    team = [Worker(Application(tuple(steps)), state, **settings) for _ in range(workers)]
     for worker in team:
         await worker.prepare()
     async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
