@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import ResponseError
 
 from motia_redis import keyspace, replies, scripts
+from motia_redis._ids import generator, random_id
+from motia_redis._tracing import current_trace_id
 from motia_redis.errors import RevisionConflict, StateError
-from motia_redis.randomness import generator, random_id
 from motia_redis.retries import MARGIN, Retries
-from motia_redis.tracing import current_trace_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError
 
 from motia_redis import scripts
+from motia_redis._ids import generator
+from motia_redis._tracing import enter_trace
 from motia_redis.logs import enter_step
-from motia_redis.randomness import generator
 from motia_redis.subscriptions import Glance, PreparedCall, StreamEntry
-from motia_redis.tracing import enter_trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable

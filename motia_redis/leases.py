@@ -21,8 +21,8 @@ import orjson
 from redis.exceptions import RedisError
 
 from motia_redis import connections, scripts
+from motia_redis._ids import random_id
 from motia_redis.errors import StateUnavailable
-from motia_redis.randomness import random_id
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
-from motia_redis.tracing import current_trace_id
+from motia_redis._tracing import current_trace_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

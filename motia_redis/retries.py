@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 from redis.exceptions import RedisError
 
 from motia_redis import connections, replies
+from motia_redis._ids import generator
 from motia_redis.errors import StateUnavailable
-from motia_redis.randomness import generator
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

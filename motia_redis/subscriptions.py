@@ -10,9 +10,9 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from motia_redis import calls, events
+from motia_redis._tracing import enter_trace, new_trace_id
 from motia_redis.context import FlowContext, TriggerInfo
 from motia_redis.logs import Logger, enter_step
-from motia_redis.tracing import enter_trace, new_trace_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

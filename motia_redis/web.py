@@ -13,11 +13,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from motia_redis._tracing import new_trace_id, trace
 from motia_redis.calls import call
 from motia_redis.context import FlowContext, TriggerInfo
 from motia_redis.inputs import ApiRequest, ApiResponse
 from motia_redis.logs import Logger, running_step
-from motia_redis.tracing import new_trace_id, trace
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send

@@ -9,8 +9,8 @@ import pytest
 
 from motia_redis import FlowContext, StateManager, StateTriggerInput, Worker, logger, queue, step
 from motia_redis import state as state_trigger
+from motia_redis._tracing import current_trace_id, trace
 from motia_redis.application import Application
-from motia_redis.tracing import current_trace_id, trace
 from tests.test_worker import working
 from tests.waiting import until
 

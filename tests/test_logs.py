@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from motia_redis._tracing import trace
 from motia_redis.logs import LOGGER_NAME, JsonFormatter, Logger, TextFormatter, configure_logging, logger, running_step
-from motia_redis.tracing import trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

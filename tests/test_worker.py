@@ -15,11 +15,11 @@ import pytest
 
 from motia_redis import FlowContext, StateManager, StateTriggerInput, Worker, logger, queue, scripts, step
 from motia_redis import state as state_trigger
+from motia_redis._tracing import trace
 from motia_redis.application import Application
 from motia_redis.errors import StateError, StateUnavailable
 from motia_redis.leases import lane_name
 from motia_redis.limits import Retention
-from motia_redis.tracing import trace
 from tests.applications import Command
 from tests.waiting import until
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
-from motia_redis.randomness import random_id
+from motia_redis._ids import random_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
