@@ -13,10 +13,10 @@ from motia_redis import scripts
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from motia_redis._transport.router import Nodes
     from motia_redis.deliveries import Delivery
     from motia_redis.keyspace import Keyspace
     from motia_redis.leases import Lane, Leases
-    from motia_redis.nodes import Nodes
 
 _log = logging.getLogger(__name__)
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import ResponseError
 
-from motia_redis import keyspace, replies, scripts
+from motia_redis import keyspace, scripts
 from motia_redis._ids import generator, random_id
 from motia_redis._tracing import current_trace_id
+from motia_redis._transport import refusals
 from motia_redis.errors import RevisionConflict, StateError
 from motia_redis.retries import MARGIN, Retries
 
@@ -195,7 +196,7 @@ _NO_KEY = _Once(b"", b"0:")
 
 
 def _known(where: object, error: ResponseError, operations: object = None) -> StateError:
-    known = replies.to_error(where, error, operations)
+    known = refusals.to_error(where, error, operations)
     assert known is not None, "Retries lets no other through"  # noqa: S101  # for the type checker
     return known
 

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     import builtins
     from collections.abc import AsyncIterator, Mapping
 
+    from motia_redis._transport.router import Nodes
     from motia_redis.inputs import StateTriggerInput
     from motia_redis.keyspace import Keyspace
     from motia_redis.manager import StateManager
-    from motia_redis.nodes import Nodes
 
 _PAGE = 20  # letters in one read: each may hold two values of the largest size
 _ID = re.compile(r"(\d{1,5})/(\d{1,20}-\d{1,20})")

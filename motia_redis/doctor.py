@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
-from motia_redis import health, keyspace, registry
-from motia_redis.health import Finding
+from motia_redis import keyspace, registry
+from motia_redis._transport import health
+from motia_redis._transport.health import Finding
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+    from motia_redis._transport.router import Nodes
     from motia_redis.manager import StateManager
-    from motia_redis.nodes import Nodes
 
 _SKEW = 2.0  # seconds that clocks may differ
 _PINGS = 5

@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 from motia_redis.errors import NotDurable, StateError
 
 if TYPE_CHECKING:
-    from motia_redis.nodes import Nodes
+    from motia_redis._transport.router import Nodes
 
 MEMORY: Final = "memory"
 REPLICATED: Final = "replicated"

@@ -20,15 +20,16 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from redis.exceptions import RedisError
 
-from motia_redis import connections, scripts
+from motia_redis import scripts
 from motia_redis._ids import random_id
+from motia_redis._transport import failures
 from motia_redis.errors import StateUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
+    from motia_redis._transport.router import Nodes
     from motia_redis.keyspace import Keyspace
-    from motia_redis.nodes import Nodes
     from motia_redis.subscriptions import Subscription
 
 _log = logging.getLogger(__name__)
@@ -169,7 +170,7 @@ class Leases:
                 pause = _RECONNECT
                 if self.worker and not self.valid():
                     self.lose()
-                if connections.is_gone(error):
+                if failures.is_gone(error):
                     with suppress(StateUnavailable):
                         await self._revive()
             with suppress(TimeoutError):

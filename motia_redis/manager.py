@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from motia_redis._transport.router import Nodes
     from motia_redis.keyspace import Keyspace, Layout
-    from motia_redis.nodes import Nodes
     from motia_redis.retries import Attempt
     from motia_redis.sessions import Session
 

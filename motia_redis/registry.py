@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from redis.exceptions import RedisError
 
-from motia_redis import connections, scripts
+from motia_redis import scripts
+from motia_redis._transport import failures
 from motia_redis.errors import StepInUse, StepMissing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
+    from motia_redis._transport.router import Nodes
     from motia_redis.keyspace import Keyspace
     from motia_redis.manager import StateManager
-    from motia_redis.nodes import Nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ async def raw_nodes(state: StateManager, where: str) -> AsyncIterator[Nodes]:
     try:
         yield nodes
     except (RedisError, OSError) as error:
-        raise connections.unavailable(where, state.url, error) from error
+        raise failures.unavailable(where, state.url, error) from error
     finally:
         await nodes.aclose()
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from redis.exceptions import RedisError
 
-from motia_redis import connections, replies
 from motia_redis._ids import generator
+from motia_redis._transport import failures, refusals
 from motia_redis.errors import StateUnavailable
 
 if TYPE_CHECKING:
@@ -71,18 +71,18 @@ class Retries:
         """Go on behind the failure of the first attempt."""
         number, pause, maybe_applied = 1, _PAUSES[0], False
         while True:
-            if replies.is_ours(failure):
+            if refusals.is_ours(failure):
                 raise failure
-            maybe_applied = maybe_applied or (changes and connections.was_sent(failure))
-            again = connections.was_sent(failure) or connections.is_gone(failure) or self._passes(failure)
-            if connections.is_gone(failure):
+            maybe_applied = maybe_applied or (changes and failures.was_sent(failure))
+            again = failures.was_sent(failure) or failures.is_gone(failure) or self._passes(failure)
+            if failures.is_gone(failure):
                 try:
                     await self._sessions.revive()
                 except StateUnavailable as reason:
                     raise StateUnavailable(f"{where}: {reason}", maybe_applied=maybe_applied) from failure
             wait = pause * generator.uniform(0.5, 1.0)
             if not again or time.monotonic() - began + wait > self.deadline:
-                raise connections.unavailable(where, self._sessions.url, failure, maybe_applied=maybe_applied) from failure
+                raise failures.unavailable(where, self._sessions.url, failure, maybe_applied=maybe_applied) from failure
             await asyncio.sleep(wait)
             pause = min(pause * 2, _PAUSES[1])
             number += 1
@@ -93,4 +93,4 @@ class Retries:
                 failure = error
 
     def _passes(self, error: Exception) -> bool:
-        return replies.is_passing(error, fails_over=self._sessions.fails_over)
+        return refusals.is_passing(error, fails_over=self._sessions.fails_over)

@@ -17,7 +17,7 @@ from motia_redis import scripts
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
-    from motia_redis.nodes import Nodes
+    from motia_redis._transport.router import Nodes
     from motia_redis.retries import Attempt, Retries
     from motia_redis.sessions import Session
 

@@ -18,7 +18,7 @@ from redis.exceptions import NoScriptError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from motia_redis.nodes import Nodes
+    from motia_redis._transport.router import Nodes
 
 _PARTS = "-- PARTS\n"
 _REQUIRE = re.compile(r'require\("lib\.(\w+)"\)')

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
-from motia_redis import connections, health, keyspace, scripts, urls
+from motia_redis import keyspace, scripts
+from motia_redis._transport import endpoint, failures, health, urls
 from motia_redis.errors import LayoutMismatch, StateUnavailable
 from motia_redis.keyspace import Keyspace, Layout
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from motia_redis._transport.router import Nodes
     from motia_redis.durability import Durability
-    from motia_redis.nodes import Nodes
 
 
 _log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class Sessions:
         self.layout = layout
         self._durability = durability
         self._warned = False
-        self._endpoint: connections.Endpoint | None = None
+        self._endpoint: endpoint.Endpoint | None = None
         self._creating = threading.Lock()
         # Of loops that open a session or have one, and live: single operations, so that threads need no lock of their own.
         self._slots: dict[asyncio.AbstractEventLoop, _Slot] = {}
@@ -92,10 +93,10 @@ class Sessions:
         """Whether another server may become the primary of the same keys."""
         return self._the_endpoint().fails_over
 
-    def _the_endpoint(self) -> connections.Endpoint:
+    def _the_endpoint(self) -> endpoint.Endpoint:
         with self._creating:  # for no longer than it takes to look at a URL
             if self._endpoint is None:
-                self._endpoint = connections.Endpoint(self.url)
+                self._endpoint = endpoint.Endpoint(self.url)
             return self._endpoint
 
     def current(self) -> Session | None:
@@ -142,12 +143,12 @@ class Sessions:
 
     async def failed(self, where: object, error: Exception) -> StateUnavailable:
         """Return the error to raise for one of Redis; an embedded server that is gone is started again for the next call."""
-        if connections.is_gone(error):
+        if failures.is_gone(error):
             try:
                 await self.revive()
             except StateUnavailable as reason:
                 return StateUnavailable(f"{where}: {reason}")
-        return connections.unavailable(where, self.url, error)
+        return failures.unavailable(where, self.url, error)
 
     def _purge(self) -> None:
         """Forget loops that were closed without shutting down their generators."""
@@ -178,7 +179,7 @@ class Sessions:
         arguments = [str(keyspace.LAYOUT_VERSION), str(wanted.partitions), str(wanted.lanes)]
         try:
             # What does not answer its first command soon is no Redis, or of no use.
-            async with asyncio.timeout(connections.CONNECT_TIMEOUT):
+            async with asyncio.timeout(endpoint.CONNECT_TIMEOUT):
                 reply: Any
                 commands = [("HMGET", key, "version", "partitions", "lanes"), ("TIME",), ("INFO",), ("CONFIG GET", "save")]
                 reply, (seconds, microseconds), info, config = await nodes.run_together(key, commands)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from motia_redis import registry, scripts
 
 if TYPE_CHECKING:
+    from motia_redis._transport.router import Nodes
     from motia_redis.keyspace import Keyspace
     from motia_redis.manager import StateManager
-    from motia_redis.nodes import Nodes
     from motia_redis.registry import Registry
 
 _COUNTED = 10_000  # entries of one lane that are counted where the server does not know their number

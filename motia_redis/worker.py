@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
-from motia_redis import connections
+from motia_redis._transport import failures
 from motia_redis.acknowledgements import Acknowledgements
 from motia_redis.deliveries import Deliveries
 from motia_redis.leases import Leases, lane_name
@@ -65,7 +65,7 @@ class Worker:
         try:
             await self._create_groups("$")
         except (RedisError, OSError) as error:
-            raise connections.unavailable("creating the consumer groups", self._state.url, error) from error
+            raise failures.unavailable("creating the consumer groups", self._state.url, error) from error
 
     async def _create_groups(self, start: str) -> None:
         keyspace = await self._state.connect()

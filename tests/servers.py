@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import redis
 
-from motia_redis.embedded import find_server
+from motia_redis._transport.embedded import find_server
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:

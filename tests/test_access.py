@@ -13,11 +13,12 @@ import fakeredis
 import pytest
 import redis
 
-from motia_redis import StateManager, connections, queue
+from motia_redis import StateManager, queue
 from motia_redis import state as state_trigger
+from motia_redis._transport import endpoint
+from motia_redis._transport.embedded import find_server
 from motia_redis.dead_letters import DeadLetters
 from motia_redis.doctor import examine
-from motia_redis.embedded import find_server
 from motia_redis.errors import RevisionConflict, StateUnavailable, UpdateFailed
 from motia_redis.status import read_status
 from tests.clusters import Process, free_port
@@ -190,7 +191,7 @@ async def _keep_flushing(client: redis.Redis) -> None:
 async def test_state_works_on_fakeredis(monkeypatch: pytest.MonkeyPatch) -> None:
     """For users' own tests without a server: state, without triggers."""
     fake = fakeredis.FakeServer()
-    monkeypatch.setattr(connections, "_connect", lambda *_: fakeredis.FakeAsyncRedis(server=fake))
+    monkeypatch.setattr(endpoint, "_connect", lambda *_: fakeredis.FakeAsyncRedis(server=fake))
     async with StateManager("redis://fake") as state:
         await state.set("users", "ann", {"n": 1, "tags": []})
         assert await state.update("users", "ann", INCREMENT) == {"n": 2, "tags": []}

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 
-from motia_redis import StateManager, connections, embedded, replies, scripts
-from motia_redis.embedded import EmbeddedServer
+from motia_redis import StateManager, scripts
+from motia_redis._transport import embedded, endpoint, failures, refusals, urls
+from motia_redis._transport.embedded import EmbeddedServer
 from motia_redis.errors import CorruptValue, StateError, StateUnavailable
 from motia_redis.keyspace import Keyspace, Layout
 from motia_redis.limits import Limits, Retention
@@ -125,9 +126,9 @@ async def test_a_url_that_cannot_be_used_is_one_clear_error(url: Any, reason: st
     ],
 )
 async def test_a_good_url_is_taken(url: str) -> None:
-    endpoint = connections.Endpoint(url)
+    place = endpoint.Endpoint(url)
     if not url.startswith("embedded://"):
-        await (await endpoint.nodes(max_connections=1, reply_timeout=1.0)).aclose()
+        await (await place.nodes(max_connections=1, reply_timeout=1.0)).aclose()
 
 
 @pytest.mark.parametrize(
@@ -148,7 +149,7 @@ async def test_a_good_url_is_taken(url: str) -> None:
     ],
 )
 def test_what_is_shown_of_a_url_has_no_secret(url: str, shown: str) -> None:
-    assert connections.redact(url) == shown
+    assert urls.redact(url) == shown
 
 
 async def test_embedded_with_nothing_behind_it_is_the_default_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -502,7 +503,7 @@ async def test_a_server_that_is_no_redis(monkeypatch: pytest.MonkeyPatch) -> Non
     get: Callable[[StateManager], Any] = lambda state: state.get("users", "ann")  # noqa: E731
     async with answering(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n") as port:
         assert "is not a Redis" in await refused(f"redis://127.0.0.1:{port}", get)
-    monkeypatch.setattr(connections, "CONNECT_TIMEOUT", 0.2)
+    monkeypatch.setattr(endpoint, "CONNECT_TIMEOUT", 0.2)
     async with answering(b"") as port, asyncio.timeout(5):
         assert "no answer in time" in await refused(f"redis://127.0.0.1:{port}", get)
 
@@ -515,7 +516,7 @@ async def test_a_redis_that_loads_its_data() -> None:
 
 def test_a_password_that_redis_does_not_want() -> None:
     error = redis.AuthenticationError("AUTH <password> called without any password configured for the default user.")
-    assert str(connections.unavailable("here", "redis://:secret@host", error)).startswith(
+    assert str(failures.unavailable("here", "redis://:secret@host", error)).startswith(
         "here: Redis at redis://host has no password, and the URL gives one"
     )
 
@@ -538,7 +539,7 @@ def test_a_password_that_redis_does_not_want() -> None:
 )
 def test_noise_of_scripts_is_cut(text: str, begin: str, end: str) -> None:
     """As Redis 6.2 and 7 write it."""
-    told = replies.refusal(redis.ResponseError(text))
+    told = refusals.refusal(redis.ResponseError(text))
     assert told is not None
     assert told.startswith(begin)
     assert told.endswith(end)

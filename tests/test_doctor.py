@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from motia_redis import StateManager, health
+from motia_redis import StateManager
+from motia_redis._transport import health
 from tests.servers import RedisServer
 
 if TYPE_CHECKING:

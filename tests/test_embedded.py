@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 
-from motia_redis import embedded
-from motia_redis.embedded import EmbeddedServer, find_server
+from motia_redis._transport import embedded
+from motia_redis._transport.embedded import EmbeddedServer, find_server
 from motia_redis.errors import StateUnavailable
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ PROMPTLY = 3.0  # seconds; the promise is about one, the rest is for a busy mach
 USER = """
 import os, sys
 from pathlib import Path
-from motia_redis.embedded import EmbeddedServer
+from motia_redis._transport.embedded import EmbeddedServer
 server = EmbeddedServer.join(Path(sys.argv[1]))
 print(server.url, flush=True)
 sys.stdin.read()
@@ -37,7 +37,7 @@ sys.stdin.read()
 FORKING_USER = """
 import os, sys
 from pathlib import Path
-from motia_redis.embedded import EmbeddedServer
+from motia_redis._transport.embedded import EmbeddedServer
 server = EmbeddedServer.join(Path(sys.argv[1]))
 if os.fork():
     server.leave()
@@ -99,7 +99,7 @@ def server_pid(url: str) -> int:
 @contextmanager
 def user(directory: Path, program: str = USER) -> Iterator[subprocess.Popen[str]]:
     """Start a user process; the first line that it prints is its server's URL."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(embedded.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(embedded.__file__).parents[2])}
     with subprocess.Popen(
         [sys.executable, "-c", program, str(directory)],
         stdin=subprocess.PIPE,

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from motia_redis import state as state_trigger
-from motia_redis.nodes import Nodes
+from motia_redis._transport.router import Nodes
 from tests.test_worker import Recorder, record, working
 from tests.waiting import until
 

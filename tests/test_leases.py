@@ -13,7 +13,7 @@ from tests.waiting import until
 
 if TYPE_CHECKING:
     from motia_redis import StateManager
-    from motia_redis.nodes import Nodes
+    from motia_redis._transport.router import Nodes
 
 LANES = [lane_name("Step", b"{motia:%d}:events:%d" % (partition, lane)) for partition in range(16) for lane in range(8)]
 

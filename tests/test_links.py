@@ -15,8 +15,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from motia_redis import connections
-from motia_redis.links import BIG, Link, open_link, pack
+from motia_redis._transport import endpoint
+from motia_redis._transport.multiplexing import BIG, Link, open_link, pack
 from tests.waiting import DEADLINE, until
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from typing import Self
 
-    from motia_redis.nodes import Nodes
+    from motia_redis._transport.router import Nodes
 
 PATIENCE = 10.0  # seconds to wait for a reply, where a test is not about that
 BULK = 4 * 1024 * 1024
@@ -148,7 +148,7 @@ async def linked(fake: FakeRedis, *, patience: float = PATIENCE) -> AsyncIterato
 
 @asynccontextmanager
 async def reaching(url: str, *, patience: float = PATIENCE) -> AsyncIterator[Nodes]:
-    nodes = await connections.Endpoint(url).nodes(max_connections=4, reply_timeout=patience)
+    nodes = await endpoint.Endpoint(url).nodes(max_connections=4, reply_timeout=patience)
     try:
         yield nodes
     finally:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from motia_redis import StateManager, changes, retries
+from motia_redis._transport.router import Nodes
 from motia_redis.errors import (
     IdempotencyKeyReused,
     NotDurable,
@@ -18,7 +19,6 @@ from motia_redis.errors import (
     StateUnavailable,
 )
 from motia_redis.limits import Retention
-from motia_redis.nodes import Nodes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from motia_redis import errors, replies, scripts
+from motia_redis import errors, scripts
+from motia_redis._transport import refusals
 
 LUA = scripts.directory()
 ENTRY_POINTS = sorted(path.stem for path in LUA.glob("*.lua"))
@@ -76,8 +77,8 @@ def test_lua_and_python_know_the_same_error_codes() -> None:
     text = "".join(path.read_text() for path in LUA.rglob("*.lua"))
     raised = set(re.findall(r'(?:fail\(|error_reply\(|code = |err = )"([A-Z]+)', text))
     documented = {code for line in re.findall(r"ERRORS((?:.*\n--   )*.*)", text) for code in re.findall(r"\b[A-Z]{6,}\b", line)}
-    assert raised == set(replies.BY_CODE)
-    assert set(replies.BY_CODE) <= documented | raised
+    assert raised == set(refusals.BY_CODE)
+    assert set(refusals.BY_CODE) <= documented | raised
 
 
 def test_the_drawn_error_tree_is_the_real_one() -> None:

@@ -17,8 +17,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from motia_redis import StateManager, connections
-from motia_redis.links import BIG, Links, open_link
+from motia_redis import StateManager
+from motia_redis._transport import endpoint, failures
+from motia_redis._transport.multiplexing import BIG, Links, open_link
 from tests.test_links import BULK, PATIENCE, FakeRedis, call, echo, links, reaching, seen, soon, starts_big, text
 from tests.waiting import DEADLINE, wait_until
 
@@ -248,7 +249,7 @@ async def test_closing_while_a_connection_is_being_opened_leaves_none() -> None:
         calls.append(asyncio.create_task(node.links.get(big=False)))  # by who was about to
         found = await soon(asyncio.gather(*calls, return_exceptions=True))
         assert {type(error) for error in found} == {RedisConnectionError}
-        assert not any(connections.was_sent(error) for error in found)
+        assert not any(failures.was_sent(error) for error in found)
         await fake.gone()
         assert len(fake.peers) == 1, "those who waited for it open no other"
 
@@ -364,7 +365,7 @@ async def test_where_there_is_no_transport_everything_goes_through_redis_py(monk
         given.append(await get(self, big=big))
         return given[-1]
 
-    monkeypatch.setattr(connections, "_connect", lambda *_: fakeredis.FakeAsyncRedis(server=fake))
+    monkeypatch.setattr(endpoint, "_connect", lambda *_: fakeredis.FakeAsyncRedis(server=fake))
     monkeypatch.setattr(Links, "get", watched)
     async with StateManager("redis://fake") as state:
         await asyncio.gather(*(state.set("users", f"{number}", number) for number in range(TASKS)))

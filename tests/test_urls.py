@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from motia_redis._transport.urls import Target, parse, redact
 from motia_redis.errors import StateError
-from motia_redis.urls import Target, parse, redact
 
 
 @pytest.mark.parametrize(

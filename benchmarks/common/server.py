@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import redis
 
 from benchmarks.common.failures import BenchmarkFailed
-from motia_redis import embedded
+from motia_redis._transport import embedded
 from motia_redis.errors import StateUnavailable
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""From a URL to the clients of the running event loop, and from an error of Redis to ours."""
+"""From a URL to the clients of the running event loop."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from motia_redis import replies, urls
-from motia_redis.embedded import EmbeddedServer
-from motia_redis.errors import StateError, StateUnavailable
-from motia_redis.nodes import UNREACHABLE, Nodes
-from motia_redis.urls import Target, redact
+from motia_redis._transport import urls
+from motia_redis._transport.embedded import EmbeddedServer
+from motia_redis._transport.router import Nodes
+from motia_redis._transport.urls import Target, redact
+from motia_redis.errors import StateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,32 +116,3 @@ def _join(url: str) -> EmbeddedServer:
         return EmbeddedServer.join(Path(directory).expanduser())
     except RuntimeError as error:  # no such user, for ~user
         raise StateError(f"{url}: {error}") from None
-
-
-def is_gone(error: Exception) -> bool:
-    """Tell whether the error may mean that the server is not there any more (and not that it is slow, or refuses)."""
-    return (
-        isinstance(error, UNREACHABLE)
-        and not isinstance(error, RedisTimeoutError | TimeoutError)
-        and replies.refusal(error) is None
-    )
-
-
-def was_sent(error: Exception) -> bool:
-    """Tell whether the call that ended so may have reached Redis and been run."""
-    return isinstance(error, UNREACHABLE) and replies.refusal(error) is None and "connecting to" not in replies.essence(error)
-
-
-def unavailable(where: object, url: str, error: Exception, *, maybe_applied: bool = False) -> StateUnavailable:
-    """Return the error for a Redis that cannot be reached or refuses the call; `maybe_applied`: it was a change that was sent."""
-    at = f"{where}: Redis at {redact(url)}"
-    applied = "; the change may have been applied" if maybe_applied else ""
-    if (reason := replies.refusal(error)) is not None:
-        return StateUnavailable(f"{at} {reason}{applied}", maybe_applied=maybe_applied)
-    text = replies.essence(error)
-    if isinstance(error, UNREACHABLE):
-        if isinstance(error, RedisTimeoutError | TimeoutError):
-            text = f"no answer in time ({text}): is it a Redis, and not held up?"
-        message = f"{where}: cannot reach Redis at {redact(url)}: {text}{applied}"
-        return StateUnavailable(message, maybe_applied=maybe_applied)
-    return StateUnavailable(f"{at} refused the call: {text}{applied}", maybe_applied=maybe_applied)

@@ -17,20 +17,19 @@ from typing import TYPE_CHECKING, Any
 from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError, ReadOnlyError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from motia_redis.links import BIG, Links, pack
+from motia_redis._transport.failures import UNREACHABLE
+from motia_redis._transport.multiplexing import BIG, Links, pack
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from redis.asyncio import Redis
 
-    from motia_redis.urls import Target
+    from motia_redis._transport.urls import Target
 
     Command = Sequence[Any]
 
-UNREACHABLE = (RedisConnectionError, RedisTimeoutError, OSError)
 _REDIRECTIONS = 5
 _SLOTS = 16384
 
