@@ -13,7 +13,7 @@ from benchmarks.common import machine, program
 from benchmarks.common.server import Server, find_server
 from benchmarks.growing import report, state, workers
 from benchmarks.growing.member import TASKS
-from motia_redis import scripts
+from motia_redis._scripts import loader
 
 if TYPE_CHECKING:
     import argparse
@@ -72,7 +72,7 @@ def _settings(options: argparse.Namespace, server: Server) -> dict[str, str]:
         "values": f"{state.VALUE_BYTES} bytes",
         "keys in each of the scopes, and of each value size": str(state.KEYS_IN_EACH),
         "workers": f"{workers.KEYS} keys of one scope, a handler that does nothing; {TASKS} tasks in each process that updates",
-        "mutate script": scripts.load("mutate").sha[:12],
+        "mutate script": loader.load("mutate").sha[:12],
         "persistence": "off",
         "connection": "Unix socket",
     }

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.common import machine, program, rounds
 from benchmarks.common.server import Server, ServerFailed, find_rejson, find_server
 from benchmarks.updating import contenders, documents, report, worst
-from motia_redis import codec, scripts
+from motia_redis import codec
+from motia_redis._scripts import loader
 
 if TYPE_CHECKING:
     import argparse
@@ -155,7 +156,7 @@ def _settings(options: argparse.Namespace) -> dict[str, str]:
     return {
         "rounds": str(options.rounds),
         "calls per round": str(options.calls),
-        "mutate script": scripts.load("mutate").sha[:12],
+        "mutate script": loader.load("mutate").sha[:12],
         "history of the stream": str(contenders.HISTORY),
         "persistence": "off",
         "connection": "Unix socket, one client, pipelined",

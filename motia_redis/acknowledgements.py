@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
-from motia_redis import scripts
+from motia_redis._scripts import loader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -65,7 +65,7 @@ class Acknowledgements:
                 pause = min(pause * 2, _RECONNECT[1])
 
     async def _send(self, done: Mapping[Lane, list[Delivery]]) -> None:
-        accepted = await scripts.load("acknowledge").many(self._nodes, self._calls(done))
+        accepted = await loader.load("acknowledge").many(self._nodes, self._calls(done))
         for lane, deliveries in done.items():
             self._on_sent(lane, deliveries)
         if not all(accepted) and self._leases.worker:

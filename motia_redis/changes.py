@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import ResponseError
 
-from motia_redis import keyspace, scripts
+from motia_redis import keyspace
 from motia_redis._ids import generator, random_id
+from motia_redis._scripts import error_codes, loader
 from motia_redis._tracing import current_trace_id
-from motia_redis._transport import refusals
 from motia_redis.errors import RevisionConflict, StateError
 from motia_redis.retries import MARGIN, Retries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from motia_redis._scripts.loader import Script
     from motia_redis.durability import Durability
     from motia_redis.limits import Limits, Retention
     from motia_redis.retries import Attempt
-    from motia_redis.scripts import Script
     from motia_redis.sessions import Session
 
 _log = logging.getLogger(__name__)
@@ -43,8 +43,8 @@ class Changes:
         self._durability = durability
         self._safety = durability.commands
         self._lifetime = int(idempotency_seconds * 1000)
-        self._mutate = scripts.load("mutate")
-        self._enqueue = scripts.load("enqueue")
+        self._mutate = loader.load("mutate")
+        self._enqueue = loader.load("enqueue")
         # Events stay for as long as an attempt may look for them.
         self._trimming = retention.encode(retries.deadline + MARGIN if retries.deadline else 0.0)
         self._next_look = 0.0
@@ -196,7 +196,7 @@ _NO_KEY = _Once(b"", b"0:")
 
 
 def _known(where: object, error: ResponseError, operations: object = None) -> StateError:
-    known = refusals.to_error(where, error, operations)
+    known = error_codes.to_error(where, error, operations)
     assert known is not None, "Retries lets no other through"  # noqa: S101  # for the type checker
     return known
 

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from heapq import heapify, heappop, heapreplace
 from typing import TYPE_CHECKING, Any
 
-from motia_redis import codec, events, registry, scripts
+from motia_redis import codec, events, registry
+from motia_redis._scripts import loader
 from motia_redis.errors import DeadLetterMissing, StepMissing
 
 if TYPE_CHECKING:
@@ -263,7 +264,7 @@ async def _retry(nodes: Nodes, keyspace: Keyspace, letters: list[DeadLetter]) ->
     for letter in letters:
         place, entry_id = _place(keyspace, letter.step, letter.id)
         calls.append(([place.stream, letter.fields[b"stream"]], [letter.step, entry_id]))
-    return await scripts.load("retry_dead_letter").many(nodes, calls)
+    return await loader.load("retry_dead_letter").many(nodes, calls)
 
 
 def _check(letter: DeadLetter, outcome: list[bytes]) -> None:
@@ -279,5 +280,5 @@ def _check(letter: DeadLetter, outcome: list[bytes]) -> None:
 
 async def _drop(nodes: Nodes, keyspace: Keyspace, place: _Place, ids: list[str]) -> int:
     keys = [place.stream, keyspace.leases(place.stream)]
-    removed: int = await scripts.load("drop_dead_letters")(nodes, keys, [place.step, *ids])
+    removed: int = await loader.load("drop_dead_letters")(nodes, keys, [place.step, *ids])
     return removed

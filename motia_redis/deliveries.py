@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
-from motia_redis import scripts
 from motia_redis._ids import generator
+from motia_redis._scripts import loader
 from motia_redis._tracing import enter_trace
 from motia_redis.logs import enter_step
 from motia_redis.subscriptions import Glance, PreparedCall, StreamEntry
@@ -351,9 +351,7 @@ class Deliveries:
         story: list[bytes | str] = [type(error).__name__, text, str(delivery.attempts)]
 
         async def move() -> Any:
-            return await scripts.load("dead_letter")(
-                self._nodes, keys, [self.leases.worker, lane.name, step, delivery.id, *story]
-            )
+            return await loader.load("dead_letter")(self._nodes, keys, [self.leases.worker, lane.name, step, delivery.id, *story])
 
         await self._until_done(lane, move)
 

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from redis.exceptions import RedisError
 
-from motia_redis import scripts
 from motia_redis._ids import random_id
+from motia_redis._scripts import loader
 from motia_redis._transport import failures
 from motia_redis.errors import StateUnavailable
 
@@ -182,12 +182,12 @@ class Leases:
     async def _leave(self) -> None:
         if self.worker:
             calls: Any = [([partition], [self.worker, "leave"]) for partition in self._partitions]
-            await scripts.load("release_lanes").many(self._nodes, calls)
+            await loader.load("release_lanes").many(self._nodes, calls)
             await self._introduce("0")
 
     async def _introduce(self, ttl: str) -> dict[str, list[str]]:
         """Tell that this worker lives (or leaves: 0); return the steps of all that live."""
-        reply = await scripts.load("heartbeat")(self._nodes, [self._keyspace.workers], [self.worker, self._description, ttl])
+        reply = await loader.load("heartbeat")(self._nodes, [self._keyspace.workers], [self.worker, self._description, ttl])
         return {reply[i].decode(): orjson.loads(reply[i + 1])["steps"] for i in range(0, len(reply), 2)}
 
     # -- one heartbeat ------------------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ class Leases:
         worker = self.worker or random_id(16)
         ttl = str(int(self._ttl * 1000))
         calls: Any = [([partition], [worker, ttl, "first" if first else "again"]) for partition in self._partitions]
-        renewed = await scripts.load("renew_leases").many(self._nodes, calls)
+        renewed = await loader.load("renew_leases").many(self._nodes, calls)
         if not all(renewed):
             self.lose()
             return False
@@ -236,7 +236,7 @@ class Leases:
             release: Any = [
                 ([partition], [self.worker, "stay", *names]) for partition, names in self._by_partition(drained).items()
             ]
-            await scripts.load("release_lanes").many(self._nodes, release)
+            await loader.load("release_lanes").many(self._nodes, release)
             for name in drained:
                 self.lanes.pop(name, None)
         await self._acquire([name for name in self._mine if name not in self.lanes])
@@ -248,7 +248,7 @@ class Leases:
             return
         worker = self.worker
         calls: Any = [([partition], [worker, *names]) for partition, names in by_partition.items()]
-        replies = await scripts.load("acquire_lanes").many(self._nodes, calls)
+        replies = await loader.load("acquire_lanes").many(self._nodes, calls)
         if worker != self.worker:
             return  # lost meanwhile
         for names, outcomes in zip(by_partition.values(), replies, strict=True):

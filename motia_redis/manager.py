@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from motia_redis import codec, keyspace, patch, scripts
+from motia_redis import codec, keyspace, patch
+from motia_redis._scripts import loader
 from motia_redis.changes import ANY, Changes
 from motia_redis.durability import Durability
 from motia_redis.errors import CorruptValue
@@ -182,7 +183,7 @@ class StateManager:
 
         async def read(session: Session, _: Attempt) -> Any:
             names = session.keyspace.state_keys(scope_bytes, key_bytes)
-            return await scripts.load("entry")(session.nodes, [names.values, names.revisions], [key_bytes])
+            return await loader.load("entry")(session.nodes, [names.values, names.revisions], [key_bytes])
 
         found = await self._retries.run(where, read)
         return Entry(codec.decode(found[0], where=where), found[1].decode(errors="replace")) if found else None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from redis.exceptions import RedisError
 
-from motia_redis import scripts
+from motia_redis._scripts import loader
 from motia_redis._transport import failures
 from motia_redis.errors import StepInUse, StepMissing
 
@@ -143,7 +143,7 @@ async def forget_step(state: StateManager, name: str, *, with_dead_letters: bool
             keys = [keyspace.leases(first), keyspace.attempts(first, name), keyspace.dead(first, name), *streams]
             keys += [stream for stream in topics if partition_of(stream) == partition]
             calls.append((keys, [name, "drop" if with_dead_letters else "keep"]))
-        replies = await scripts.load("forget_step").many(nodes, calls)
+        replies = await loader.load("forget_step").many(nodes, calls)
     groups, letters = sum(reply[0] for reply in replies), sum(reply[1] for reply in replies)
     if not groups and not letters and not any(name in steps for steps in registry.steps):
         raise StepMissing(f"there is no step {name!r} in namespace {state.namespace!r}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from redis.exceptions import RedisError
 
 from motia_redis._ids import generator
+from motia_redis._scripts import error_codes
 from motia_redis._transport import failures, refusals
 from motia_redis.errors import StateUnavailable
 
@@ -71,7 +72,7 @@ class Retries:
         """Go on behind the failure of the first attempt."""
         number, pause, maybe_applied = 1, _PAUSES[0], False
         while True:
-            if refusals.is_ours(failure):
+            if error_codes.is_ours(failure):
                 raise failure
             maybe_applied = maybe_applied or (changes and failures.was_sent(failure))
             again = failures.was_sent(failure) or failures.is_gone(failure) or self._passes(failure)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoScriptError
 
-from motia_redis import scripts
+from motia_redis._scripts import loader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -67,7 +67,7 @@ class Scan:
 
     def fields(self, key: bytes) -> AsyncGenerator[list[bytes]]:
         """Yield the fields of a hash; the values stay in Redis."""
-        script = scripts.load("scan_keys")
+        script = loader.load("scan_keys")
 
         async def read(nodes: Nodes, address: str, cursor: Any, count: int) -> tuple[Any, Any, int]:
             rest = (1, key, cursor, count)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
-from motia_redis import keyspace, scripts
+from motia_redis import keyspace
+from motia_redis._scripts import loader
 from motia_redis._transport import endpoint, failures, health, urls
 from motia_redis.errors import LayoutMismatch, StateUnavailable
 from motia_redis.keyspace import Keyspace, Layout
@@ -185,7 +186,7 @@ class Sessions:
                 reply, (seconds, microseconds), info, config = await nodes.run_together(key, commands)
                 heard = b"%d" % (seconds * 1000 + microseconds // 1000), time.monotonic()
                 if reply == [None, None, None]:
-                    reply = await scripts.load("ensure_layout")(nodes, [key], arguments)
+                    reply = await loader.load("ensure_layout")(nodes, [key], arguments)
         except (RedisError, OSError) as error:
             raise await self.failed(where, error) from error
         try:

@@ -6,7 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from motia_redis import registry, scripts
+from motia_redis import registry
+from motia_redis._scripts import loader
 
 if TYPE_CHECKING:
     from motia_redis._transport.router import Nodes
@@ -115,7 +116,7 @@ async def _groups(nodes: Nodes, keyspace: Keyspace, known: Registry) -> dict[str
     calls: list[Any] = [([stream], []) for stream in streams]
     sums: dict[str, _Sum] = {}
     to_count: list[tuple[_Sum, bytes, bytes]] = []
-    for stream, groups in zip(streams, await scripts.load("inspect_stream").many(nodes, calls), strict=True):
+    for stream, groups in zip(streams, await loader.load("inspect_stream").many(nodes, calls), strict=True):
         for raw_name, pending, oldest, undelivered, delivered in groups:
             name = raw_name.decode(errors="replace")  # any nodes can make a group
             found = sums.setdefault(name, _Sum())
@@ -140,7 +141,7 @@ async def _count(nodes: Nodes, to_count: list[tuple[_Sum, bytes, bytes]]) -> Non
         if not to_count:
             return
         calls: list[Any] = [([stream], [position, str(_PAGE)]) for _, stream, position in to_count]
-        replies = await scripts.load("count_entries").many(nodes, calls)
+        replies = await loader.load("count_entries").many(nodes, calls)
         rest = []
         for (found, stream, _), (count, position) in zip(to_count, replies, strict=True):
             found.lag += count

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 
-from motia_redis import StateManager, scripts
+from motia_redis import StateManager
+from motia_redis._scripts import loader
 from motia_redis._transport import embedded, endpoint, failures, refusals, urls
 from motia_redis._transport.embedded import EmbeddedServer
 from motia_redis.errors import CorruptValue, StateError, StateUnavailable
@@ -614,7 +615,7 @@ async def test_messages_without_subscriber_do_not_pile_up(server: RedisServer, r
 
 async def test_many_calls_of_a_forgotten_script_run_once_each(state: StateManager, raw: redis.Redis, namespace: str) -> None:
     nodes = await state.nodes()
-    appending = scripts.Script("return redis.call('RPUSH', KEYS[1], ARGV[1])")
+    appending = loader.Script("return redis.call('RPUSH', KEYS[1], ARGV[1])")
     raw.script_flush()
     key = f"{namespace}:list".encode()
     calls: Any = [([key], [b"%d" % number]) for number in range(5)]

@@ -23,7 +23,7 @@ FLOORS = [
     {"retries"},
     {"sessions", "durability"},
     {"endpoint"},
-    {"router", "keyspace", "codec", "scripts", "embedded", "health"},
+    {"router", "keyspace", "codec", "loader", "error_codes", "embedded", "health"},
     {"failures"},
     {"multiplexing", "refusals"},
     {"limits", "urls"},

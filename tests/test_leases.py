@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from motia_redis import scripts
+from motia_redis._scripts import loader
 from motia_redis.leases import assign, lane_name
 from tests.waiting import until
 
@@ -52,7 +52,7 @@ class Guard:
         self.lane = lane_name("Step", self.stream)
 
     async def call(self, script: str, keys: list[bytes], *arguments: Any) -> Any:
-        return await scripts.load(script)(self.nodes, keys, arguments)
+        return await loader.load(script)(self.nodes, keys, arguments)
 
     async def renew(self, worker: str, ttl: int, which: str = "again") -> int:
         return await self.call("renew_leases", [self.leases], worker, str(ttl), which)

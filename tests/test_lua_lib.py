@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from motia_redis import codec, scripts
+from motia_redis import codec
+from motia_redis._scripts import loader
 from tests.fuzzing import documents, foreign_text, operations
 from tests.fuzzing.foreign_text import foreign
 from tests.fuzzing.values import equal, fits, is_json, load, same
@@ -51,7 +52,7 @@ def lua(body: str, calls: list[tuple[bytes | str | int, ...]]) -> list[Any]:
         arguments = [argument if isinstance(argument, bytes) else str(argument).encode() for argument in call]
         lines.append(",".join("x" + argument.hex() for argument in arguments))
     done = subprocess.run(
-        [str(LUA), "-e", f"package.path = {str(scripts.directory() / '?.lua')!r}\n{PRELUDE}\n{body}"],
+        [str(LUA), "-e", f"package.path = {str(loader.directory() / '?.lua')!r}\n{PRELUDE}\n{body}"],
         input="\n".join(lines) + "\n",
         capture_output=True,
         text=True,

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from motia_redis import errors, scripts
-from motia_redis._transport import refusals
+from motia_redis import errors
+from motia_redis._scripts import error_codes, loader
 
-LUA = scripts.directory()
+LUA = loader.directory()
 ENTRY_POINTS = sorted(path.stem for path in LUA.glob("*.lua"))
 PARTS = sorted((LUA / "lib").glob("*.lua"))
 
@@ -25,7 +25,7 @@ def test_a_part_stands_in_front_once_and_before_its_users(lua: Path) -> None:
     (lua / "lib" / "a.lua").write_text("return 1\n")
     (lua / "lib" / "b.lua").write_text('local a = require("lib.a")\nreturn a\n')
     (lua / "main.lua").write_text('local a = require("lib.a")\nlocal b = require("lib.b")\nreturn a + b\n')
-    text = scripts.assemble("main", lua)
+    text = loader.assemble("main", lua)
     assert text.count("local function lib_a()") == text.count("local function lib_b()") == 1
     assert text.index("local function lib_a()") < text.index("local function lib_b()") < text.index("return a + b")
     assert "require" not in text
@@ -34,7 +34,7 @@ def test_a_part_stands_in_front_once_and_before_its_users(lua: Path) -> None:
 def test_parts_stand_where_the_entry_point_wants_them(lua: Path) -> None:
     (lua / "lib" / "a.lua").write_text("return 1\n")
     (lua / "main.lua").write_text('if short then\n  return 0\nend\n-- PARTS\nreturn require("lib.a")\n')
-    text = scripts.assemble("main", lua)
+    text = loader.assemble("main", lua)
     assert text == "if short then\n  return 0\nend\nlocal function lib_a()\nreturn 1\nend\nreturn lib_a()\n"
 
 
@@ -42,14 +42,14 @@ def test_a_circle_of_parts_is_refused(lua: Path) -> None:
     (lua / "lib" / "a.lua").write_text('local b = require("lib.b")\n')
     (lua / "lib" / "b.lua").write_text('local a = require("lib.a")\n')
     (lua / "main.lua").write_text('local a = require("lib.a")\n')
-    with pytest.raises(scripts.ScriptError, match=r"main -> a -> b -> a: .* in a circle"):
-        scripts.assemble("main", lua)
+    with pytest.raises(loader.ScriptError, match=r"main -> a -> b -> a: .* in a circle"):
+        loader.assemble("main", lua)
 
 
 def test_a_missing_part_is_named(lua: Path) -> None:
     (lua / "main.lua").write_text('local a = require("lib.gone")\n')
-    with pytest.raises(scripts.ScriptError, match=r"gone\.lua"):
-        scripts.assemble("main", lua)
+    with pytest.raises(loader.ScriptError, match=r"gone\.lua"):
+        loader.assemble("main", lua)
 
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)
@@ -77,8 +77,8 @@ def test_lua_and_python_know_the_same_error_codes() -> None:
     text = "".join(path.read_text() for path in LUA.rglob("*.lua"))
     raised = set(re.findall(r'(?:fail\(|error_reply\(|code = |err = )"([A-Z]+)', text))
     documented = {code for line in re.findall(r"ERRORS((?:.*\n--   )*.*)", text) for code in re.findall(r"\b[A-Z]{6,}\b", line)}
-    assert raised == set(refusals.BY_CODE)
-    assert set(refusals.BY_CODE) <= documented | raised
+    assert raised == set(error_codes.BY_CODE)
+    assert set(error_codes.BY_CODE) <= documented | raised
 
 
 def test_the_drawn_error_tree_is_the_real_one() -> None:

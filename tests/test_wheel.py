@@ -16,10 +16,11 @@ ROOT = Path(__file__).parent.parent
 PROGRAM = """
 import asyncio, sys
 import motia_redis
-from motia_redis import StateManager, scripts
+from motia_redis import StateManager
+from motia_redis._scripts import loader
 async def main():
     assert "site-packages" in motia_redis.__file__, motia_redis.__file__
-    assert scripts.directory().parent.name == "motia_redis", scripts.directory()
+    assert loader.directory().parent.name == "motia_redis", loader.directory()
     async with StateManager(sys.argv[1], namespace="wheel") as state:
         await state.set("users", "ann", {"tags": []})
         print(await state.update("users", "ann", [{"op": "add", "path": "/tags/-", "value": 9007199254740993}]))

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from motia_redis import FlowContext, StateManager, StateTriggerInput, Worker, logger, queue, scripts, step
+from motia_redis import FlowContext, StateManager, StateTriggerInput, Worker, logger, queue, step
 from motia_redis import state as state_trigger
+from motia_redis._scripts import loader
 from motia_redis._tracing import trace
 from motia_redis.application import Application
 from motia_redis.errors import StateError, StateUnavailable
@@ -478,10 +479,10 @@ async def test_lanes_are_acknowledged_together_and_each_for_its_holder_only(stat
     leases, attempts = tag + b"leases", tag + b"attempts:Step"
     streams = [tag + b"events:%d" % number for number in range(3)]
     names = [lane_name("Step", stream) for stream in streams]
-    await scripts.load("renew_leases")(nodes, [leases], ["mine", "60000", "first"])
-    await scripts.load("renew_leases")(nodes, [leases], ["other", "60000", "first"])
-    await scripts.load("acquire_lanes")(nodes, [leases], ["mine", names[0], names[2]])
-    await scripts.load("acquire_lanes")(nodes, [leases], ["other", names[1]])
+    await loader.load("renew_leases")(nodes, [leases], ["mine", "60000", "first"])
+    await loader.load("renew_leases")(nodes, [leases], ["other", "60000", "first"])
+    await loader.load("acquire_lanes")(nodes, [leases], ["mine", names[0], names[2]])
+    await loader.load("acquire_lanes")(nodes, [leases], ["other", names[1]])
     ids = []
     for stream, name in zip(streams, names, strict=True):
         await nodes.run(stream, "XGROUP CREATE", stream, "Step", "0", "MKSTREAM")
@@ -493,7 +494,7 @@ async def test_lanes_are_acknowledged_together_and_each_for_its_holder_only(stat
         keys = [leases, *(key for number in numbers for key in (streams[number], attempts))]
         lanes = [[names[number], b"Step", *ids[number]] for number in numbers]
         arguments = [part for lane in lanes for part in (b"", *lane)]
-        return await scripts.load("acknowledge")(nodes, keys, [b"mine", *arguments[1:]])
+        return await loader.load("acknowledge")(nodes, keys, [b"mine", *arguments[1:]])
 
     async def left() -> list[int]:
         return [(await nodes.run(stream, "XPENDING", stream, "Step"))["pending"] for stream in streams]

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from benchmarks.common.server import microseconds_per_call
-from motia_redis import StateManager, codec, patch, scripts
+from motia_redis import StateManager, codec, patch
+from motia_redis._scripts import loader
 from motia_redis.keyspace import Keyspace, Layout
 from motia_redis.limits import Retention
 from motia_redis.sessions import Session
@@ -93,7 +94,7 @@ class Ours(Contender):
     name = "ours"
 
     def __init__(self, server: Server) -> None:
-        super().__init__(server, scripts.load("mutate").source)
+        super().__init__(server, loader.load("mutate").source)
         self.manager = StateManager(f"unix://{server.socket}", namespace="bench", retention=Retention(HISTORY), deadline=0)
         self.session = Session(cast("Any", None), Keyspace("bench", Layout()), cast("Any", None), heard=(b"0", 0.0))
         self.change: list[bytes] = []

@@ -100,7 +100,7 @@ def _read(path: Path) -> str:
 
 def directory() -> Path:
     """Return where the Lua files are: inside of the installed package, or beside it in the repository."""
-    package = Path(__file__).parent
+    package = Path(__file__).parent.parent
     inside = package / "lua"
     return inside if inside.is_dir() else package.parent / "lua"
 
