@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.common import machine, program, rounds
 from benchmarks.common.server import Server, ServerFailed, find_rejson, find_server
 from benchmarks.updating import contenders, documents, report, worst
-from motia_redis import codec
 from motia_redis._scripts import loader
+from motia_redis._store import codec
 
 if TYPE_CHECKING:
     import argparse

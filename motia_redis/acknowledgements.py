@@ -13,9 +13,9 @@ from motia_redis._scripts import loader
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from motia_redis._store.keyspace import Keyspace
     from motia_redis._transport.router import Nodes
     from motia_redis.deliveries import Delivery
-    from motia_redis.keyspace import Keyspace
     from motia_redis.leases import Lane, Leases
 
 _log = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ from motia_redis.cli_output import counted, plain, print_json, printable, table
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from motia_redis._store.manager import StateManager
     from motia_redis.dead_letters import DeadLetter, DeadLetters
-    from motia_redis.manager import StateManager
     from motia_redis.status import Status
 
 _T = TypeVar("_T")
@@ -35,7 +35,7 @@ _some = stack(
 
 def _run(redis_url: str | None, namespace: str, work: Callable[[StateManager], Awaitable[_T]], *, must_exist: bool = True) -> _T:
     """Do the work with a manager of the namespace, which must exist, unless: a mistyped name must not create one."""
-    from motia_redis.keyspace import layout_key  # noqa: PLC0415 - see cli.py
+    from motia_redis._store.keyspace import layout_key  # noqa: PLC0415 - see cli.py
     from motia_redis.registry import raw_nodes  # noqa: PLC0415
 
     async def run() -> _T:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from uvicorn import Server
 
+    from motia_redis._store.manager import StateManager
     from motia_redis.application import Application
-    from motia_redis.manager import StateManager
     from motia_redis.worker import Worker
 
 

@@ -14,7 +14,7 @@ from motia_redis.errors import StateError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from motia_redis.manager import StateManager
+    from motia_redis._store.manager import StateManager
 
 EXIT_ERROR = 2
 
@@ -69,7 +69,7 @@ def one_line_errors() -> Iterator[None]:
 
 def state_manager(redis_url: str | None, namespace: str) -> StateManager:
     """Return the manager for the options. Raises CommandError for a URL that the Redis client cannot read."""
-    from motia_redis.manager import StateManager  # noqa: PLC0415 - slow to import: `--help` must answer at once
+    from motia_redis._store.manager import StateManager  # noqa: PLC0415 - slow to import: `--help` must answer at once
 
     try:
         return StateManager(redis_url, namespace=namespace)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from motia_redis.errors import StepError
 
 if TYPE_CHECKING:
+    from motia_redis._store.manager import StateManager
     from motia_redis.inputs import StateEventType
     from motia_redis.logs import Logger
-    from motia_redis.manager import StateManager
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,7 @@ class FlowContext:
 async def enqueue(message: Mapping[str, Any]) -> None:
     """Do what `FlowContext.enqueue` does, through the global `stateManager`."""
     # Imported late: the manager brings the Redis client, which a module of step definitions does not need.
-    from motia_redis.manager import stateManager  # noqa: PLC0415
+    from motia_redis._store.manager import stateManager  # noqa: PLC0415
 
     topic, data, key = _parsed(message)
     await stateManager.enqueue(topic, data, key=key)

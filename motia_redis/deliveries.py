@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
     from concurrent.futures import Executor
 
+    from motia_redis._store.keyspace import Keyspace
+    from motia_redis._store.manager import StateManager
     from motia_redis._transport.router import Nodes
     from motia_redis.acknowledgements import Acknowledgements
-    from motia_redis.keyspace import Keyspace
     from motia_redis.leases import Lane, Leases
-    from motia_redis.manager import StateManager
 
 _log = logging.getLogger(__name__)
 

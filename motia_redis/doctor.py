@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
-from motia_redis import keyspace, registry
+from motia_redis import registry
+from motia_redis._store import keyspace
 from motia_redis._transport import health
 from motia_redis._transport.health import Finding
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+    from motia_redis._store.manager import StateManager
     from motia_redis._transport.router import Nodes
-    from motia_redis.manager import StateManager
 
 _SKEW = 2.0  # seconds that clocks may differ
 _PINGS = 5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from motia_redis import codec
+from motia_redis._store import codec
 from motia_redis.inputs import StateTriggerInput
 
 if TYPE_CHECKING:

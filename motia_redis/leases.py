@@ -28,8 +28,8 @@ from motia_redis.errors import StateUnavailable
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
+    from motia_redis._store.keyspace import Keyspace
     from motia_redis._transport.router import Nodes
-    from motia_redis.keyspace import Keyspace
     from motia_redis.subscriptions import Subscription
 
 _log = logging.getLogger(__name__)

@@ -15,9 +15,9 @@ from motia_redis.subscriptions import StreamEntry
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from motia_redis._store.keyspace import Keyspace
     from motia_redis._transport.router import Nodes
     from motia_redis.deliveries import Deliveries
-    from motia_redis.keyspace import Keyspace
     from motia_redis.leases import Lane, Leases
 
 _log = logging.getLogger(__name__)

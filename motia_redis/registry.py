@@ -20,9 +20,9 @@ from motia_redis.errors import StepInUse, StepMissing
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
+    from motia_redis._store.keyspace import Keyspace
+    from motia_redis._store.manager import StateManager
     from motia_redis._transport.router import Nodes
-    from motia_redis.keyspace import Keyspace
-    from motia_redis.manager import StateManager
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from motia_redis import registry
 from motia_redis._scripts import loader
 
 if TYPE_CHECKING:
+    from motia_redis._store.keyspace import Keyspace
+    from motia_redis._store.manager import StateManager
     from motia_redis._transport.router import Nodes
-    from motia_redis.keyspace import Keyspace
-    from motia_redis.manager import StateManager
     from motia_redis.registry import Registry
 
 _COUNTED = 10_000  # entries of one lane that are counted where the server does not know their number

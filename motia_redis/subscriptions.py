@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from concurrent.futures import Executor
 
+    from motia_redis._store.keyspace import Keyspace
+    from motia_redis._store.manager import StateManager
     from motia_redis.inputs import StateTriggerInput
-    from motia_redis.keyspace import Keyspace
-    from motia_redis.manager import StateManager
     from motia_redis.steps import StateTrigger, Step
 
 _ENTRIES = 2048  # of one step, read and not yet acknowledged

@@ -22,8 +22,8 @@ from motia_redis.logs import Logger, running_step
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
+    from motia_redis._store.manager import StateManager
     from motia_redis.application import Application
-    from motia_redis.manager import StateManager
     from motia_redis.steps import HttpTrigger, Step
 
 TRACE_HEADER = "x-trace-id"

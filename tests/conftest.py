@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from motia_redis import StateManager
-from motia_redis.changes import Changes
+from motia_redis._store.mutations import Changes
 from tests.servers import RedisServer
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from motia_redis import StateManager
+from motia_redis._store.limits import Limits
 from motia_redis.errors import InvalidName, InvalidOperation, InvalidPointer, InvalidValue, StateError, ValueTooLarge
-from motia_redis.limits import Limits
 
 if TYPE_CHECKING:
     from tests.servers import RedisServer

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from motia_redis import codec
+from motia_redis._store import codec
 from motia_redis.errors import InvalidValue
 
 texts = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from('{}[]"\\:,\t\0'))

@@ -22,11 +22,11 @@ import redis
 
 from motia_redis import StateManager
 from motia_redis._scripts import loader
+from motia_redis._store.keyspace import Keyspace, Layout
+from motia_redis._store.limits import Limits, Retention
 from motia_redis._transport import embedded, endpoint, failures, refusals, urls
 from motia_redis._transport.embedded import EmbeddedServer
 from motia_redis.errors import CorruptValue, StateError, StateUnavailable
-from motia_redis.keyspace import Keyspace, Layout
-from motia_redis.limits import Limits, Retention
 from tests.servers import RedisServer
 from tests.waiting import until, wait_until
 
@@ -402,7 +402,7 @@ async def test_a_scope_that_is_no_text_is_named(state: StateManager, raw: redis.
 
 async def test_listing_does_no_work_per_name(state: StateManager, monkeypatch: pytest.MonkeyPatch) -> None:
     await state.set("users", "ann", 1)
-    monkeypatch.setattr("motia_redis.manager.Place", None)
+    monkeypatch.setattr("motia_redis._store.manager.Place", None)
     assert await state.list("users") == [1]
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from motia_redis import StateManager, step, subscriptions
 from motia_redis import state as state_trigger
+from motia_redis._store.keyspace import Keyspace, Layout
 from motia_redis.deliveries import Deliveries
-from motia_redis.keyspace import Keyspace, Layout
 from motia_redis.leases import Lane
 from motia_redis.subscriptions import StreamEntry, Subscription
 from tests.test_worker import working

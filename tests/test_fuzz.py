@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from motia_redis import codec
+from motia_redis._store import codec
 from tests.fuzzing import (
     BATCH,
     BROKEN,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from redis.crc import key_slot
 
+from motia_redis._store.keyspace import Keyspace, Layout
 from motia_redis.errors import StateError
-from motia_redis.keyspace import Keyspace, Layout
 
 SCOPES = [b"users", b"{a}", b"}{", b"a\nb", "👩".encode(), b":" * 9]
 

@@ -19,7 +19,7 @@ FLOORS = [
     {"steps", "context", "events"},
     {"calls", "logs"},
     {"manager", "inputs"},
-    {"patch", "changes", "scans"},
+    {"patch", "mutations", "scans"},
     {"retries"},
     {"sessions", "durability"},
     {"endpoint"},

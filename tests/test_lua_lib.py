@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from motia_redis import codec
 from motia_redis._scripts import loader
+from motia_redis._store import codec
 from tests.fuzzing import documents, foreign_text, operations
 from tests.fuzzing.foreign_text import foreign
 from tests.fuzzing.values import equal, fits, is_json, load, same

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from motia_redis import StateManager, changes, retries
+from motia_redis import StateManager
+from motia_redis._store import mutations, retries
+from motia_redis._store.limits import Retention
 from motia_redis._transport.router import Nodes
 from motia_redis.errors import (
     IdempotencyKeyReused,
@@ -18,7 +20,6 @@ from motia_redis.errors import (
     StateError,
     StateUnavailable,
 )
-from motia_redis.limits import Retention
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -146,7 +147,7 @@ async def test_a_repetition_that_lay_before_a_server_that_stood_still_finds_the_
     }
     raw.hset(keys.revisions, "ann", raw.xadd(keys.events, applied, id=f"{ago}-0"))
     raw.hset(keys.values, "ann", '{"n":1}')
-    monkeypatch.setattr(changes, "_request_id", lambda: b"f" * 16)
+    monkeypatch.setattr(mutations, "_request_id", lambda: b"f" * 16)
     monkeypatch.setattr(retries, "FIRST", retries.Attempt(2, ago, 1000))
     assert await state.update("users", "ann", INCREMENT) == {"n": 1}
     assert await state.get("users", "ann") == {"n": 1}

@@ -8,8 +8,9 @@ from unittest.mock import Mock
 
 import pytest
 
-from motia_redis import StateManager, changes
-from motia_redis.keyspace import Keyspace, Layout
+from motia_redis import StateManager
+from motia_redis._store import mutations
+from motia_redis._store.keyspace import Keyspace, Layout
 
 if TYPE_CHECKING:
     import redis
@@ -88,17 +89,17 @@ async def test_what_a_group_needs_stays(state: StateManager, raw: redis.Redis, l
 
 
 def test_one_change_in_64_looks(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(changes, "generator", random.Random(1))
-    monkeypatch.setattr(changes, "monotonic", lambda: 1000.0)
+    monkeypatch.setattr(mutations, "generator", random.Random(1))
+    monkeypatch.setattr(mutations, "monotonic", lambda: 1000.0)
     manager = StateManager(server.url)
     looks = sum(manager._changes._limits_of_stream() != b"" for _ in range(64_000))
     assert 900 < looks < 1100
 
 
 def test_the_first_change_in_a_while_looks(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(changes, "generator", Mock(getrandbits=lambda _: 1))  # never by chance
+    monkeypatch.setattr(mutations, "generator", Mock(getrandbits=lambda _: 1))  # never by chance
     times = [1000.0, 1000.05, 1000.11, 1000.2, 1001.0, 1001.01]
-    monkeypatch.setattr(changes, "monotonic", iter(times).__next__)
+    monkeypatch.setattr(mutations, "monotonic", iter(times).__next__)
     manager = StateManager(server.url)
     looks = [manager._changes._limits_of_stream() != b"" for _ in times]
     assert looks == [True, False, True, False, True, False]

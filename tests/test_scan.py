@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from motia_redis import manager
+from motia_redis._store import manager
+from motia_redis._store.scans import PAGE_BYTES, PAGE_ITEMS, PageSize
 from motia_redis._transport.router import Nodes
 from motia_redis.errors import CorruptValue, InvalidName
-from motia_redis.scans import PAGE_BYTES, PAGE_ITEMS, PageSize
 
 if TYPE_CHECKING:
     import redis

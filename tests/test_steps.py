@@ -330,7 +330,8 @@ async def test_a_message_of_another_shape_is_refused_and_nothing_is_sent(message
 
 
 async def test_the_global_enqueue_uses_the_global_state_manager(monkeypatch: pytest.MonkeyPatch) -> None:
-    from motia_redis import context, manager
+    from motia_redis import context
+    from motia_redis._store import manager
 
     fake = FakeState()
     monkeypatch.setattr(manager, "stateManager", fake)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from motia_redis import codec
+from motia_redis._store import codec
+from motia_redis._store.keyspace import Keyspace, Layout
 from motia_redis.errors import BadIndex, KeyMissing, NumberOverflow, PathMissing, StateError, TestFailed, TooMuchWork, WrongKind
-from motia_redis.keyspace import Keyspace, Layout
 
 if TYPE_CHECKING:
     import redis

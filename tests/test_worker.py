@@ -16,11 +16,11 @@ import pytest
 from motia_redis import FlowContext, StateManager, StateTriggerInput, Worker, logger, queue, step
 from motia_redis import state as state_trigger
 from motia_redis._scripts import loader
+from motia_redis._store.limits import Retention
 from motia_redis._tracing import trace
 from motia_redis.application import Application
 from motia_redis.errors import StateError, StateUnavailable
 from motia_redis.leases import lane_name
-from motia_redis.limits import Retention
 from tests.applications import Command
 from tests.waiting import until
 

@@ -10,14 +10,14 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from motia_redis import codec
+from motia_redis._store import codec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     import redis
 
-    from motia_redis.keyspace import Keyspace
+    from motia_redis._store.keyspace import Keyspace
 
 COUNTER = "/visits"  # the member that updates increment
 _ITEM = {"sku": "A-104", "count": 2, "price": 19.99}

@@ -87,7 +87,7 @@ class Member:
 
 def main() -> None:
     """Run in a process of the crew: `python -m benchmarks.growing.member URL NUMBER`."""
-    logging.getLogger("motia_redis.sessions").setLevel(logging.ERROR)  # that nothing is kept on disk is meant
+    logging.getLogger("motia_redis._store.sessions").setLevel(logging.ERROR)  # that nothing is kept on disk is meant
     with new_runner() as runner:
         runner.run(Member(sys.argv[1], int(sys.argv[2])).obey())
 

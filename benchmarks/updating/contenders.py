@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from benchmarks.common.server import microseconds_per_call
-from motia_redis import StateManager, codec, patch
+from motia_redis import StateManager
 from motia_redis._scripts import loader
-from motia_redis.keyspace import Keyspace, Layout
-from motia_redis.limits import Retention
-from motia_redis.sessions import Session
+from motia_redis._store import codec, patch
+from motia_redis._store.keyspace import Keyspace, Layout
+from motia_redis._store.limits import Retention
+from motia_redis._store.sessions import Session
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

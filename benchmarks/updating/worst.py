@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.common.server import microseconds_per_call
 from benchmarks.updating.contenders import KEY, Ours
-from motia_redis import codec
+from motia_redis._store import codec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

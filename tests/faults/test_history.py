@@ -63,7 +63,7 @@ def broken_build(directory: Path, file: str, *replacements: tuple[str, str]) -> 
 
 async def test_a_build_that_repeats_calls_without_their_request_is_caught(server: Process, tmp_path: Path) -> None:
     build = broken_build(
-        tmp_path / "build", "motia_redis/changes.py", ("request=request, expected", "request=_request_id(), expected")
+        tmp_path / "build", "motia_redis/_store/mutations.py", ("request=request, expected", "request=_request_id(), expected")
     )
     async with FaultProxy(server.port, rate=0.2, seed=2, delay=DELAY) as proxy:
         calls = await record(f"redis://127.0.0.1:{proxy.port}", tmp_path, seconds=3, build=build)

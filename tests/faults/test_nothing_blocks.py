@@ -18,8 +18,8 @@ import pytest
 import redis
 
 from motia_redis import StateManager
-from motia_redis.keyspace import Keyspace, Layout
-from motia_redis.limits import Retention
+from motia_redis._store.keyspace import Keyspace, Layout
+from motia_redis._store.limits import Retention
 from tests.faults.team import FULL
 from tests.servers import RedisServer
 

@@ -12,8 +12,8 @@ import orjson
 import redis.asyncio
 
 from motia_redis import StateManager
+from motia_redis._store.limits import Retention
 from motia_redis.errors import RevisionConflict, StateUnavailable
-from motia_redis.limits import Retention
 from tests.history.workload import connect
 
 KEYS = 8

@@ -6,7 +6,7 @@ import base64
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from motia_redis import codec
+from motia_redis._store import codec
 from tests.fuzzing.documents import draw_value, seal
 from tests.fuzzing.foreign_text import damaged, foreign
 from tests.fuzzing.model import Model

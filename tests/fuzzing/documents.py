@@ -6,7 +6,7 @@ import math
 import struct
 from typing import TYPE_CHECKING, Any
 
-from motia_redis import codec
+from motia_redis._store import codec
 from tests.fuzzing.values import clone
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import jsonpatch
 
-from motia_redis import codec
+from motia_redis._store import codec
 from tests.fuzzing.values import DEPTH, LONE_SURROGATE, clone, depth, equal, fits, is_json, is_number, load
 
 if TYPE_CHECKING:

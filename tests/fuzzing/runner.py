@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import redis
 
 from motia_redis import StateManager
-from motia_redis.keyspace import Layout
-from motia_redis.limits import Retention
+from motia_redis._store.keyspace import Layout
+from motia_redis._store.limits import Retention
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

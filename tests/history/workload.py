@@ -16,8 +16,8 @@ from typing import Any
 import orjson
 
 from motia_redis import StateManager
+from motia_redis._store.limits import Retention
 from motia_redis.errors import RevisionConflict, StateUnavailable
-from motia_redis.limits import Retention
 
 SCOPE = "history"
 KINDS = ["get", "entry", "set", "set", "update", "update", "update", "delete"]

@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from motia_redis import codec
+from motia_redis._store import codec
 from motia_redis.errors import InvalidOperation, InvalidPointer, InvalidValue, ValueTooLarge
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from motia_redis.limits import Limits
+    from motia_redis._store.limits import Limits
 
 _POINTER_OPS = ("add", "remove", "replace", "move", "copy", "test", "increment", "decrement", "append", "merge")
 _FIELD_OPS = ("set", "merge", "increment", "decrement", "append", "remove")

@@ -17,9 +17,9 @@ from motia_redis._scripts import loader
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
+    from motia_redis._store.retries import Attempt, Retries
+    from motia_redis._store.sessions import Session
     from motia_redis._transport.router import Nodes
-    from motia_redis.retries import Attempt, Retries
-    from motia_redis.sessions import Session
 
 PAGE_BYTES = 128 * 1024  # what a page aims at: some 0.1 ms of the server's time
 PAGE_ITEMS = 500  # what a page holds at most

@@ -17,7 +17,7 @@ from motia_redis.errors import StateUnavailable
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from motia_redis.sessions import Session, Sessions
+    from motia_redis._store.sessions import Session, Sessions
 
 _T = TypeVar("_T")
 

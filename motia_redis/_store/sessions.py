@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
-from motia_redis import keyspace
 from motia_redis._scripts import loader
+from motia_redis._store import keyspace
+from motia_redis._store.keyspace import Keyspace, Layout
 from motia_redis._transport import endpoint, failures, health, urls
 from motia_redis.errors import LayoutMismatch, StateUnavailable
-from motia_redis.keyspace import Keyspace, Layout
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from motia_redis._store.durability import Durability
     from motia_redis._transport.router import Nodes
-    from motia_redis.durability import Durability
 
 
 _log = logging.getLogger(__name__)

@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import ResponseError
 
-from motia_redis import keyspace
 from motia_redis._ids import generator, random_id
 from motia_redis._scripts import error_codes, loader
+from motia_redis._store import keyspace
+from motia_redis._store.retries import MARGIN, Retries
 from motia_redis._tracing import current_trace_id
 from motia_redis.errors import RevisionConflict, StateError
-from motia_redis.retries import MARGIN, Retries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from motia_redis._scripts.loader import Script
-    from motia_redis.durability import Durability
-    from motia_redis.limits import Limits, Retention
-    from motia_redis.retries import Attempt
-    from motia_redis.sessions import Session
+    from motia_redis._store.durability import Durability
+    from motia_redis._store.limits import Limits, Retention
+    from motia_redis._store.retries import Attempt
+    from motia_redis._store.sessions import Session
 
 _log = logging.getLogger(__name__)
 

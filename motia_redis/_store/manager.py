@@ -11,26 +11,26 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from motia_redis import codec, keyspace, patch
 from motia_redis._scripts import loader
-from motia_redis.changes import ANY, Changes
-from motia_redis.durability import Durability
+from motia_redis._store import codec, keyspace, patch
+from motia_redis._store.durability import Durability
+from motia_redis._store.keyspace import Place
+from motia_redis._store.limits import Limits, Retention, check_seconds
+from motia_redis._store.mutations import ANY, Changes
+from motia_redis._store.retries import Retries
+from motia_redis._store.scans import Scan
+from motia_redis._store.sessions import Sessions
 from motia_redis.errors import CorruptValue
-from motia_redis.keyspace import Place
-from motia_redis.limits import Limits, Retention, check_seconds
-from motia_redis.retries import Retries
-from motia_redis.scans import Scan
-from motia_redis.sessions import Sessions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
     from types import TracebackType
     from typing import Self
 
+    from motia_redis._store.keyspace import Keyspace, Layout
+    from motia_redis._store.retries import Attempt
+    from motia_redis._store.sessions import Session
     from motia_redis._transport.router import Nodes
-    from motia_redis.keyspace import Keyspace, Layout
-    from motia_redis.retries import Attempt
-    from motia_redis.sessions import Session
 
 
 _AT_ONCE = 16  # partitions that `list_groups` reads
