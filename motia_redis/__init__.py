@@ -1,10 +1,10 @@
 """Shared JSON state and state triggers for Python, on Redis."""
 
+from motia_redis._steps.context import FlowContext, enqueue
+from motia_redis._steps.definitions import http, queue, state, step
+from motia_redis._steps.inputs import ApiRequest, ApiResponse, StateTriggerInput
+from motia_redis._steps.logs import logger
 from motia_redis._store.manager import Entry, StateManager, state_manager, stateManager
-from motia_redis.context import FlowContext, enqueue
-from motia_redis.inputs import ApiRequest, ApiResponse, StateTriggerInput
-from motia_redis.logs import logger
-from motia_redis.steps import http, queue, state, step
 from motia_redis.worker import Worker
 
 __all__ = [

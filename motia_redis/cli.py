@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from uvicorn import Server
 
+    from motia_redis._steps.application import Application
     from motia_redis._store.manager import StateManager
-    from motia_redis.application import Application
     from motia_redis.worker import Worker
 
 
@@ -164,8 +164,8 @@ def worker(**options: Any) -> None:
 
 def _start(settings: Settings) -> None:
     """Load the application and run it until a signal; end the process with the right exit code."""
-    from motia_redis.application import load_application  # noqa: PLC0415 - see the module's docstring
-    from motia_redis.logs import configure_logging  # noqa: PLC0415
+    from motia_redis._steps.application import load_application  # noqa: PLC0415 - see the module's docstring
+    from motia_redis._steps.logs import configure_logging  # noqa: PLC0415
 
     configure_logging(settings.log_level, settings.log_format)
     # The global `stateManager` that handlers may import must mean the same Redis as `ctx.state`.

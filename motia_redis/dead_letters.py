@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from heapq import heapify, heappop, heapreplace
 from typing import TYPE_CHECKING, Any
 
-from motia_redis import events, registry
+from motia_redis import registry
 from motia_redis._scripts import loader
+from motia_redis._steps import events
 from motia_redis._store import codec
 from motia_redis.errors import DeadLetterMissing, StepMissing
 
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
     import builtins
     from collections.abc import AsyncIterator, Mapping
 
+    from motia_redis._steps.inputs import StateTriggerInput
     from motia_redis._store.keyspace import Keyspace
     from motia_redis._store.manager import StateManager
     from motia_redis._transport.router import Nodes
-    from motia_redis.inputs import StateTriggerInput
 
 _PAGE = 20  # letters in one read: each may hold two values of the largest size
 _ID = re.compile(r"(\d{1,5})/(\d{1,20}-\d{1,20})")

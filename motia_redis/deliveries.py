@@ -18,8 +18,8 @@ from redis.exceptions import RedisError
 
 from motia_redis._ids import generator
 from motia_redis._scripts import loader
+from motia_redis._steps.logs import enter_step
 from motia_redis._tracing import enter_trace
-from motia_redis.logs import enter_step
 from motia_redis.subscriptions import Glance, PreparedCall, StreamEntry
 
 if TYPE_CHECKING:

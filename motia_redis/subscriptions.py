@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from motia_redis import calls, events
+from motia_redis._steps import events, invocation
+from motia_redis._steps.context import FlowContext, TriggerInfo
+from motia_redis._steps.logs import Logger, enter_step
 from motia_redis._tracing import enter_trace, new_trace_id
-from motia_redis.context import FlowContext, TriggerInfo
-from motia_redis.logs import Logger, enter_step
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from concurrent.futures import Executor
 
+    from motia_redis._steps.definitions import StateTrigger, Step
+    from motia_redis._steps.inputs import StateTriggerInput
     from motia_redis._store.keyspace import Keyspace
     from motia_redis._store.manager import StateManager
-    from motia_redis.inputs import StateTriggerInput
-    from motia_redis.steps import StateTrigger, Step
 
 _ENTRIES = 2048  # of one step, read and not yet acknowledged
 _REFILL = _ENTRIES // 2  # with so many left, more are read: many at once, which is cheaper for all sides
@@ -79,8 +79,8 @@ class _Trigger:
         self.key = None if trigger.key is None else trigger.key.encode()
         self.condition: Any = trigger.condition
         condition = trigger.condition
-        self.takes_ctx = condition is not None and calls.takes_ctx(condition)
-        self.is_quick = condition is not None and not calls.is_async(condition)  #: whether the condition answers at once
+        self.takes_ctx = condition is not None and invocation.takes_ctx(condition)
+        self.is_quick = condition is not None and not invocation.is_async(condition)  #: whether the condition answers at once
 
 
 class Load:
@@ -169,7 +169,7 @@ class Subscription:
         for trigger in triggers:
             if trigger.takes_ctx and ctx is None:
                 ctx = self._context(change, state, trace_id or new_trace_id(), attempt=1)
-            answer = calls.call_here(trigger.condition, change, ctx)
+            answer = invocation.call_here(trigger.condition, change, ctx)
             if not isinstance(answer, bool) and inspect.isawaitable(answer):
                 trigger.is_quick = False  # nor will it be the next time
                 if inspect.iscoroutine(answer):
@@ -194,7 +194,7 @@ class Subscription:
         assert handler is not None, "Application refuses steps without a handler"  # noqa: S101  # for the type checker
         call = call or await self._match(entry, state, trace_id, attempt)
         if call is not None:
-            await calls.call(handler, call.input, call.ctx, executor)
+            await invocation.call(handler, call.input, call.ctx, executor)
 
     async def _match(self, entry: StreamEntry, state: StateManager, trace_id: str, attempt: int) -> PreparedCall | None:
         """Return what to call the handler with; None when no trigger matches."""
@@ -211,9 +211,9 @@ class Subscription:
         for trigger in candidates:
             if trigger.condition is None:
                 return PreparedCall(change, ctx)
-            answer = calls.call_here(trigger.condition, change, ctx)
+            answer = invocation.call_here(trigger.condition, change, ctx)
             if not isinstance(answer, bool) and inspect.isawaitable(answer):
-                answer = await calls.Apart(answer)
+                answer = await invocation.Apart(answer)
             if answer:
                 return PreparedCall(change, ctx)
         return None

@@ -13,18 +13,18 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from motia_redis._steps.context import FlowContext, TriggerInfo
+from motia_redis._steps.inputs import ApiRequest, ApiResponse
+from motia_redis._steps.invocation import call
+from motia_redis._steps.logs import Logger, running_step
 from motia_redis._tracing import new_trace_id, trace
-from motia_redis.calls import call
-from motia_redis.context import FlowContext, TriggerInfo
-from motia_redis.inputs import ApiRequest, ApiResponse
-from motia_redis.logs import Logger, running_step
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
+    from motia_redis._steps.application import Application
+    from motia_redis._steps.definitions import HttpTrigger, Step
     from motia_redis._store.manager import StateManager
-    from motia_redis.application import Application
-    from motia_redis.steps import HttpTrigger, Step
 
 TRACE_HEADER = "x-trace-id"
 

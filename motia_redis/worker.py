@@ -16,8 +16,8 @@ from motia_redis.reader import Reader
 from motia_redis.subscriptions import Subscription
 
 if TYPE_CHECKING:
+    from motia_redis._steps.application import Application
     from motia_redis._store.manager import StateManager
-    from motia_redis.application import Application
 
 
 class Worker:

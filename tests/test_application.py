@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from motia_redis.application import Application, load_application
+from motia_redis._steps.application import Application, load_application
+from motia_redis._steps.definitions import http, queue, state, step
 from motia_redis.errors import StepError
-from motia_redis.steps import http, queue, state, step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-HEAD = "from motia_redis.steps import step, http, state, queue\n"
+HEAD = "from motia_redis._steps.definitions import step, http, state, queue\n"
 ONE_STEP = HEAD + "@step({{'name': '{0}', 'triggers': [queue('{0}')]}})\ndef run(input): return __name__\n"
 
 

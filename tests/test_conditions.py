@@ -9,8 +9,8 @@ import pytest
 
 from motia_redis import FlowContext, StateManager, StateTriggerInput, Worker, logger, queue, step
 from motia_redis import state as state_trigger
+from motia_redis._steps.application import Application
 from motia_redis._tracing import current_trace_id, trace
-from motia_redis.application import Application
 from tests.test_worker import working
 from tests.waiting import until
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from motia_redis.steps import Step
+    from motia_redis._steps.definitions import Step
 
 
 def filtered(handler: Any, *triggers: Any, **config: Any) -> Step:

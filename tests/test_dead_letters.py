@@ -20,7 +20,7 @@ from tests.test_worker import Recorder, pending, record, working
 from tests.waiting import until
 
 if TYPE_CHECKING:
-    from motia_redis.steps import Step
+    from motia_redis._steps.definitions import Step
     from tests.servers import RedisServer
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from motia_redis._steps.logs import LOGGER_NAME, JsonFormatter, Logger, TextFormatter, configure_logging, logger, running_step
 from motia_redis._tracing import trace
-from motia_redis.logs import LOGGER_NAME, JsonFormatter, Logger, TextFormatter, configure_logging, logger, running_step
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -182,6 +182,6 @@ def test_configuring_twice_writes_each_line_once_in_the_last_format(
 
 
 def test_importing_the_package_configures_no_logging() -> None:
-    script = "import logging, motia_redis.logs, motia_redis.web; print(logging.getLogger().handlers)"
+    script = "import logging, motia_redis._steps.logs, motia_redis.web; print(logging.getLogger().handlers)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

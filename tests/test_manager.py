@@ -12,9 +12,9 @@ import orjson
 import pytest
 
 from motia_redis import Entry, StateManager
+from motia_redis._steps.events import decode_change
 from motia_redis._store.keyspace import Keyspace, Layout
 from motia_redis.errors import CorruptValue, LayoutMismatch, RevisionConflict, StateError, StateUnavailable
-from motia_redis.events import decode_change
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,9 +14,9 @@ import pytest
 
 import motia_redis
 from motia_redis import FlowContext, StateManager, StateTriggerInput, stateManager
-from motia_redis.application import load_application
-from motia_redis.context import TriggerInfo
-from motia_redis.logs import Logger
+from motia_redis._steps.application import load_application
+from motia_redis._steps.context import TriggerInfo
+from motia_redis._steps.logs import Logger
 from tests.applications import Command
 from tests.waiting import until
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from motia_redis.calls import call
-from motia_redis.context import FlowContext, TriggerInfo
+from motia_redis._steps.context import FlowContext, TriggerInfo
+from motia_redis._steps.definitions import HttpTrigger, QueueTrigger, StateTrigger, Step, http, queue, state, step
+from motia_redis._steps.inputs import StateTriggerInput
+from motia_redis._steps.invocation import call
+from motia_redis._steps.logs import Logger
 from motia_redis.errors import StepError
-from motia_redis.inputs import StateTriggerInput
-from motia_redis.logs import Logger
-from motia_redis.steps import HttpTrigger, QueueTrigger, StateTrigger, Step, http, queue, state, step
 
 
 def config(**extra: Any) -> dict[str, Any]:
@@ -330,7 +330,7 @@ async def test_a_message_of_another_shape_is_refused_and_nothing_is_sent(message
 
 
 async def test_the_global_enqueue_uses_the_global_state_manager(monkeypatch: pytest.MonkeyPatch) -> None:
-    from motia_redis import context
+    from motia_redis._steps import context
     from motia_redis._store import manager
 
     fake = FakeState()

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from motia_redis._steps.application import Application
+from motia_redis._steps.definitions import Step, http, step
+from motia_redis._steps.inputs import ApiRequest, ApiResponse
+from motia_redis._steps.logs import logger
 from motia_redis._tracing import current_trace_id
-from motia_redis.application import Application
-from motia_redis.inputs import ApiRequest, ApiResponse
-from motia_redis.logs import logger
-from motia_redis.steps import Step, http, step
 from motia_redis.web import create_web_app
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ import pytest
 from motia_redis import FlowContext, StateManager, StateTriggerInput, Worker, logger, queue, step
 from motia_redis import state as state_trigger
 from motia_redis._scripts import loader
+from motia_redis._steps.application import Application
 from motia_redis._store.limits import Retention
 from motia_redis._tracing import trace
-from motia_redis.application import Application
 from motia_redis.errors import StateError, StateUnavailable
 from motia_redis.leases import lane_name
 from tests.applications import Command
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from motia_redis.steps import Step
+    from motia_redis._steps.definitions import Step
     from tests.servers import RedisServer
 
 

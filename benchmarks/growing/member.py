@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.growing.probes import new_runner
 from motia_redis import StateManager, Worker, state, step
-from motia_redis.application import Application
+from motia_redis._steps.application import Application
 
 SCOPE = "events"
 STEP = "drain"

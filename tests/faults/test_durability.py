@@ -12,9 +12,9 @@ import pytest
 import redis
 
 from motia_redis import StateManager
+from motia_redis._steps.events import decode_change
 from motia_redis._store.limits import Retention
 from motia_redis.errors import NotDurable, StateError
-from motia_redis.events import decode_change
 from tests.faults.team import FULL
 from tests.servers import RedisServer
 

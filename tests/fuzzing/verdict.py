@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from motia_redis import errors
+from motia_redis._steps.events import decode_change
 from motia_redis.errors import CorruptValue, StateError
-from motia_redis.events import decode_change
 from tests.fuzzing.values import alike, load, same
 
 if TYPE_CHECKING:

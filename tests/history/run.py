@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from motia_redis._steps.events import decode_change
 from motia_redis._store import codec
 from motia_redis._store.keyspace import Keyspace, Layout
-from motia_redis.events import decode_change
 from tests.history.check import Event, check
 from tests.history.workload import SCOPE, Call
 

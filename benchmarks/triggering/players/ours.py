@@ -14,13 +14,13 @@ from benchmarks.triggering.contender import run
 from benchmarks.triggering.job import key
 from benchmarks.triggering.meter import Meter, listen
 from motia_redis import StateManager, StateTriggerInput, Worker, state, step
-from motia_redis.application import Application
+from motia_redis._steps.application import Application
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from benchmarks.triggering.job import Job, Value
-    from motia_redis.steps import Step
+    from motia_redis._steps.definitions import Step
 
 SCOPE = "events"
 

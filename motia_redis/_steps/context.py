@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from motia_redis.errors import StepError
 
 if TYPE_CHECKING:
+    from motia_redis._steps.inputs import StateEventType
+    from motia_redis._steps.logs import Logger
     from motia_redis._store.manager import StateManager
-    from motia_redis.inputs import StateEventType
-    from motia_redis.logs import Logger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,8 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from motia_redis._steps.definitions import HttpTrigger, QueueTrigger, StateTrigger, Step
 from motia_redis.errors import StepError
-from motia_redis.steps import HttpTrigger, QueueTrigger, StateTrigger, Step
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -185,7 +185,7 @@ def _import_error(target: str, exc: BaseException) -> StepError:
 def _is_users_own(filename: str) -> bool:
     """Tell whether a frame is neither of this package, nor of the standard library or an installed package."""
     paths = sysconfig.get_paths()
-    foreign = (str(Path(__file__).parent), paths["stdlib"], paths["platstdlib"], paths["purelib"], paths["platlib"])
+    foreign = (str(Path(__file__).parent.parent), paths["stdlib"], paths["platstdlib"], paths["purelib"], paths["platlib"])
     return not filename.startswith("<") and not filename.startswith(tuple(folder + os.sep for folder in foreign))
 
 

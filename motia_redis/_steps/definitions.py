@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
-from motia_redis.calls import Function, check_function, is_async
+from motia_redis._steps.invocation import Function, check_function, is_async
 from motia_redis.errors import StepError
 
 __all__ = [

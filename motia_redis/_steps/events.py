@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from motia_redis._steps.inputs import StateTriggerInput
 from motia_redis._store import codec
-from motia_redis.inputs import StateTriggerInput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
