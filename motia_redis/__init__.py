@@ -5,7 +5,7 @@ from motia_redis._steps.definitions import http, queue, state, step
 from motia_redis._steps.inputs import ApiRequest, ApiResponse, StateTriggerInput
 from motia_redis._steps.logs import logger
 from motia_redis._store.manager import Entry, StateManager, state_manager, stateManager
-from motia_redis.worker import Worker
+from motia_redis._worker.worker import Worker
 
 __all__ = [
     "ApiRequest",

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from motia_redis._steps.application import Application
     from motia_redis._store.manager import StateManager
-    from motia_redis.worker import Worker
+    from motia_redis._worker.worker import Worker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +209,7 @@ class _Parts:
 
 async def _prepare(settings: Settings, application: Application, cleanup: contextlib.AsyncExitStack) -> _Parts:
     """Bind the port, connect, and create the consumer groups, which holds for every command."""
-    from motia_redis.worker import Worker  # noqa: PLC0415 - see the module's docstring
+    from motia_redis._worker.worker import Worker  # noqa: PLC0415 - see the module's docstring
 
     # Bound first: a port in use is the cheapest thing to find out.
     listener = cleanup.enter_context(_listen(settings.host, settings.port)) if settings.serves else None

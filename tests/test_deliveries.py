@@ -9,12 +9,13 @@ from contextvars import ContextVar
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from motia_redis import StateManager, step, subscriptions
+from motia_redis import StateManager, step
 from motia_redis import state as state_trigger
 from motia_redis._store.keyspace import Keyspace, Layout
-from motia_redis.deliveries import Deliveries
-from motia_redis.leases import Lane
-from motia_redis.subscriptions import StreamEntry, Subscription
+from motia_redis._worker import subscriptions
+from motia_redis._worker.dispatcher import Deliveries
+from motia_redis._worker.leases import Lane
+from motia_redis._worker.subscriptions import StreamEntry, Subscription
 from tests.test_worker import working
 from tests.waiting import until
 

@@ -14,7 +14,7 @@ FLOORS = [
     {"worker", "web", "status", "dead_letters", "doctor"},
     {"registry"},
     {"reader"},
-    {"deliveries", "leases", "acknowledgements"},
+    {"dispatcher", "leases", "acknowledger"},
     {"subscriptions", "application"},
     {"definitions", "context", "events"},
     {"invocation", "logs"},

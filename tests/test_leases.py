@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from motia_redis._scripts import loader
-from motia_redis.leases import assign, lane_name
+from motia_redis._worker.leases import assign, lane_name
 from tests.waiting import until
 
 if TYPE_CHECKING:

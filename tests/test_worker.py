@@ -19,8 +19,8 @@ from motia_redis._scripts import loader
 from motia_redis._steps.application import Application
 from motia_redis._store.limits import Retention
 from motia_redis._tracing import trace
+from motia_redis._worker.leases import lane_name
 from motia_redis.errors import StateError, StateUnavailable
-from motia_redis.leases import lane_name
 from tests.applications import Command
 from tests.waiting import until
 

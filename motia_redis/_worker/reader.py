@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError, ResponseError
 
-from motia_redis.subscriptions import StreamEntry
+from motia_redis._worker.subscriptions import StreamEntry
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from motia_redis._store.keyspace import Keyspace
     from motia_redis._transport.router import Nodes
-    from motia_redis.deliveries import Deliveries
-    from motia_redis.leases import Lane, Leases
+    from motia_redis._worker.dispatcher import Deliveries
+    from motia_redis._worker.leases import Lane, Leases
 
 _log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from motia_redis._ids import generator
 from motia_redis._scripts import loader
 from motia_redis._steps.logs import enter_step
 from motia_redis._tracing import enter_trace
-from motia_redis.subscriptions import Glance, PreparedCall, StreamEntry
+from motia_redis._worker.subscriptions import Glance, PreparedCall, StreamEntry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from motia_redis._store.keyspace import Keyspace
     from motia_redis._store.manager import StateManager
     from motia_redis._transport.router import Nodes
-    from motia_redis.acknowledgements import Acknowledgements
-    from motia_redis.leases import Lane, Leases
+    from motia_redis._worker.acknowledger import Acknowledgements
+    from motia_redis._worker.leases import Lane, Leases
 
 _log = logging.getLogger(__name__)
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from motia_redis._store.keyspace import Keyspace
     from motia_redis._transport.router import Nodes
-    from motia_redis.subscriptions import Subscription
+    from motia_redis._worker.subscriptions import Subscription
 
 _log = logging.getLogger(__name__)
 

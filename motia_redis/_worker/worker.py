@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError
 
 from motia_redis._transport import failures
-from motia_redis.acknowledgements import Acknowledgements
-from motia_redis.deliveries import Deliveries
-from motia_redis.leases import Leases, lane_name
-from motia_redis.reader import Reader
-from motia_redis.subscriptions import Subscription
+from motia_redis._worker.acknowledger import Acknowledgements
+from motia_redis._worker.dispatcher import Deliveries
+from motia_redis._worker.leases import Leases, lane_name
+from motia_redis._worker.reader import Reader
+from motia_redis._worker.subscriptions import Subscription
 
 if TYPE_CHECKING:
     from motia_redis._steps.application import Application

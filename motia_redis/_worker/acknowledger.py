@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from motia_redis._store.keyspace import Keyspace
     from motia_redis._transport.router import Nodes
-    from motia_redis.deliveries import Delivery
-    from motia_redis.leases import Lane, Leases
+    from motia_redis._worker.dispatcher import Delivery
+    from motia_redis._worker.leases import Lane, Leases
 
 _log = logging.getLogger(__name__)
 
