@@ -35,6 +35,7 @@ lint: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	@if command -v luacheck >/dev/null; then luacheck -q lua; else echo "luacheck is not installed: Lua not linted"; fi
 
 test: lint

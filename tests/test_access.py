@@ -15,12 +15,12 @@ import redis
 
 from motia_redis import StateManager, queue
 from motia_redis import state as state_trigger
+from motia_redis._admin.dead_letters import DeadLetters
+from motia_redis._admin.doctor import examine
+from motia_redis._admin.status import read_status
 from motia_redis._transport import endpoint
 from motia_redis._transport.embedded import find_server
-from motia_redis.dead_letters import DeadLetters
-from motia_redis.doctor import examine
 from motia_redis.errors import RevisionConflict, StateUnavailable, UpdateFailed
-from motia_redis.status import read_status
 from tests.clusters import Process, free_port
 from tests.faults.test_durability import current_server
 from tests.test_dead_letters import Sick, buried, failing

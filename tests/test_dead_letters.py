@@ -13,9 +13,9 @@ import redis
 
 from motia_redis import StateManager, StateTriggerInput, queue, step
 from motia_redis import state as state_trigger
-from motia_redis.dead_letters import DeadLetter, DeadLetters
+from motia_redis._admin.dead_letters import DeadLetter, DeadLetters
+from motia_redis._admin.registry import forget_step
 from motia_redis.errors import DeadLetterMissing, StateUnavailable, StepMissing
-from motia_redis.registry import forget_step
 from tests.test_worker import Recorder, pending, record, working
 from tests.waiting import until
 

@@ -182,6 +182,6 @@ def test_configuring_twice_writes_each_line_once_in_the_last_format(
 
 
 def test_importing_the_package_configures_no_logging() -> None:
-    script = "import logging, motia_redis._steps.logs, motia_redis.web; print(logging.getLogger().handlers)"
+    script = "import logging, motia_redis._steps.logs, motia_redis._web.endpoint; print(logging.getLogger().handlers)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

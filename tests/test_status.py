@@ -15,10 +15,10 @@ import pytest
 
 from motia_redis import StateManager, StateTriggerInput, queue
 from motia_redis import state as state_trigger
-from motia_redis.dead_letters import DeadLetters
+from motia_redis._admin.dead_letters import DeadLetters
+from motia_redis._admin.registry import forget_step
+from motia_redis._admin.status import StepStatus, read_status
 from motia_redis.errors import StepInUse, StepMissing
-from motia_redis.registry import forget_step
-from motia_redis.status import StepStatus, read_status
 from tests.applications import Command
 from tests.test_dead_letters import Sick, buried, drained, error_of, failing, motia_redis
 from tests.test_worker import Recorder, record, working

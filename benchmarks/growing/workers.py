@@ -18,7 +18,7 @@ from benchmarks.growing.member import SCOPE, STEP, WRITTEN
 from benchmarks.growing.probes import WrongOutcome, new_runner
 from benchmarks.growing.series import Line, Series
 from motia_redis import StateManager
-from motia_redis.status import read_status
+from motia_redis._admin.status import read_status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

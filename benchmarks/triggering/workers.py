@@ -13,7 +13,7 @@ from benchmarks.triggering.field import OURS
 from benchmarks.triggering.processes import ContenderFailed, Process
 from benchmarks.triggering.stand import WORK_SECONDS, Report
 from motia_redis import StateManager
-from motia_redis.status import read_status
+from motia_redis._admin.status import read_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,11 +13,11 @@ from redis.crc import key_slot
 
 from motia_redis import StateManager, queue
 from motia_redis import state as state_trigger
-from motia_redis.dead_letters import DeadLetters
-from motia_redis.doctor import examine
+from motia_redis._admin.dead_letters import DeadLetters
+from motia_redis._admin.doctor import examine
+from motia_redis._admin.registry import forget_step
+from motia_redis._admin.status import read_status
 from motia_redis.errors import StateError, StateUnavailable
-from motia_redis.registry import forget_step
-from motia_redis.status import read_status
 from tests.clusters import Cluster, Process, Sentinels, free_port
 from tests.faults.team import FULL
 from tests.test_dead_letters import Sick, buried, failing

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from heapq import heapify, heappop, heapreplace
 from typing import TYPE_CHECKING, Any
 
-from motia_redis import registry
+from motia_redis._admin import registry
 from motia_redis._scripts import loader
 from motia_redis._steps import events
 from motia_redis._store import codec

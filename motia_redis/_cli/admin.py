@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from motia_redis.cli_options import CommandError, connection_options, one_line_errors, stack, state_manager
-from motia_redis.cli_output import counted, plain, print_json, printable, table
+from motia_redis._cli.options import CommandError, connection_options, one_line_errors, stack, state_manager
+from motia_redis._cli.output import counted, plain, print_json, printable, table
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from motia_redis._admin.dead_letters import DeadLetter, DeadLetters
+    from motia_redis._admin.status import Status
     from motia_redis._store.manager import StateManager
-    from motia_redis.dead_letters import DeadLetter, DeadLetters
-    from motia_redis.status import Status
 
 _T = TypeVar("_T")
 _ERROR_WIDTH = 60  # characters of an error in a list
@@ -35,8 +35,8 @@ _some = stack(
 
 def _run(redis_url: str | None, namespace: str, work: Callable[[StateManager], Awaitable[_T]], *, must_exist: bool = True) -> _T:
     """Do the work with a manager of the namespace, which must exist, unless: a mistyped name must not create one."""
+    from motia_redis._admin.registry import raw_nodes  # noqa: PLC0415
     from motia_redis._store.keyspace import layout_key  # noqa: PLC0415 - see cli.py
-    from motia_redis.registry import raw_nodes  # noqa: PLC0415
 
     async def run() -> _T:
         state = state_manager(redis_url, namespace)
@@ -72,7 +72,7 @@ def status(*, redis_url: str | None, namespace: str, as_json: bool) -> None:
     """  # noqa: D301 - \b is click's mark for a paragraph that must not be wrapped
     from dataclasses import asdict  # noqa: PLC0415 - see cli.py
 
-    from motia_redis.status import read_status  # noqa: PLC0415
+    from motia_redis._admin.status import read_status  # noqa: PLC0415
 
     found = _run(redis_url, namespace, read_status)
     if as_json:
@@ -127,7 +127,7 @@ def doctor(*, redis_url: str | None, namespace: str, as_json: bool) -> None:
     """  # noqa: D301
     from dataclasses import asdict  # noqa: PLC0415 - see cli.py
 
-    from motia_redis.doctor import examine  # noqa: PLC0415
+    from motia_redis._admin.doctor import examine  # noqa: PLC0415
 
     nodes = _run(redis_url, namespace, examine, must_exist=False)
     if as_json:
@@ -168,7 +168,7 @@ def list_(*, redis_url: str | None, namespace: str, step: str | None, limit: int
     Example:
       motia-redis dead list --step Welcome
     """  # noqa: D301
-    from motia_redis.dead_letters import DeadLetters  # noqa: PLC0415 - see cli.py
+    from motia_redis._admin.dead_letters import DeadLetters  # noqa: PLC0415 - see cli.py
 
     async def work(state: StateManager) -> tuple[list[DeadLetter], int]:
         letters = DeadLetters(state)
@@ -212,7 +212,7 @@ def show(*, redis_url: str | None, namespace: str, id: str, step: str, as_json: 
     Example:
       motia-redis dead show --step Welcome 3/1700000000000-0
     """  # noqa: D301
-    from motia_redis.dead_letters import DeadLetters  # noqa: PLC0415 - see cli.py
+    from motia_redis._admin.dead_letters import DeadLetters  # noqa: PLC0415 - see cli.py
 
     facts = _facts(letter := _run(redis_url, namespace, lambda state: DeadLetters(state).get(step, id)))
     facts |= _values(letter)
@@ -323,7 +323,7 @@ def _confirm(question: str) -> None:
 
 
 def _with_letters(redis_url: str | None, namespace: str, work: Callable[[DeadLetters], Awaitable[_T]]) -> _T:
-    from motia_redis.dead_letters import DeadLetters  # noqa: PLC0415 - see cli.py
+    from motia_redis._admin.dead_letters import DeadLetters  # noqa: PLC0415 - see cli.py
 
     return _run(redis_url, namespace, lambda state: work(DeadLetters(state)))
 
@@ -379,7 +379,7 @@ def forget(*, redis_url: str | None, namespace: str, name: str, with_dead_letter
     Example:
       motia-redis steps forget OldStep --redis redis://localhost:6379/0
     """  # noqa: D301
-    from motia_redis.registry import forget_step  # noqa: PLC0415 - see cli.py
+    from motia_redis._admin.registry import forget_step  # noqa: PLC0415 - see cli.py
 
     done = _run(redis_url, namespace, lambda state: forget_step(state, name, with_dead_letters=with_dead_letters, force=force))
     text = f"forgot step {name}: {counted(done.groups, 'consumer group')} removed"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
-from motia_redis import registry
+from motia_redis._admin import registry
 from motia_redis._store import keyspace
 from motia_redis._transport import health
 from motia_redis._transport.health import Finding

@@ -6,14 +6,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from motia_redis import registry
+from motia_redis._admin import registry
 from motia_redis._scripts import loader
 
 if TYPE_CHECKING:
+    from motia_redis._admin.registry import Registry
     from motia_redis._store.keyspace import Keyspace
     from motia_redis._store.manager import StateManager
     from motia_redis._transport.router import Nodes
-    from motia_redis.registry import Registry
 
 _COUNTED = 10_000  # entries of one lane that are counted where the server does not know their number
 _PAGE = 1000  # of them in one call

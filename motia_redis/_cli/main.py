@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from motia_redis.admin_cli import dead, doctor, status, steps
-from motia_redis.cli_options import CommandError, connection_options, one_line_errors, stack, state_manager
+from motia_redis._cli.admin import dead, doctor, status, steps
+from motia_redis._cli.options import CommandError, connection_options, one_line_errors, stack, state_manager
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -315,7 +315,7 @@ def _server(application: Application, state: StateManager, max_body: int) -> Ser
     """Return the HTTP server, which leaves signals and logging to us."""
     import uvicorn  # noqa: PLC0415 - see the module's docstring
 
-    from motia_redis.web import create_web_app  # noqa: PLC0415
+    from motia_redis._web.endpoint import create_web_app  # noqa: PLC0415
 
     class QuietServer(uvicorn.Server):
         @contextlib.contextmanager
