@@ -10,7 +10,7 @@ import redis
 
 from motia_redis import StateManager
 from motia_redis._store.mutations import Changes
-from tests.servers import RedisServer
+from tests.support.servers import RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

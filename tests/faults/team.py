@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError
 
 from motia_redis.errors import StateError
-from tests.waiting import until
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from typing import Self

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from motia_redis import StateManager
 from tests.faults.team import FULL, Load, Team
-from tests.servers import RedisServer
-from tests.waiting import until
+from tests.support.servers import RedisServer
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path

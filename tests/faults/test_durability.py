@@ -16,7 +16,7 @@ from motia_redis._steps.events import decode_change
 from motia_redis._store.limits import Retention
 from motia_redis.errors import NotDurable, StateError
 from tests.faults.team import FULL
-from tests.servers import RedisServer
+from tests.support.servers import RedisServer
 
 INCREMENT = [{"op": "increment", "path": "/n", "value": 1}]
 KEYS = 8

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.clusters import Process, free_port
 from tests.faults.proxy import FaultProxy
 from tests.faults.team import FULL
 from tests.history.check import Event, Violation, check
 from tests.history.run import ROOT, judge, record
 from tests.history.workload import Call
+from tests.support.clusters import Process, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

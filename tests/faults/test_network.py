@@ -11,10 +11,10 @@ import orjson
 import redis
 
 from motia_redis import StateManager
-from tests.clusters import Process, free_port
 from tests.faults.proxy import FAULTS, FaultProxy
 from tests.faults.team import FULL
 from tests.faults.writer import plain_increments
+from tests.support.clusters import Process, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

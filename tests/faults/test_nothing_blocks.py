@@ -21,7 +21,7 @@ from motia_redis import StateManager
 from motia_redis._store.keyspace import Keyspace, Layout
 from motia_redis._store.limits import Retention
 from tests.faults.team import FULL
-from tests.servers import RedisServer
+from tests.support.servers import RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator

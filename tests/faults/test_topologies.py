@@ -18,11 +18,11 @@ from motia_redis._admin.doctor import examine
 from motia_redis._admin.registry import forget_step
 from motia_redis._admin.status import read_status
 from motia_redis.errors import StateError, StateUnavailable
-from tests.clusters import Cluster, Process, Sentinels, free_port
+from tests.admin.test_dead_letters import Sick, buried, failing
 from tests.faults.team import FULL
-from tests.test_dead_letters import Sick, buried, failing
-from tests.test_worker import Recorder, record, working
-from tests.waiting import until, wait_until
+from tests.support.clusters import Cluster, Process, Sentinels, free_port
+from tests.support.waiting import until, wait_until
+from tests.worker.test_worker import Recorder, record, working
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

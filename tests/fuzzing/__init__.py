@@ -2,7 +2,7 @@
 
     python -m tests.fuzzing --seconds 60 --seed 7 --save failing
 
-`tests/test_fuzz.py` runs a bounded slice. The modules, each of which imports only from those above it:
+`tests/store/test_fuzz.py` runs a bounded slice. The modules, each of which imports only from those above it:
 
     values        JSON values to the last digit: read, copied, compared
     model         what must come out of an update; none of our code

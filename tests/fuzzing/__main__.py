@@ -15,7 +15,7 @@ from tests.fuzzing.campaign import fuzz
 from tests.fuzzing.cases import Case
 from tests.fuzzing.failures import try_case
 from tests.fuzzing.runner import Runner
-from tests.servers import RedisServer
+from tests.support.servers import RedisServer
 
 if TYPE_CHECKING:
     from tests.fuzzing.campaign import Tally

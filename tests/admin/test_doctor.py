@@ -1,0 +1,113 @@
+"""What `motia-redis doctor` and a first connection tell about the settings of a Redis."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from motia_redis import StateManager
+from motia_redis._transport import health
+from tests.support.servers import RedisServer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import redis
+
+GOOD = {
+    "redis_version": "7.2.0", "role": "master", "cluster_enabled": 0, "maxmemory": 0, "maxmemory_policy": "noeviction",
+    "used_memory": 1, "aof_enabled": 1, "connected_slaves": 0,
+}  # fmt: skip
+KEPT = {"save": "", "appendfsync": "always"}
+
+
+def doctor(url: str, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "motia_redis", "doctor", "--redis", url, *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def outcome(check: str, info: dict[str, Any], config: dict[str, str] = KEPT) -> tuple[str, str]:
+    (line,) = [line for line in health.findings(GOOD | info, config, in_cluster=False) if line.check == check]
+    assert (line.remedy == "") == (line.outcome == "ok") or line.check == "replicas", "what is wrong has a remedy"
+    return line.outcome, line.found
+
+
+@pytest.mark.parametrize(
+    ("check", "info", "config", "expected", "says"),
+    [
+        ("version", {"redis_version": "6.0.9"}, KEPT, "failed", "6.0.9"),
+        ("version", {"redis_version": "6.2.0"}, KEPT, "ok", "Redis 6.2.0"),
+        ("version", {"valkey_version": "8.0.1"}, KEPT, "ok", "Valkey 8.0.1"),
+        ("topology", {"cluster_enabled": 1}, KEPT, "failed", "Cluster"),
+        ("role", {"role": "slave"}, KEPT, "failed", "replica"),
+        ("eviction", {"maxmemory_policy": "allkeys-lru"}, KEPT, "warning", "once a maxmemory is set"),
+        ("eviction", {"maxmemory_policy": "allkeys-lru", "maxmemory": 10}, KEPT, "failed", "evicted"),
+        ("eviction", {"maxmemory_policy": "volatile-ttl", "maxmemory": 10}, KEPT, "warning", "repeated calls"),
+        ("memory", {"used_memory": 90, "maxmemory": 100}, KEPT, "warning", "used"),
+        ("memory", {"used_memory": 70, "maxmemory": 100}, KEPT, "ok", "used"),
+        ("persistence", {}, KEPT, "ok", "appendfsync always"),
+        ("persistence", {}, {}, "ok", "append-only"),
+        ("persistence", {}, {"appendfsync": "no"}, "warning", "whenever"),
+        ("persistence", {"aof_enabled": 0}, {"save": ""}, "warning", "loses everything"),
+        ("persistence", {"aof_enabled": 0}, {"save": "60 1"}, "warning", "snapshots only"),
+        ("persistence", {"aof_enabled": 0}, {}, "warning", "or everything"),
+        ("disk", {"aof_last_write_status": "err"}, KEPT, "failed", "aof_last_write_status"),
+        ("replicas", {"connected_slaves": 2}, {"min-replicas-to-write": "0"}, "warning", "2 connected"),
+        ("replicas", {"connected_slaves": 2}, {"min-replicas-to-write": "1"}, "ok", "2 connected"),
+    ],
+)
+def test_each_check(check: str, info: dict[str, Any], config: dict[str, str], expected: str, says: str) -> None:
+    found = outcome(check, info, config)
+    assert found[0] == expected
+    assert says in found[1]
+
+
+def test_a_good_redis_has_nothing_to_warn_of() -> None:
+    assert list(health.warnings(GOOD, KEPT)) == []
+    assert {line.outcome for line in health.findings(GOOD, KEPT, in_cluster=False)} == {"ok"}
+
+
+async def test_who_connects_is_warned_once(server: RedisServer, namespace: str, caplog: pytest.LogCaptureFixture) -> None:
+    state = StateManager(server.url, namespace=namespace)
+    with caplog.at_level(logging.WARNING, "motia_redis"):
+        for _ in range(2):
+            await state.connect()
+            await state.close()
+    (warning,) = caplog.messages
+    assert "nothing is kept on disk" in warning
+    assert "appendonly yes" in warning
+
+
+async def test_eviction_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with RedisServer(tmp_path, "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru", "--appendonly", "yes") as server:
+        async with StateManager(server.url):
+            pass
+        (warning,) = caplog.messages
+        assert "state is evicted" in warning
+        done = doctor(server.url)
+        assert done.returncode == 1, done.stderr
+        assert "failed   eviction     maxmemory-policy allkeys-lru" in done.stdout
+        assert "-> CONFIG SET maxmemory-policy noeviction" in done.stdout
+
+
+def test_the_command_prints_a_check_list_and_creates_nothing(server: RedisServer, raw: redis.Redis, namespace: str) -> None:
+    done = doctor(server.url, "--namespace", namespace)
+    assert done.returncode == 0, done.stderr
+    assert str(server.socket) in done.stdout
+    assert "warning  persistence  nothing is kept on disk" in done.stdout
+    assert "ok       version" in done.stdout
+    assert raw.keys(f"{namespace}:*") == []
+    (node,) = json.loads(doctor(server.url, "--json").stdout)
+    assert {line["check"] for line in node["findings"]} >= {"version", "eviction", "persistence", "clock", "permissions"}
+
+
+def test_a_redis_that_is_away_is_one_line() -> None:
+    done = doctor("redis://127.0.0.1:1")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "cannot reach Redis" in done.stderr

@@ -1,0 +1,291 @@
+"""`status`: the right numbers, at a cost of lanes times steps; `steps forget`: no history for what no longer exists."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from motia_redis import StateManager, StateTriggerInput, queue
+from motia_redis import state as state_trigger
+from motia_redis._admin.dead_letters import DeadLetters
+from motia_redis._admin.registry import forget_step
+from motia_redis._admin.status import StepStatus, read_status
+from motia_redis.errors import StepInUse, StepMissing
+from tests.admin.test_dead_letters import Sick, buried, drained, error_of, failing, motia_redis
+from tests.support.applications import Command
+from tests.support.waiting import until
+from tests.worker.test_worker import Recorder, record, working
+
+if TYPE_CHECKING:
+    import redis
+
+    from tests.support.servers import RedisServer
+
+
+async def status_of(state: StateManager, name: str) -> StepStatus:
+    return next(step for step in (await read_status(state)).steps if step.name == name)
+
+
+async def test_a_new_namespace_has_no_steps_and_no_workers(state: StateManager, server: RedisServer, namespace: str) -> None:
+    found = await read_status(state)
+    assert (found.namespace, found.steps, found.workers) == (namespace, [], [])
+    done = await motia_redis(server, namespace, "status")
+    assert (done.returncode, done.stdout) == (0, "no steps\n\nno workers\n")
+
+
+async def test_the_numbers_of_a_step_that_keeps_up_one_that_lags_and_one_that_fails(
+    state: StateManager, raw: redis.Redis, server: RedisServer, namespace: str
+) -> None:
+    started, gate = asyncio.Event(), asyncio.Event()
+
+    async def slow(input: StateTriggerInput) -> None:
+        started.set()
+        await gate.wait()
+
+    steps = [
+        record(Recorder(), state_trigger(scope="users"), queue("mail")),
+        failing(slow, "Slow", state_trigger(scope="users", key="ann")),
+        failing(Sick(), "Sick", state_trigger(scope="orders")),
+    ]
+    # A key in each lane, so that the lagging step has one event pending and the rest behind it in its one lane.
+    async with working(state, *steps):
+        await state.set("users", "ann", 0)
+        await started.wait()
+        for number in range(1, 4):
+            await state.set("orders", f"key{number}", number)
+        await state.enqueue("mail", 1)
+        await buried(DeadLetters(state), 3)
+        await drained(raw, namespace, "Record", "Sick")
+        found = await read_status(state)
+        done = await motia_redis(server, namespace, "status")
+        told = json.loads((await motia_redis(server, namespace, "status", "--json")).stdout)
+        gate.set()
+    keeps_up, sick, lags = found.steps
+    assert [step.name for step in found.steps] == ["Record", "Sick", "Slow"]
+    assert (keeps_up.lag, keeps_up.pending, keeps_up.oldest_age, keeps_up.dead_letters) == (0, 0, None, 0)
+    assert (keeps_up.lanes_held, keeps_up.lanes) == (16, 16), "a scope's lanes and a topic's"
+    assert (sick.lag, sick.pending, sick.oldest_age, sick.dead_letters) == (0, 0, None, 3)
+    assert (lags.lag, lags.pending, lags.lanes_held, lags.lanes) == (0, 1, 1, 1)
+    assert lags.oldest_age is not None
+    assert 0 <= lags.oldest_age < 60
+    (worker,) = found.workers
+    assert (worker.host, worker.pid) == (socket.gethostname(), os.getpid())
+    assert worker.lanes == {"Record": 16, "Sick": 8, "Slow": 1}
+    head, *rows = done.stdout.splitlines()
+    assert head.split() == ["STEP", "LAG", "PENDING", "OLDEST", "LANES", "DEAD"]
+    assert rows[0].split() == ["Record", "0", "0", "-", "16/16", "0"]
+    assert rows[1].split() == ["Sick", "0", "0", "-", "8/8", "3"]
+    assert rows[2].split()[:3] == ["Slow", "0", "1"]
+    assert len({len(row) for row in (head, *rows[:3])}) == 1, "aligned"
+    assert rows[5].split()[1:] == [socket.gethostname(), str(os.getpid()), "Record:16", "Sick:8", "Slow:1"]
+    assert told["namespace"] == namespace
+    assert [(step["name"], step["dead_letters"]) for step in told["steps"]] == [("Record", 0), ("Sick", 3), ("Slow", 0)]
+    assert told["workers"][0]["lanes"] == {"Record": 16, "Sick": 8, "Slow": 1}
+
+
+async def test_the_lag_without_a_worker_is_exact_and_its_age_that_of_the_oldest(
+    state: StateManager, raw: redis.Redis, namespace: str
+) -> None:
+    async with working(state, record(Recorder(), state_trigger(scope="users"), queue("mail"))):
+        await state.set("users", "before", 0)
+        await drained(raw, namespace, "Record")
+    entry = None
+    for number in range(300):
+        await state.set("users", f"key{number}", number)
+        entry = entry or await state.entry("users", "key0")
+    for number in range(20):
+        await state.enqueue("mail", number)
+    await asyncio.sleep(0.3)
+    found = await status_of(state, "Record")
+    assert (found.lag, found.lag_exact, found.pending) == (320, True, 0), "topics are known though no worker lives"
+    assert (found.lanes_held, found.lanes) == (0, 16)
+    assert found.oldest_age is not None
+    assert 0.3 <= found.oldest_age < 60
+    # Deletions ahead of a group take the server's own number away (as on Redis 6.2, which never has one).
+    keyspace = await state.connect()
+    deleted = 0
+    for stream in keyspace.event_streams("users"):
+        entries = raw.xrange(stream)
+        deleted += raw.xdel(stream, entries[len(entries) // 2][0], entries[-1][0])
+    found = await status_of(state, "Record")
+    assert (found.lag, found.lag_exact) == (320 - deleted, True)
+
+
+async def test_what_the_hard_cap_dropped_is_shown(
+    state: StateManager, raw: redis.Redis, server: RedisServer, namespace: str
+) -> None:
+    keyspace = await state.connect()
+    (one,) = keyspace.event_streams("users", "ann")
+    (two,) = keyspace.event_streams("orders", "x")
+    raw.hset(keyspace.trimmed(one), b"dropped " + one, 7)
+    raw.hset(keyspace.trimmed(two), b"dropped " + two, 2)
+    assert (await read_status(state)).dropped == {one.decode(): 7, two.decode(): 2}
+    done = await motia_redis(server, namespace, "status")
+    assert "the hard cap has dropped 9 unhandled events: " in done.stdout
+    assert f"{one.decode()} 7" in done.stdout
+
+
+@pytest.mark.parametrize("size", [10, 300_000])
+async def test_entries_are_counted_page_by_page(state: StateManager, raw: redis.Redis, namespace: str, size: int) -> None:
+    keyspace = await state.connect()
+    (stream,) = keyspace.event_streams("users", "ann")
+    raw.xadd(stream, {"first": 1})
+    raw.xgroup_create(stream, "Counted", id=raw.xadd(stream, {"second": 1}))
+    count = 11_000 if size == 10 else 60
+    with raw.pipeline(transaction=False) as pipeline:
+        for _ in range(count):
+            pipeline.xadd(stream, {"field": b"x" * size})
+        ids = pipeline.execute()
+    raw.xdel(stream, ids[count // 2])
+    found = await status_of(state, "Counted")
+    assert (found.lag, found.lag_exact) == ((10_000, False) if size == 10 else (59, True))
+
+
+async def test_the_cost_is_that_of_lanes_and_steps_and_no_scan(state: StateManager, raw: redis.Redis) -> None:
+    async with working(state, record(Recorder(), state_trigger()), failing(Sick(), "Sick", state_trigger())):
+        await state.set("users", "ann", 1)
+        await buried(DeadLetters(state), 1)
+    with raw.pipeline() as pipeline:
+        for number in range(2000):
+            pipeline.set(f"foreign{number}", 1)
+        pipeline.execute()
+    raw.config_resetstat()
+    await read_status(state)
+    calls = {name.removeprefix("cmdstat_"): stat["calls"] for name, stat in raw.info("commandstats").items()}
+    assert not {"keys", "scan"} & calls.keys()
+    assert sum(calls.values()) < 128 * (3 + 2 * 2) + 16 * 4 + 50, calls
+    raw.delete(*(f"foreign{number}" for number in range(2000)))
+
+
+async def test_a_worker_that_died_holds_nothing(state: StateManager, server: RedisServer, namespace: str, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(
+        "from motia_redis import state, step\n\n\n"
+        "@step({'name': 'Step', 'triggers': [state(scope='users')]})\n"
+        "async def handle(input):\n    pass\n"
+    )
+    with Command(tmp_path, "worker", "app.py", "--redis", server.url, "--namespace", namespace) as worker:
+
+        async def works() -> bool:
+            found = await read_status(state)
+            return [w.pid for w in found.workers] == [worker.process.pid] and found.steps[0].lanes_held == 8
+
+        await until(works, "the worker holds all lanes")
+        assert error_of(await motia_redis(server, namespace, "steps", "forget", "Step")) == (
+            f"step 'Step' is run by process {worker.process.pid} on {socket.gethostname()}: stop it first, or force it"
+        )
+        worker.process.kill()
+
+        async def gone() -> bool:
+            found = await read_status(state)
+            return not found.workers and found.steps[0].lanes_held == 0
+
+        await until(gone, "its lease ran out")
+        assert (await status_of(state, "Step")).lanes == 8
+
+
+# -- forgetting -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("every_change_looks")
+async def test_a_forgotten_step_holds_no_history(server: RedisServer, raw: redis.Redis, namespace: str) -> None:
+    state = StateManager(server.url, namespace=namespace, deadline=0)  # no events are kept for repeated calls
+    keyspace = await state.connect()
+    (stream,) = keyspace.event_streams("users", "ann")
+    recorder = Recorder()
+    stays = record(recorder, state_trigger(scope="users"))
+    async with working(state, stays, failing(Recorder(), "Goes", state_trigger(scope="users"))):
+        pass
+    async with working(state, stays):
+        for number in range(1500):
+            await state.set("users", "ann", number)
+        await recorder.wait(1500)
+        assert raw.xlen(stream) == 1500, "kept for the step that is gone"
+        done = await forget_step(state, "Goes")
+        assert (done.groups, done.dead_letters) == (8, 0)
+        for number in range(500):
+            await state.set("users", "ann", number)
+        await recorder.wait(2000)
+        for number in range(500):
+            await state.set("users", "ann", number)
+        assert raw.xlen(stream) < 900, "trimmed to what the other step needs, and the history"
+    assert [step.name for step in (await read_status(state)).steps] == ["Record"]
+    with pytest.raises(StepMissing):
+        await forget_step(state, "Goes")
+    await state.close()
+
+
+async def test_forget_takes_groups_attempts_and_lanes_and_asks_for_the_letters(
+    state: StateManager, raw: redis.Redis, server: RedisServer, namespace: str
+) -> None:
+    letters = DeadLetters(state)
+    steps = [
+        failing(Sick(), "Sick", state_trigger(scope="users"), queue("mail")),
+        record(Recorder(), state_trigger(scope="users")),
+    ]
+    async with working(state, *steps):
+        await state.set("users", "ann", 1)
+        await state.enqueue("mail", 1)
+        await buried(letters, 2)
+        with pytest.raises(StepInUse, match=f"process {os.getpid()} on "):
+            await forget_step(state, "Sick")
+        assert (await status_of(state, "Sick")).lanes == 16, "refused: nothing was changed"
+    (stream,) = (await state.connect()).event_streams("users", "ann")
+    raw.hset((await state.connect()).attempts(stream, "Sick"), "something", 1)
+
+    done = await motia_redis(server, namespace, "steps", "forget", "Sick")
+    assert (done.returncode, done.stdout) == (0, "forgot step Sick: 16 consumer groups removed, 2 dead letters kept\n")
+    found = await status_of(state, "Sick")
+    assert (found.lanes, found.dead_letters) == (0, 2), "status shows what is left of it"
+    done = await motia_redis(server, namespace, "steps", "forget", "Sick", "--with-dead-letters")
+    assert done.stdout == "forgot step Sick: 0 consumer groups removed, 2 dead letters dropped\n"
+    assert [step.name for step in (await read_status(state)).steps] == ["Record"]
+    assert await letters.count() == 0
+    assert not raw.keys(f"{{{namespace}:*Sick*")
+    assert not [field for key in raw.keys(f"{{{namespace}:*:leases") for field in raw.hkeys(key) if b"Sick" in field]
+    error = error_of(await motia_redis(server, namespace, "steps", "forget", "Sick"))
+    assert error == f"there is no step 'Sick' in namespace '{namespace}'"
+
+
+async def test_a_worker_goes_on_after_its_step_was_forgotten_by_force(state: StateManager) -> None:
+    recorder = Recorder()
+    async with working(state, record(recorder, state_trigger(scope="users"))):
+        await state.set("users", "ann", 1)
+        await recorder.wait(1)
+        await forget_step(state, "Record", force=True)
+        await state.set("users", "ann", 2)
+
+        async def handled() -> bool:
+            return 2 in [i.new_value for i in recorder.inputs]
+
+        await until(handled, "the event after")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "example"),
+    [
+        (["status"], "motia-redis status"),
+        (["dead"], "motia-redis dead list"),
+        (["dead", "list"], "motia-redis dead list --step"),
+        (["dead", "show"], "motia-redis dead show --step"),
+        (["dead", "retry"], "motia-redis dead retry --step"),
+        (["dead", "drop"], "motia-redis dead drop --step"),
+        (["steps"], "motia-redis steps forget"),
+        (["steps", "forget"], "motia-redis steps forget OldStep"),
+    ],
+)
+def test_each_command_has_help_with_an_example(arguments: list[str], example: str) -> None:
+    command = [sys.executable, "-m", "motia_redis", *arguments, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0
+    assert f"Example:\n    {example}" in done.stdout
+    if arguments not in (["dead"], ["steps"]):
+        assert "--redis" in done.stdout
+        assert "--namespace" in done.stdout

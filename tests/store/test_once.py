@@ -1,0 +1,326 @@
+"""A call is applied once: lost replies, late originals, idempotency keys, trimmed events, durability."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from motia_redis import StateManager
+from motia_redis._store import mutations, retries
+from motia_redis._store.limits import Retention
+from motia_redis._transport.router import Nodes
+from motia_redis.errors import (
+    IdempotencyKeyReused,
+    NotDurable,
+    OutcomeUnknown,
+    RevisionConflict,
+    StateError,
+    StateUnavailable,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import redis
+
+    from tests.support.servers import RedisServer
+
+INCREMENT = [{"op": "increment", "path": "/n", "value": 1}]
+
+
+class Faults:
+    """Stands between a manager and Redis: loses replies of scripts, or holds requests back and sends them later."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.lose = 0  # how many replies to lose
+        self.hold = 0  # how many requests to hold back
+        self.held: list[Any] = []
+        self.lost = asyncio.Event()
+        original = Nodes.run_together
+
+        async def run_together(nodes: Nodes, key: bytes, commands: Any) -> Any:
+            if commands[0][0] == "EVALSHA" and self.hold:
+                self.hold -= 1
+                self.held.append(lambda: original(nodes, key, commands))
+                self.lost.set()
+                raise TimeoutError("held back")
+            reply = await original(nodes, key, commands)
+            if commands[0][0] == "EVALSHA" and self.lose:
+                self.lose -= 1
+                self.lost.set()
+                raise ConnectionResetError("the reply got lost")
+            return reply
+
+        monkeypatch.setattr(Nodes, "run_together", run_together)
+
+
+@pytest.fixture
+async def faults(state: StateManager, monkeypatch: pytest.MonkeyPatch) -> Faults:
+    await state.get("users", "ann")  # connected
+    return Faults(monkeypatch)
+
+
+def events(raw: redis.Redis, namespace: str) -> list[dict[bytes, bytes]]:
+    streams: Any = raw.scan_iter(f"{{{namespace}:*}}:events:*")
+    return [fields for stream in streams for _, fields in raw.xrange(stream)]
+
+
+@pytest.mark.parametrize("lost", [1, 2, 3])
+async def test_a_change_whose_reply_got_lost_is_applied_once(
+    state: StateManager, faults: Faults, raw: redis.Redis, namespace: str, lost: int
+) -> None:
+    faults.lose = lost
+    assert await state.update("users", "ann", INCREMENT) == {"n": 1}
+    faults.lose = lost
+    assert await state.update("users", "ann", INCREMENT) == {"n": 2}
+    faults.lose = lost
+    assert await state.set("users", "ann", "x") == "x"
+    faults.lose = lost
+    assert await state.delete("users", "ann") == "x", "the first result, not that nothing was there"
+    faults.lose = lost
+    await state.set("users", "ann", 1, if_revision=None)  # the second attempt must not meet the first
+    faults.lose = lost
+    await state.enqueue("mail", "hello", key="ann")
+    assert len(events(raw, namespace)) == 5
+    (topic,) = raw.scan_iter(f"{{{namespace}:*}}:topic:*")
+    assert raw.xlen(topic) == 1
+
+
+async def test_others_who_changed_the_key_meanwhile_do_not_hide_the_first_attempt(
+    server: RedisServer, state: StateManager, faults: Faults, namespace: str
+) -> None:
+    async with StateManager(server.url, namespace=namespace) as other:
+        for change in (other.set("users", "ann", {"n": 10}), other.delete("users", "ann")):
+            await state.set("users", "ann", {"n": 0})
+            faults.lose = 1
+            slow = asyncio.create_task(state.update("users", "ann", INCREMENT))
+            await faults.lost.wait()
+            faults.lost.clear()
+            await change
+            assert await slow == {"n": 1}
+            assert await other.get("users", "ann") in ({"n": 10}, None)
+
+
+async def test_an_original_that_comes_after_its_repetition_is_void(
+    state: StateManager, faults: Faults, raw: redis.Redis, namespace: str
+) -> None:
+    faults.hold = 1
+    assert await state.update("users", "ann", INCREMENT) == {"n": 1}
+    assert (await faults.held[0]())[0][1].startswith(b'{"n":1}'), "it is told what the repetition did"
+    assert await state.get("users", "ann") == {"n": 1}
+    faults.hold = 2  # two attempts are late, and come in the wrong order
+    assert await state.update("users", "ann", INCREMENT) == {"n": 2}
+    for late in faults.held[1:]:
+        await late()
+    assert await state.get("users", "ann") == {"n": 2}
+    assert len(events(raw, namespace)) == 2
+
+
+async def test_an_original_that_comes_after_a_refused_repetition_is_void(state: StateManager, faults: Faults) -> None:
+    await state.set("users", "ann", 1)
+    faults.hold = 1
+    with pytest.raises(RevisionConflict):
+        await state.set("users", "ann", 2, if_revision=None)
+    await state.delete("users", "ann")  # now its condition would hold
+    with pytest.raises(Exception, match="UNKNOWN late"):
+        await faults.held[0]()
+    assert await state.get("users", "ann") is None
+
+
+async def test_a_repetition_that_lay_before_a_server_that_stood_still_finds_the_first_attempt(
+    state: StateManager, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first attempt was applied a minute ago; the second waited for that minute, and says what it knew when it was sent."""
+    keys = (await state.connect()).state_keys(b"users", b"ann")
+    ago = int(time.time() * 1000) - 60_000
+    applied = {
+        "type": "state:created",
+        "scope": "users",
+        "key": "ann",
+        "new": '{"n":1}',
+        "old": "",
+        "kept": "0:0",
+        "request": "f" * 16,
+    }
+    raw.hset(keys.revisions, "ann", raw.xadd(keys.events, applied, id=f"{ago}-0"))
+    raw.hset(keys.values, "ann", '{"n":1}')
+    monkeypatch.setattr(mutations, "_request_id", lambda: b"f" * 16)
+    monkeypatch.setattr(retries, "FIRST", retries.Attempt(2, ago, 1000))
+    assert await state.update("users", "ann", INCREMENT) == {"n": 1}
+    assert await state.get("users", "ann") == {"n": 1}
+
+
+async def test_what_is_trimmed_is_not_applied_again(
+    server: RedisServer, namespace: str, monkeypatch: pytest.MonkeyPatch, raw: redis.Redis
+) -> None:
+    async with StateManager(server.url, namespace=namespace, retention=Retention(entries=0, most_entries=0)) as state:
+        keys = (await state.connect()).state_keys(b"users", b"ann")
+        faults = Faults(monkeypatch)
+        faults.lose = 1
+        slow = asyncio.create_task(state.update("users", "ann", INCREMENT))
+        await faults.lost.wait()
+        for _ in range(2000):
+            raw.xadd(keys.events, {"type": "other"})
+        raw.hset(keys.revisions, "ann", (raw.xadd(keys.events, {"type": "other"})))
+        raw.eval("redis.call('XTRIM', KEYS[1], 'MAXLEN', 1); redis.call('HSET', KEYS[2], 'floor ' .. KEYS[1], '9999999999999-0')",
+                 2, keys.events, (await state.connect()).trimmed(keys.events))  # fmt: skip
+        with pytest.raises(OutcomeUnknown, match="events of that time are trimmed") as told:
+            await slow
+        assert told.value.maybe_applied
+        assert isinstance(told.value, StateUnavailable)
+
+
+async def test_a_long_look_for_an_event_goes_in_short_calls(
+    state: StateManager, faults: Faults, raw: redis.Redis, namespace: str
+) -> None:
+    keys = (await state.connect()).state_keys(b"users", b"ann")
+    for found in (True, False):
+        before = await state.entry("users", "ann")
+        faults.lose, faults.hold = (1, 0) if found else (0, 1)
+        slow = asyncio.create_task(state.update("users", "ann", INCREMENT))
+        await faults.lost.wait()
+        faults.lost.clear()
+        script = "for n = 1, 3500 do redis.call('XADD', KEYS[1], '*', 'type', 'other', 'pad', 'x') end"
+        raw.eval(script, 1, keys.events)
+        raw.hset(keys.revisions, "ann", raw.xadd(keys.events, {"type": "other"}))
+        raw.config_resetstat()
+        assert await slow == {"n": before.value["n"] + 1 if before else 1}
+        calls = raw.info("commandstats")["cmdstat_evalsha"]["calls"]
+        assert calls >= 4, "1,000 events a call"
+    await faults.held[0]()
+    assert await state.get("users", "ann") == {"n": 2}
+    assert sum(event[b"type"] != b"other" for event in events(raw, namespace)) == 2
+
+
+@pytest.mark.usefixtures("every_change_looks")
+async def test_events_stay_for_as_long_as_an_attempt_may_look_for_them(
+    state: StateManager, raw: redis.Redis, namespace: str
+) -> None:
+    for number in range(1000):
+        await state.set("users", "ann", number)
+    assert raw.xlen((await state.connect()).state_keys(b"users", b"ann").events) == 1000
+
+
+async def test_attempts_end_at_the_deadline_and_the_error_tells_what_may_have_happened(
+    server: RedisServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with StateManager(server.url, namespace=namespace, deadline=0.3) as state:
+        await state.get("users", "ann")
+        faults = Faults(monkeypatch)
+        faults.lose = 10_000
+        began = time.monotonic()
+        with pytest.raises(StateUnavailable, match="the change may have been applied") as told:
+            await state.set("users", "ann", 1)
+        assert told.value.maybe_applied
+        assert time.monotonic() - began < 2
+        assert 2 <= 10_000 - faults.lose <= 40, "attempts with pauses between"
+
+    began = time.monotonic()
+    with pytest.raises(StateUnavailable) as told:
+        await StateManager("redis://127.0.0.1:1", deadline=5).set("users", "ann", 1)
+    assert not told.value.maybe_applied
+    assert time.monotonic() - began < 2, "who never connected is told at once"
+
+
+# -- idempotency keys ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def second(server: RedisServer, namespace: str) -> AsyncIterator[StateManager]:
+    """Another process, as Redis sees it."""
+    async with StateManager(server.url, namespace=namespace) as manager:
+        yield manager
+
+
+async def test_a_call_with_the_same_idempotency_key_has_the_first_result(
+    state: StateManager, second: StateManager, raw: redis.Redis, namespace: str
+) -> None:
+    for manager in (state, second, state):
+        assert await manager.update("users", "ann", INCREMENT, idempotency_key="a") == {"n": 1}
+    assert await state.update("users", "ann", INCREMENT, idempotency_key="b") == {"n": 2}
+    assert await state.update("users", "bob", INCREMENT, idempotency_key="a") == {"n": 1}, "another key of the state"
+    for manager in (state, second):
+        assert await manager.delete("users", "ann", idempotency_key="c") == {"n": 2}
+        assert await manager.delete("users", "nobody", idempotency_key="c") is None
+        assert await manager.set("users", "cid", [1], if_revision=None, idempotency_key="d") == [1]
+    ids = {await manager.enqueue("mail", "x", idempotency_key="e") for manager in (state, second)}
+    assert len(ids) == 1
+    await state.set("users", "nobody", 1)
+    assert await second.delete("users", "nobody", idempotency_key="c") is None, "nothing was there at the first call"
+    assert await state.get("users", "nobody") == 1
+    assert len(events(raw, namespace)) == 6
+
+
+async def test_an_idempotency_key_stands_for_one_call(state: StateManager) -> None:
+    await state.set("users", "ann", 1, idempotency_key="a")
+    for other in (
+        state.set("users", "ann", 2, idempotency_key="a"),
+        state.update("users", "ann", INCREMENT, idempotency_key="a"),
+        state.delete("users", "ann", idempotency_key="a"),
+    ):
+        with pytest.raises(IdempotencyKeyReused, match="scope 'users' key 'ann'"):
+            await other
+    assert await state.get("users", "ann") == 1
+    with pytest.raises(StateError, match="idempotency_key must not be empty"):
+        await state.set("users", "ann", 1, idempotency_key="")
+
+
+async def test_what_was_refused_may_be_tried_again_under_its_key(state: StateManager) -> None:
+    await state.set("users", "ann", 1)
+    with pytest.raises(RevisionConflict):
+        await state.set("users", "ann", 2, if_revision=None, idempotency_key="a")
+    await state.delete("users", "ann")
+    assert await state.set("users", "ann", 2, if_revision=None, idempotency_key="a") == 2
+
+
+async def test_idempotency_keys_are_kept_for_the_configured_time(server: RedisServer, namespace: str, raw: redis.Redis) -> None:
+    async with StateManager(server.url, namespace=namespace, idempotency_seconds=0.05) as state:
+        await state.update("users", "ann", INCREMENT, idempotency_key="a")
+        await asyncio.sleep(0.1)
+        assert await state.update("users", "ann", INCREMENT, idempotency_key="a") == {"n": 2}
+    async with StateManager(server.url, namespace=namespace) as state:
+        await state.update("users", "bob", INCREMENT, idempotency_key="a")
+    kept = [raw.pttl(key) for key in raw.scan_iter(f"{{{namespace}:*}}:idempotency:*")]
+    assert 86_390_000 < max(kept) <= 86_400_000
+
+
+async def test_a_lost_reply_under_an_idempotency_key(state: StateManager, faults: Faults) -> None:
+    faults.lose = 2
+    assert await state.update("users", "ann", INCREMENT, idempotency_key="a") == {"n": 1}
+    faults.hold = 1
+    assert await state.update("users", "ann", INCREMENT, idempotency_key="b") == {"n": 2}
+    await faults.held[0]()
+    assert await state.get("users", "ann") == {"n": 2}
+
+
+# -- durability ---------------------------------------------------------------------------------------------------------------
+
+
+async def test_too_few_replicas_are_an_error_and_the_change_stands(server: RedisServer, namespace: str) -> None:
+    settings: Any = {"namespace": namespace, "durability": "replicated", "durability_timeout": 0.05}
+    async with StateManager(server.url, **settings) as state:
+        with pytest.raises(NotDurable, match="the change stands on the primary, but 0 of 1 replicas"):
+            await state.set("users", "ann", 1)
+        assert await state.get("users", "ann") == 1
+        for call in (state.clear("users"), state.enqueue("mail", 1)):
+            with pytest.raises(NotDurable):
+                await call
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"durability": "disk"},
+        {"replicas": 0},
+        {"durability_timeout": 0},
+        {"deadline": -1},
+        {"deadline": "1"},
+        {"idempotency_seconds": 0},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(StateError):
+        StateManager(**settings)

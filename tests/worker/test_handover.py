@@ -1,0 +1,72 @@
+"""Lanes that change hands: what a read brings while they do is pending before the next holder looks."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from motia_redis import state as state_trigger
+from motia_redis._transport.router import Nodes
+from tests.support.waiting import until
+from tests.worker.test_worker import Recorder, record, working
+
+if TYPE_CHECKING:
+    import pytest
+
+    from motia_redis import StateManager
+
+SETTLED = 1.5  # seconds, some heartbeats, in which lanes move to a worker that comes
+
+
+class Gates:
+    """Holds up reads of new entries before they are sent, from the first one of several lanes on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.held: list[asyncio.Event] = []
+        self.open = True
+        original = Nodes.run_each
+
+        async def run_each(nodes: Nodes, calls: Any) -> list[Any]:
+            command = calls[0][1] if calls else ()
+            several = len(command) > 7 + 2 * 4
+            if not self.open and command and command[0] == "XREADGROUP" and command[-1] == ">" and (several or self.held):
+                gate = asyncio.Event()
+                self.held.append(gate)
+                await gate.wait()
+            return await original(nodes, calls)
+
+        monkeypatch.setattr(Nodes, "run_each", run_each)
+
+
+async def test_a_read_under_way_is_over_before_its_lanes_are_given_back(
+    state: StateManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder, gates = Recorder(), Gates(monkeypatch)
+    steps = record(recorder, state_trigger())
+
+    async def write(batch: int) -> None:
+        await asyncio.gather(*(state.set(f"scope{number % 40}", f"key{number}", batch) for number in range(400)))
+
+    async def all_handled() -> bool:
+        return {(change.item_id, change.new_value) for change in recorder.inputs} >= {
+            (f"key{number}", batch) for number in range(400) for batch in (1, 2)
+        }
+
+    async def is_held() -> bool:
+        return bool(gates.held)
+
+    async with working(state, steps):
+        await state.set("scope0", "first", 0)
+        await recorder.wait(1)
+        gates.open = False
+        await write(1)
+        await until(is_held, "a read is held up")
+        async with working(state, steps):
+            await asyncio.sleep(SETTLED)
+            await write(2)
+            gates.held[0].set()
+            await asyncio.sleep(0.3)
+            gates.open = True
+            for gate in gates.held:
+                gate.set()
+            await until(all_handled, "every event is handled")

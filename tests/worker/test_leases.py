@@ -1,0 +1,152 @@
+"""Leases: one holder a lane, an even and stable assignment, and acknowledging only for who holds the lane."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from motia_redis._scripts import loader
+from motia_redis._worker.leases import assign, lane_name
+from tests.support.waiting import until
+
+if TYPE_CHECKING:
+    from motia_redis import StateManager
+    from motia_redis._transport.router import Nodes
+
+LANES = [lane_name("Step", b"{motia:%d}:events:%d" % (partition, lane)) for partition in range(16) for lane in range(8)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 50, 200])
+def test_lanes_spread_evenly(count: int) -> None:
+    workers = [f"worker{number}" for number in range(count)]
+    owners = list(assign(LANES, workers).values())
+    loads = [owners.count(worker) for worker in workers]
+    assert sum(loads) == len(LANES)
+    assert max(loads) <= -(-len(LANES) // count)
+
+
+def test_everybody_computes_the_same_assignment() -> None:
+    workers = ["a", "b", "c"]
+    assert assign(LANES, workers) == assign(reversed(LANES), workers)
+    assert assign(LANES, []) == {}
+
+
+def test_few_lanes_move_when_a_worker_comes_or_goes() -> None:
+    before = assign(LANES, ["a", "b", "c"])
+    after = assign(LANES, ["a", "b", "c", "d"])
+    moved = [name for name in LANES if before[name] != after[name]]
+    assert len(moved) <= len(LANES) // 2
+    assert assign(LANES, ["a", "b", "c"]) == before
+
+
+class Guard:
+    """The lease scripts on one lane, as workers of given ids call them."""
+
+    def __init__(self, nodes: Nodes, namespace: str) -> None:
+        self.nodes = nodes
+        tag = f"{{{namespace}:0}}:"
+        self.leases, self.stream = (tag + "leases").encode(), (tag + "events:0").encode()
+        self.attempts, self.dead = (tag + "attempts:Step").encode(), (tag + "dead:Step").encode()
+        self.lane = lane_name("Step", self.stream)
+
+    async def call(self, script: str, keys: list[bytes], *arguments: Any) -> Any:
+        return await loader.load(script)(self.nodes, keys, arguments)
+
+    async def renew(self, worker: str, ttl: int, which: str = "again") -> int:
+        return await self.call("renew_leases", [self.leases], worker, str(ttl), which)
+
+    async def acquire(self, worker: str) -> bytes:
+        (outcome,) = await self.call("acquire_lanes", [self.leases], worker, self.lane)
+        return outcome
+
+    async def acknowledge(self, worker: str, entry_id: bytes) -> int:
+        return await self.call("acknowledge", [self.leases, self.stream, self.attempts], worker, self.lane, "Step", entry_id)
+
+    async def bury(self, worker: str, entry_id: bytes) -> int:
+        keys = [self.leases, self.stream, self.attempts, self.dead]
+        return await self.call("dead_letter", keys, worker, self.lane, "Step", entry_id, "ValueError", "text", "3")
+
+    async def deliver(self) -> bytes:
+        """Append an entry and read it for the group; return its id."""
+        await self.nodes.run(self.stream, "XGROUP CREATE", self.stream, "Step", "0", "MKSTREAM")
+        entry_id = await self.nodes.run(self.stream, "XADD", self.stream, "*", "type", "x")
+        await self.nodes.run(self.stream, "XREADGROUP", "GROUP", "Step", "worker", "STREAMS", self.stream, ">")
+        return entry_id
+
+    async def pending(self) -> int:
+        return (await self.nodes.run(self.stream, "XPENDING", self.stream, "Step"))["pending"]
+
+    async def expired(self, worker: str) -> bool:
+        return await self.renew(worker, 10_000) == 0
+
+
+@pytest.fixture
+async def guard(state: StateManager, namespace: str) -> Any:
+    nodes = await state.nodes()
+    yield Guard(nodes, namespace)
+    await nodes.aclose()
+
+
+async def test_a_lane_has_one_holder(guard: Guard) -> None:
+    for worker in ("one", "two"):
+        await guard.renew(worker, 10_000, "first")
+    assert await guard.acquire("one") == b"free"
+    assert await guard.acquire("two") == b""
+    assert await guard.acquire("one") == b"held"
+    assert await guard.call("release_lanes", [guard.leases], "two", "stay", guard.lane) == 0
+    assert await guard.call("release_lanes", [guard.leases], "one", "stay", guard.lane) == 1
+    assert await guard.acquire("two") == b"free", "handed over, not taken from the dead"
+
+
+async def test_a_lane_moves_only_when_its_holder_s_lease_ran_out(guard: Guard) -> None:
+    await guard.renew("one", 150, "first")
+    await guard.renew("two", 10_000, "first")
+    assert await guard.acquire("one") == b"free"
+    assert await guard.acquire("two") == b""
+
+    async def taken() -> bool:
+        return await guard.acquire("two") == b"dead"
+
+    await until(taken, "the lease runs out")
+    assert await guard.renew("one", 10_000) == 0, "what ran out does not come to life again"
+    assert await guard.acquire("one") == b""
+
+
+async def test_workers_that_died_leave_no_trace(guard: Guard) -> None:
+    await guard.renew("one", 20, "first")
+    await asyncio.sleep(0.05)
+    await guard.renew("two", 10_000, "first")
+    assert list(await guard.nodes.run(guard.leases, "HGETALL", guard.leases)) == [b"worker two"]
+
+
+async def test_who_lost_the_lane_can_neither_acknowledge_nor_bury(guard: Guard) -> None:
+    entry_id = await guard.deliver()
+    await guard.renew("one", 100, "first")
+    await guard.acquire("one")
+    await asyncio.sleep(0.15)
+    for attempt in (guard.acknowledge, guard.bury):
+        assert await attempt("one", entry_id) == 0, "its time is over, though nobody took the lane yet"
+    await guard.renew("two", 10_000, "first")
+    assert await guard.acquire("two") == b"dead"
+    for attempt in (guard.acknowledge, guard.bury):
+        assert await attempt("one", entry_id) == 0
+    assert await guard.pending() == 1
+    assert await guard.acknowledge("two", entry_id) == 1
+    assert await guard.pending() == 0
+
+
+async def test_a_dead_letter_is_moved_as_a_whole_or_not_at_all(guard: Guard) -> None:
+    entry_id = await guard.deliver()
+    await guard.renew("one", 10_000, "first")
+    await guard.acquire("one")
+    await guard.nodes.run(guard.dead, "SET", guard.dead, "not a stream")
+    with pytest.raises(Exception, match="WRONGTYPE"):
+        await guard.bury("one", entry_id)
+    assert await guard.pending() == 1
+    await guard.nodes.run(guard.dead, "DEL", guard.dead)
+    assert await guard.bury("one", entry_id) == 1
+    assert await guard.bury("one", entry_id) == 1, "a second call changes nothing"
+    assert await guard.nodes.run(guard.dead, "XLEN", guard.dead) == 1
+    assert await guard.pending() == 0
