@@ -100,7 +100,7 @@ def measure_worst(server: Server, calls: int) -> list[dict[str, Any]]:
 
 def _measure(field: Mapping[str, Contender], value: Any, operation: Operation, times: int, calls: int) -> dict[str, Any]:
     """Return bytes, times and ratios of one case: all contenders, in alternation."""
-    text = codec.encode(value, where="benchmark", max_bytes=sys.maxsize)
+    text = codec.encode(value, subject="benchmark", max_bytes=sys.maxsize)
     for contender in field.values():
         contender.prepare(text, operation)
         contender.warm_up()

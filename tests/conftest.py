@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from motia_redis import StateManager
-from motia_redis._store.mutations import Changes
+from motia_redis._store.mutations import Mutations
 from tests.support.servers import RedisServer
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ async def state(server: RedisServer, namespace: str) -> AsyncIterator[StateManag
 @pytest.fixture
 def every_change_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every change look for what can be trimmed, not one in 64 by chance."""
-    monkeypatch.setattr(Changes, "_limits_of_stream", lambda changes: changes._trimming)
+    monkeypatch.setattr(Mutations, "_trim_limits", lambda changes: changes._trimming)
 
 
 @pytest.fixture

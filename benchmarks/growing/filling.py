@@ -44,7 +44,7 @@ def value(size: int, key: str = name(0)) -> dict[str, Any]:
 def fill(client: redis.Redis, keyspace: Keyspace, scopes: Iterable[str], *, keys: int, size: int) -> float:
     """Store `keys` values of `size` bytes in each scope, all equal but for their `id`; return the seconds it took."""
     began = time.perf_counter()
-    before, after = (_encode(value(size)) + codec.SEAL).split(name(0).encode())
+    before, after = (_encode(value(size)) + codec.CANONICAL_MARK).split(name(0).encode())
     born = b"%d-" % (time.time() * 1000 - 1000)  # older than any event to come
     pipeline = client.pipeline(transaction=False)
     held = 0
@@ -71,4 +71,4 @@ def fill(client: redis.Redis, keyspace: Keyspace, scopes: Iterable[str], *, keys
 
 
 def _encode(part: Any) -> bytes:
-    return codec.encode(part, where="benchmark", max_bytes=sys.maxsize)
+    return codec.encode(part, subject="benchmark", max_bytes=sys.maxsize)

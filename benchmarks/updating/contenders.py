@@ -86,7 +86,7 @@ class Contender:
 
     def outcome(self) -> Any:
         """Return the value after one more call."""
-        return codec.decode(self.run(1)[0][1], where=self.name)
+        return codec.decode(self.run(1)[0][1], subject=self.name)
 
 
 class Ours(Contender):
@@ -97,18 +97,18 @@ class Ours(Contender):
     def __init__(self, server: Server) -> None:
         super().__init__(server, loader.load("mutate").source)
         self.manager = StateManager(f"unix://{server.socket}", namespace="bench", retention=Retention(HISTORY), deadline=0)
-        self.session = Session(cast("Any", None), Keyspace("bench", Layout()), cast("Any", None), heard=(b"0", 0.0))
+        self.session = Session(cast("Any", None), Keyspace("bench", Layout()), cast("Any", None), clock=(b"0", 0.0))
         self.change: list[bytes] = []
 
     def prepare(self, text: bytes, operation: Operation) -> None:
         """Store the text as `set` would."""
-        translated = patch.translate([operation], strict=False, limits=self.manager.limits, where="benchmark")
+        translated = patch.translate([operation], strict=False, limits=self.manager.limits, subject="benchmark")
         self.change = [b"update", b"lenient", b"%d" % self.manager.limits.value_bytes, *translated]
         super().prepare(text, operation)
 
     def reset(self) -> None:
         """Store the text by the script: sealed, with its event."""
-        keys, arguments = self._mutation([b"set", self.text + codec.SEAL])
+        keys, arguments = self._mutation([b"set", self.text + codec.CANONICAL_MARK])
         self.client.evalsha(self.sha, len(keys), *keys, *arguments)
 
     def call(self) -> tuple[Sequence[bytes], Sequence[bytes]]:
@@ -116,8 +116,8 @@ class Ours(Contender):
         return self._mutation(self.change)
 
     def _mutation(self, change: list[bytes]) -> tuple[list[bytes], list[bytes]]:
-        changes = self.manager._changes
-        return changes._mutation(self.session, SCOPE, KEY, change)
+        mutations = self.manager._mutations
+        return mutations._mutation(self.session, SCOPE, KEY, change)
 
     def tidy(self) -> None:
         """Leave the stream alone."""

@@ -77,12 +77,12 @@ def cases() -> Iterator[Case]:
 
 
 def _sealed(text: str) -> bytes:
-    return text.encode() + codec.SEAL
+    return text.encode() + codec.CANONICAL_MARK
 
 
 def _encoded(value: Any) -> bytes:
     """Return a value's text as `set` stores it."""
-    return codec.encode(value, where="worst", max_bytes=2 * MEGABYTE) + codec.SEAL
+    return codec.encode(value, subject="worst", max_bytes=2 * MEGABYTE) + codec.CANONICAL_MARK
 
 
 def _fill(items: Iterable[str], size: int = MEGABYTE) -> str:

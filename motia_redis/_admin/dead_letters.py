@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from motia_redis._steps.inputs import StateTriggerInput
     from motia_redis._store.keyspace import Keyspace
     from motia_redis._store.manager import StateManager
-    from motia_redis._transport.router import Nodes
+    from motia_redis._transport.router import Router
 
 _PAGE = 20  # letters in one read: each may hold two values of the largest size
 _ID = re.compile(r"(\d{1,5})/(\d{1,20}-\d{1,20})")
@@ -72,7 +72,7 @@ class DeadLetter:
         """The data of the message. Raises DeadLetterMissing when it is none, and CorruptValue."""
         if self.topic is None:
             raise DeadLetterMissing(f"dead letter {self.id} of step {self.step!r} holds no message")
-        return codec.decode(self.fields[b"data"], where=f"dead letter {self.id}")
+        return codec.decode(self.fields[b"data"], subject=f"dead letter {self.id}")
 
 
 class DeadLetters:
@@ -89,17 +89,17 @@ class DeadLetters:
 
     async def count(self, step: str | None = None) -> int:
         """Return how many letters a step has, or all steps. Cost: two round trips; steps times partitions."""
-        async with registry.session(self._state, "dead letters") as (nodes, keyspace):
-            return sum((await _filled(nodes, keyspace, step)).values())
+        async with registry.session(self._state, "dead letters") as (router, keyspace):
+            return sum((await _filled(router, keyspace, step)).values())
 
     async def list(self, step: str | None = None, *, limit: int = 100) -> list[DeadLetter]:
         """Return the oldest letters of a step, or of all steps, in the order of their times.
 
         Cost: a few round trips, and the bytes of the letters; they are read page by page.
         """
-        async with registry.session(self._state, "dead letters") as (nodes, keyspace):
+        async with registry.session(self._state, "dead letters") as (router, keyspace):
             found: builtins.list[DeadLetter] = []
-            async for letter in _merged(nodes, [*await _filled(nodes, keyspace, step)]):
+            async for letter in _merged(router, [*await _filled(router, keyspace, step)]):
                 if len(found) >= limit:
                     break
                 found.append(letter)
@@ -107,8 +107,8 @@ class DeadLetters:
 
     async def get(self, step: str, id: str) -> DeadLetter:
         """Return one letter. Raises DeadLetterMissing."""
-        async with registry.session(self._state, f"dead letter {id}") as (nodes, keyspace):
-            return await self._get(nodes, keyspace, step, id)
+        async with registry.session(self._state, f"dead letter {id}") as (router, keyspace):
+            return await self._get(router, keyspace, step, id)
 
     # -- running again ------------------------------------------------------------------------------------------------
 
@@ -122,18 +122,18 @@ class DeadLetters:
 
         Raises DeadLetterMissing (also when the event was trimmed) and StepMissing (the step was forgotten); the letter stays.
         """
-        async with registry.session(self._state, f"dead letter {id}") as (nodes, keyspace):
-            letter = await self._get(nodes, keyspace, step, id)
-            (outcome,) = await _retry(nodes, keyspace, [letter])
+        async with registry.session(self._state, f"dead letter {id}") as (router, keyspace):
+            letter = await self._get(router, keyspace, step, id)
+            (outcome,) = await _retry(router, keyspace, [letter])
         _check(letter, outcome)
 
     async def retry_all(self, step: str | None = None) -> tuple[int, builtins.list[str]]:
         """Retry all letters that there are now, as `retry` does; return their number, and why any others were left."""
         retried, left = 0, []
-        async with registry.session(self._state, "dead letters") as (nodes, keyspace):
-            for place in await _filled(nodes, keyspace, step):
-                async for page in _pages(nodes, place):
-                    for letter, outcome in zip(page, await _retry(nodes, keyspace, page), strict=True):
+        async with registry.session(self._state, "dead letters") as (router, keyspace):
+            for place in await _filled(router, keyspace, step):
+                async for page in _pages(router, place):
+                    for letter, outcome in zip(page, await _retry(router, keyspace, page), strict=True):
                         try:
                             _check(letter, outcome)
                         except (DeadLetterMissing, StepMissing) as error:
@@ -146,24 +146,24 @@ class DeadLetters:
 
     async def drop(self, step: str, id: str) -> None:
         """Remove a letter for good. Raises DeadLetterMissing."""
-        async with registry.session(self._state, f"dead letter {id}") as (nodes, keyspace):
+        async with registry.session(self._state, f"dead letter {id}") as (router, keyspace):
             place, entry_id = _place(keyspace, step, id)
-            if not await _drop(nodes, keyspace, place, [entry_id]):
+            if not await _drop(router, keyspace, place, [entry_id]):
                 raise _missing(step, id)
 
     async def drop_all(self, step: str | None = None) -> int:
         """Remove all letters that there are now, of a step or of all steps; return their number."""
         dropped = 0
-        async with registry.session(self._state, "dead letters") as (nodes, keyspace):
-            for place in await _filled(nodes, keyspace, step):
-                async for page in _pages(nodes, place):
-                    dropped += await _drop(nodes, keyspace, place, [letter.id.partition("/")[2] for letter in page])
+        async with registry.session(self._state, "dead letters") as (router, keyspace):
+            for place in await _filled(router, keyspace, step):
+                async for page in _pages(router, place):
+                    dropped += await _drop(router, keyspace, place, [letter.id.partition("/")[2] for letter in page])
         return dropped
 
     @staticmethod
-    async def _get(nodes: Nodes, keyspace: Keyspace, step: str, id: str) -> DeadLetter:
+    async def _get(router: Router, keyspace: Keyspace, step: str, id: str) -> DeadLetter:
         place, entry_id = _place(keyspace, step, id)
-        reply: Any = await nodes.run(place.stream, "XRANGE", place.stream, entry_id, entry_id)
+        reply: Any = await router.execute(place.stream, "XRANGE", place.stream, entry_id, entry_id)
         if not reply:
             raise _missing(step, id)
         return _letter(place, *reply[0])
@@ -194,24 +194,24 @@ def _missing(step: str, id: str) -> DeadLetterMissing:
     return DeadLetterMissing(f"step {step!r} has no dead letter {id!r}")
 
 
-async def _filled(nodes: Nodes, keyspace: Keyspace, step: str | None) -> dict[_Place, int]:
+async def _filled(router: Router, keyspace: Keyspace, step: str | None) -> dict[_Place, int]:
     """Return where a step, or any step, has letters, and how many."""
     partitions = range(keyspace.layout.partitions)
     if step is not None:
         places = [_in_partition(keyspace, step, partition) for partition in partitions]
     else:
-        known = (await registry.read(nodes, keyspace)).steps
+        known = (await registry.read(router, keyspace)).steps
         places = [_in_partition(keyspace, name, partition) for partition in partitions for name in sorted(known[partition])]
-    counts = await nodes.run_all([(place.stream, ("XLEN", place.stream)) for place in places])
+    counts = await router.gather([(place.stream, ("XLEN", place.stream)) for place in places])
     return {place: count for place, count in zip(places, counts, strict=True) if count}
 
 
-async def _pages(nodes: Nodes, place: _Place) -> AsyncIterator[list[DeadLetter]]:
+async def _pages(router: Router, place: _Place) -> AsyncIterator[list[DeadLetter]]:
     """Read the letters that are there now; those written meanwhile (a retry that failed again) are left out."""
-    newest: Any = await nodes.run(place.stream, "XREVRANGE", place.stream, "+", "-", "COUNT", 1)
+    newest: Any = await router.execute(place.stream, "XREVRANGE", place.stream, "+", "-", "COUNT", 1)
     start = "-"
     while newest:
-        page: Any = await nodes.run(place.stream, "XRANGE", place.stream, start, newest[0][0], "COUNT", _PAGE)
+        page: Any = await router.execute(place.stream, "XRANGE", place.stream, start, newest[0][0], "COUNT", _PAGE)
         if page:
             yield [_letter(place, *entry) for entry in page]
         if len(page) < _PAGE:
@@ -219,11 +219,11 @@ async def _pages(nodes: Nodes, place: _Place) -> AsyncIterator[list[DeadLetter]]
         start = f"({page[-1][0].decode()}"
 
 
-async def _merged(nodes: Nodes, places: list[_Place]) -> AsyncIterator[DeadLetter]:
+async def _merged(router: Router, places: list[_Place]) -> AsyncIterator[DeadLetter]:
     """Return the letters of several places in the order of their times, the oldest first."""
     sources = []
     for number, place in enumerate(places):
-        letters = (letter async for page in _pages(nodes, place) for letter in page)
+        letters = (letter async for page in _pages(router, place) for letter in page)
         async for letter in letters:
             sources.append((letter.time, number, letter, letters))
             break
@@ -261,26 +261,26 @@ def _letter(place: _Place, entry_id: bytes, fields: Mapping[bytes, bytes]) -> De
     )
 
 
-async def _retry(nodes: Nodes, keyspace: Keyspace, letters: list[DeadLetter]) -> list[Any]:
+async def _retry(router: Router, keyspace: Keyspace, letters: list[DeadLetter]) -> list[Any]:
     calls: Any = []
     for letter in letters:
         place, entry_id = _place(keyspace, letter.step, letter.id)
         calls.append(([place.stream, letter.fields[b"stream"]], [letter.step, entry_id]))
-    return await loader.load("retry_dead_letter").many(nodes, calls)
+    return await loader.load("retry_dead_letter").many(router, calls)
 
 
 def _check(letter: DeadLetter, outcome: list[bytes]) -> None:
     """Raise what kept a letter from being retried, if anything did."""
-    where = f"dead letter {letter.id} of step {letter.step!r}"
+    subject = f"dead letter {letter.id} of step {letter.step!r}"
     if outcome[0] == b"gone":
         raise _missing(letter.step, letter.id)
     if outcome[0] == b"empty":
-        raise DeadLetterMissing(f"{where}: its event was trimmed before the step gave up; drop the letter")
+        raise DeadLetterMissing(f"{subject}: its event was trimmed before the step gave up; drop the letter")
     if outcome[0] == b"no group":
-        raise StepMissing(f"{where}: the step has no consumer group on {letter.stream}; start a worker that runs it")
+        raise StepMissing(f"{subject}: the step has no consumer group on {letter.stream}; start a worker that runs it")
 
 
-async def _drop(nodes: Nodes, keyspace: Keyspace, place: _Place, ids: list[str]) -> int:
+async def _drop(router: Router, keyspace: Keyspace, place: _Place, ids: list[str]) -> int:
     keys = [place.stream, keyspace.leases(place.stream)]
-    removed: int = await loader.load("drop_dead_letters")(nodes, keys, [place.step, *ids])
+    removed: int = await loader.load("drop_dead_letters")(router, keys, [place.step, *ids])
     return removed

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from motia_redis._store.manager import StateManager
-    from motia_redis._transport.router import Nodes
+    from motia_redis._transport.router import Router
 
 _SKEW = 2.0  # seconds that clocks may differ
 _PINGS = 5
@@ -39,11 +39,11 @@ async def examine(state: StateManager) -> list[Examined]:
 
     Cost: a few round trips to each.
     """
-    async with registry.raw_nodes(state, "doctor") as nodes:
-        return [await _examine(state, nodes, client) for client in await nodes.clients()]
+    async with registry.raw_router(state, "doctor") as router:
+        return [await _examine(state, router, client) for client in await router.primaries()]
 
 
-async def _examine(state: StateManager, nodes: Nodes, client: Redis) -> Examined:
+async def _examine(state: StateManager, router: Router, client: Redis) -> Examined:
     pings = [await _timed_ping(client) for _ in range(_PINGS)]
     info: dict[str, Any] = await client.info("all")
     config: dict[Any, Any] = {}
@@ -55,10 +55,10 @@ async def _examine(state: StateManager, nodes: Nodes, client: Redis) -> Examined
                 config |= await client.config_get(name)
             except RedisError:
                 break
-    found = health.findings(info, _text(config), in_cluster=nodes.is_cluster)
+    found = health.findings(info, _text(config), in_cluster=router.is_cluster)
     found.append(_speed(sorted(pings)[_PINGS // 2]))
     found.append(await _clock(client))
-    if not nodes.is_cluster:
+    if not router.is_cluster:
         found.append(await _permission(client, state.namespace))
     where = client.connection_pool.connection_kwargs
     return Examined(where.get("path") or f"{where.get('host')}:{where.get('port')}", found)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from motia_redis._store.keyspace import Keyspace
     from motia_redis._store.manager import StateManager
-    from motia_redis._transport.router import Nodes
+    from motia_redis._transport.router import Router
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,32 +47,32 @@ class Registry:
 
 
 @asynccontextmanager
-async def session(state: StateManager, where: str) -> AsyncIterator[tuple[Nodes, Keyspace]]:
+async def session(state: StateManager, subject: str) -> AsyncIterator[tuple[Router, Keyspace]]:
     """Lend clients of its own, and the keyspace; errors of Redis inside of the block become StateUnavailable."""
     keyspace = await state.connect()
-    async with raw_nodes(state, where) as nodes:
-        yield nodes, keyspace
+    async with raw_router(state, subject) as router:
+        yield router, keyspace
 
 
 @asynccontextmanager
-async def raw_nodes(state: StateManager, where: str) -> AsyncIterator[Nodes]:
+async def raw_router(state: StateManager, subject: str) -> AsyncIterator[Router]:
     """Lend clients as `session` does, without connecting: that would create the namespace."""
-    nodes = await state.nodes(max_connections=4)
+    router = await state.open_router(max_connections=4)
     try:
-        yield nodes
+        yield router
     except (RedisError, OSError) as error:
-        raise failures.unavailable(where, state.url, error) from error
+        raise failures.to_unavailable(subject, state.url, error) from error
     finally:
-        await nodes.aclose()
+        await router.aclose()
 
 
-async def read(nodes: Nodes, keyspace: Keyspace) -> Registry:
+async def read(router: Router, keyspace: Keyspace) -> Registry:
     """Return what Redis knows. Cost: one round trip; the number of workers and of all steps' lanes."""
     wanted: list[Any] = [(keyspace.workers, ("TIME",)), (keyspace.workers, ("HGETALL", keyspace.workers))]
     for partition in range(keyspace.layout.partitions):
         stream = keyspace.events(partition, 0)
         wanted += [(key, ("HGETALL", key)) for key in (keyspace.leases(stream), keyspace.trimmed(stream))]
-    (seconds, microseconds), introduced, *hashes = await nodes.run_all(wanted)
+    (seconds, microseconds), introduced, *hashes = await router.gather(wanted)
     now = seconds * 1000 + microseconds // 1000
     lanes: dict[tuple[str, bytes], str | None] = {}
     steps = []
@@ -129,8 +129,8 @@ async def forget_step(state: StateManager, name: str, *, with_dead_letters: bool
     `force` does it all the same. Cost: a round trip; the number of streams and of the step's pending entries. Raises StepInUse,
     StepMissing, StateUnavailable.
     """
-    async with session(state, f"step {name!r}") as (nodes, keyspace):
-        registry = await read(nodes, keyspace)
+    async with session(state, f"step {name!r}") as (router, keyspace):
+        registry = await read(router, keyspace)
         running = [worker for worker in registry.workers.values() if name in worker.steps]
         if running and not force:
             places = ", ".join(sorted(f"process {worker.pid} on {worker.host}" for worker in running))
@@ -143,7 +143,7 @@ async def forget_step(state: StateManager, name: str, *, with_dead_letters: bool
             keys = [keyspace.leases(first), keyspace.attempts(first, name), keyspace.dead(first, name), *streams]
             keys += [stream for stream in topics if partition_of(stream) == partition]
             calls.append((keys, [name, "drop" if with_dead_letters else "keep"]))
-        replies = await loader.load("forget_step").many(nodes, calls)
+        replies = await loader.load("forget_step").many(router, calls)
     groups, letters = sum(reply[0] for reply in replies), sum(reply[1] for reply in replies)
     if not groups and not letters and not any(name in steps for steps in registry.steps):
         raise StepMissing(f"there is no step {name!r} in namespace {state.namespace!r}")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from motia_redis._admin.registry import Registry
     from motia_redis._store.keyspace import Keyspace
     from motia_redis._store.manager import StateManager
-    from motia_redis._transport.router import Nodes
+    from motia_redis._transport.router import Router
 
 _COUNTED = 10_000  # entries of one lane that are counted where the server does not know their number
 _PAGE = 1000  # of them in one call
@@ -74,13 +74,13 @@ async def read_status(state: StateManager) -> Status:
     through the keyspace. Cost: three round trips; lanes times steps. Redis 6.2, which does not know how far behind a group is,
     has to count: up to 10,000 entries in each lane, a page at a time. Raises StateUnavailable.
     """
-    async with registry.session(state, "status") as (nodes, keyspace):
-        known = await registry.read(nodes, keyspace)
-        sums = await _groups(nodes, keyspace, known)
+    async with registry.session(state, "status") as (router, keyspace):
+        known = await registry.read(router, keyspace)
+        sums = await _groups(router, keyspace, known)
         for partition, names in enumerate(known.steps):
             for name in names:
                 sums.setdefault(name, _Sum()).partitions.add(partition)
-        await _add_dead_letters(nodes, keyspace, sums)
+        await _add_dead_letters(router, keyspace, sums)
     steps = [
         StepStatus(
             name=name,
@@ -110,13 +110,13 @@ def _workers(known: Registry) -> list[WorkerStatus]:
     return sorted(workers, key=lambda worker: (worker.host, worker.pid, worker.id))
 
 
-async def _groups(nodes: Nodes, keyspace: Keyspace, known: Registry) -> dict[str, _Sum]:
+async def _groups(router: Router, keyspace: Keyspace, known: Registry) -> dict[str, _Sum]:
     """Return how far the groups have come, added up by step."""
     streams = list(dict.fromkeys([*keyspace.event_streams(), *(stream for _, stream in known.lanes)]))
     calls: list[Any] = [([stream], []) for stream in streams]
     sums: dict[str, _Sum] = {}
     to_count: list[tuple[_Sum, bytes, bytes]] = []
-    for stream, groups in zip(streams, await loader.load("inspect_stream").many(nodes, calls), strict=True):
+    for stream, groups in zip(streams, await loader.load("inspect_stream").many(router, calls), strict=True):
         for raw_name, pending, oldest, undelivered, delivered in groups:
             name = raw_name.decode(errors="replace")  # any nodes can make a group
             found = sums.setdefault(name, _Sum())
@@ -131,17 +131,17 @@ async def _groups(nodes: Nodes, keyspace: Keyspace, known: Registry) -> dict[str
                 found.lag += undelivered
             else:
                 to_count.append((found, stream, delivered))
-    await _count(nodes, to_count)
+    await _count(router, to_count)
     return sums
 
 
-async def _count(nodes: Nodes, to_count: list[tuple[_Sum, bytes, bytes]]) -> None:
+async def _count(router: Router, to_count: list[tuple[_Sum, bytes, bytes]]) -> None:
     """Add what lies behind a position, page by page, the pages of all lanes in one round trip."""
     for _ in range(_COUNTED // _PAGE):
         if not to_count:
             return
         calls: list[Any] = [([stream], [position, str(_PAGE)]) for _, stream, position in to_count]
-        replies = await loader.load("count_entries").many(nodes, calls)
+        replies = await loader.load("count_entries").many(router, calls)
         rest = []
         for (found, stream, _), (count, position) in zip(to_count, replies, strict=True):
             found.lag += count
@@ -152,9 +152,9 @@ async def _count(nodes: Nodes, to_count: list[tuple[_Sum, bytes, bytes]]) -> Non
         found.lag_exact = False
 
 
-async def _add_dead_letters(nodes: Nodes, keyspace: Keyspace, sums: dict[str, _Sum]) -> None:
+async def _add_dead_letters(router: Router, keyspace: Keyspace, sums: dict[str, _Sum]) -> None:
     places = [(name, partition) for name, found in sums.items() for partition in found.partitions]
     streams = [keyspace.dead(keyspace.events(partition, 0), name) for name, partition in places]
-    counts = await nodes.run_all([(stream, ("XLEN", stream)) for stream in streams])
+    counts = await router.gather([(stream, ("XLEN", stream)) for stream in streams])
     for (name, _), count in zip(places, counts, strict=True):
         sums[name].dead_letters += count

@@ -35,14 +35,14 @@ _some = stack(
 
 def _run(redis_url: str | None, namespace: str, work: Callable[[StateManager], Awaitable[_T]], *, must_exist: bool = True) -> _T:
     """Do the work with a manager of the namespace, which must exist, unless: a mistyped name must not create one."""
-    from motia_redis._admin.registry import raw_nodes  # noqa: PLC0415
+    from motia_redis._admin.registry import raw_router  # noqa: PLC0415
     from motia_redis._store.keyspace import layout_key  # noqa: PLC0415 - see cli.py
 
     async def run() -> _T:
         state = state_manager(redis_url, namespace)
         try:
-            async with raw_nodes(state, f"namespace {namespace!r}") as nodes:
-                if must_exist and not await nodes.run(layout_key(namespace), "EXISTS", layout_key(namespace)):
+            async with raw_router(state, f"namespace {namespace!r}") as router:
+                if must_exist and not await router.execute(layout_key(namespace), "EXISTS", layout_key(namespace)):
                     raise CommandError(f"there is no namespace {namespace!r} in this Redis: nothing has connected with it yet")
             return await work(state)
         finally:

@@ -43,12 +43,12 @@ _REASONS = {
 }
 
 
-def is_ours(error: Exception) -> bool:
+def is_script_error(error: Exception) -> bool:
     """Tell whether an error is one that the scripts report, for `to_error`."""
     return isinstance(error, ResponseError) and str(error).partition(" ")[0] in BY_CODE
 
 
-def to_error(where: object, error: ResponseError, operations: object = None) -> StateError | None:
+def to_error(subject: object, error: ResponseError, operations: object = None) -> StateError | None:
     """Return the error that an error reply of the script stands for, or None when it is not one of the script's.
 
     `operations` are the caller's update operations; the message shows the one that failed.
@@ -61,14 +61,14 @@ def to_error(where: object, error: ResponseError, operations: object = None) -> 
         actual = None if detail == "none" else detail
         found = "the key holds no value" if actual is None else f"its revision is {actual}"
         # The caller knows what it expected and puts it in.
-        return errors.RevisionConflict(f"{where}: if_revision does not hold: {found}", expected=None, actual=actual)
+        return errors.RevisionConflict(f"{subject}: if_revision does not hold: {found}", expected=None, actual=actual)
     if kind is errors.OutcomeUnknown:
-        message = f"{where}: the change was sent again, but {_UNKNOWN.get(detail, detail)}; it may have been applied"
+        message = f"{subject}: the change was sent again, but {_UNKNOWN.get(detail, detail)}; it may have been applied"
         return errors.OutcomeUnknown(message, maybe_applied=True)
-    return kind(f"{where}: {_said(kind, code, detail, operations)}")
+    return kind(f"{subject}: {_describe(kind, code, detail, operations)}")
 
 
-def _said(kind: type[StateError], code: str, detail: str, operations: object) -> str:
+def _describe(kind: type[StateError], code: str, detail: str, operations: object) -> str:
     """Return what an error of the script says to the caller."""
     index, _, reason = detail.partition(" ")
     if kind is errors.ValueTooLarge:

@@ -18,7 +18,7 @@ from redis.exceptions import NoScriptError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from motia_redis._transport.router import Nodes
+    from motia_redis._transport.router import Router
 
 _PARTS = "-- PARTS\n"
 _REQUIRE = re.compile(r'require\("lib\.(\w+)"\)')
@@ -35,17 +35,17 @@ class Script:
         self.source = source
         self.sha = sha1(source.encode(), usedforsecurity=False).hexdigest()
 
-    async def __call__(self, nodes: Nodes, keys: Sequence[bytes | str], arguments: Sequence[bytes | str]) -> Any:
+    async def __call__(self, router: Router, keys: Sequence[bytes | str], arguments: Sequence[bytes | str]) -> Any:
         """Run the script atomically at the node of its keys and return its reply.
 
         A server that does not know it (new, flushed, failed over) answers NOSCRIPT without running anything; the script is then
         sent whole, so one call runs it once.
         """
-        return (await self.then(nodes, keys, arguments, ()))[0]
+        return (await self.then(router, keys, arguments, ()))[0]
 
     async def then(
         self,
-        nodes: Nodes,
+        router: Router,
         keys: Sequence[bytes | str],
         arguments: Sequence[bytes | str],
         following: Sequence[Sequence[Any]],
@@ -53,20 +53,20 @@ class Script:
         """Run the script and then, over the same connection, other commands, which change nothing; return all replies."""
         rest = (len(keys), *keys, *arguments)
         try:
-            return await nodes.run_together(keys[0], [("EVALSHA", self.sha, *rest), *following])
+            return await router.pipeline(keys[0], [("EVALSHA", self.sha, *rest), *following])
         except NoScriptError:
-            return await nodes.run_together(keys[0], [("EVAL", self.source, *rest), *following])
+            return await router.pipeline(keys[0], [("EVAL", self.source, *rest), *following])
 
-    async def many(self, nodes: Nodes, calls: Sequence[tuple[Sequence[bytes], Sequence[bytes]]]) -> list[Any]:
+    async def many(self, router: Router, calls: Sequence[tuple[Sequence[bytes], Sequence[bytes]]]) -> list[Any]:
         """Run the script once per (keys, arguments), each atomically; return the replies.
 
         Calls for one node go in order and in one round trip. Raises the first error after all calls have run.
         """
         commands = [(keys[0], ("EVALSHA", self.sha, len(keys), *keys, *arguments)) for keys, arguments in calls]
-        replies = await nodes.run_each(commands)
+        replies = await router.gather_each(commands)
         for index, reply in enumerate(replies):
             if isinstance(reply, NoScriptError):
-                replies[index] = await self(nodes, *calls[index])
+                replies[index] = await self(router, *calls[index])
         for reply in replies:
             if isinstance(reply, Exception):
                 raise reply

@@ -32,16 +32,16 @@ def decode_change(entry_id: str, fields: Fields) -> StateTriggerInput:
     """
     scope, key, new = fields[b"scope"].decode(), fields[b"key"].decode(), fields[b"new"]
     event_type = fields[b"type"].decode()
-    where = _Event(entry_id, scope, key)
+    subject = _Event(entry_id, scope, key)
     old_value = new_value = None
     if event_type != "state:created":
         old, kept = fields[b"old"], fields[b"kept"]
         if kept != b"0:0":
             prefix, suffix = map(int, kept.split(b":"))
             old = new[:prefix] + old + new[len(new) - suffix :]
-        old_value = codec.decode(old, where=where)
+        old_value = codec.decode(old, subject=subject)
     if event_type != "state:deleted":
-        new_value = codec.decode(new, where=where)
+        new_value = codec.decode(new, subject=subject)
     return StateTriggerInput(
         group_id=scope,
         item_id=key,
@@ -54,4 +54,4 @@ def decode_change(entry_id: str, fields: Fields) -> StateTriggerInput:
 
 def decode_message(entry_id: str, fields: Fields) -> Any:
     """Return the data of a topic's message. Raises CorruptValue when it is not JSON."""
-    return codec.decode(fields[b"data"], where=f"message {entry_id} of topic {fields[b'topic'].decode()!r}")
+    return codec.decode(fields[b"data"], subject=f"message {entry_id} of topic {fields[b'topic'].decode()!r}")

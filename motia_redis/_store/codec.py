@@ -20,15 +20,15 @@ from motia_redis.errors import CorruptValue, InvalidValue, ValueTooLarge
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-SEAL = b"\t\r\t"
+CANONICAL_MARK = b"\t\r\t"
 
 _OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
 _MAX_DEPTH = 254
-_HARMLESS = frozenset({str, int, bool, type(None)})
+_FINITE_TYPES = frozenset({str, int, bool, type(None)})
 _PLAIN = bytes(byte for byte in range(256) if byte not in b'"{}[]')
 
 
-def encode(value: Any, *, where: object, max_bytes: int) -> bytes:
+def encode(value: Any, *, subject: object, max_bytes: int) -> bytes:
     """Return `value` as JSON text of the sealed form, still without the seal.
 
     Tuples become arrays, enum members their value and UUIDs their text. `where` opens the message of the errors:
@@ -38,32 +38,32 @@ def encode(value: Any, *, where: object, max_bytes: int) -> bytes:
     try:
         text = orjson.dumps(value, option=_OPTIONS)
     except (TypeError, orjson.JSONEncodeError) as error:
-        raise InvalidValue(f"{where}: {_culprit(value) or error}") from None
+        raise InvalidValue(f"{subject}: {_find_unencodable(value) or error}") from None
     # orjson writes NaN and the infinities as null; only then is it worth looking at the parts.
-    if b"null" in text and _is_dubious(value) and (culprit := _culprit(value)) is not None:
-        raise InvalidValue(f"{where}: {culprit}")
-    text = _delimit(text)
+    if b"null" in text and _may_hold_nonfinite(value) and (fault := _find_unencodable(value)) is not None:
+        raise InvalidValue(f"{subject}: {fault}")
+    text = _canonicalize(text)
     if len(text) > max_bytes:
-        raise ValueTooLarge(f"{where}: the value is {len(text)} bytes of JSON, the limit is {max_bytes}")
+        raise ValueTooLarge(f"{subject}: the value is {len(text)} bytes of JSON, the limit is {max_bytes}")
     return text
 
 
 def encode_name(name: str) -> bytes:
     """Return a member name as it stands in sealed text, quotes included. Raises TypeError for a lone surrogate."""
-    return _delimit(orjson.dumps(name))
+    return _canonicalize(orjson.dumps(name))
 
 
-def decode(text: bytes, *, where: object) -> Any:
+def decode(text: bytes, *, subject: object) -> Any:
     """Return the value of a stored text. Raises CorruptValue, opened by `where`, when it is not JSON."""
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise CorruptValue(
-            f"{where}: the stored text is not JSON ({error}); another client wrote it: set() or delete() the key"
+            f"{subject}: the stored text is not JSON ({error}); another client wrote it: set() or delete() the key"
         ) from None
 
 
-def _delimit(text: bytes) -> bytes:
+def _canonicalize(text: bytes) -> bytes:
     r"""Spell brackets and quotes inside of strings as `\u` escapes. Cost: a few passes at memory speed."""
     if b"\\" in text:
         # Backslashes first: what is left of `\"` then is an escaped quote and never the end of `\\`.
@@ -79,7 +79,7 @@ def _delimit(text: bytes) -> bytes:
     return b'"'.join(parts)
 
 
-def _is_dubious(value: Any) -> bool:
+def _may_hold_nonfinite(value: Any) -> bool:
     """Tell whether a value that orjson took may hold NaN or an infinity. Quick: most values with a null just hold None."""
     rest = [value]
     while rest:
@@ -92,42 +92,42 @@ def _is_dubious(value: Any) -> bool:
         elif kind is float:
             if not math.isfinite(item):
                 return True
-        elif kind not in _HARMLESS:
+        elif kind not in _FINITE_TYPES:
             return True
     return False
 
 
-def _culprit(value: Any, path: str = "", depth: int = 0) -> str | None:
+def _find_unencodable(value: Any, path: str = "", depth: int = 0) -> str | None:
     """Say where in `value` the first part is that JSON cannot hold, and why; None when there is none."""
     items: Iterable[tuple[Any, Any]]
     if isinstance(value, Enum):
         value = value.value
     if isinstance(value, dict):
         items = value.items()
-        if reason := next((reason for name in value if (reason := _bad_member(name))), None):
+        if reason := next((reason for name in value if (reason := _member_fault(name))), None):
             return f"at {path!r}: {reason}"
     elif isinstance(value, list | tuple):
         items = enumerate(value)
     else:
-        reason = _bad_leaf(value)
+        reason = _leaf_fault(value)
         return reason and (f"at {path!r}: {reason}" if path else reason)
     if depth >= _MAX_DEPTH:
         return f"more than {_MAX_DEPTH} levels deep (or it contains itself)"
     for name, item in items:
         token = str(name).replace("~", "~0").replace("/", "~1")
-        if found := _culprit(item, f"{path}/{token}", depth + 1):
+        if found := _find_unencodable(item, f"{path}/{token}", depth + 1):
             return found
     return None
 
 
-def _bad_member(name: Any) -> str | None:
+def _member_fault(name: Any) -> str | None:
     """Say why a dict's key cannot be a member name; None when it can."""
     if not isinstance(name, str):
         return f"member name {name!r:.80} is not a string"
-    return f"member name {name!r:.80} holds a lone surrogate" if _bad_leaf(name) else None
+    return f"member name {name!r:.80} holds a lone surrogate" if _leaf_fault(name) else None
 
 
-def _bad_leaf(value: Any) -> str | None:
+def _leaf_fault(value: Any) -> str | None:
     """Say why a value that holds no others cannot be JSON; None when it can."""
     if isinstance(value, float) and not math.isfinite(value):
         return f"{value} is not a JSON number"

@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 from motia_redis.errors import NotDurable, StateError
 
 if TYPE_CHECKING:
-    from motia_redis._transport.router import Nodes
+    from motia_redis._transport.router import Router
 
 MEMORY: Final = "memory"
 REPLICATED: Final = "replicated"
@@ -32,7 +32,7 @@ class Durability:
             raise StateError(f"replicas count from 1, durability_timeout lies between 0 and 60 seconds: {self}")
 
     @property
-    def commands(self) -> list[tuple[Any, ...]]:
+    def wait_commands(self) -> list[tuple[Any, ...]]:
         """What to send behind a change, over the same connection."""
         milliseconds = max(1, int(self.timeout * 1000))  # 0 would wait for ever
         if self.level == REPLICATED:
@@ -41,26 +41,26 @@ class Durability:
             return [("WAITAOF", 1, 0, milliseconds)]
         return []
 
-    def check(self, where: object, reply: Any) -> None:
+    def check(self, subject: object, reply: Any) -> None:
         """Raise NotDurable unless the reply to what `commands` sent says that the change is safe."""
-        stands = f"{where}: the change stands on the primary, but"
+        stands = f"{subject}: the change stands on the primary, but"
         if isinstance(reply, Exception):
-            raise NotDurable(f"{stands} it cannot be made {self.level}: {_why_not(reply)}") from reply
+            raise NotDurable(f"{stands} it cannot be made {self.level}: {_refusal_reason(reply)}") from reply
         if self.level == REPLICATED and reply < self.replicas:
             raise NotDurable(f"{stands} {reply} of {self.replicas} replicas had it after {self.timeout:g} s")
         if self.level == FSYNCED and not reply[0]:
             raise NotDurable(f"{stands} it was not on the primary's disk after {self.timeout:g} s")
 
-    async def try_out(self, where: str, nodes: Nodes, key: str) -> None:
+    async def probe(self, subject: str, router: Router, key: str) -> None:
         """Raise StateError when this Redis can never make a change as safe as asked; errors of Redis are redis-py's."""
         if self.level == FSYNCED:
             try:
-                await nodes.run(key, *self.commands[0])
+                await router.execute(key, *self.wait_commands[0])
             except ResponseError as error:
-                raise StateError(f"{where}: {_why_not(error)}") from None
+                raise StateError(f"{subject}: {_refusal_reason(error)}") from None
 
 
-def _why_not(error: Exception) -> str:
+def _refusal_reason(error: Exception) -> str:
     """Say why Redis refuses WAITAOF."""
     if "unknown command" in str(error):
         return "'fsynced' needs Redis 7.2 or newer"

@@ -36,7 +36,7 @@ class Layout:
             raise StateError(f"a layout has 1 to 16384 partitions of 1 to 1024 lanes, not {self}")
 
 
-class Place:
+class Subject:
     """A scope and key that a call is about, put into words only when an error needs them."""
 
     __slots__ = ("key", "scope")

@@ -14,9 +14,9 @@ import orjson
 from motia_redis._scripts import loader
 from motia_redis._store import codec, keyspace, patch
 from motia_redis._store.durability import Durability
-from motia_redis._store.keyspace import Place
+from motia_redis._store.keyspace import Subject
 from motia_redis._store.limits import Limits, Retention, check_seconds
-from motia_redis._store.mutations import ANY, Changes
+from motia_redis._store.mutations import ANY, Mutations
 from motia_redis._store.retries import Retries
 from motia_redis._store.scans import Scan
 from motia_redis._store.sessions import Sessions
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from motia_redis._store.keyspace import Keyspace, Layout
     from motia_redis._store.retries import Attempt
     from motia_redis._store.sessions import Session
-    from motia_redis._transport.router import Nodes
+    from motia_redis._transport.router import Router
 
 
 _AT_ONCE = 16  # partitions that `list_groups` reads
@@ -89,7 +89,7 @@ class StateManager:
         self._idempotency_seconds = check_seconds("idempotency_seconds", idempotency_seconds, least=0.001)
         self._sessions = Sessions(url, namespace, layout, self.durability)
         self._retries = Retries(self._sessions, check_seconds("deadline", deadline, least=0.0))
-        self._changes = Changes(self._retries, self.limits, self.retention, self.durability, idempotency_seconds)
+        self._mutations = Mutations(self._retries, self.limits, self.retention, self.durability, idempotency_seconds)
 
     def __reduce__(self) -> tuple[partial[StateManager], tuple[()]]:
         """Let copies and pickles be managers with the same settings and connections of their own."""
@@ -130,9 +130,9 @@ class StateManager:
         """
         return (await self._sessions.get()).keyspace
 
-    async def nodes(self, *, max_connections: int = 64) -> Nodes:
+    async def open_router(self, *, max_connections: int = 64) -> Router:
         """Return new clients of the running loop, for the caller to use and close; they re-send nothing by themselves."""
-        return await self._sessions.nodes(max_connections=max_connections)
+        return await self._sessions.open_router(max_connections=max_connections)
 
     async def revive(self) -> None:
         """Start the server of an `embedded://` URL again if it ended while in use (a crash); its data is in its log.
@@ -165,28 +165,28 @@ class StateManager:
 
         Cost: one round trip, the bytes of the value. Raises InvalidName, CorruptValue, StateUnavailable.
         """
-        where, scope_bytes, key_bytes = self._names(scope, key)
+        subject, scope_bytes, key_bytes = self._names(scope, key)
 
         async def read(session: Session, _: Attempt) -> Any:
             values = session.keyspace.values(scope_bytes)
-            return await session.nodes.run(values, "HGET", values, key_bytes)
+            return await session.router.execute(values, "HGET", values, key_bytes)
 
-        text = await self._retries.run(where, read)
-        return None if text is None else codec.decode(text, where=where)
+        text = await self._retries.run(subject, read)
+        return None if text is None else codec.decode(text, subject=subject)
 
     async def entry(self, scope: str, key: str) -> Entry | None:
         """Return value and revision of a key as they were at one moment, or None when it holds no value.
 
         A value that another client wrote into the hash has the revision `0-0`. Cost and errors: as `get`.
         """
-        where, scope_bytes, key_bytes = self._names(scope, key)
+        subject, scope_bytes, key_bytes = self._names(scope, key)
 
         async def read(session: Session, _: Attempt) -> Any:
             names = session.keyspace.state_keys(scope_bytes, key_bytes)
-            return await loader.load("entry")(session.nodes, [names.values, names.revisions], [key_bytes])
+            return await loader.load("entry")(session.router, [names.values, names.revisions], [key_bytes])
 
-        found = await self._retries.run(where, read)
-        return Entry(codec.decode(found[0], where=where), found[1].decode(errors="replace")) if found else None
+        found = await self._retries.run(subject, read)
+        return Entry(codec.decode(found[0], subject=subject), found[1].decode(errors="replace")) if found else None
 
     async def list(self, scope: str) -> builtins.list[Any]:
         """Return all values of a scope, in no promised order.
@@ -228,7 +228,7 @@ class StateManager:
         values, _ = await self._scan(scope)
 
         async def read(session: Session, _: Attempt) -> Any:
-            return await session.nodes.run(values, "HLEN", values)
+            return await session.router.execute(values, "HLEN", values)
 
         return int(await self._retries.run(f"scope {scope!r:.200}", read))
 
@@ -285,9 +285,11 @@ class StateManager:
         revision (None: only if it holds no value), else RevisionConflict is raised and nothing changed. Cost: one round trip,
         the bytes of the new and the old value. Raises InvalidName, InvalidValue, ValueTooLarge, StateUnavailable.
         """
-        where, scope_bytes, key_bytes = self._names(scope, key)
-        change = [b"set", codec.encode(value, where=where, max_bytes=self.limits.value_bytes) + codec.SEAL]
-        await self._changes.apply(where, scope_bytes, key_bytes, change, if_revision=if_revision, idempotency_key=idempotency_key)
+        subject, scope_bytes, key_bytes = self._names(scope, key)
+        change = [b"set", codec.encode(value, subject=subject, max_bytes=self.limits.value_bytes) + codec.CANONICAL_MARK]
+        await self._mutations.apply(
+            subject, scope_bytes, key_bytes, change, if_revision=if_revision, idempotency_key=idempotency_key
+        )
         return value
 
     async def update(
@@ -313,13 +315,13 @@ class StateManager:
         UpdateFailed (with the failing operation), ValueTooLarge, CorruptValue, RevisionConflict, StateUnavailable; after each
         of them nothing has changed (StateUnavailable: see there).
         """
-        where, scope_bytes, key_bytes = self._names(scope, key)
-        arguments = patch.translate(ops, strict=strict, limits=self.limits, where=where)
+        subject, scope_bytes, key_bytes = self._names(scope, key)
+        arguments = patch.translate(ops, strict=strict, limits=self.limits, subject=subject)
         change = [b"update", b"strict" if strict else b"lenient", b"%d" % self.limits.value_bytes, *arguments]
-        reply = await self._changes.apply(
-            where, scope_bytes, key_bytes, change, if_revision=if_revision, idempotency_key=idempotency_key, operations=ops
+        reply = await self._mutations.apply(
+            subject, scope_bytes, key_bytes, change, if_revision=if_revision, idempotency_key=idempotency_key, operations=ops
         )
-        return codec.decode(reply[1], where=where)
+        return codec.decode(reply[1], subject=subject)
 
     async def delete(
         self, scope: str, key: str, *, if_revision: str | None = ANY, idempotency_key: str | None = None
@@ -329,11 +331,11 @@ class StateManager:
         Atomic with its event (`state:deleted`); deleting what is not there changes nothing and has no event. `if_revision`,
         cost and errors: as `set`.
         """
-        where, scope_bytes, key_bytes = self._names(scope, key)
-        reply = await self._changes.apply(
-            where, scope_bytes, key_bytes, [b"delete"], if_revision=if_revision, idempotency_key=idempotency_key
+        subject, scope_bytes, key_bytes = self._names(scope, key)
+        reply = await self._mutations.apply(
+            subject, scope_bytes, key_bytes, [b"delete"], if_revision=if_revision, idempotency_key=idempotency_key
         )
-        return codec.decode(reply[1], where=where) if reply else None
+        return codec.decode(reply[1], subject=subject) if reply else None
 
     async def clear(self, scope: str) -> None:
         """Delete all values of a scope, with one event per key.
@@ -343,7 +345,7 @@ class StateManager:
         """
         values, scan = await self._scan(scope)
         async for page in scan.fields(values):
-            await self._changes.delete(f"scope {scope!r:.200}", scope.encode(), page)
+            await self._mutations.delete(f"scope {scope!r:.200}", scope.encode(), page)
 
     async def enqueue(self, topic: str, data: Any, *, key: str | None = None, idempotency_key: str | None = None) -> str:
         """Append a message to a topic and return the message's id, which no other message has.
@@ -353,13 +355,13 @@ class StateManager:
         """
         topic_bytes = keyspace.encode_name("topic", topic, self.limits.name_bytes)
         key_bytes = b"" if key is None else keyspace.encode_name("key", key, self.limits.name_bytes)
-        where = f"topic {topic!r}"
-        text = codec.encode(data, where=where, max_bytes=self.limits.value_bytes)
-        return await self._changes.append(where, topic_bytes, key_bytes, text, idempotency_key=idempotency_key)
+        subject = f"topic {topic!r}"
+        text = codec.encode(data, subject=subject, max_bytes=self.limits.value_bytes)
+        return await self._mutations.append(subject, topic_bytes, key_bytes, text, idempotency_key=idempotency_key)
 
-    def _names(self, scope: str, key: str) -> tuple[Place, bytes, bytes]:
+    def _names(self, scope: str, key: str) -> tuple[Subject, bytes, bytes]:
         most = self.limits.name_bytes
-        return Place(scope, key), keyspace.encode_name("scope", scope, most), keyspace.encode_name("key", key, most)
+        return Subject(scope, key), keyspace.encode_name("scope", scope, most), keyspace.encode_name("key", key, most)
 
 
 def _values(scope: str, page: Mapping[bytes, bytes]) -> dict[bytes, Any]:
@@ -373,9 +375,9 @@ def _values(scope: str, page: Mapping[bytes, bytes]) -> dict[bytes, Any]:
 def _value(scope: str, key: bytes, text: bytes) -> Any:
     """Return the value of a key that was read with others. Raises CorruptValue, which names the key."""
     try:
-        return codec.decode(text, where="")
+        return codec.decode(text, subject="")
     except CorruptValue:
-        return codec.decode(text, where=Place(scope, key.decode(errors="replace")))
+        return codec.decode(text, subject=Subject(scope, key.decode(errors="replace")))
 
 
 def _text(key: bytes) -> str:

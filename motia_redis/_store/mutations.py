@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 from motia_redis._ids import generator, random_id
 from motia_redis._scripts import error_codes, loader
 from motia_redis._store import keyspace
-from motia_redis._store.retries import MARGIN, Retries
+from motia_redis._store.retries import RETRY_MARGIN, Retries
 from motia_redis._tracing import current_trace_id
 from motia_redis.errors import RevisionConflict, StateError
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_LOOK_EVERY = 0.1  # seconds: where there are few changes, one in 64 would come late
+_TRIM_INTERVAL = 0.1  # seconds: where there are few changes, one in 64 would come late
 _SEARCHING = b"SEARCHING"  # the scripts' reply while they look for an earlier attempt
 ANY: Final[Any] = object()  #: the `if_revision` of a call that gave none
 
 
-class Changes:
+class Mutations:
     """The changes of one manager: a request id each, which every attempt carries."""
 
     def __init__(
@@ -41,17 +41,17 @@ class Changes:
         self._retries = retries
         self._limits = limits
         self._durability = durability
-        self._safety = durability.commands
+        self._wait_commands = durability.wait_commands
         self._lifetime = int(idempotency_seconds * 1000)
         self._mutate = loader.load("mutate")
         self._enqueue = loader.load("enqueue")
         # Events stay for as long as an attempt may look for them.
-        self._trimming = retention.encode(retries.deadline + MARGIN if retries.deadline else 0.0)
-        self._next_look = 0.0
+        self._trimming = retention.encode(retries.deadline + RETRY_MARGIN if retries.deadline else 0.0)
+        self._next_trim = 0.0
 
     async def apply(
         self,
-        where: object,
+        subject: object,
         scope: bytes,
         key: bytes,
         change: list[bytes],
@@ -62,44 +62,46 @@ class Changes:
     ) -> list[bytes]:
         """Run the mutation script for one key, once, and return its reply. `operations` are shown by errors."""
         request = _request_id()
-        expected = b"" if if_revision is ANY else _expected(if_revision, where)
-        once = _NO_KEY
+        expected = b"" if if_revision is ANY else _expected(if_revision, subject)
+        once = _NO_CLAIM
         if idempotency_key is not None:
-            once = self._once(idempotency_key, b"%b\n%b" % (scope, key), [expected, *change])
+            once = self._claim(idempotency_key, b"%b\n%b" % (scope, key), [expected, *change])
 
         async def attempt(session: Session, attempt: Attempt) -> list[bytes]:
-            again = once.again(attempt)
-            keys, arguments = self._mutation(session, scope, key, change, request=request, expected=expected, again=again)
-            reply = await self._send(where, session, self._mutate, keys + once.keys(session, keys[3]), arguments)
-            if reply and not again and change[0] != b"update":  # an update that touched nothing tells an old revision
-                session.hear(reply[0])
+            attempt_token = once.attempt_token(attempt)
+            keys, arguments = self._mutation(
+                session, scope, key, change, request=request, expected=expected, attempt_token=attempt_token
+            )
+            reply = await self._send(subject, session, self._mutate, keys + once.keys(session, keys[3]), arguments)
+            if reply and not attempt_token and change[0] != b"update":  # an update that touched nothing tells an old revision
+                session.update_clock(reply[0])
             return reply
 
         try:
-            return await self._retries.run(where, attempt, changes=True)
+            return await self._retries.run(subject, attempt, is_mutation=True)
         except ResponseError as error:
-            known = _known(where, error, operations)
+            known = _to_error(subject, error, operations)
             if isinstance(known, RevisionConflict):
                 known.expected = if_revision
             raise known from None
 
-    async def append(self, where: object, topic: bytes, key: bytes, data: bytes, *, idempotency_key: str | None) -> str:
+    async def append(self, subject: object, topic: bytes, key: bytes, data: bytes, *, idempotency_key: str | None) -> str:
         """Append a message to a topic, once; return its id."""
         request = _request_id()
-        once = self._once(idempotency_key, topic, [key, data]) if idempotency_key is not None else _NO_KEY
+        once = self._claim(idempotency_key, topic, [key, data]) if idempotency_key is not None else _NO_CLAIM
 
         async def attempt(session: Session, attempt: Attempt) -> list[bytes]:
             stream = session.keyspace.topic(topic, session.keyspace.lane(key or once.name or request))
             names = [stream, session.keyspace.trimmed(stream), session.keyspace.request(stream, request)]
-            arguments = [topic, key, data, request, _trace(), self._limits_of_stream(), once.again(attempt)]
-            return await self._send(where, session, self._enqueue, names + once.keys(session, stream), arguments)
+            arguments = [topic, key, data, request, _trace(), self._trim_limits(), once.attempt_token(attempt)]
+            return await self._send(subject, session, self._enqueue, names + once.keys(session, stream), arguments)
 
         try:
-            return (await self._retries.run(where, attempt, changes=True))[1].decode()
+            return (await self._retries.run(subject, attempt, is_mutation=True))[1].decode()
         except ResponseError as error:
-            raise _known(where, error) from None
+            raise _to_error(subject, error) from None
 
-    async def delete(self, where: object, scope: bytes, keys: Sequence[bytes]) -> None:
+    async def delete(self, subject: object, scope: bytes, keys: Sequence[bytes]) -> None:
         """Delete keys of a scope, each with its event, if it holds a value. One round trip, and one to be safe."""
         change = [b"delete", b"quiet"]
 
@@ -107,15 +109,15 @@ class Changes:
             # One of them looks for what can be trimmed: several looks in a row would hold others up.
             calls = [self._mutation(session, scope, key, change, limits=b"") for key in keys[:-1]]
             calls.append(self._mutation(session, scope, keys[-1], change, limits=self._trimming))
-            for reply in await self._mutate.many(session.nodes, calls):
-                self._report_dropped(where, reply)
-            if self._safety:
+            for reply in await self._mutate.many(session.router, calls):
+                self._report_dropped(subject, reply)
+            if self._wait_commands:
                 # Redis waits for what this connection wrote last: a write of its own, behind all the others.
                 mark = session.keyspace.request(calls[0][0][3], _request_id())
-                _, safe = await session.nodes.run_together(mark, [("SET", mark, b"", "PX", 1000), *self._safety])
-                self._durability.check(where, safe)
+                _, safe = await session.router.pipeline(mark, [("SET", mark, b"", "PX", 1000), *self._wait_commands])
+                self._durability.check(subject, safe)
 
-        await self._retries.run(where, attempt, changes=True)
+        await self._retries.run(subject, attempt, is_mutation=True)
 
     def _mutation(
         self,
@@ -126,55 +128,57 @@ class Changes:
         *,
         request: bytes = b"",
         expected: bytes = b"",
-        again: bytes = b"",
+        attempt_token: bytes = b"",
         limits: bytes | None = None,
     ) -> tuple[list[bytes], list[bytes]]:
         """Return the mutation script's keys and arguments for one change."""
         request = request or _request_id()
         keys = session.keyspace.mutation_keys(scope, key, request)
         options = b""
-        limits = self._limits_of_stream() if limits is None else limits
-        if expected or limits or again:
-            options = b"%b\n%b\n%b" % (expected, limits, again)
+        limits = self._trim_limits() if limits is None else limits
+        if expected or limits or attempt_token:
+            options = b"%b\n%b\n%b" % (expected, limits, attempt_token)
             keys.append(session.keyspace.trimmed(keys[3]))
         return keys, [scope, key, request, _trace(), options, *change]
 
-    def _limits_of_stream(self) -> bytes:
+    def _trim_limits(self) -> bytes:
         """Return what the script trims the stream to: nothing for most changes. One in 64 looks for what can go, for all.
 
         And the first one in a while, so that few changes also clear what many have left.
         """
         now = monotonic()
-        if now < self._next_look and generator.getrandbits(6):
+        if now < self._next_trim and generator.getrandbits(6):
             return b""
-        self._next_look = now + _LOOK_EVERY
+        self._next_trim = now + _TRIM_INTERVAL
         return self._trimming
 
     async def _send(
-        self, where: object, session: Session, script: Script, keys: list[bytes], arguments: list[bytes]
+        self, subject: object, session: Session, script: Script, keys: list[bytes], arguments: list[bytes]
     ) -> list[bytes]:
         reply: Any = _SEARCHING
         safe: list[Any] = []
         while reply == _SEARCHING:
-            reply, *safe = await script.then(session.nodes, keys, arguments, self._safety)
+            reply, *safe = await script.then(session.router, keys, arguments, self._wait_commands)
         if safe:
-            self._durability.check(where, safe[0])
-        self._report_dropped(where, reply)
+            self._durability.check(subject, safe[0])
+        self._report_dropped(subject, reply)
         return reply  # type: ignore[no-any-return]  # what the script's RETURNS says
 
     @staticmethod
-    def _report_dropped(where: object, reply: list[Any]) -> None:
+    def _report_dropped(subject: object, reply: list[Any]) -> None:
         if len(reply) > 2:
-            _log.error("%s: its lane is over the hard cap: %d entries were dropped that a step had not handled", where, reply[2])
+            _log.error(
+                "%s: its lane is over the hard cap: %d entries were dropped that a step had not handled", subject, reply[2]
+            )
 
-    def _once(self, idempotency_key: str, place: bytes, call: list[bytes]) -> _Once:
+    def _claim(self, idempotency_key: str, place: bytes, call: list[bytes]) -> IdempotencyClaim:
         given = keyspace.encode_name("idempotency_key", idempotency_key, self._limits.name_bytes)
         name = blake2b(place + b"\n" + given, digest_size=16).hexdigest().encode()
         fingerprint = blake2b(b"\0".join(b"%d:%s" % (len(part), part) for part in call), digest_size=8).hexdigest()
-        return _Once(name, b"%d:%s" % (self._lifetime, fingerprint.encode()))
+        return IdempotencyClaim(name, b"%d:%s" % (self._lifetime, fingerprint.encode()))
 
 
-class _Once:
+class IdempotencyClaim:
     """The caller's idempotency key, if there is one, as the scripts take it."""
 
     def __init__(self, name: bytes, claim: bytes) -> None:
@@ -185,23 +189,23 @@ class _Once:
         """Return the key of its record."""
         return [session.keyspace.idempotency(stream, self.name)] if self.name else []
 
-    def again(self, attempt: Attempt) -> bytes:
+    def attempt_token(self, attempt: Attempt) -> bytes:
         """Return what tells the script which attempt this is: nothing for the first one without a key."""
         if not self.name and attempt.number == 1:
             return b""
         return b"%d:%d:%d:%s" % (attempt.number, attempt.began, attempt.elapsed, self._claim)
 
 
-_NO_KEY = _Once(b"", b"0:")
+_NO_CLAIM = IdempotencyClaim(b"", b"0:")
 
 
-def _known(where: object, error: ResponseError, operations: object = None) -> StateError:
-    known = error_codes.to_error(where, error, operations)
+def _to_error(subject: object, error: ResponseError, operations: object = None) -> StateError:
+    known = error_codes.to_error(subject, error, operations)
     assert known is not None, "Retries lets no other through"  # noqa: S101  # for the type checker
     return known
 
 
-def _expected(if_revision: object, where: object) -> bytes:
+def _expected(if_revision: object, subject: object) -> bytes:
     """Return `if_revision` as the script takes it."""
     if if_revision is ANY:
         return b""
@@ -209,7 +213,7 @@ def _expected(if_revision: object, where: object) -> bytes:
         return b"none"
     if isinstance(if_revision, str) and keyspace.is_revision(if_revision):
         return if_revision.encode()
-    raise StateError(f"{where}: if_revision must be a revision like '1700000000000-0', or None: {if_revision!r:.80}")
+    raise StateError(f"{subject}: if_revision must be a revision like '1700000000000-0', or None: {if_revision!r:.80}")
 
 
 def _request_id() -> bytes:

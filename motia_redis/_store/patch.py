@@ -24,47 +24,47 @@ _BAD_ESCAPE = re.compile(r"~(?![01])")
 _MISSING = object()
 
 
-def translate(operations: Any, *, strict: bool, limits: Limits, where: object) -> list[bytes]:
+def translate(operations: Any, *, strict: bool, limits: Limits, subject: object) -> list[bytes]:
     """Return the script's arguments for `operations`, in order; `where` opens the message of the errors.
 
     Raises InvalidOperation (or InvalidPointer), InvalidValue or ValueTooLarge, with the index of the operation.
     """
     if not isinstance(operations, list | tuple):
-        raise InvalidOperation(f"{where}: the operations must be a list of dicts, not {type(operations).__name__}")
+        raise InvalidOperation(f"{subject}: the operations must be a list of dicts, not {type(operations).__name__}")
     if len(operations) > limits.operations:
-        raise InvalidOperation(f"{where}: {len(operations)} operations, the limit is {limits.operations} in one update")
+        raise InvalidOperation(f"{subject}: {len(operations)} operations, the limit is {limits.operations} in one update")
     arguments: list[bytes] = [b"%d" % len(operations)]
     for index, operation in enumerate(operations):
-        _Operation(operation, f"{where}: operation {index}", strict=strict, limits=limits).translate(arguments)
+        _Operation(operation, f"{subject}: operation {index}", strict=strict, limits=limits).translate(arguments)
     if (size := sum(map(len, arguments))) > 2 * limits.value_bytes:
-        raise ValueTooLarge(f"{where}: the operations hold {size} bytes, the limit is {2 * limits.value_bytes}")
+        raise ValueTooLarge(f"{subject}: the operations hold {size} bytes, the limit is {2 * limits.value_bytes}")
     return arguments
 
 
 class _Operation:
     """One operation in the middle of being checked."""
 
-    def __init__(self, operation: Any, where: object, *, strict: bool, limits: Limits) -> None:
-        self.where = where
+    def __init__(self, operation: Any, subject: object, *, strict: bool, limits: Limits) -> None:
+        self.subject = subject
         self.strict = strict
         self.limits = limits
         if not isinstance(operation, dict):
-            raise InvalidOperation(f"{where} must be a dict, not {type(operation).__name__}: {operation!r:.80}")
+            raise InvalidOperation(f"{subject} must be a dict, not {type(operation).__name__}: {operation!r:.80}")
         self.fields: dict[Any, Any] = operation
         if ("op" in operation) == ("type" in operation):
-            raise InvalidOperation(f"{where} needs either `op` (JSON Patch) or `type` (Motia): {operation!r:.200}")
+            raise InvalidOperation(f"{subject} needs either `op` (JSON Patch) or `type` (Motia): {operation!r:.200}")
         self.pointer = "op" in operation
         self.name = operation["op"] if self.pointer else operation["type"]
         known = _POINTER_OPS if self.pointer else _FIELD_OPS
         if self.name not in known:
-            raise InvalidOperation(f"{where}: unknown operation {self.name!r}; known are {', '.join(known)}")
-        self.where = f"{where} ({self.name})"
+            raise InvalidOperation(f"{subject}: unknown operation {self.name!r}; known are {', '.join(known)}")
+        self.subject = f"{subject} ({self.name})"
 
     def translate(self, arguments: list[bytes]) -> None:
         """Append the operation's name, path and what its kind takes."""
         path = self.segments("path") if self.pointer else self.field()
         if self.name == "remove" and not path:
-            raise InvalidOperation(f"{self.where}: the whole value cannot be removed by an update: use delete()")
+            raise InvalidOperation(f"{self.subject}: the whole value cannot be removed by an update: use delete()")
         encode: Callable[[], list[bytes]] = {
             "remove": list,
             "move": lambda: self.source(path),
@@ -87,13 +87,13 @@ class _Operation:
         """Split a JSON Pointer into member names as sealed text spells them."""
         pointer = self.given(field)
         if not isinstance(pointer, str):
-            raise InvalidPointer(f"{self.where}: `{field}` must be a string, not {type(pointer).__name__}")
+            raise InvalidPointer(f"{self.subject}: `{field}` must be a string, not {type(pointer).__name__}")
         if not pointer:
             return []
         if pointer[0] != "/":
-            raise InvalidPointer(f"{self.where}: `{field}` must be empty or start with a slash: {pointer!r:.200}")
+            raise InvalidPointer(f"{self.subject}: `{field}` must be empty or start with a slash: {pointer!r:.200}")
         if _BAD_ESCAPE.search(pointer):
-            raise InvalidPointer(f"{self.where}: `{field}` holds a `~` that is neither ~0 nor ~1: {pointer!r:.200}")
+            raise InvalidPointer(f"{self.subject}: `{field}` holds a `~` that is neither ~0 nor ~1: {pointer!r:.200}")
         names = pointer[1:].split("/")
         return self.encoded([name.replace("~1", "/").replace("~0", "~") for name in names], field)
 
@@ -104,38 +104,38 @@ class _Operation:
             return self.encoded([path], "path") if path else []
         if isinstance(path, list | tuple) and all(isinstance(name, str) for name in path):
             return self.encoded(list(path), "path")
-        raise InvalidOperation(f"{self.where}: `path` must be a field name or a list of them: {path!r:.200}")
+        raise InvalidOperation(f"{self.subject}: `path` must be a field name or a list of them: {path!r:.200}")
 
     def encoded(self, names: list[str], field: str) -> list[bytes]:
         """Encode path segments within their limits."""
         if len(names) > self.limits.pointer_depth:
-            raise InvalidPointer(f"{self.where}: `{field}` has {len(names)} segments, the limit is {self.limits.pointer_depth}")
+            raise InvalidPointer(f"{self.subject}: `{field}` has {len(names)} segments, the limit is {self.limits.pointer_depth}")
         try:
             tokens = [codec.encode_name(name) for name in names]
         except TypeError:
-            raise InvalidPointer(f"{self.where}: `{field}` holds a lone surrogate") from None
+            raise InvalidPointer(f"{self.subject}: `{field}` holds a lone surrogate") from None
         if any(len(token) > self.limits.name_bytes for token in tokens):
-            raise InvalidPointer(f"{self.where}: a segment of `{field}` is over {self.limits.name_bytes} bytes")
+            raise InvalidPointer(f"{self.subject}: a segment of `{field}` is over {self.limits.name_bytes} bytes")
         return tokens
 
     def source(self, path: list[bytes]) -> list[bytes]:
         """Return the `from` of a move or copy."""
         source = self.segments("from")
         if self.name == "move" and len(source) < len(path) and path[: len(source)] == source:
-            raise InvalidOperation(f"{self.where}: a value cannot be moved into itself")
+            raise InvalidOperation(f"{self.subject}: a value cannot be moved into itself")
         return [b"%d" % len(source), *source]
 
     def value(self) -> list[bytes]:
         """Return the encoded `value`."""
-        return [codec.encode(self.given("value"), where=self.where, max_bytes=self.limits.value_bytes)]
+        return [codec.encode(self.given("value"), subject=self.subject, max_bytes=self.limits.value_bytes)]
 
     def amount(self) -> list[bytes]:
         """Return what is to be added; a decrement adds the negative."""
         field = "value" if self.pointer or "by" not in self.fields else "by"
         amount = self.given(field)
         if isinstance(amount, bool) or not isinstance(amount, int | float):
-            raise InvalidValue(f"{self.where}: `{field}` must be a number, not {type(amount).__name__}: {amount!r:.80}")
-        text = codec.encode(amount, where=self.where, max_bytes=self.limits.value_bytes)
+            raise InvalidValue(f"{self.subject}: `{field}` must be a number, not {type(amount).__name__}: {amount!r:.80}")
+        text = codec.encode(amount, subject=self.subject, max_bytes=self.limits.value_bytes)
         if self.name == "decrement":
             text = text[1:] if text.startswith(b"-") else b"-" + text
         return [text]
@@ -144,12 +144,12 @@ class _Operation:
         """Return the members that a merge writes: their number, then each one's name and value."""
         members = self.given("value")
         if not isinstance(members, dict):
-            raise InvalidValue(f"{self.where}: `value` must be a dict, not {type(members).__name__}: {members!r:.80}")
-        whole = codec.encode(members, where=self.where, max_bytes=self.limits.value_bytes)
+            raise InvalidValue(f"{self.subject}: `value` must be a dict, not {type(members).__name__}: {members!r:.80}")
+        whole = codec.encode(members, subject=self.subject, max_bytes=self.limits.value_bytes)
         pairs = [
             part
             for name, item in members.items()
-            for part in (codec.encode_name(name), codec.encode(item, where=self.where, max_bytes=len(whole)))
+            for part in (codec.encode_name(name), codec.encode(item, subject=self.subject, max_bytes=len(whole)))
         ]
         return [whole, b"%d" % len(members), *pairs]
 
@@ -157,5 +157,5 @@ class _Operation:
         """Return a field that must be there."""
         value = self.fields.get(field, _MISSING)
         if value is _MISSING:
-            raise InvalidOperation(f"{self.where}: `{field}` is missing: {self.fields!r:.200}")
+            raise InvalidOperation(f"{self.subject}: `{field}` is missing: {self.fields!r:.200}")
         return value

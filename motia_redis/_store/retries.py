@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 #: Seconds, beyond the deadline, in which the events stay that a repetition looks for: attempts and replies under way, clocks.
-MARGIN = 10.0
+RETRY_MARGIN = 10.0
 _PAUSES = (0.02, 1.0)  # seconds: first and longest
 
 
@@ -46,7 +46,7 @@ class Retries:
         self._sessions = sessions
         self.deadline = deadline
 
-    async def run(self, where: object, call: Callable[[Session, Attempt], Awaitable[_T]], *, changes: bool = False) -> _T:
+    async def run(self, subject: object, call: Callable[[Session, Attempt], Awaitable[_T]], *, is_mutation: bool = False) -> _T:
         """Return what `call` returns, which is called again after each error that may pass.
 
         The first connection is not tried again: a wrong URL is better told at once. Raises what the script refused as redis-py's
@@ -57,33 +57,33 @@ class Retries:
         try:
             return await call(session, FIRST)
         except (RedisError, OSError) as error:
-            return await self._repeat(where, call, began, session.server_time(began), error, changes=changes)
+            return await self._repeat(subject, call, began, session.server_time(began), error, is_mutation=is_mutation)
 
     async def _repeat(
         self,
-        where: object,
+        subject: object,
         call: Callable[[Session, Attempt], Awaitable[_T]],
         began: float,
         server_began: int,
         failure: Exception,
         *,
-        changes: bool,
+        is_mutation: bool,
     ) -> _T:
         """Go on behind the failure of the first attempt."""
         number, pause, maybe_applied = 1, _PAUSES[0], False
         while True:
-            if error_codes.is_ours(failure):
+            if error_codes.is_script_error(failure):
                 raise failure
-            maybe_applied = maybe_applied or (changes and failures.was_sent(failure))
-            again = failures.was_sent(failure) or failures.is_gone(failure) or self._passes(failure)
-            if failures.is_gone(failure):
+            maybe_applied = maybe_applied or (is_mutation and failures.was_sent(failure))
+            again = failures.was_sent(failure) or failures.is_disconnected(failure) or self._is_transient(failure)
+            if failures.is_disconnected(failure):
                 try:
                     await self._sessions.revive()
                 except StateUnavailable as reason:
-                    raise StateUnavailable(f"{where}: {reason}", maybe_applied=maybe_applied) from failure
+                    raise StateUnavailable(f"{subject}: {reason}", maybe_applied=maybe_applied) from failure
             wait = pause * generator.uniform(0.5, 1.0)
             if not again or time.monotonic() - began + wait > self.deadline:
-                raise failures.unavailable(where, self._sessions.url, failure, maybe_applied=maybe_applied) from failure
+                raise failures.to_unavailable(subject, self._sessions.url, failure, maybe_applied=maybe_applied) from failure
             await asyncio.sleep(wait)
             pause = min(pause * 2, _PAUSES[1])
             number += 1
@@ -93,5 +93,5 @@ class Retries:
             except (RedisError, OSError) as error:
                 failure = error
 
-    def _passes(self, error: Exception) -> bool:
-        return refusals.is_passing(error, fails_over=self._sessions.fails_over)
+    def _is_transient(self, error: Exception) -> bool:
+        return refusals.is_transient(error, fails_over=self._sessions.fails_over)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from motia_redis._store.retries import Attempt, Retries
     from motia_redis._store.sessions import Session
-    from motia_redis._transport.router import Nodes
+    from motia_redis._transport.router import Router
 
 PAGE_BYTES = 128 * 1024  # what a page aims at: some 0.1 ms of the server's time
 PAGE_ITEMS = 500  # what a page holds at most
@@ -36,7 +36,7 @@ class PageSize:
         self._items = 0
         self._bytes = 0
 
-    def saw(self, items: int, size: int) -> None:
+    def record_page(self, items: int, size: int) -> None:
         """Take into account a page of so many items and bytes."""
         self._items += items
         self._bytes += size
@@ -52,15 +52,15 @@ class Scan:
     it is read `ahead`, while this one is worked on; who leaves such a pass early has to close it.
     """
 
-    def __init__(self, retries: Retries, where: object) -> None:
+    def __init__(self, retries: Retries, subject: object) -> None:
         self._retries = retries
-        self._where = where
+        self._where = subject
 
     def items(self, key: bytes, *, ahead: bool = False) -> AsyncGenerator[Mapping[bytes, bytes]]:
         """Yield the fields and values of a hash."""
 
-        async def read(nodes: Nodes, address: str, cursor: Any, count: int) -> tuple[Any, Any, int]:
-            cursor, page = await nodes.run_here(address, "HSCAN", key, cursor, "COUNT", count)
+        async def read(router: Router, address: str, cursor: Any, count: int) -> tuple[Any, Any, int]:
+            cursor, page = await router.execute_at(address, "HSCAN", key, cursor, "COUNT", count)
             return cursor, page, sum(map(len, page)) + sum(map(len, page.values()))
 
         return self._pages(key, read, PageSize(), ahead=ahead)
@@ -69,12 +69,12 @@ class Scan:
         """Yield the fields of a hash; the values stay in Redis."""
         script = loader.load("scan_keys")
 
-        async def read(nodes: Nodes, address: str, cursor: Any, count: int) -> tuple[Any, Any, int]:
+        async def read(router: Router, address: str, cursor: Any, count: int) -> tuple[Any, Any, int]:
             rest = (1, key, cursor, count)
             try:
-                following, page, size = await nodes.run_here(address, "EVALSHA", script.sha, *rest)
+                following, page, size = await router.execute_at(address, "EVALSHA", script.sha, *rest)
             except NoScriptError:
-                following, page, size = await nodes.run_here(address, "EVAL", script.source, *rest)
+                following, page, size = await router.execute_at(address, "EVAL", script.source, *rest)
             return int(following), page, size
 
         return self._pages(key, read, PageSize())
@@ -82,8 +82,8 @@ class Scan:
     def members(self, key: bytes) -> AsyncGenerator[list[bytes]]:
         """Yield the members of a set, which are names."""
 
-        async def read(nodes: Nodes, address: str, cursor: Any, count: int) -> tuple[Any, Any, int]:
-            cursor, page = await nodes.run_here(address, "SSCAN", key, cursor, "COUNT", count)
+        async def read(router: Router, address: str, cursor: Any, count: int) -> tuple[Any, Any, int]:
+            cursor, page = await router.execute_at(address, "SSCAN", key, cursor, "COUNT", count)
             return cursor, page, sum(map(len, page))
 
         return self._pages(key, read, PageSize(_FIRST_NAMES))
@@ -94,15 +94,15 @@ class Scan:
 
         async def attempt(session: Session, attempt: Attempt) -> Any:
             nonlocal last
-            address = await session.nodes.address(key)
+            address = await session.router.address_of(key)
             start = cursor if address == last and attempt.number == 1 else 0
             last = address
-            return await read(session.nodes, address, start, size.count)
+            return await read(session.router, address, start, size.count)
 
         try:
             while True:
                 cursor, page, weight = await (following or self._retries.run(self._where, attempt))
-                size.saw(len(page), weight)
+                size.record_page(len(page), weight)
                 if ahead and cursor:
                     following = asyncio.create_task(self._retries.run(self._where, attempt))
                     await asyncio.sleep(0)  # it is sent before this page is worked on

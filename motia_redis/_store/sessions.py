@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from motia_redis._store.durability import Durability
-    from motia_redis._transport.router import Nodes
+    from motia_redis._transport.router import Router
 
 
 _log = logging.getLogger(__name__)
@@ -38,19 +38,19 @@ _REPLY_TIMEOUT = 10.0  # seconds; longer than any blocking read that this packag
 class Session:
     """What a manager holds for one event loop: asyncio clients belong to the loop they were made in."""
 
-    nodes: Nodes
+    router: Router
     keyspace: Keyspace
     closer: AsyncGenerator[None]
-    heard: tuple[bytes, float]  #: what the server's clock was, or a revision that it gave, and `time.monotonic` behind that
+    clock: tuple[bytes, float]  #: what the server's clock was, or a revision that it gave, and `time.monotonic` behind that
 
     def server_time(self, monotonic: float) -> int:
         """Return the server's clock at a moment of `time.monotonic`, Unix milliseconds; rather too early than too late."""
-        revision, then = self.heard
+        revision, then = self.clock
         return int(revision.partition(b"-")[0]) + floor((monotonic - then) * 1000)
 
-    def hear(self, revision: bytes) -> None:
+    def update_clock(self, revision: bytes) -> None:
         """Set the clock by the revision of a change that was just made."""
-        self.heard = revision, time.monotonic()
+        self.clock = revision, time.monotonic()
 
 
 @dataclass(slots=True)
@@ -85,16 +85,16 @@ class Sessions:
         """The prefix of all keys."""
         return self.given_namespace or os.environ.get("MOTIA_REDIS_NAMESPACE") or "motia"
 
-    async def nodes(self, *, max_connections: int = 64, reply_timeout: float = _REPLY_TIMEOUT) -> Nodes:
+    async def open_router(self, *, max_connections: int = 64, reply_timeout: float = _REPLY_TIMEOUT) -> Router:
         """Return new clients of the running loop, which belong to the caller."""
-        return await self._the_endpoint().nodes(max_connections=max_connections, reply_timeout=reply_timeout)
+        return await self._resolve_endpoint().open_router(max_connections=max_connections, reply_timeout=reply_timeout)
 
     @property
     def fails_over(self) -> bool:
         """Whether another server may become the primary of the same keys."""
-        return self._the_endpoint().fails_over
+        return self._resolve_endpoint().fails_over
 
-    def _the_endpoint(self) -> endpoint.Endpoint:
+    def _resolve_endpoint(self) -> endpoint.Endpoint:
         with self._creating:  # for no longer than it takes to look at a URL
             if self._endpoint is None:
                 self._endpoint = endpoint.Endpoint(self.url)
@@ -142,14 +142,14 @@ class Sessions:
         if self._endpoint is not None:
             await self._endpoint.revive()
 
-    async def failed(self, where: object, error: Exception) -> StateUnavailable:
+    async def to_unavailable(self, subject: object, error: Exception) -> StateUnavailable:
         """Return the error to raise for one of Redis; an embedded server that is gone is started again for the next call."""
-        if failures.is_gone(error):
+        if failures.is_disconnected(error):
             try:
                 await self.revive()
             except StateUnavailable as reason:
-                return StateUnavailable(f"{where}: {reason}")
-        return failures.unavailable(where, self.url, error)
+                return StateUnavailable(f"{subject}: {reason}")
+        return failures.to_unavailable(subject, self.url, error)
 
     def _purge(self) -> None:
         """Forget loops that were closed without shutting down their generators."""
@@ -163,19 +163,19 @@ class Sessions:
 
     async def _open(self, loop: asyncio.AbstractEventLoop) -> Session:
         namespace = keyspace.check_namespace(self.namespace)
-        nodes = await self.nodes(reply_timeout=ATTEMPT_TIMEOUT + self._durability.timeout)
-        closer = _close_with_loop(nodes, weakref.ref(self), loop)
+        router = await self.open_router(reply_timeout=ATTEMPT_TIMEOUT + self._durability.timeout)
+        closer = _close_with_loop(router, weakref.ref(self), loop)
         await anext(closer)
         try:
-            layout, heard = await self._ensure_layout(nodes, namespace)
+            layout, clock = await self._ensure_layout(router, namespace)
         except BaseException:
             await closer.aclose()
             raise
-        return Session(nodes, Keyspace(namespace, layout), closer, heard)
+        return Session(router, Keyspace(namespace, layout), closer, clock)
 
-    async def _ensure_layout(self, nodes: Nodes, namespace: str) -> tuple[Layout, tuple[bytes, float]]:
+    async def _ensure_layout(self, router: Router, namespace: str) -> tuple[Layout, tuple[bytes, float]]:
         """Return the namespace's layout, written only if there is none (a replica can be read), and the server's clock."""
-        key, where = keyspace.layout_key(namespace), f"namespace {namespace!r}"
+        key, subject = keyspace.layout_key(namespace), f"namespace {namespace!r}"
         wanted = self.layout or Layout()
         arguments = [str(keyspace.LAYOUT_VERSION), str(wanted.partitions), str(wanted.lanes)]
         try:
@@ -183,27 +183,27 @@ class Sessions:
             async with asyncio.timeout(endpoint.CONNECT_TIMEOUT):
                 reply: Any
                 commands = [("HMGET", key, "version", "partitions", "lanes"), ("TIME",), ("INFO",), ("CONFIG GET", "save")]
-                reply, (seconds, microseconds), info, config = await nodes.run_together(key, commands)
-                heard = b"%d" % (seconds * 1000 + microseconds // 1000), time.monotonic()
+                reply, (seconds, microseconds), info, config = await router.pipeline(key, commands)
+                clock = b"%d" % (seconds * 1000 + microseconds // 1000), time.monotonic()
                 if reply == [None, None, None]:
-                    reply = await loader.load("ensure_layout")(nodes, [key], arguments)
+                    reply = await loader.load("ensure_layout")(router, [key], arguments)
         except (RedisError, OSError) as error:
-            raise await self.failed(where, error) from error
+            raise await self.to_unavailable(subject, error) from error
         try:
             version, partitions, lanes = map(int, reply)
         except (TypeError, ValueError):
-            raise LayoutMismatch(f"{where}: {key} holds no layout: {reply!r}") from None
+            raise LayoutMismatch(f"{subject}: {key} holds no layout: {reply!r}") from None
         if version != keyspace.LAYOUT_VERSION:
-            raise LayoutMismatch(f"{where} has layout version {version}, this package knows {keyspace.LAYOUT_VERSION}")
+            raise LayoutMismatch(f"{subject} has layout version {version}, this package knows {keyspace.LAYOUT_VERSION}")
         stored = Layout(partitions, lanes)
         if self.layout is not None and self.layout != stored:
-            raise LayoutMismatch(f"{where} was created with {stored}, this process asks for {self.layout}: use the first")
+            raise LayoutMismatch(f"{subject} was created with {stored}, this process asks for {self.layout}: use the first")
         self._warn(info, config)
         try:
-            await self._durability.try_out(where, nodes, key)
+            await self._durability.probe(subject, router, key)
         except (RedisError, OSError) as error:
-            raise await self.failed(where, error) from error
-        return stored, heard
+            raise await self.to_unavailable(subject, error) from error
+        return stored, clock
 
     def _warn(self, info: Any, config: Any) -> None:
         """Log once what is wrong with the settings of this Redis, as far as this user may see them."""
@@ -216,7 +216,7 @@ class Sessions:
 
 
 async def _close_with_loop(
-    nodes: Nodes, sessions: weakref.ref[Sessions], loop: asyncio.AbstractEventLoop
+    router: Router, sessions: weakref.ref[Sessions], loop: asyncio.AbstractEventLoop
 ) -> AsyncGenerator[None]:
     """Close the clients at the latest when its loop shuts down its generators, as `asyncio.run` does at its end.
 
@@ -228,6 +228,6 @@ async def _close_with_loop(
     finally:
         owner = sessions()
         slot = owner._slots.get(loop) if owner is not None else None
-        if owner is not None and slot is not None and slot.session is not None and slot.session.nodes is nodes:
+        if owner is not None and slot is not None and slot.session is not None and slot.session.router is router:
             owner._slots.pop(loop, None)
-        await nodes.aclose()
+        await router.aclose()

@@ -15,7 +15,7 @@ from redis.backoff import NoBackoff
 
 from motia_redis._transport import urls
 from motia_redis._transport.embedded import EmbeddedServer
-from motia_redis._transport.router import Nodes
+from motia_redis._transport.router import Router
 from motia_redis._transport.urls import Target, redact
 from motia_redis.errors import StateError
 
@@ -43,7 +43,7 @@ class Endpoint:
         """Whether another server may become the primary of the same keys."""
         return self._target.kind in ("sentinel", "cluster")
 
-    async def nodes(self, *, max_connections: int, reply_timeout: float) -> Nodes:
+    async def open_router(self, *, max_connections: int, reply_timeout: float) -> Router:
         """Return new clients of the running loop, which re-send nothing by themselves.
 
         Calls that take a connection for themselves wait for their turn beyond `max_connections` at once to one node; whoever
@@ -53,7 +53,7 @@ class Endpoint:
         target = self._target
         if target.kind == "embedded":
             target = Target("single", (await asyncio.to_thread(self._join),))
-        return Nodes(target, partial(_connect, max_connections, reply_timeout), reply_timeout)
+        return Router(target, partial(_connect, max_connections, reply_timeout), reply_timeout)
 
     async def revive(self) -> None:
         """Start the embedded server again if it ended while in use; nothing to do for other URLs or a server that lives.

@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
     from redis.asyncio.connection import AbstractConnection
 
-BIG: Final = 64 * 1024  # bytes of a command or reply from which on others should not have to wait behind it
-_MOST_LINKS = 4  # to one node: one for what is small, the others for what is big
-_BULKY = 1024  # keys with big replies that are remembered
+LARGE: Final = 64 * 1024  # bytes of a command or reply from which on others should not have to wait behind it
+_MAX_CONNECTIONS = 4  # to one node: one for what is small, the others for what is big
+_LARGE_KEYS = 1024  # keys with big replies that are remembered
 _READ_BUFFER = 1024 * 1024  # bytes that hiredis keeps for the next replies instead of giving them back
 _INCOMPLETE: Final = object()
 _Pushed: Final = hiredis.PushNotification
 
 
-class Link(asyncio.Protocol):
+class MultiplexedConnection(asyncio.Protocol):
     """One connection and the calls that wait for their replies on it. Made by `open_link`; belongs to one event loop.
 
     Error replies are results: instances of redis-py's ResponseError. A call fails with redis-py's ConnectionError when the
@@ -59,14 +59,14 @@ class Link(asyncio.Protocol):
         self._waiting: deque[asyncio.Future[Any]] = deque()
         self._unsent: list[bytes] = []
         self._sent = 0  # calls so far; those of them that are not answered wait
-        self._last_big = 0  # of those sent, the last one whose command was big
+        self._last_large = 0  # of those sent, the last one whose command was big
         self._written = 0  # bytes of commands
         self._partial = 0  # bytes of a reply that is not complete
         self._paused = False  # the peer does not keep up with what is written
         # After each write: how many calls were sent by then, and until when they may wait.
         self._deadlines: deque[tuple[int, float]] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._moved = (0, 0)  # how far what is big had come when the timer was set
+        self._last_progress = (0, 0)  # how far what is big had come when the timer was set
 
     @property
     def pending(self) -> int:
@@ -74,9 +74,9 @@ class Link(asyncio.Protocol):
         return len(self._waiting)
 
     @property
-    def held_up(self) -> bool:
+    def is_congested(self) -> bool:
         """Whether a call that is made now would wait for the bytes of a big one."""
-        return self._partial >= BIG or self._sent - len(self._waiting) < self._last_big or self._paused
+        return self._partial >= LARGE or self._sent - len(self._waiting) < self._last_large or self._paused
 
     def send(self, data: bytes) -> asyncio.Future[Any]:
         """Send one packed command; return the future of its reply. Its cancellation does not take the command back."""
@@ -84,8 +84,8 @@ class Link(asyncio.Protocol):
         idle = not self._waiting
         self._waiting.append(future)
         self._sent += 1
-        if len(data) >= BIG:
-            self._last_big = self._sent
+        if len(data) >= LARGE:
+            self._last_large = self._sent
         if idle:
             self._write(data)
         else:
@@ -164,29 +164,29 @@ class Link(asyncio.Protocol):
         deadline = self._loop.time() + self._timeout
         self._deadlines.append((self._sent, deadline))
         if self._timer is None:
-            self._look_again(deadline)
+            self._schedule_check(deadline)
 
-    def _look_again(self, when: float) -> None:
-        self._moved = self._movement()
-        self._timer = self._loop.call_at(when, self._look)
+    def _schedule_check(self, when: float) -> None:
+        self._last_progress = self._progress()
+        self._timer = self._loop.call_at(when, self._check_timeouts)
 
-    def _movement(self) -> tuple[int, int]:
+    def _progress(self) -> tuple[int, int]:
         """Return how far the reply and the commands have come that are on their way; equal as long as nothing moves."""
         # Not how much is still to be written: that also changes when a peer that takes nothing is sent more.
         unwritten = self._transport.get_write_buffer_size()
         return self._partial, self._written - unwritten if unwritten else 0
 
-    def _look(self) -> None:
+    def _check_timeouts(self) -> None:
         """Fail calls that have waited too long, unless a big reply, or a big command, is on its way and moves."""
         self._timer = None
         now = self._loop.time()
-        moves = self._movement() != self._moved
-        while not moves and self._deadlines and self._deadlines[0][1] <= now:
+        progressing = self._progress() != self._last_progress
+        while not progressing and self._deadlines and self._deadlines[0][1] <= now:
             self._expire(self._deadlines.popleft()[0])
         if self.closing and all(future.done() for future in self._waiting):
             self._transport.abort()
         elif self._deadlines:
-            self._look_again(now + self._timeout if moves else self._deadlines[0][1])
+            self._schedule_check(now + self._timeout if progressing else self._deadlines[0][1])
 
     def _expire(self, sent: int) -> None:
         """Fail the calls up to this one; their places in the queue stay, as their replies may still come."""
@@ -197,54 +197,54 @@ class Link(asyncio.Protocol):
                 future.set_exception(error)
 
 
-async def open_link(connection: Any, reply_timeout: float) -> Link | None:
+async def open_connection(unopened: Any, reply_timeout: float) -> MultiplexedConnection | None:
     """Connect with redis-py and take over the transport; None when the connection shows none (it is no real one).
 
     Errors are those of redis-py for connecting.
     """
-    await connection.connect()
+    await unopened.connect()
     # There is no public way to the transport. Whatever a later redis-py keeps there, calls then go through its own client.
-    reader, writer = getattr(connection, "_reader", None), getattr(connection, "_writer", None)
+    reader, writer = getattr(unopened, "_reader", None), getattr(unopened, "_writer", None)
     if not isinstance(reader, asyncio.StreamReader) or not isinstance(writer, asyncio.StreamWriter):
-        await connection.disconnect(nowait=True)
+        await unopened.disconnect(nowait=True)
         return None
     if reader.at_eof() or writer.transport.is_closing():  # which a link would not be told any more
-        await connection.disconnect(nowait=True)
+        await unopened.disconnect(nowait=True)
         raise RedisConnectionError("Connection closed by server while connecting to it.")
-    connection._reader = connection._writer = None  # not its own any more: it neither uses nor closes it
-    link = Link(writer, reply_timeout)
-    writer.transport.set_protocol(link)
-    return link
+    unopened._reader = unopened._writer = None  # not its own any more: it neither uses nor closes it
+    connection = MultiplexedConnection(writer, reply_timeout)
+    writer.transport.set_protocol(connection)
+    return connection
 
 
-class Links:
+class ConnectionGroup:
     """The links to one node, opened as they are needed."""
 
     def __init__(self, connection: Callable[[], AbstractConnection], reply_timeout: float) -> None:
         self._connection = connection
         self._timeout = reply_timeout
-        self._links: list[Link] = []
-        self._apart: set[Link] = set()  # taken apart now
-        self._spare: list[Link] = []  # which were, and can be again
-        self._bulky: dict[Any, None] = {}
+        self._connections: list[MultiplexedConnection] = []
+        self._dedicated: set[MultiplexedConnection] = set()  # taken apart now
+        self._idle_dedicated: list[MultiplexedConnection] = []  # which were, and can be again
+        self._large_keys: dict[Any, None] = {}
         self._opening: asyncio.Task[None] | None = None
         self._closed = False
         self.unsupported = False  #: connections of this client show no transport: everything has to go through redis-py
 
-    def ready(self, *, big: bool) -> Link | None:
+    def available(self, *, large: bool) -> MultiplexedConnection | None:
         """Return the link for a call, or None when one has to be opened first."""
-        links = self._links
-        if big or not links or links[0].closing or links[0].held_up:
-            return self._choose(big=big)
-        return links[0]
+        connections = self._connections
+        if large or not connections or connections[0].closing or connections[0].is_congested:
+            return self._select_uncongested(large=large)
+        return connections[0]
 
-    async def get(self, *, big: bool) -> Link | None:
+    async def get(self, *, large: bool) -> MultiplexedConnection | None:
         """Return the link for a call, opened if need be; None when this client has none. Errors are redis-py's."""
-        for _ in range(_MOST_LINKS):  # and no more, where each ends at once
-            if (link := self.ready(big=big)) is not None or self.unsupported:
-                return link
+        for _ in range(_MAX_CONNECTIONS):  # and no more, where each ends at once
+            if (connection := self.available(large=large)) is not None or self.unsupported:
+                return connection
             try:
-                await self._one_more()
+                await self._grow()
             except (RedisError, OSError):
                 if not self._usable():
                     raise
@@ -252,37 +252,37 @@ class Links:
         usable = self._usable()
         if not usable:
             raise RedisConnectionError("Connection closed by server while connecting to it.")
-        return _least_busy(usable[big:] or usable)  # late is better than never, as when Redis takes no more clients
+        return _least_busy(usable[large:] or usable)  # late is better than never, as when Redis takes no more clients
 
-    async def take_apart(self) -> Link | None:
+    async def acquire_dedicated(self) -> MultiplexedConnection | None:
         """Return a link that nobody else uses until `give_back`, for a command that waits inside of Redis; None as `get`."""
-        self._spare = [link for link in self._spare if not link.closing]
-        link = self._spare.pop() if self._spare else await self._open_link()
-        if link is not None:
-            self._apart.add(link)
-        return link
+        self._idle_dedicated = [connection for connection in self._idle_dedicated if not connection.closing]
+        connection = self._idle_dedicated.pop() if self._idle_dedicated else await self._open_one()
+        if connection is not None:
+            self._dedicated.add(connection)
+        return connection
 
-    def give_back(self, link: Link) -> None:
+    def release_dedicated(self, connection: MultiplexedConnection) -> None:
         """Take a link back; closed, if its reply is still to come."""
-        self._apart.discard(link)
-        if link.pending:
-            link.close()
-        elif not link.closing:
-            self._spare.append(link)
+        self._dedicated.discard(connection)
+        if connection.pending:
+            connection.close()
+        elif not connection.closing:
+            self._idle_dedicated.append(connection)
 
-    def _choose(self, *, big: bool) -> Link | None:
+    def _select_uncongested(self, *, large: bool) -> MultiplexedConnection | None:
         """Return the link that holds a call up least, None for a new one; what is big leaves the first one alone."""
         usable = self._usable()
-        for link in usable[big:]:
-            if not link.held_up:
-                return link
-        return _least_busy(usable[big:]) if len(usable) >= _MOST_LINKS else None
+        for connection in usable[large:]:
+            if not connection.is_congested:
+                return connection
+        return _least_busy(usable[large:]) if len(usable) >= _MAX_CONNECTIONS else None
 
-    def _usable(self) -> list[Link]:
-        self._links = [link for link in self._links if not link.ended.done()]
-        return [link for link in self._links if not link.closing]
+    def _usable(self) -> list[MultiplexedConnection]:
+        self._connections = [connection for connection in self._connections if not connection.ended.done()]
+        return [connection for connection in self._connections if not connection.closing]
 
-    async def _one_more(self) -> None:
+    async def _grow(self) -> None:
         """Wait until one more link is open: for all who wait it is the same one, or the same error."""
         if self._closed:
             raise _closed()
@@ -297,36 +297,36 @@ class Links:
         opening.result()
 
     async def _open(self) -> None:
-        link = await self._open_link()
-        if link is not None:
-            self._links.append(link)
+        connection = await self._open_one()
+        if connection is not None:
+            self._connections.append(connection)
 
-    async def _open_link(self) -> Link | None:
-        link = await open_link(self._connection(), self._timeout)
-        if link is None:
+    async def _open_one(self) -> MultiplexedConnection | None:
+        connection = await open_connection(self._connection(), self._timeout)
+        if connection is None:
             self.unsupported = True
         elif self._closed:
-            link.close()
+            connection.close()
             raise _closed()
-        return link
+        return connection
 
-    def is_bulky(self, key: Any) -> bool:
+    def expects_large_reply(self, key: Any) -> bool:
         """Tell whether calls for this key have had big replies."""
-        return key in self._bulky
+        return key in self._large_keys
 
-    def saw_big(self, key: Any) -> None:
+    def note_large_reply(self, key: Any) -> None:
         """Remember a key with a big reply, so that others do not wait for the next one."""
-        self._bulky[key] = None
-        if len(self._bulky) > _BULKY:
-            del self._bulky[next(iter(self._bulky))]
+        self._large_keys[key] = None
+        if len(self._large_keys) > _LARGE_KEYS:
+            del self._large_keys[next(iter(self._large_keys))]
 
     async def aclose(self) -> None:
         """Close all links, also one that is being opened: for good, even when the wait for their end is cancelled."""
         self._closed = True
-        links = [*self._links, *self._apart, *self._spare]
-        ends: list[asyncio.Future[None]] = [link.ended for link in links]
-        for link in links:
-            link.close()
+        connections = [*self._connections, *self._dedicated, *self._idle_dedicated]
+        ends: list[asyncio.Future[None]] = [connection.ended for connection in connections]
+        for connection in connections:
+            connection.close()
         if self._opening is not None:
             self._opening.cancel()
             ends.append(self._opening)
@@ -338,8 +338,8 @@ def _closed() -> RedisConnectionError:
     return RedisConnectionError("Closed while connecting to the server.")
 
 
-def _least_busy(links: Sequence[Link]) -> Link:
-    return min(links, key=lambda link: link.pending)
+def _least_busy(connections: Sequence[MultiplexedConnection]) -> MultiplexedConnection:
+    return min(connections, key=lambda connection: connection.pending)
 
 
 def pack(command: Sequence[Any]) -> bytes:

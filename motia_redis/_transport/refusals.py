@@ -34,7 +34,7 @@ _REFUSALS = {
     "NOREPLICAS": "takes no changes while it has too few replicas (min-replicas-to-write)",
 }
 #: For replies whose first word says nothing, or that redis-py has taken it from: a part of the text.
-_BY_TEXT = {
+_CODES_BY_TEXT = {
     "without any password configured": "NOPASS",
     "no password is set": "NOPASS",
     "invalid username-password": "WRONGPASS",
@@ -54,11 +54,11 @@ _BY_TEXT = {
 
 
 #: Refusals that pass; READONLY and MASTERDOWN where a fail-over may have moved the primary.
-_PASSING = frozenset({"LOADING", "BUSY", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS"})
-_FAILING_OVER = frozenset({"READONLY", "MASTERDOWN", "UNBLOCKED"})
+_TRANSIENT = frozenset({"LOADING", "BUSY", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS"})
+_TRANSIENT_DURING_FAILOVER = frozenset({"READONLY", "MASTERDOWN", "UNBLOCKED"})
 
 
-def essence(error: Exception) -> str:
+def clean_message(error: Exception) -> str:
     """Return the text of an error without what only tells where in a script it came up."""
     return _NOISE.sub("", str(error)).lstrip("-").strip() or type(error).__name__
 
@@ -69,22 +69,22 @@ def refusal(error: Exception) -> str | None:
     An error reply means that nothing was changed by the call.
     """
     if isinstance(error, InvalidResponse):
-        return f"is not a Redis: it answered in another protocol ({essence(error)})"
-    code = _code(error)
-    return f"{_REFUSALS[code]} ({essence(error)})" if code in _REFUSALS else None
+        return f"is not a Redis: it answered in another protocol ({clean_message(error)})"
+    code = error_code(error)
+    return f"{_REFUSALS[code]} ({clean_message(error)})" if code in _REFUSALS else None
 
 
-def is_passing(error: Exception, *, fails_over: bool) -> bool:
+def is_transient(error: Exception, *, fails_over: bool) -> bool:
     """Tell whether an error reply refuses a call for a moment only; `fails_over`: another server may become the primary."""
-    code = _code(error)
-    return code in _PASSING or (fails_over and (code in _FAILING_OVER or isinstance(error, AskError)))
+    code = error_code(error)
+    return code in _TRANSIENT or (fails_over and (code in _TRANSIENT_DURING_FAILOVER or isinstance(error, AskError)))
 
 
-def _code(error: Exception) -> str | None:
+def error_code(error: Exception) -> str | None:
     """Return the code of an error reply, also one that redis-py has taken out of it; None for an error of another kind."""
     if not isinstance(error, RedisError):
         return None
-    text = essence(error)
-    code = next((code for part, code in _BY_TEXT.items() if part in text), None)
+    text = clean_message(error)
+    code = next((code for part, code in _CODES_BY_TEXT.items() if part in text), None)
     code = code or getattr(error, "status_code", None) or text.partition(" ")[0]
     return "WRONGPASS" if code not in _REFUSALS and isinstance(error, AuthenticationError) else code

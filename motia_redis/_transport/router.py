@@ -19,7 +19,7 @@ from redis.exceptions import AskError, MovedError, ReadOnlyError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from motia_redis._transport.failures import UNREACHABLE
-from motia_redis._transport.multiplexing import BIG, Links, pack
+from motia_redis._transport.multiplexing import LARGE, ConnectionGroup, pack
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -37,11 +37,11 @@ _SLOTS = 16384
 @dataclass(frozen=True, slots=True)
 class _Node:
     client: Redis  #: of redis-py; opens all connections, and keeps a pool for what cannot share one
-    links: Links
+    connections: ConnectionGroup
     callbacks: dict[Any, Callable[[Any], Any]]  #: redis-py's own for replies, without its lookup that minds no case
 
 
-class Nodes:
+class Router:
     """Clients of the primaries, found when they are needed and again after a failure.
 
     `connect` makes a client of a plain URL; whoever shares its connections waits `reply_timeout` seconds for a reply.
@@ -64,44 +64,46 @@ class Nodes:
 
     # -- sending ------------------------------------------------------------------------------------------------------
 
-    async def address(self, key: bytes | str) -> str:
+    async def address_of(self, key: bytes | str) -> str:
         """Return what tells the node that serves `key` now from others."""
-        return await self._url(key)
+        return await self._locate(key)
 
-    async def run_here(self, address: str, *command: Any) -> Any:
+    async def execute_at(self, address_of: str, *command: Any) -> Any:
         """Run a command at an `address`, whatever has moved since: a redirection is raised as any error reply."""
-        reply = await self._call(address, address, command)
+        reply = await self._send_shared(address_of, address_of, command)
         if isinstance(reply, MovedError):
-            self._learn(reply)
+            self._record_move(reply)
         if isinstance(reply, Exception):
             raise reply
         return reply
 
-    async def run(self, key: bytes | str, *command: Any) -> Any:
+    async def execute(self, key: bytes | str, *command: Any) -> Any:
         """Run a command at the node that serves `key`; return its reply. Errors are redis-py's."""
-        return (await self.run_together(key, [command]))[0]
+        return (await self.pipeline(key, [command]))[0]
 
-    async def run_together(self, key: bytes | str, commands: Sequence[Command]) -> list[Any]:
+    async def pipeline(self, key: bytes | str, commands: Sequence[Command]) -> list[Any]:
         """Run commands over one connection to the node that serves `key`, in one round trip; return the replies.
 
         Only the first command may change anything: after a redirection all are sent again. Raises its error reply; those of the
         others stand in their places.
         """
-        return await self._follow(key, commands, self._call)
+        return await self._follow_redirections(key, commands, self._send_shared)
 
-    async def run_blocking(self, key: bytes | str, *command: Any) -> Any:
+    async def execute_blocking(self, key: bytes | str, *command: Any) -> Any:
         """Run a command that waits inside of Redis, over a connection of its own; return its reply. Errors are redis-py's."""
-        return (await self._follow(key, [command], self._call_apart))[0]
+        return (await self._follow_redirections(key, [command], self._send_dedicated))[0]
 
-    async def _follow(self, key: bytes | str, commands: Sequence[Command], call: Callable[..., Awaitable[Any]]) -> list[Any]:
+    async def _follow_redirections(
+        self, key: bytes | str, commands: Sequence[Command], call: Callable[..., Awaitable[Any]]
+    ) -> list[Any]:
         """Send commands, a single one by `call`, to where redirections lead."""
         slots, asking = self._slots, False
-        url = slots[0] if len(slots) == 1 else await self._url(key)
+        url = slots[0] if len(slots) == 1 else await self._locate(key)
         for _ in range(_REDIRECTIONS):
             if len(commands) == 1 and not asking:
                 replies = [await call(url, key, commands[0])]
             else:
-                replies = await self._send_apart(url, commands, asking=asking)
+                replies = await self._send_pooled(url, commands, asking=asking)
             error = replies[0]
             if not isinstance(error, Exception):
                 return replies
@@ -109,22 +111,22 @@ class Nodes:
                 raise error
             # Nothing was run. ASK holds for this one time, MOVED from now on.
             asking = not isinstance(error, MovedError)
-            url = self._target.at(error.host, error.port) if asking else self._learn(error)
+            url = self._target.at(error.host, error.port) if asking else self._record_move(error)
         raise error
 
-    async def run_each(self, calls: Sequence[tuple[bytes | str, Command]]) -> list[Any]:
+    async def gather_each(self, calls: Sequence[tuple[bytes | str, Command]]) -> list[Any]:
         """Run one command for each key, all at once; return the replies, or in their places the errors.
 
         Commands for one node go in one round trip, in order.
         """
         by_url: dict[str, list[int]] = {}
         for index, (key, _) in enumerate(calls):
-            by_url.setdefault(await self._url(key), []).append(index)
+            by_url.setdefault(await self._locate(key), []).append(index)
         found: list[Any] = [None] * len(calls)
 
         async def at_node(url: str, indexes: list[int]) -> None:
             try:
-                replies = await self._call_all(url, [calls[index] for index in indexes])
+                replies = await self._send_batch(url, [calls[index] for index in indexes])
             except (RedisError, OSError) as error:
                 replies = [error] * len(indexes)
             for index, reply in zip(indexes, replies, strict=True):
@@ -134,79 +136,79 @@ class Nodes:
         for index, reply in enumerate(found):
             if isinstance(reply, AskError) and self.is_cluster:
                 try:
-                    found[index] = await self.run(calls[index][0], *calls[index][1])
+                    found[index] = await self.execute(calls[index][0], *calls[index][1])
                 except (RedisError, OSError) as error:
                     found[index] = error
         return found
 
-    async def run_all(self, calls: Sequence[tuple[bytes | str, Command]]) -> list[Any]:
+    async def gather(self, calls: Sequence[tuple[bytes | str, Command]]) -> list[Any]:
         """Do as `run_each`, and raise the first error after all have run."""
-        replies = await self.run_each(calls)
+        replies = await self.gather_each(calls)
         for reply in replies:
             if isinstance(reply, Exception):
                 raise reply
         return replies
 
-    async def _call(self, url: str, key: bytes | str, command: Command) -> Any:
+    async def _send_shared(self, url: str, key: bytes | str, command: Command) -> Any:
         """Send a command over a shared connection; return the reply, or the error that is one."""
         node = self._nodes.get(url) or self._node(url)
-        links, data = node.links, pack(command)
-        big = len(data) >= BIG or links.is_bulky(key)
+        connections, data = node.connections, pack(command)
+        large = len(data) >= LARGE or connections.expects_large_reply(key)
         try:
-            link = links.ready(big=big) or await links.get(big=big)
-            if link is None:
-                return (await self._send_apart(url, [command]))[0]
-            reply = await link.send(data)
+            connection = connections.available(large=large) or await connections.get(large=large)
+            if connection is None:
+                return (await self._send_pooled(url, [command]))[0]
+            reply = await connection.send(data)
         except UNREACHABLE:
-            self.forget()
+            self.invalidate()
             raise
-        return self._received(node, key, command, reply)
+        return self._decode_reply(node, key, command, reply)
 
-    async def _call_apart(self, url: str, key: bytes | str, command: Command) -> Any:
+    async def _send_dedicated(self, url: str, key: bytes | str, command: Command) -> Any:
         """Send a command over a link that nobody else uses meanwhile; return the reply, or the error that is one."""
         node = self._node(url)
         try:
-            link = await node.links.take_apart()
-            if link is None:
-                return (await self._send_apart(url, [command]))[0]
+            connection = await node.connections.acquire_dedicated()
+            if connection is None:
+                return (await self._send_pooled(url, [command]))[0]
             try:
-                return self._received(node, key, command, await link.send(pack(command)))
+                return self._decode_reply(node, key, command, await connection.send(pack(command)))
             finally:
-                node.links.give_back(link)
+                node.connections.release_dedicated(connection)
         except UNREACHABLE:
-            self.forget()
+            self.invalidate()
             raise
 
-    async def _call_all(self, url: str, calls: Sequence[tuple[bytes | str, Command]]) -> list[Any]:
+    async def _send_batch(self, url: str, calls: Sequence[tuple[bytes | str, Command]]) -> list[Any]:
         """Send commands over one shared connection, in order; return the replies, error replies in their places."""
         node = self._node(url)
         packed = [pack(command) for _, command in calls]
-        big = sum(map(len, packed)) >= BIG or any(node.links.is_bulky(key) for key, _ in calls)
+        large = sum(map(len, packed)) >= LARGE or any(node.connections.expects_large_reply(key) for key, _ in calls)
         try:
-            link = await node.links.get(big=big)
-            if link is None:
-                return await self._send_apart(url, [command for _, command in calls])
-            futures = [link.send(data) for data in packed]
+            connection = await node.connections.get(large=large)
+            if connection is None:
+                return await self._send_pooled(url, [command for _, command in calls])
+            futures = [connection.send(data) for data in packed]
             replies = await asyncio.gather(*futures)
         except UNREACHABLE:
-            self.forget()
+            self.invalidate()
             raise
-        return [self._received(node, *call, reply) for call, reply in zip(calls, replies, strict=True)]
+        return [self._decode_reply(node, *call, reply) for call, reply in zip(calls, replies, strict=True)]
 
-    def _received(self, node: _Node, key: bytes | str, command: Command, reply: Any) -> Any:
+    def _decode_reply(self, node: _Node, key: bytes | str, command: Command, reply: Any) -> Any:
         """Return a reply in the form that redis-py gives it, and remember what is to be known of it."""
         if isinstance(reply, bytes):
-            if len(reply) >= BIG:
-                node.links.saw_big(key)
+            if len(reply) >= LARGE:
+                node.connections.note_large_reply(key)
         elif isinstance(reply, list):
-            if reply and isinstance(reply[-1], bytes) and len(reply[-1]) >= BIG:
-                node.links.saw_big(key)
+            if reply and isinstance(reply[-1], bytes) and len(reply[-1]) >= LARGE:
+                node.connections.note_large_reply(key)
         elif isinstance(reply, ReadOnlyError):
-            self.forget()
+            self.invalidate()
         callback = node.callbacks.get(command[0])
         return callback(reply) if callback and not isinstance(reply, Exception) else reply
 
-    async def _send_apart(self, url: str, commands: Sequence[Command], *, asking: bool = False) -> list[Any]:
+    async def _send_pooled(self, url: str, commands: Sequence[Command], *, asking: bool = False) -> list[Any]:
         """Send commands over a connection that nobody else uses meanwhile; return the replies, error replies in their places."""
         client = self._node(url).client
         try:
@@ -226,27 +228,27 @@ class Nodes:
                     replies = await pipeline.execute(raise_on_error=False)
                     replies = replies[1::2] if asking else replies
         except UNREACHABLE:
-            self.forget()
+            self.invalidate()
             raise
         if any(isinstance(reply, ReadOnlyError) for reply in replies):
-            self.forget()
+            self.invalidate()
         return replies
 
     # -- finding ------------------------------------------------------------------------------------------------------
 
-    async def clients(self) -> list[Redis]:
+    async def primaries(self) -> list[Redis]:
         """Return a client of each primary that serves keys."""
-        await self._url(b"")
+        await self._locate(b"")
         return [self._node(url).client for url in dict.fromkeys(self._slots)]
 
-    def _learn(self, moved: AskError) -> str:
+    def _record_move(self, moved: AskError) -> str:
         """Remember where a slot is now, and return it."""
         url = self._target.at(moved.host, moved.port)
         if len(self._slots) == _SLOTS:
             self._slots[moved.slot_id] = url
         return url
 
-    def forget(self) -> None:
+    def invalidate(self) -> None:
         """Look for the primaries anew before the next command: one was not there, or is none any more."""
         if self._target.kind != "single":
             self._slots = []
@@ -261,7 +263,7 @@ class Nodes:
     @staticmethod
     async def _close(node: _Node) -> None:
         try:
-            await node.links.aclose()
+            await node.connections.aclose()
         finally:
             await node.client.aclose()
 
@@ -269,33 +271,33 @@ class Nodes:
         node = self._nodes.get(url)
         if node is None:
             client = self._connect(url)
-            links = Links(client.connection_pool.make_connection, self._reply_timeout)
-            node = self._nodes[url] = _Node(client, links, dict(client.response_callbacks))
+            connections = ConnectionGroup(client.connection_pool.make_connection, self._reply_timeout)
+            node = self._nodes[url] = _Node(client, connections, dict(client.response_callbacks))
         return node
 
-    async def _url(self, key: bytes | str) -> str:
+    async def _locate(self, key: bytes | str) -> str:
         slots = self._slots
         if not slots:
             async with self._finding:
                 if not self._slots:
-                    self._slots = await (self._ask_cluster() if self.is_cluster else self._ask_sentinels())
+                    self._slots = await (self._query_cluster() if self.is_cluster else self._query_sentinels())
                 slots = self._slots
         return slots[0] if len(slots) == 1 else slots[key_slot(key if isinstance(key, bytes) else key.encode())]
 
-    async def _ask_sentinels(self) -> list[str]:
+    async def _query_sentinels(self) -> list[str]:
         command = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._target.service)
         failure: Exception = RedisConnectionError("no sentinel answers")
         for seed in self._target.seeds:
             client = self._connect(seed)
             try:
-                address: Any = await client.execute_command(*command)
+                address_of: Any = await client.execute_command(*command)
             except (RedisError, OSError) as error:
                 failure = error
                 continue
             finally:
                 await client.aclose()
-            if address:
-                url = self._target.at(address[0].decode(), int(address[1]))
+            if address_of:
+                url = self._target.at(address_of[0].decode(), int(address_of[1]))
                 # An old primary that still answers must get no more of ours.
                 for old in [old for old in self._nodes if old != url]:
                     await self._close(self._nodes.pop(old))
@@ -303,7 +305,7 @@ class Nodes:
             failure = RedisConnectionError(f"the sentinels know no service {self._target.service!r}")
         raise failure
 
-    async def _ask_cluster(self) -> list[str]:
+    async def _query_cluster(self) -> list[str]:
         """Return the primaries as any node knows them, those asked first that served slots before."""
         failure: Exception = RedisConnectionError("no node of the Cluster answers")
         for seed in dict.fromkeys([*self._nodes, *self._target.seeds]):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from motia_redis._store.keyspace import Keyspace
-    from motia_redis._transport.router import Nodes
+    from motia_redis._transport.router import Router
     from motia_redis._worker.dispatcher import Delivery
     from motia_redis._worker.leases import Lane, Leases
 
@@ -24,14 +24,14 @@ _AT_ONCE = 1000  # entries that one script acknowledges
 _RECONNECT = (0.1, 5.0)  # seconds: first and longest pause while Redis is away
 
 
-class Acknowledgements:
+class Acknowledger:
     """What waits to be acknowledged, by lane. `on_sent` is called with a lane and its entries when Redis has answered."""
 
     def __init__(
-        self, leases: Leases, nodes: Nodes, keyspace: Keyspace, *, on_sent: Callable[[Lane, list[Delivery]], None]
+        self, leases: Leases, router: Router, keyspace: Keyspace, *, on_sent: Callable[[Lane, list[Delivery]], None]
     ) -> None:
         self._leases = leases
-        self._nodes = nodes
+        self._router = router
         self._keyspace = keyspace
         self._on_sent = on_sent
         self._done: dict[Lane, list[Delivery]] = {}
@@ -58,28 +58,28 @@ class Acknowledgements:
                 pause = _RECONNECT[0]
             except (RedisError, OSError) as error:
                 _log.warning("acknowledging: trying again in %.1f s: %s", pause, error)
-                for lane, deliveries in done.items():
-                    self._done[lane] = deliveries + self._done.get(lane, [])
+                for lane, dispatcher in done.items():
+                    self._done[lane] = dispatcher + self._done.get(lane, [])
                 self._any.set()
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _RECONNECT[1])
 
     async def _send(self, done: Mapping[Lane, list[Delivery]]) -> None:
-        accepted = await loader.load("acknowledge").many(self._nodes, self._calls(done))
-        for lane, deliveries in done.items():
-            self._on_sent(lane, deliveries)
+        accepted = await loader.load("acknowledge").many(self._router, self._calls(done))
+        for lane, dispatcher in done.items():
+            self._on_sent(lane, dispatcher)
         if not all(accepted) and self._leases.worker:
             _log.warning("worker %s: an acknowledgement was refused: the lane has another holder", self._leases.worker)
-            self._leases.lose()
+            self._leases.drop_all()
 
     def _calls(self, done: Mapping[Lane, list[Delivery]]) -> list[Any]:
         """Return keys and arguments of the script: for lanes of one partition together, as far as it may acknowledge at once."""
         calls: list[Any] = []
         filling: dict[bytes, tuple[list[Any], list[Any]]] = {}
-        for lane, deliveries in done.items():
+        for lane, dispatcher in done.items():
             group = lane.subscription.group
             partition, attempts = self._keyspace.leases(lane.stream), self._keyspace.attempts(lane.stream, group)
-            ids = [delivery.id for delivery in deliveries]
+            ids = [delivery.id for delivery in dispatcher]
             for at in range(0, len(ids), _AT_ONCE):
                 some = ids[at : at + _AT_ONCE]
                 call = filling.get(partition)

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from motia_redis._store.keyspace import Keyspace
     from motia_redis._store.manager import StateManager
-    from motia_redis._transport.router import Nodes
-    from motia_redis._worker.acknowledger import Acknowledgements
+    from motia_redis._transport.router import Router
+    from motia_redis._worker.acknowledger import Acknowledger
     from motia_redis._worker.leases import Lane, Leases
 
 _log = logging.getLogger(__name__)
@@ -66,13 +66,13 @@ class _Outcome(Enum):
     LATER = "to be tried again; its key comes back by itself"
 
 
-class Deliveries:
+class Dispatcher:
     """The entries in this process. `on_room` is called when there is room to read more."""
 
     def __init__(
         self,
         state: StateManager,
-        nodes: Nodes,
+        router: Router,
         keyspace: Keyspace,
         *,
         concurrency: int,
@@ -80,16 +80,16 @@ class Deliveries:
         on_room: Callable[[], None],
     ) -> None:
         self.leases: Leases  # set by the worker, which ties these together
-        self.acknowledgements: Acknowledgements
+        self.acknowledger: Acknowledger
         self._state = state
-        self._nodes = nodes
+        self._router = router
         self._keyspace = keyspace
         self._executor = executor
         self._on_room = on_room
         self._queues: dict[Any, deque[Delivery]] = {}
         self._ready: deque[Any] = deque()  # keys whose first entry can be handled now
-        self._free = concurrency  # how many more tasks may handle entries; below 0, so many have to end
-        self._is_help_coming = False  # a task was made that has not begun
+        self._idle_slots = concurrency  # how many more tasks may handle entries; below 0, so many have to end
+        self._is_task_starting = False  # a task was made that has not begun
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps no task alive
         self._blocked: set[Any] = set()  # keys in back-off
         self._is_suspect_running = False
@@ -106,11 +106,11 @@ class Deliveries:
         subscription = lane.subscription
         size = sum(map(len, entry.fields.values()))
         delivery = Delivery(lane, entry.id, entry, size, attempts, suspect)
-        if subscription.is_choosy and not attempts and not suspect:
+        if subscription.has_filters and not attempts and not suspect:
             glance = subscription.glance(entry, self._state)
             if glance is Glance.UNWANTED:
                 self._hold(delivery)
-                self.acknowledgements.add(lane, delivery)
+                self.acknowledger.add(lane, delivery)
                 return
             if isinstance(glance, PreparedCall):
                 delivery.call, delivery.trace_id = glance, glance.ctx.trace_id
@@ -131,7 +131,7 @@ class Deliveries:
         delivery = Delivery(lane, entry_id, StreamEntry(lane.stream, entry_id, {}), 0, 0, suspect=False)
         _report_trimmed(delivery)
         self._hold(delivery)
-        self.acknowledgements.add(lane, delivery)
+        self.acknowledger.add(lane, delivery)
 
     def _hold(self, delivery: Delivery) -> None:
         """Count an entry until it is dropped."""
@@ -152,7 +152,7 @@ class Deliveries:
         lane = delivery.lane
 
         async def read() -> Any:
-            return await self._nodes.run(lane.stream, "XRANGE", lane.stream, delivery.id, delivery.id)
+            return await self._router.execute(lane.stream, "XRANGE", lane.stream, delivery.id, delivery.id)
 
         reply = await self._until_done(lane, read)
         if not reply:
@@ -164,18 +164,18 @@ class Deliveries:
         delivery.entry = StreamEntry(lane.stream, delivery.id, reply[0][1])
         return delivery.entry
 
-    def drop(self, lane: Lane, deliveries: Iterable[Delivery]) -> None:
+    def drop(self, lane: Lane, dispatcher: Iterable[Delivery]) -> None:
         """Forget entries of one lane: they are acknowledged, or left to the lane's next holder."""
         load = lane.subscription.load
         was_full = load.is_full
-        for delivery in deliveries:
+        for delivery in dispatcher:
             if delivery.entry is None:
                 load.parked -= 1
             else:
                 load.remove(delivery.size)
             lane.held.discard(delivery.id)
-        if not lane.held and lane.closing.is_set():
-            self.leases.drained()
+        if not lane.held and lane.revoked.is_set():
+            self.leases.lane_drained()
         if was_full and not load.is_full:
             self._on_room()
 
@@ -184,29 +184,29 @@ class Deliveries:
     def _make_ready(self, key: Any) -> None:
         """Have the first entry of a key handled: by a task that has time, or one that comes."""
         self._ready.append(key)
-        self._get_help()
+        self._spawn_task()
 
-    def _get_help(self) -> None:
+    def _spawn_task(self) -> None:
         """Let one more task come, unless one does or there are enough; it takes over when handlers wait for something."""
-        if self._free > 0 and not self._is_help_coming:
-            self._free -= 1
-            self._is_help_coming = True
-            self._keep(self._run())
+        if self._idle_slots > 0 and not self._is_task_starting:
+            self._idle_slots -= 1
+            self._is_task_starting = True
+            self._start_background(self._run())
 
-    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _run(self) -> None:
         """Handle what is ready: an entry of each key in turn."""
-        self._is_help_coming = False
+        self._is_task_starting = False
         turns = 0
         try:
-            while self._ready and self._free >= 0:
+            while self._ready and self._idle_slots >= 0:
                 key = self._ready.popleft()
                 if self._ready:
-                    self._get_help()
+                    self._spawn_task()
                 queue = self._queues[key]
                 if await self._deliver(queue[0], key):
                     queue.popleft()
@@ -218,24 +218,24 @@ class Deliveries:
                 if turns % _TURN == 0:
                     await asyncio.sleep(0)
         finally:
-            self._free += 1
+            self._idle_slots += 1
 
     async def _deliver(self, delivery: Delivery, key: Any) -> bool:
         """See to the first entry of a key, if this worker still may; return whether the next one may follow."""
         lane = delivery.lane
         outcome = _Outcome.LEFT
         try:
-            if not lane.closing.is_set() and self.leases.valid():
+            if not lane.revoked.is_set() and self.leases.valid():
                 entry = delivery.entry or await self._unpark(delivery)
                 if entry is not None:
                     outcome = await self._try(delivery, entry, key)
-                elif not lane.closing.is_set():
+                elif not lane.revoked.is_set():
                     _report_trimmed(delivery)
                     outcome = _Outcome.DONE
         except Exception:  # noqa: BLE001  # a defect of ours: the entry stays pending, and its lane goes on
             _log.exception("step %s: entry %s", lane.subscription.group, delivery.id)
         if outcome is _Outcome.DONE:
-            self.acknowledgements.add(lane, delivery)
+            self.acknowledger.add(lane, delivery)
         elif outcome is _Outcome.LEFT:
             self.drop(lane, [delivery])
         return outcome is not _Outcome.LATER
@@ -261,7 +261,7 @@ class Deliveries:
         if delivery.attempts < step.max_attempts:
             self._back_off(key, delivery, error)
             return _Outcome.LATER
-        await self._bury(delivery, error)
+        await self._dead_letter(delivery, error)
         return _Outcome.LEFT
 
     async def _attempt_suspect(self, delivery: Delivery, entry: StreamEntry) -> BaseException | None:
@@ -315,7 +315,7 @@ class Deliveries:
         lane = delivery.lane
         key = self._keyspace.attempts(lane.stream, lane.subscription.group)
         with suppress(RedisError, OSError):  # then the count starts again after a crash: an attempt more, none less
-            await self._nodes.run(key, "HINCRBY", key, lane.attempts_field(delivery.id), 1)
+            await self._router.execute(key, "HINCRBY", key, lane.attempts_field(delivery.id), 1)
 
     def _back_off(self, key: Any, delivery: Delivery, error: BaseException) -> None:
         """Let a key wait; what is queued behind it must not keep others from being read."""
@@ -328,16 +328,16 @@ class Deliveries:
         self._blocked.add(key)
         for waiting in list(self._queues[key])[1:]:
             self._park(waiting)
-        self._keep(self._come_back(key, lane, pause))
+        self._start_background(self._resume(key, lane, pause))
 
-    async def _come_back(self, key: Any, lane: Lane, pause: float) -> None:
+    async def _resume(self, key: Any, lane: Lane, pause: float) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(pause):
-                await lane.closing.wait()
+                await lane.revoked.wait()
         self._blocked.discard(key)
         self._make_ready(key)
 
-    async def _bury(self, delivery: Delivery, error: BaseException) -> None:
+    async def _dead_letter(self, delivery: Delivery, error: BaseException) -> None:
         """Move an entry to the step's dead letters and acknowledge it, in one step."""
         lane, step = delivery.lane, delivery.lane.subscription.group
         _log.error("step %s: giving up on %s after %d attempts: %r", step, delivery.id, delivery.attempts, error, exc_info=error)
@@ -351,7 +351,9 @@ class Deliveries:
         story: list[bytes | str] = [type(error).__name__, text, str(delivery.attempts)]
 
         async def move() -> Any:
-            return await loader.load("dead_letter")(self._nodes, keys, [self.leases.worker, lane.name, step, delivery.id, *story])
+            return await loader.load("dead_letter")(
+                self._router, keys, [self.leases.worker, lane.name, step, delivery.id, *story]
+            )
 
         await self._until_done(lane, move)
 
@@ -361,8 +363,8 @@ class Deliveries:
         Meanwhile another task may handle entries: what Redis refuses for this one must not stop the others.
         """
         pause = _RECONNECT[0]
-        self._free += 1
-        self._get_help()
+        self._idle_slots += 1
+        self._spawn_task()
         try:
             while True:
                 try:
@@ -371,11 +373,11 @@ class Deliveries:
                     _log.warning("step %s: trying again in %.1f s: %s", lane.subscription.group, pause, error)
                     with suppress(TimeoutError):
                         async with asyncio.timeout(pause):
-                            await lane.closing.wait()
+                            await lane.revoked.wait()
                             return None
                     pause = min(pause * 2, _RECONNECT[1])
         finally:
-            self._free -= 1
+            self._idle_slots -= 1
 
 
 def _report_trimmed(delivery: Delivery) -> None:

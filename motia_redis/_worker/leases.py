@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from motia_redis._store.keyspace import Keyspace
-    from motia_redis._transport.router import Nodes
+    from motia_redis._transport.router import Router
     from motia_redis._worker.subscriptions import Subscription
 
 _log = logging.getLogger(__name__)
 
-_HURRY = 0.1  # seconds between two looks while lanes are to change hands
+_REBALANCE_INTERVAL = 0.1  # seconds between two looks while lanes are to change hands
 _RECONNECT = 0.2  # seconds before trying again while Redis is away
 
 
@@ -45,17 +45,17 @@ class Lane:
     name: bytes  #: in leases and records
     subscription: Subscription
     stream: bytes
-    crashed: bool  #: the last holder's lease ran out: what is pending may have been what ended it
+    holder_crashed: bool  #: the last holder's lease ran out: what is pending may have been what ended it
     position: str = "0"  #: what to read next: pending entries behind this id, or `>` for new ones
-    seen: str = "0-0"  #: everything up to this id was read by the step
+    last_read_id: str = "0-0"  #: everything up to this id was read by the step
     reading: bool = False  #: a read is under way: what it brings must be pending before another holder looks
     held: set[str] = field(default_factory=set)  #: ids of entries read and neither acknowledged nor dropped
-    closing: asyncio.Event = field(default_factory=asyncio.Event)  #: set when it is to be given back, or is lost
+    revoked: asyncio.Event = field(default_factory=asyncio.Event)  #: set when it is to be given back, or is lost
 
     @property
     def is_drained(self) -> bool:
         """Whether it is to be given back and nothing of it is in this process any more."""
-        return self.closing.is_set() and not self.held and not self.reading
+        return self.revoked.is_set() and not self.held and not self.reading
 
     def attempts_field(self, entry_id: str) -> bytes:
         """Return the field of an entry in the hash of its step's recorded attempts."""
@@ -93,7 +93,7 @@ class Leases:
     def __init__(
         self,
         subscriptions: Sequence[Subscription],
-        nodes: Nodes,
+        router: Router,
         keyspace: Keyspace,
         *,
         ttl: float,
@@ -106,7 +106,7 @@ class Leases:
         self.ready: dict[Subscription, dict[Lane, None]] = {subscription: {} for subscription in subscriptions}
         self.worker = ""
         self._subscriptions = subscriptions
-        self._nodes = nodes
+        self._router = router
         self._keyspace = keyspace
         self._ttl = ttl
         self._heartbeat = heartbeat
@@ -118,7 +118,7 @@ class Leases:
         self._description = orjson.dumps({"steps": steps, "host": socket.gethostname(), "pid": os.getpid()})
         self._valid_until = 0.0
         self._members: tuple[tuple[str, ...], ...] | None = None
-        self._mine: set[bytes] = set()
+        self._assigned: set[bytes] = set()
         self._wake = asyncio.Event()
         self._stopping = False
 
@@ -126,7 +126,7 @@ class Leases:
         """Tell whether the leases still hold, by this process's own clock, which goes on while it is paused."""
         return time.monotonic() < self._valid_until
 
-    def lose(self) -> None:
+    def drop_all(self) -> None:
         """Give up everything at once: the leases ran out, or may have."""
         if self.lanes:
             _log.warning("worker %s: lost the leases of %d lanes", self.worker, len(self.lanes))
@@ -139,17 +139,17 @@ class Leases:
         self._wake.set()
         self._on_change()
 
-    def make_ready(self, lane: Lane) -> None:
+    def mark_ready(self, lane: Lane) -> None:
         """Have a lane read, unless it is to be given back."""
-        if not lane.closing.is_set():
+        if not lane.revoked.is_set():
             self.ready[lane.subscription][lane] = None
 
     def _close(self, lane: Lane) -> None:
         """Have no more of a lane read or begun."""
-        lane.closing.set()
+        lane.revoked.set()
         self.ready[lane.subscription].pop(lane, None)
 
-    def drained(self) -> None:
+    def lane_drained(self) -> None:
         """Learn that a closing lane has no handler running any more."""
         self._wake.set()
 
@@ -163,14 +163,14 @@ class Leases:
         while not (self._stopping and not self.lanes):
             self._wake.clear()
             try:
-                settled = await self._beat()
-                pause = self._heartbeat if settled else _HURRY
+                settled = await self._renew_and_rebalance()
+                pause = self._heartbeat if settled else _REBALANCE_INTERVAL
             except (RedisError, OSError) as error:
                 _log.warning("heartbeat: trying again in %.1f s: %s", _RECONNECT, error)
                 pause = _RECONNECT
                 if self.worker and not self.valid():
-                    self.lose()
-                if failures.is_gone(error):
+                    self.drop_all()
+                if failures.is_disconnected(error):
                     with suppress(StateUnavailable):
                         await self._revive()
             with suppress(TimeoutError):
@@ -182,32 +182,32 @@ class Leases:
     async def _leave(self) -> None:
         if self.worker:
             calls: Any = [([partition], [self.worker, "leave"]) for partition in self._partitions]
-            await loader.load("release_lanes").many(self._nodes, calls)
-            await self._introduce("0")
+            await loader.load("release_lanes").many(self._router, calls)
+            await self._announce("0")
 
-    async def _introduce(self, ttl: str) -> dict[str, list[str]]:
+    async def _announce(self, ttl: str) -> dict[str, list[str]]:
         """Tell that this worker lives (or leaves: 0); return the steps of all that live."""
-        reply = await loader.load("heartbeat")(self._nodes, [self._keyspace.workers], [self.worker, self._description, ttl])
+        reply = await loader.load("heartbeat")(self._router, [self._keyspace.workers], [self.worker, self._description, ttl])
         return {reply[i].decode(): orjson.loads(reply[i + 1])["steps"] for i in range(0, len(reply), 2)}
 
     # -- one heartbeat ------------------------------------------------------------------------------------------------
 
-    async def _beat(self) -> bool:
+    async def _renew_and_rebalance(self) -> bool:
         """Prolong the leases and move towards the assignment; return whether nothing is left to move."""
         asked = time.monotonic()
         first = not self.worker
         worker = self.worker or random_id(16)
         ttl = str(int(self._ttl * 1000))
         calls: Any = [([partition], [worker, ttl, "first" if first else "again"]) for partition in self._partitions]
-        renewed = await loader.load("renew_leases").many(self._nodes, calls)
+        renewed = await loader.load("renew_leases").many(self._router, calls)
         if not all(renewed):
-            self.lose()
+            self.drop_all()
             return False
         self.worker = worker
         self._valid_until = asked + self._ttl
         # Who leaves stands back first, so that the others take over each lane as soon as it is given back.
-        self._assign(await self._introduce("0" if self._stopping else ttl))
-        return await self._move()
+        self._assign(await self._announce("0" if self._stopping else ttl))
+        return await self._rebalance()
 
     def _assign(self, workers: dict[str, list[str]]) -> None:
         """Work out which lanes should be this worker's."""
@@ -218,17 +218,17 @@ class Leases:
         if members == self._members:
             return
         self._members = members
-        self._mine = {
+        self._assigned = {
             name
             for subscription, group in zip(self._subscriptions, members, strict=True)
             for name, owner in assign([lane_name(subscription.group, s) for s in subscription.streams], group).items()
             if owner == self.worker
         }
 
-    async def _move(self) -> bool:
+    async def _rebalance(self) -> bool:
         """Close and give back lanes that belong to others, acquire those that belong here."""
         for name, lane in self.lanes.items():
-            if name not in self._mine and not lane.closing.is_set():
+            if name not in self._assigned and not lane.revoked.is_set():
                 self._close(lane)
                 self._on_change()
         drained = {name: lane for name, lane in self.lanes.items() if lane.is_drained}
@@ -236,11 +236,11 @@ class Leases:
             release: Any = [
                 ([partition], [self.worker, "stay", *names]) for partition, names in self._by_partition(drained).items()
             ]
-            await loader.load("release_lanes").many(self._nodes, release)
+            await loader.load("release_lanes").many(self._router, release)
             for name in drained:
                 self.lanes.pop(name, None)
-        await self._acquire([name for name in self._mine if name not in self.lanes])
-        return self._mine == self.lanes.keys()
+        await self._acquire([name for name in self._assigned if name not in self.lanes])
+        return self._assigned == self.lanes.keys()
 
     async def _acquire(self, wanted: list[bytes]) -> None:
         by_partition = self._by_partition(wanted)
@@ -248,15 +248,15 @@ class Leases:
             return
         worker = self.worker
         calls: Any = [([partition], [worker, *names]) for partition, names in by_partition.items()]
-        replies = await loader.load("acquire_lanes").many(self._nodes, calls)
+        replies = await loader.load("acquire_lanes").many(self._router, calls)
         if worker != self.worker:
             return  # lost meanwhile
         for names, outcomes in zip(by_partition.values(), replies, strict=True):
             for name, outcome in zip(names, outcomes, strict=True):
                 if outcome:
                     subscription, stream = self._places[name]
-                    lane = self.lanes[name] = Lane(name, subscription, stream, crashed=outcome == b"dead")
-                    self.make_ready(lane)
+                    lane = self.lanes[name] = Lane(name, subscription, stream, holder_crashed=outcome == b"dead")
+                    self.mark_ready(lane)
         self._on_change()
 
     def _by_partition(self, names: Iterable[bytes]) -> dict[bytes, list[bytes]]:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from motia_redis._store.keyspace import Keyspace
-    from motia_redis._transport.router import Nodes
-    from motia_redis._worker.dispatcher import Deliveries
+    from motia_redis._transport.router import Router
+    from motia_redis._worker.dispatcher import Dispatcher
     from motia_redis._worker.leases import Lane, Leases
 
 _log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ CONSUMER = "worker"
 _ENTRIES = 128  # of one lane in one read
 _TURN = 64  # entries taken in before others have the event loop, counted by whole lanes: conditions are asked meanwhile
 _WATCH = 5000  # milliseconds that one wait for new entries lasts
-_SETTLE = 0.02  # seconds in which room is expected while handlers are busy, before waiting for other lanes
+_ROOM_PATIENCE = 0.02  # seconds in which room is expected while handlers are busy, before waiting for other lanes
 _RECONNECT = (0.1, 5.0)  # seconds: first and longest pause while Redis is away
 
 
@@ -41,20 +41,20 @@ class Reader:
     def __init__(
         self,
         leases: Leases,
-        deliveries: Deliveries,
-        nodes: Nodes,
+        dispatcher: Dispatcher,
+        router: Router,
         keyspace: Keyspace,
         *,
         changed: asyncio.Event,
         restore_groups: Callable[[], Awaitable[None]],
     ) -> None:
         self._leases = leases
-        self._deliveries = deliveries
-        self._nodes = nodes
+        self._deliveries = dispatcher
+        self._router = router
         self._keyspace = keyspace
         self._restore_groups = restore_groups
         self._changed = changed
-        self._idle: dict[bytes, _Idle] = {}
+        self._idle: dict[bytes, IdleLanes] = {}
         self._failure: Exception | None = None  # of a watch
 
     async def run(self) -> None:
@@ -88,7 +88,7 @@ class Reader:
         for lane in self._leases.lanes.values():
             # A reply that got lost may have held entries: they are pending now, beside those that are being handled here.
             lane.position = "0"
-            self._leases.make_ready(lane)
+            self._leases.mark_ready(lane)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -101,17 +101,17 @@ class Reader:
         for lane in lanes:
             lane.reading = True
         try:
-            replies = await self._nodes.run_each([(read.lanes[0].stream, read.command) for read in reads])
+            replies = await self._router.gather_each([(read.lanes[0].stream, read.command) for read in reads])
             finished: list[Lane] = []
             for read, reply in zip(reads, replies, strict=True):
                 if not isinstance(reply, Exception):
-                    finished += await self._take(read, _by_stream(reply))
-            await self._turn_to_new(finished)
+                    finished += await self._take_read(read, _by_stream(reply))
+            await self._begin_new(finished)
         finally:
             for lane in lanes:
                 lane.reading = False
                 if lane.is_drained:
-                    self._leases.drained()
+                    self._leases.lane_drained()
         for reply in replies:
             if isinstance(reply, Exception):  # of one node: what the others gave is taken
                 raise reply
@@ -127,11 +127,11 @@ class Reader:
             count = max(1, min(_ENTRIES, room // len(ready)))
             together: dict[bytes, list[Lane]] = {}
             for lane in ready:
-                together.setdefault(self._together(lane.stream), []).append(lane)
+                together.setdefault(self._command_group(lane.stream), []).append(lane)
             reads += [_Read(subscription.group, lanes, count) for lanes in together.values()]
         return reads
 
-    async def _take(self, read: _Read, found: dict[bytes, list[tuple[bytes, Any]]]) -> list[Lane]:
+    async def _take_read(self, read: _Read, found: dict[bytes, list[tuple[bytes, Any]]]) -> list[Lane]:
         """Hand on what a read brought; return the lanes of which nothing is pending any more."""
         finished = []
         taken = 0
@@ -149,17 +149,17 @@ class Reader:
                 finished.append(lane)
         return finished
 
-    def _together(self, stream: bytes) -> bytes:
+    def _command_group(self, stream: bytes) -> bytes:
         """Return what streams must share to be read by one command: in a Cluster their slot."""
-        return self._keyspace.leases(stream) if self._nodes.is_cluster else b""
+        return self._keyspace.leases(stream) if self._router.is_cluster else b""
 
     def _take_new(self, lane: Lane, entries: list[tuple[bytes, Any]], asked: int) -> None:
-        if lane.closing.is_set():  # they stay pending for its next holder
+        if lane.revoked.is_set():  # they stay pending for its next holder
             return
         if entries:
-            lane.seen = entries[-1][0].decode()
+            lane.last_read_id = entries[-1][0].decode()
         if len(entries) < asked:
-            self._rest(lane)
+            self._mark_idle(lane)
         for entry_id, fields in entries:
             self._deliveries.submit(lane, StreamEntry(lane.stream, entry_id.decode(), fields), attempts=0, suspect=False)
 
@@ -167,9 +167,9 @@ class Reader:
         """Take what the lane's last holder left, with the attempts that were made."""
         key: Any = self._keyspace.attempts(lane.stream, lane.subscription.group)
         fields: Any = [lane.attempts_field(entry_id.decode()) for entry_id, _ in entries]
-        recorded: Any = await self._nodes.run(key, "HMGET", key, *fields)
+        recorded: Any = await self._router.execute(key, "HMGET", key, *fields)
         lane.position = entries[-1][0].decode()
-        if lane.closing.is_set():
+        if lane.revoked.is_set():
             return
         for (raw_id, content), attempts in zip(entries, recorded, strict=True):
             entry_id = raw_id.decode()
@@ -177,32 +177,32 @@ class Reader:
                 continue
             if content:
                 entry = StreamEntry(lane.stream, entry_id, content)
-                self._deliveries.submit(lane, entry, attempts=int(attempts or 0), suspect=lane.crashed)
+                self._deliveries.submit(lane, entry, attempts=int(attempts or 0), suspect=lane.holder_crashed)
             else:
                 self._deliveries.acknowledge_trimmed(lane, entry_id)
 
-    async def _turn_to_new(self, lanes: list[Lane]) -> None:
+    async def _begin_new(self, lanes: list[Lane]) -> None:
         """Begin to read new entries; remember where the stream ends now, since a wait must not start earlier."""
         if not lanes:
             return
         streams = dict.fromkeys(lane.stream for lane in lanes)
-        replies = await self._nodes.run_all([(stream, ("XINFO STREAM", stream)) for stream in streams])
+        replies = await self._router.gather([(stream, ("XINFO STREAM", stream)) for stream in streams])
         ends = {stream: info["last-generated-id"].decode() for stream, info in zip(streams, replies, strict=True)}
         for lane in lanes:
-            lane.position, lane.seen, lane.crashed = ">", ends[lane.stream], False
+            lane.position, lane.last_read_id, lane.holder_crashed = ">", ends[lane.stream], False
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
-    def _rest(self, lane: Lane) -> None:
+    def _mark_idle(self, lane: Lane) -> None:
         """Read a lane no more until a wait tells of something new."""
         del self._leases.ready[lane.subscription][lane]
-        self._idle.setdefault(self._together(lane.stream), _Idle()).add(lane)
+        self._idle.setdefault(self._command_group(lane.stream), IdleLanes()).add(lane)
 
     async def _wait(self) -> None:
         """Wait until a lane has changed, a step has room, or there are new entries in a lane that was read to its end."""
         if any(self._leases.ready.values()):
             with suppress(TimeoutError):
-                async with asyncio.timeout(_SETTLE):
+                async with asyncio.timeout(_ROOM_PATIENCE):
                     await self._changed.wait()
                     return
         self._raise_failure()
@@ -220,18 +220,18 @@ class Reader:
         if failure is not None:
             raise failure
 
-    async def _watch(self, idle: _Idle) -> None:
+    async def _watch(self, idle: IdleLanes) -> None:
         """Wait once for new entries in lanes that one command can read, and make those ready that have any."""
-        seen = idle.seen
+        seen = idle.last_read_id
         command = ("XREAD", "COUNT", 1, "BLOCK", _WATCH, "STREAMS", *seen, *seen.values())
         try:
-            found = _by_stream(await self._nodes.run_blocking(next(iter(seen)), *command))
+            found = _by_stream(await self._router.execute_blocking(next(iter(seen)), *command))
             if not found:
                 idle.forget_closing()
             for stream, entries in found.items():
                 for lane in idle.wake(stream):
-                    lane.seen = max(lane.seen, entries[0][0].decode(), key=_order)
-                    self._leases.make_ready(lane)
+                    lane.last_read_id = max(lane.last_read_id, entries[0][0].decode(), key=_order)
+                    self._leases.mark_ready(lane)
         except Exception as error:  # noqa: BLE001  # for whoever waits
             self._failure = error
         idle.is_unwatched = bool(idle.lanes)
@@ -258,7 +258,7 @@ class _Read:
         return "XREADGROUP", "GROUP", self.group, CONSUMER, "COUNT", self.count, "STREAMS", *places
 
 
-class _Idle:
+class IdleLanes:
     """Lanes that were read to their end, and that one command can wait for.
 
     A stream's wait starts behind the last entry that all its lanes here have read, so none falls between reading and waiting.
@@ -266,26 +266,28 @@ class _Idle:
 
     def __init__(self) -> None:
         self.lanes: dict[bytes, list[Lane]] = {}  #: by stream
-        self.seen: dict[bytes, str] = {}  #: up to where all lanes of a stream have read it
+        self.last_read_id: dict[bytes, str] = {}  #: up to where all lanes of a stream have read it
         self.watch: asyncio.Task[None] | None = None
         self.is_unwatched = False  #: a wait has to begin, in place of one that runs
 
     def add(self, lane: Lane) -> None:
         """Wait for a lane, too."""
         lanes = self.lanes.setdefault(lane.stream, [])
-        self.seen[lane.stream] = min(self.seen[lane.stream], lane.seen, key=_order) if lanes else lane.seen
+        self.last_read_id[lane.stream] = (
+            min(self.last_read_id[lane.stream], lane.last_read_id, key=_order) if lanes else lane.last_read_id
+        )
         lanes.append(lane)
         self.is_unwatched = True
 
     def wake(self, stream: bytes) -> list[Lane]:
         """Return the lanes of a stream, and wait for them no more."""
-        self.seen.pop(stream, None)
+        self.last_read_id.pop(stream, None)
         return self.lanes.pop(stream, [])
 
     def forget_closing(self) -> None:
         """Wait no more for lanes that are given back, or lost."""
         for stream, lanes in list(self.lanes.items()):
-            held = [lane for lane in lanes if not lane.closing.is_set()]
+            held = [lane for lane in lanes if not lane.revoked.is_set()]
             if held:
                 self.lanes[stream] = held
             else:

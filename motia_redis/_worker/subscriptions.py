@@ -72,7 +72,7 @@ class Glance(Enum):
 class _Trigger:
     """A state trigger in the terms of stream entries, with what is to be known of its condition."""
 
-    __slots__ = ("condition", "is_quick", "key", "scope", "takes_ctx")
+    __slots__ = ("condition", "is_sync", "key", "scope", "takes_ctx")
 
     def __init__(self, trigger: StateTrigger) -> None:
         self.scope = None if trigger.scope is None else trigger.scope.encode()
@@ -80,7 +80,7 @@ class _Trigger:
         self.condition: Any = trigger.condition
         condition = trigger.condition
         self.takes_ctx = condition is not None and invocation.takes_ctx(condition)
-        self.is_quick = condition is not None and not invocation.is_async(condition)  #: whether the condition answers at once
+        self.is_sync = condition is not None and not invocation.is_async(condition)  #: whether the condition answers at once
 
 
 class Load:
@@ -127,7 +127,7 @@ class Subscription:
         self._triggers = [_Trigger(trigger) for trigger in step.state_triggers]
         self._logger = Logger(step.name)
         #: Whether a glance may show anything: some triggers do not want everything.
-        self.is_choosy = any(t.is_quick or t.scope is not None for t in self._triggers)
+        self.has_filters = any(t.is_sync or t.scope is not None for t in self._triggers)
         streams = [s for trigger in step.state_triggers for s in keyspace.event_streams(trigger.scope, trigger.key)]
         streams += [s for trigger in step.queue_triggers for s in keyspace.topic_streams(trigger.topic)]
         self.streams = list(dict.fromkeys(streams))
@@ -148,7 +148,7 @@ class Subscription:
                 return Glance.UNWANTED
             traced = bool(fields.get(b"trace"))
             for trigger in candidates:
-                if not trigger.is_quick:
+                if not trigger.is_sync:
                     return Glance.UNCERTAIN
                 traced = traced or trigger.takes_ctx
             # In a context of its own: the reader's log lines belong to no step.
@@ -171,7 +171,7 @@ class Subscription:
                 ctx = self._context(change, state, trace_id or new_trace_id(), attempt=1)
             answer = invocation.call_here(trigger.condition, change, ctx)
             if not isinstance(answer, bool) and inspect.isawaitable(answer):
-                trigger.is_quick = False  # nor will it be the next time
+                trigger.is_sync = False  # nor will it be the next time
                 if inspect.iscoroutine(answer):
                     answer.close()
                 return Glance.UNCERTAIN

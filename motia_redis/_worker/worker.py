@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError
 
 from motia_redis._transport import failures
-from motia_redis._worker.acknowledger import Acknowledgements
-from motia_redis._worker.dispatcher import Deliveries
+from motia_redis._worker.acknowledger import Acknowledger
+from motia_redis._worker.dispatcher import Dispatcher
 from motia_redis._worker.leases import Leases, lane_name
 from motia_redis._worker.reader import Reader
 from motia_redis._worker.subscriptions import Subscription
@@ -65,7 +65,7 @@ class Worker:
         try:
             await self._create_groups("$")
         except (RedisError, OSError) as error:
-            raise failures.unavailable("creating the consumer groups", self._state.url, error) from error
+            raise failures.to_unavailable("creating the consumer groups", self._state.url, error) from error
 
     async def _create_groups(self, start: str) -> None:
         keyspace = await self._state.connect()
@@ -77,40 +77,40 @@ class Worker:
                 # `status` knows a step by its lanes, also one that no worker has run yet.
                 lane = b"lane " + lane_name(subscription.group, stream)
                 commands.append((stream, ("HSETNX", keyspace.leases(stream), lane, b"")))
-        nodes = await self._state.nodes()
+        router = await self._state.open_router()
         try:
-            for reply in await nodes.run_each(commands):
+            for reply in await router.gather_each(commands):
                 if isinstance(reply, Exception) and not str(reply).startswith("BUSYGROUP"):
                     raise reply
         finally:
-            await nodes.aclose()
+            await router.aclose()
 
     async def run(self) -> None:
         """Consume until `stop`, then finish what is running. Raises StateUnavailable when Redis is away at the start."""
         await self.prepare()
         keyspace = await self._state.connect()
-        nodes = await self._state.nodes()
+        router = await self._state.open_router()
         executor = ThreadPoolExecutor(self._concurrency, thread_name_prefix="motia-redis-handler")
         look_again = asyncio.Event()
-        deliveries = Deliveries(
-            self._state, nodes, keyspace, concurrency=self._concurrency, executor=executor, on_room=look_again.set
+        dispatcher = Dispatcher(
+            self._state, router, keyspace, concurrency=self._concurrency, executor=executor, on_room=look_again.set
         )
         leases = Leases(
             [Subscription(step, keyspace) for step in self._application.worker_steps],
-            nodes,
+            router,
             keyspace,
             ttl=self._lease,
             heartbeat=self._heartbeat,
             on_change=look_again.set,
             revive=self._state.revive,
         )
-        acknowledgements = Acknowledgements(leases, nodes, keyspace, on_sent=deliveries.drop)
-        deliveries.leases, deliveries.acknowledgements = leases, acknowledgements
+        acknowledger = Acknowledger(leases, router, keyspace, on_sent=dispatcher.drop)
+        dispatcher.leases, dispatcher.acknowledger = leases, acknowledger
         # Whoever lost its groups (a flushed Redis) reads what there is: rather twice than not at all.
-        reader = Reader(leases, deliveries, nodes, keyspace, changed=look_again, restore_groups=lambda: self._create_groups("0"))
+        reader = Reader(leases, dispatcher, router, keyspace, changed=look_again, restore_groups=lambda: self._create_groups("0"))
         try:
             async with asyncio.TaskGroup() as tasks:
-                background = [tasks.create_task(reader.run()), tasks.create_task(acknowledgements.run())]
+                background = [tasks.create_task(reader.run()), tasks.create_task(acknowledger.run())]
                 keeping = tasks.create_task(leases.run())
                 await self._stopping.wait()
                 leases.stop()
@@ -120,4 +120,4 @@ class Worker:
         finally:
             # A handler that hangs in its thread must not hold up the end of the process by this call.
             executor.shutdown(wait=False, cancel_futures=True)
-            await nodes.aclose()
+            await router.aclose()

@@ -74,12 +74,12 @@ async def test_a_build_that_repeats_calls_without_their_request_is_caught(server
 
 async def test_a_build_that_appends_events_outside_of_the_script_is_caught(server: Process, tmp_path: Path) -> None:
     build = broken_build(tmp_path / "build", "lua/mutate.lua", ('"XADD", events, "*"', '"XADD", events .. ":outside", "*"'))
-    changes = build / "motia_redis" / "changes.py"
+    changes = build / "motia_redis" / "_store" / "mutations.py"
     late = """
-            for entry_id, fields in await session.nodes.run(keys[3], "XRANGE", keys[3] + b":outside", "-", "+"):
+            for entry_id, fields in await session.router.execute(keys[3], "XRANGE", keys[3] + b":outside", "-", "+"):
                 if reply and entry_id == reply[0]:
                     parts = [part for pair in fields.items() for part in pair]
-                    await session.nodes.run(keys[3], "XADD", keys[3], "*", *parts)
+                    await session.router.execute(keys[3], "XADD", keys[3], "*", *parts)
             return reply
 """
     text = changes.read_text()

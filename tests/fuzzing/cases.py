@@ -29,7 +29,7 @@ class Case:
     @property
     def is_sealed(self) -> bool:
         """Whether the text ends like one of ours."""
-        return self.text is not None and self.text.endswith(codec.SEAL)
+        return self.text is not None and self.text.endswith(codec.CANONICAL_MARK)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -85,7 +85,7 @@ def draw_case(rnd: random.Random) -> tuple[Case, Model]:
                 text = damaged(rnd, text)
             elif rnd.random() < 0.3:
                 text = rnd.choice((b" ", b"\n", b"")) + text + rnd.choice((b"\n", b"\t", b"\r\t", b" \n "))
-            if text.endswith(codec.SEAL):
+            if text.endswith(codec.CANONICAL_MARK):
                 text += b" "
     model = Model(text, strict=strict)
     operations: list[Any] = []

@@ -133,4 +133,4 @@ def draw_value(rnd: random.Random) -> Any:
 
 
 def seal(value: Any) -> bytes:
-    return codec.encode(value, where="fuzz", max_bytes=1 << 30) + codec.SEAL
+    return codec.encode(value, subject="fuzz", max_bytes=1 << 30) + codec.CANONICAL_MARK

@@ -140,7 +140,7 @@ class Model:
             return
         try:
             # The text that another program wrote may hold a member twice; ours never does.
-            self.value = load(text, None if text.endswith(codec.SEAL) else self.duplicates)
+            self.value = load(text, None if text.endswith(codec.CANONICAL_MARK) else self.duplicates)
         except (ValueError, RecursionError):
             self.value, self.refusal = None, ("corrupt", None)
 

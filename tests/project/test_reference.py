@@ -150,16 +150,16 @@ async def test_the_complete_example_works_over_http(
             assert (await client.post("/users/nobody/login")).status_code == 404
             assert (await client.get("/users")).json() == {"users": [logged_in.json()], "count": 1}
 
-        nodes = await state.nodes()
+        router = await state.open_router()
         keyspace = await state.connect()
 
         async def enqueued() -> bool:
             for stream in keyspace.topic_streams("user.changed"):
-                messages.extend(await nodes.run(stream, "XRANGE", stream, "-", "+"))
+                messages.extend(await router.execute(stream, "XRANGE", stream, "-", "+"))
             return bool(messages)
 
         await until(enqueued, "the trigger enqueues user.changed")
-        await nodes.aclose()
+        await router.aclose()
         ((_, fields),) = messages
         assert fields[b"data"] == b'{"user_id":"%s","login_count":1}' % user["id"].encode()
         assert fields[b"trace"].decode() == logged_in.headers["x-trace-id"], "one trace from the request to the message"

@@ -176,7 +176,7 @@ def test_a_member_is_found_where_it_is_and_nowhere_else(part: str) -> None:
     expected = []
     for value in objects:
         outer, inner = (
-            codec.encode([0, value, {"a": 1, "b": 2}], where="", max_bytes=1 << 30) + codec.SEAL,
+            codec.encode([0, value, {"a": 1, "b": 2}], where="", max_bytes=1 << 30) + codec.CANONICAL_MARK,
             codec.encode(value, where="", max_bytes=1 << 30),
         )
         for name in {*list(value)[:40], "a", "b", ",", "nowhere", "\t"}:
@@ -203,7 +203,7 @@ def test_an_element_is_found_by_its_index_across_all_seams() -> None:
     calls: list[Any] = []
     expected = []
     for array in arrays:
-        text = codec.encode({"l": array, "m": [1, 2, 3]}, where="", max_bytes=1 << 30) + codec.SEAL
+        text = codec.encode({"l": array, "m": [1, 2, 3]}, where="", max_bytes=1 << 30) + codec.CANONICAL_MARK
         for index in range(len(array) + 3):
             calls.append((text, 6, index))
             head = len(codec.encode(array[:index], where="", max_bytes=1 << 30)) - 1 + (index > 0)

@@ -109,8 +109,10 @@ def _texts(seed: int) -> Iterator[tuple[random.Random, bytes]]:
     while True:
         value = draw_value(rnd)
         sealed = rnd.random() < 0.5
-        text = codec.encode(value, where="", max_bytes=1 << 30) + codec.SEAL if sealed else foreign(rnd, value).encode()
-        if len(text) < 4000 and not (not sealed and text.endswith(codec.SEAL)):
+        text = (
+            codec.encode(value, subject="", max_bytes=1 << 30) + codec.CANONICAL_MARK if sealed else foreign(rnd, value).encode()
+        )
+        if len(text) < 4000 and not (not sealed and text.endswith(codec.CANONICAL_MARK)):
             yield rnd, text
 
 
@@ -248,10 +250,10 @@ async def test_a_mismatch_is_made_small_and_saved_to_be_replayed(
     # A model that is wrong about one thing stands for an engine that is.
     monkeypatch.setattr(Model, "_increment", lambda self, path, amount: self._store(path, 7))
     operations = [{"op": "add", "path": "/z", "value": 1}, {"op": "increment", "path": "/a", "value": 1}]
-    case = Case(b'{"b":[1,2,3],"a":1,"c":{}}' + codec.SEAL, operations, strict=False)
+    case = Case(b'{"b":[1,2,3],"a":1,"c":{}}' + codec.CANONICAL_MARK, operations, strict=False)
     failure = await try_case(runner, case)
     assert failure
     small = await shrink(runner, failure)
-    assert small.case == Case(b"{}" + codec.SEAL, operations[1:], strict=False)
+    assert small.case == Case(b"{}" + codec.CANONICAL_MARK, operations[1:], strict=False)
     saved = small.save(tmp_path)
     assert Case.from_json(json.loads(saved.read_text())) == small.case

@@ -11,7 +11,7 @@ import pytest
 from motia_redis import StateManager
 from motia_redis._store import mutations, retries
 from motia_redis._store.limits import Retention
-from motia_redis._transport.router import Nodes
+from motia_redis._transport.router import Router
 from motia_redis.errors import (
     IdempotencyKeyReused,
     NotDurable,
@@ -35,26 +35,26 @@ class Faults:
     """Stands between a manager and Redis: loses replies of scripts, or holds requests back and sends them later."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.lose = 0  # how many replies to lose
+        self.drop_all = 0  # how many replies to lose
         self.hold = 0  # how many requests to hold back
         self.held: list[Any] = []
         self.lost = asyncio.Event()
-        original = Nodes.run_together
+        original = Router.pipeline
 
-        async def run_together(nodes: Nodes, key: bytes, commands: Any) -> Any:
+        async def pipeline(router: Router, key: bytes, commands: Any) -> Any:
             if commands[0][0] == "EVALSHA" and self.hold:
                 self.hold -= 1
-                self.held.append(lambda: original(nodes, key, commands))
+                self.held.append(lambda: original(router, key, commands))
                 self.lost.set()
                 raise TimeoutError("held back")
-            reply = await original(nodes, key, commands)
-            if commands[0][0] == "EVALSHA" and self.lose:
-                self.lose -= 1
+            reply = await original(router, key, commands)
+            if commands[0][0] == "EVALSHA" and self.drop_all:
+                self.drop_all -= 1
                 self.lost.set()
                 raise ConnectionResetError("the reply got lost")
             return reply
 
-        monkeypatch.setattr(Nodes, "run_together", run_together)
+        monkeypatch.setattr(Router, "pipeline", pipeline)
 
 
 @pytest.fixture
@@ -72,17 +72,17 @@ def events(raw: redis.Redis, namespace: str) -> list[dict[bytes, bytes]]:
 async def test_a_change_whose_reply_got_lost_is_applied_once(
     state: StateManager, faults: Faults, raw: redis.Redis, namespace: str, lost: int
 ) -> None:
-    faults.lose = lost
+    faults.drop_all = lost
     assert await state.update("users", "ann", INCREMENT) == {"n": 1}
-    faults.lose = lost
+    faults.drop_all = lost
     assert await state.update("users", "ann", INCREMENT) == {"n": 2}
-    faults.lose = lost
+    faults.drop_all = lost
     assert await state.set("users", "ann", "x") == "x"
-    faults.lose = lost
+    faults.drop_all = lost
     assert await state.delete("users", "ann") == "x", "the first result, not that nothing was there"
-    faults.lose = lost
+    faults.drop_all = lost
     await state.set("users", "ann", 1, if_revision=None)  # the second attempt must not meet the first
-    faults.lose = lost
+    faults.drop_all = lost
     await state.enqueue("mail", "hello", key="ann")
     assert len(events(raw, namespace)) == 5
     (topic,) = raw.scan_iter(f"{{{namespace}:*}}:topic:*")
@@ -95,7 +95,7 @@ async def test_others_who_changed_the_key_meanwhile_do_not_hide_the_first_attemp
     async with StateManager(server.url, namespace=namespace) as other:
         for change in (other.set("users", "ann", {"n": 10}), other.delete("users", "ann")):
             await state.set("users", "ann", {"n": 0})
-            faults.lose = 1
+            faults.drop_all = 1
             slow = asyncio.create_task(state.update("users", "ann", INCREMENT))
             await faults.lost.wait()
             faults.lost.clear()
@@ -159,7 +159,7 @@ async def test_what_is_trimmed_is_not_applied_again(
     async with StateManager(server.url, namespace=namespace, retention=Retention(entries=0, most_entries=0)) as state:
         keys = (await state.connect()).state_keys(b"users", b"ann")
         faults = Faults(monkeypatch)
-        faults.lose = 1
+        faults.drop_all = 1
         slow = asyncio.create_task(state.update("users", "ann", INCREMENT))
         await faults.lost.wait()
         for _ in range(2000):
@@ -179,7 +179,7 @@ async def test_a_long_look_for_an_event_goes_in_short_calls(
     keys = (await state.connect()).state_keys(b"users", b"ann")
     for found in (True, False):
         before = await state.entry("users", "ann")
-        faults.lose, faults.hold = (1, 0) if found else (0, 1)
+        faults.drop_all, faults.hold = (1, 0) if found else (0, 1)
         slow = asyncio.create_task(state.update("users", "ann", INCREMENT))
         await faults.lost.wait()
         faults.lost.clear()
@@ -210,13 +210,13 @@ async def test_attempts_end_at_the_deadline_and_the_error_tells_what_may_have_ha
     async with StateManager(server.url, namespace=namespace, deadline=0.3) as state:
         await state.get("users", "ann")
         faults = Faults(monkeypatch)
-        faults.lose = 10_000
+        faults.drop_all = 10_000
         began = time.monotonic()
         with pytest.raises(StateUnavailable, match="the change may have been applied") as told:
             await state.set("users", "ann", 1)
         assert told.value.maybe_applied
         assert time.monotonic() - began < 2
-        assert 2 <= 10_000 - faults.lose <= 40, "attempts with pauses between"
+        assert 2 <= 10_000 - faults.drop_all <= 40, "attempts with pauses between"
 
     began = time.monotonic()
     with pytest.raises(StateUnavailable) as told:
@@ -288,7 +288,7 @@ async def test_idempotency_keys_are_kept_for_the_configured_time(server: RedisSe
 
 
 async def test_a_lost_reply_under_an_idempotency_key(state: StateManager, faults: Faults) -> None:
-    faults.lose = 2
+    faults.drop_all = 2
     assert await state.update("users", "ann", INCREMENT, idempotency_key="a") == {"n": 1}
     faults.hold = 1
     assert await state.update("users", "ann", INCREMENT, idempotency_key="b") == {"n": 2}

@@ -92,7 +92,7 @@ def test_one_change_in_64_looks(server: RedisServer, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(mutations, "generator", random.Random(1))
     monkeypatch.setattr(mutations, "monotonic", lambda: 1000.0)
     manager = StateManager(server.url)
-    looks = sum(manager._changes._limits_of_stream() != b"" for _ in range(64_000))
+    looks = sum(manager._mutations._trim_limits() != b"" for _ in range(64_000))
     assert 900 < looks < 1100
 
 
@@ -101,5 +101,5 @@ def test_the_first_change_in_a_while_looks(server: RedisServer, monkeypatch: pyt
     times = [1000.0, 1000.05, 1000.11, 1000.2, 1001.0, 1001.01]
     monkeypatch.setattr(mutations, "monotonic", iter(times).__next__)
     manager = StateManager(server.url)
-    looks = [manager._changes._limits_of_stream() != b"" for _ in times]
+    looks = [manager._mutations._trim_limits() != b"" for _ in times]
     assert looks == [True, False, True, False, True, False]

@@ -10,7 +10,7 @@ import pytest
 
 from motia_redis._store import manager
 from motia_redis._store.scans import PAGE_BYTES, PAGE_ITEMS, PageSize
-from motia_redis._transport.router import Nodes
+from motia_redis._transport.router import Router
 from motia_redis.errors import CorruptValue, InvalidName
 
 if TYPE_CHECKING:
@@ -73,19 +73,19 @@ async def test_a_list_reads_ahead_and_leaves_no_read_behind_when_it_fails(
 ) -> None:
     await asyncio.gather(*(state.set("big", str(number), "x" * 1000) for number in range(1000)))
     asked, decoded = 0, []
-    original, loads = Nodes.run_here, manager.orjson.loads
+    original, loads = Router.execute_at, manager.orjson.loads
 
-    async def run_here(nodes: Nodes, address: str, *command: Any) -> Any:
+    async def execute_at(router: Router, address: str, *command: Any) -> Any:
         nonlocal asked
         asked += 1
-        return await original(nodes, address, *command)
+        return await original(router, address, *command)
 
     def noted(text: bytes) -> Any:
         decoded.append(asked)
         return loads(text)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Nodes, "run_here", run_here)
+        patched.setattr(Router, "execute_at", execute_at)
         patched.setattr(manager.orjson, "loads", noted)
         assert len(await state.list("big")) == 1000
     assert decoded[0] == 2, "the second page was asked for before the first one was decoded"
@@ -100,15 +100,15 @@ async def test_big_values_come_in_small_pages(state: StateManager, monkeypatch: 
     for number in range(40):
         await state.set("big", str(number), "x" * 1_000_000)
     sizes = []
-    original = Nodes.run_here
+    original = Router.execute_at
 
-    async def run_here(nodes: Nodes, address: str, *command: Any) -> Any:
-        reply = await original(nodes, address, *command)
+    async def execute_at(router: Router, address: str, *command: Any) -> Any:
+        reply = await original(router, address, *command)
         if command[0] == "HSCAN":
             sizes.append(sum(map(len, reply[1].values())))
         return reply
 
-    monkeypatch.setattr(Nodes, "run_here", run_here)
+    monkeypatch.setattr(Router, "execute_at", execute_at)
     assert len(await state.items("big")) == 40
     assert max(sizes) <= 8_000_000
     read = len(sizes)
@@ -120,15 +120,15 @@ async def test_big_values_come_in_small_pages(state: StateManager, monkeypatch: 
 async def test_a_pass_that_was_interrupted_begins_anew(state: StateManager, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(600):
         await state.set("users", str(number), number)
-    original, cursors = Nodes.run_here, []
+    original, cursors = Router.execute_at, []
 
-    async def run_here(nodes: Nodes, address: str, *command: Any) -> Any:
+    async def execute_at(router: Router, address: str, *command: Any) -> Any:
         cursors.append(command[2])
         if len(cursors) == 3:
             raise ConnectionResetError
-        return await original(nodes, address, *command)
+        return await original(router, address, *command)
 
-    monkeypatch.setattr(Nodes, "run_here", run_here)
+    monkeypatch.setattr(Router, "execute_at", execute_at)
     assert len(await state.list("users")) == 600
     assert cursors[0] == cursors[3] == 0
 
@@ -151,18 +151,18 @@ async def test_clear_goes_on_where_it_was_interrupted(
 ) -> None:
     for number in range(1200):
         await state.set("users", str(number), number)
-    original = Nodes.run_each
+    original = Router.gather_each
     pages = 0
 
-    async def run_each(nodes: Nodes, calls: Any) -> Any:
+    async def gather_each(router: Router, calls: Any) -> Any:
         nonlocal pages
         pages += 1
         if pages == 3:
             raise asyncio.CancelledError
-        return await original(nodes, calls)
+        return await original(router, calls)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Nodes, "run_each", run_each)
+        patched.setattr(Router, "gather_each", gather_each)
         with pytest.raises(asyncio.CancelledError):
             await state.clear("users")
     assert 0 < await state.count("users") < 1200
@@ -177,14 +177,14 @@ def test_pages_grow_up_to_what_the_values_allow() -> None:
     size = PageSize()
     assert size.count == 1
     for _ in range(5):
-        size.saw(size.count, size.count * 10)
+        size.record_page(size.count, size.count * 10)
     assert size.count == PAGE_ITEMS
     size = PageSize()
     for _ in range(5):
-        size.saw(size.count, size.count * 10_000)
+        size.record_page(size.count, size.count * 10_000)
     assert size.count == PAGE_BYTES // 10_000
-    size.saw(1, 4_000_000)
+    size.record_page(1, 4_000_000)
     assert size.count == 1, "one big value makes the next pages small"
     size = PageSize()
-    size.saw(0, 0)
+    size.record_page(0, 0)
     assert size.count > 1, "an empty page tells nothing of sizes"

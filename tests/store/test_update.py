@@ -181,7 +181,7 @@ PRECIOUS = (
 async def test_untouched_bytes_never_change(state: StateManager, raw: redis.Redis, namespace: str) -> None:
     """G1: `[]` stays `[]`, every digit and the order of members stay."""
     values = Keyspace(namespace, Layout()).values(b"docs")
-    for text in (PRECIOUS.encode() + codec.SEAL, PRECIOUS.encode(), PRECIOUS.replace(",", " ,\n ").encode()):
+    for text in (PRECIOUS.encode() + codec.CANONICAL_MARK, PRECIOUS.encode(), PRECIOUS.replace(",", " ,\n ").encode()):
         raw.hset(values, "doc", text)
         await state.update("docs", "doc", [op("increment", "/n", 1)])
         assert raw.hget(values, "doc") == text.replace(b'"n":0', b'"n":1')

@@ -129,7 +129,7 @@ async def test_a_url_that_cannot_be_used_is_one_clear_error(url: Any, reason: st
 async def test_a_good_url_is_taken(url: str) -> None:
     place = endpoint.Endpoint(url)
     if not url.startswith("embedded://"):
-        await (await place.nodes(max_connections=1, reply_timeout=1.0)).aclose()
+        await (await place.open_router(max_connections=1, reply_timeout=1.0)).aclose()
 
 
 @pytest.mark.parametrize(
@@ -350,9 +350,9 @@ async def test_revive_starts_a_crashed_embedded_server(tmp_path: Path) -> None:
         wait_until(lambda: not is_alive(pid), "the server is dead")
         await asyncio.gather(*(state.revive() for _ in range(10)))
         assert server_pid(tmp_path) != pid
-        nodes = await state.nodes()
-        assert await nodes.run("any", "PING")
-        await nodes.aclose()
+        router = await state.open_router()
+        assert await router.execute("any", "PING")
+        await router.aclose()
 
 
 async def test_revive_does_nothing_for_other_urls(state: StateManager) -> None:
@@ -402,7 +402,7 @@ async def test_a_scope_that_is_no_text_is_named(state: StateManager, raw: redis.
 
 async def test_listing_does_no_work_per_name(state: StateManager, monkeypatch: pytest.MonkeyPatch) -> None:
     await state.set("users", "ann", 1)
-    monkeypatch.setattr("motia_redis._store.manager.Place", None)
+    monkeypatch.setattr("motia_redis._store.manager.Subject", None)
     assert await state.list("users") == [1]
 
 
@@ -517,7 +517,7 @@ async def test_a_redis_that_loads_its_data() -> None:
 
 def test_a_password_that_redis_does_not_want() -> None:
     error = redis.AuthenticationError("AUTH <password> called without any password configured for the default user.")
-    assert str(failures.unavailable("here", "redis://:secret@host", error)).startswith(
+    assert str(failures.to_unavailable("here", "redis://:secret@host", error)).startswith(
         "here: Redis at redis://host has no password, and the URL gives one"
     )
 
@@ -614,11 +614,11 @@ async def test_messages_without_subscriber_do_not_pile_up(server: RedisServer, r
 
 
 async def test_many_calls_of_a_forgotten_script_run_once_each(state: StateManager, raw: redis.Redis, namespace: str) -> None:
-    nodes = await state.nodes()
+    router = await state.open_router()
     appending = loader.Script("return redis.call('RPUSH', KEYS[1], ARGV[1])")
     raw.script_flush()
     key = f"{namespace}:list".encode()
     calls: Any = [([key], [b"%d" % number]) for number in range(5)]
-    assert await appending.many(nodes, calls) == [1, 2, 3, 4, 5]
+    assert await appending.many(router, calls) == [1, 2, 3, 4, 5]
     assert raw.lrange(key, 0, -1) == [b"0", b"1", b"2", b"3", b"4"]
-    await nodes.aclose()
+    await router.aclose()

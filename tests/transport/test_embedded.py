@@ -74,10 +74,10 @@ def processes_of(directory: Path) -> list[int]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            links = [link.readlink() for link in (process / "cwd", *(process / "fd").iterdir())]
+            connections = [connection.readlink() for connection in (process / "cwd", *(process / "fd").iterdir())]
         except OSError:
             continue
-        if int(process.name) != os.getpid() and any(link.is_relative_to(directory.resolve()) for link in links):
+        if int(process.name) != os.getpid() and any(connection.is_relative_to(directory.resolve()) for connection in connections):
             found.append(int(process.name))
     return found
 

@@ -16,7 +16,7 @@ from redis.exceptions import InvalidResponse, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from motia_redis._transport import endpoint
-from motia_redis._transport.multiplexing import BIG, Link, open_link, pack
+from motia_redis._transport.multiplexing import LARGE, MultiplexedConnection, open_connection, pack
 from tests.support.waiting import DEADLINE, until
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from typing import Self
 
-    from motia_redis._transport.router import Nodes
+    from motia_redis._transport.router import Router
 
 PATIENCE = 10.0  # seconds to wait for a reply, where a test is not about that
 BULK = 4 * 1024 * 1024
@@ -135,50 +135,50 @@ async def soon(call: Awaitable[Any]) -> Any:
 
 
 @asynccontextmanager
-async def linked(fake: FakeRedis, *, patience: float = PATIENCE) -> AsyncIterator[tuple[Link, Peer]]:
+async def connected(fake: FakeRedis, *, patience: float = PATIENCE) -> AsyncIterator[tuple[MultiplexedConnection, Peer]]:
     """Give a link and the server's side of it."""
-    link = await open_link(Connection(host="127.0.0.1", port=fake.port), patience)
-    assert link is not None, "the transport of the connection is found"
+    connection = await open_connection(Connection(host="127.0.0.1", port=fake.port), patience)
+    assert connection is not None, "the transport of the connection is found"
     try:
-        yield link, fake.peers[-1]
+        yield connection, fake.peers[-1]
     finally:
-        link.close()
-        await soon(asyncio.shield(link.ended))
+        connection.close()
+        await soon(asyncio.shield(connection.ended))
 
 
 @asynccontextmanager
-async def reaching(url: str, *, patience: float = PATIENCE) -> AsyncIterator[Nodes]:
-    nodes = await endpoint.Endpoint(url).nodes(max_connections=4, reply_timeout=patience)
+async def reaching(url: str, *, patience: float = PATIENCE) -> AsyncIterator[Router]:
+    router = await endpoint.Endpoint(url).open_router(max_connections=4, reply_timeout=patience)
     try:
-        yield nodes
+        yield router
     finally:
-        await nodes.aclose()
+        await router.aclose()
 
 
-def links(nodes: Nodes) -> list[Link]:
-    (node,) = nodes._nodes.values()
-    return node.links._links
+def connections(router: Router) -> list[MultiplexedConnection]:
+    (node,) = router._nodes.values()
+    return node.connections._connections
 
 
-def call(nodes: Nodes, key: str) -> asyncio.Task[Any]:
-    return asyncio.create_task(nodes.run(key, "GET", key))
+def call(router: Router, key: str) -> asyncio.Task[Any]:
+    return asyncio.create_task(router.execute(key, "GET", key))
 
 
 # -- together, and in order ---------------------------------------------------------------------------------------------------
 
 
 async def test_a_call_alone_goes_out_at_once() -> None:
-    async with FakeRedis(echo) as fake, linked(fake) as (link, peer):
-        reply = link.send(get("a"))
+    async with FakeRedis(echo) as fake, connected(fake) as (connection, peer):
+        reply = connection.send(get("a"))
         # The loop does not run here: what is at the other end was written within `send`.
         assert select.select([peer.transport.get_extra_info("socket").fileno()], [], [], 1.0)[0]
         assert await reply == b"a"
 
 
 async def test_calls_made_while_others_wait_go_out_together() -> None:
-    async with FakeRedis(echo) as fake, reaching(fake.url) as nodes:
-        await call(nodes, "opens the connection")
-        replies = await asyncio.gather(*(call(nodes, str(number)) for number in range(64)))
+    async with FakeRedis(echo) as fake, reaching(fake.url) as router:
+        await call(router, "opens the connection")
+        replies = await asyncio.gather(*(call(router, str(number)) for number in range(64)))
         assert replies == [str(number).encode() for number in range(64)]
         (peer,) = fake.peers
         assert peer.packets <= 4, "the first call of all, the first of 64, and the others"
@@ -195,8 +195,8 @@ async def test_replies_reach_their_callers_in_order_however_they_are_cut(size: i
         b"%1\r\n+k\r\n,1.5\r\n",
         b"+OK\r\n",
     ]
-    async with FakeRedis() as fake, linked(fake) as (link, peer):
-        calls = [link.send(get(number)) for number in range(len(sent))]
+    async with FakeRedis() as fake, connected(fake) as (connection, peer):
+        calls = [connection.send(get(number)) for number in range(len(sent))]
         await peer.has(len(sent))
         assert [command[1] for command in peer.commands] == [b"%d" % number for number in range(len(sent))]
         replies = b"".join(sent)
@@ -210,11 +210,11 @@ async def test_replies_reach_their_callers_in_order_however_they_are_cut(size: i
 
 @pytest.mark.parametrize("written", [True, False])
 async def test_a_cancelled_call_takes_nothing_from_its_neighbours(written: bool) -> None:
-    async with FakeRedis() as fake, reaching(fake.url) as nodes:
-        opening = call(nodes, "0")
+    async with FakeRedis() as fake, reaching(fake.url) as router:
+        opening = call(router, "0")
         await seen(lambda: bool(fake.peers), "the connection is open")
         await fake.peers[0].has(1)
-        first, cancelled, last = (call(nodes, key) for key in "123")
+        first, cancelled, last = (call(router, key) for key in "123")
         await (fake.peers[0].has(4) if written else asyncio.sleep(0))
         cancelled.cancel()
         await fake.peers[0].has(4)
@@ -222,7 +222,7 @@ async def test_a_cancelled_call_takes_nothing_from_its_neighbours(written: bool)
         assert await soon(asyncio.gather(opening, first, last)) == [b"0", b"1", b"3"]
         assert cancelled.cancelled()
         fake.answer = echo
-        assert await call(nodes, "4") == b"4", "the connection goes on"
+        assert await call(router, "4") == b"4", "the connection goes on"
         assert len(fake.peers) == 1
 
 
@@ -230,25 +230,25 @@ async def test_a_cancelled_call_takes_nothing_from_its_neighbours(written: bool)
 
 
 async def test_a_call_without_a_reply_fails_in_time_and_later_ones_wait_their_own() -> None:
-    async with FakeRedis() as fake, linked(fake, patience=1.0) as (link, peer):
+    async with FakeRedis() as fake, connected(fake, patience=1.0) as (connection, peer):
         began = asyncio.get_running_loop().time()
-        first = link.send(get("a"))
+        first = connection.send(get("a"))
         await asyncio.wait([first], timeout=0.5)
-        later = link.send(get("b"))
+        later = connection.send(get("b"))
         with pytest.raises(RedisTimeoutError, match="no reply for 1 s"):
             await soon(first)
         assert 1.0 <= asyncio.get_running_loop().time() - began < 3.0
-        assert link.closing, "whoever is slow gets no new calls"
+        assert connection.closing, "whoever is slow gets no new calls"
         assert not later.done()
         await peer.has(2)
         peer.write(text(b"a") + text(b"b"))
         assert await soon(later) == b"b", "not the reply that came too late"
-        await seen(link.ended.done, "a link that nobody waits for, and that takes no calls, ends")
+        await seen(connection.ended.done, "a link that nobody waits for, and that takes no calls, ends")
 
 
 async def test_a_big_reply_may_take_longer_than_the_time_out_as_long_as_it_moves() -> None:
-    async with FakeRedis() as fake, linked(fake, patience=0.6) as (link, peer):
-        reply, behind = link.send(get("big")), link.send(get("small"))
+    async with FakeRedis() as fake, connected(fake, patience=0.6) as (connection, peer):
+        reply, behind = connection.send(get("big")), connection.send(get("small"))
         await peer.has(2)
         data = text(bytes(300_000)) + text(b"small")
         for number in range(15):
@@ -261,8 +261,8 @@ async def test_a_big_reply_may_take_longer_than_the_time_out_as_long_as_it_moves
 
 
 async def test_a_big_reply_that_stops_moving_fails() -> None:
-    async with FakeRedis() as fake, linked(fake, patience=0.2) as (link, peer):
-        reply = link.send(get("big"))
+    async with FakeRedis() as fake, connected(fake, patience=0.2) as (connection, peer):
+        reply = connection.send(get("big"))
         await peer.has(1)
         peer.write(text(bytes(300_000))[:200_000])
         with pytest.raises(RedisTimeoutError):
@@ -270,13 +270,13 @@ async def test_a_big_reply_that_stops_moving_fails() -> None:
 
 
 async def test_calls_behind_a_big_reply_have_their_own_time_after_it() -> None:
-    async with FakeRedis() as fake, linked(fake, patience=0.5) as (link, peer):
-        big, behind = link.send(get("big")), link.send(get("small"))
+    async with FakeRedis() as fake, connected(fake, patience=0.5) as (connection, peer):
+        large, behind = connection.send(get("big")), connection.send(get("small"))
         await peer.has(2)
         peer.write(text(bytes(300_000))[:200_000])
-        await asyncio.wait([big], timeout=0.75)  # the time of both is over
+        await asyncio.wait([large], timeout=0.75)  # the time of both is over
         peer.write(text(bytes(300_000))[200_000:])
-        assert await soon(big) == bytes(300_000)
+        assert await soon(large) == bytes(300_000)
         await asyncio.wait([behind], timeout=0.4)  # and here it has been looked at again
         peer.write(text(b"small"))
         assert await soon(behind) == b"small"
@@ -284,9 +284,9 @@ async def test_calls_behind_a_big_reply_have_their_own_time_after_it() -> None:
 
 @pytest.mark.parametrize("moves", [True, False])
 async def test_a_big_command_may_take_longer_than_the_time_out_as_long_as_it_moves(moves: bool) -> None:
-    async with FakeRedis(echo) as fake, linked(fake, patience=0.4) as (link, peer):
+    async with FakeRedis(echo) as fake, connected(fake, patience=0.4) as (connection, peer):
         peer.transport.pause_reading()
-        calls = [link.send(pack(("SET", "big", bytes(8 * BULK))))]
+        calls = [connection.send(pack(("SET", "big", bytes(8 * BULK))))]
         for _ in range(12):
             await asyncio.wait(calls[:1], timeout=0.1)
             if moves:
@@ -295,8 +295,8 @@ async def test_a_big_command_may_take_longer_than_the_time_out_as_long_as_it_mov
                     await asyncio.sleep(0)
                 peer.transport.pause_reading()
                 assert not calls[0].done()
-            elif not link.closing:
-                calls.append(link.send(get("small")))  # more to be written is no movement
+            elif not connection.closing:
+                calls.append(connection.send(get("small")))  # more to be written is no movement
         peer.transport.resume_reading()
         if moves:
             assert await soon(calls[0]) == bytes(8 * BULK)
@@ -313,8 +313,8 @@ async def test_a_big_command_may_take_longer_than_the_time_out_as_long_as_it_mov
 @pytest.mark.parametrize("last", [b"", b"$100\r\nhalf", b":1"], ids=["between replies", "in a text", "in a number"])
 @pytest.mark.parametrize("way", ["close", "abort"])
 async def test_when_a_connection_ends_its_calls_fail_and_the_next_gets_another(last: bytes, way: str) -> None:
-    async with FakeRedis() as fake, reaching(fake.url) as nodes:
-        calls = [call(nodes, str(number)) for number in range(5)]
+    async with FakeRedis() as fake, reaching(fake.url) as router:
+        calls = [call(router, str(number)) for number in range(5)]
         await seen(lambda: bool(fake.peers) and len(fake.peers[0].commands) == 5, "all calls arrive")
         fake.peers[0].write(text(b"0") + last)
         assert await soon(calls[0]) == b"0"
@@ -322,38 +322,38 @@ async def test_when_a_connection_ends_its_calls_fail_and_the_next_gets_another(l
         found = await soon(asyncio.gather(*calls[1:], return_exceptions=True))
         assert {type(error) for error in found} == {RedisConnectionError}
         fake.answer = echo
-        assert await call(nodes, "5") == b"5"
+        assert await call(router, "5") == b"5"
         assert len(fake.peers) == 2
 
 
 @pytest.mark.parametrize("words", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"220 mail.example ESMTP\r\n", b"\x15\x03\x01\x00\x02"])
 async def test_what_is_no_redis_is_an_error_at_once(words: bytes) -> None:
     began = asyncio.get_running_loop().time()
-    async with FakeRedis(greeting=words) as fake, reaching(fake.url) as nodes:
+    async with FakeRedis(greeting=words) as fake, reaching(fake.url) as router:
         with pytest.raises(RedisError):
-            await call(nodes, "a")
-    async with FakeRedis(lambda *_: words) as fake, reaching(fake.url) as nodes:
-        found = await asyncio.gather(call(nodes, "a"), call(nodes, "b"), return_exceptions=True)
+            await call(router, "a")
+    async with FakeRedis(lambda *_: words) as fake, reaching(fake.url) as router:
+        found = await asyncio.gather(call(router, "a"), call(router, "b"), return_exceptions=True)
         assert {type(error) for error in found} == {InvalidResponse}
     assert asyncio.get_running_loop().time() - began < PATIENCE / 2
 
 
 async def test_a_reply_without_a_call_ends_the_connection() -> None:
-    async with FakeRedis(echo) as fake, reaching(fake.url) as nodes:
-        assert await call(nodes, "a") == b"a"
+    async with FakeRedis(echo) as fake, reaching(fake.url) as router:
+        assert await call(router, "a") == b"a"
         fake.peers[0].write(text(b"whose?"))
         await seen(lambda: fake.peers[0].lost, "the connection ends")
-        assert await call(nodes, "b") == b"b", "and nobody gets that reply"
+        assert await call(router, "b") == b"b", "and nobody gets that reply"
         assert len(fake.peers) == 2
 
 
 async def test_pushed_messages_are_nobodys_replies_and_no_part_of_one() -> None:
     pushed = b">2\r\n$10\r\ninvalidate\r\n*1\r\n$3\r\nkey\r\n"
-    async with FakeRedis(lambda peer, command: pushed + echo(peer, command) + pushed) as fake, linked(fake) as (link, _):
-        calls = [link.send(get(number)) for number in range(3)]
+    async with FakeRedis(lambda peer, command: pushed + echo(peer, command) + pushed) as fake, connected(fake) as (connection, _):
+        calls = [connection.send(get(number)) for number in range(3)]
         assert await soon(asyncio.gather(*calls)) == [b"0", b"1", b"2"]
-        link.data_received(b">1\r\n" + text(bytes(2 * BIG)))
-        assert not link.held_up, "nobody would wait behind what has come whole"
+        connection.data_received(b">1\r\n" + text(bytes(2 * LARGE)))
+        assert not connection.is_congested, "nobody would wait behind what has come whole"
 
 
 # -- nobody waits for the bytes of others -------------------------------------------------------------------------------------
@@ -361,44 +361,44 @@ async def test_pushed_messages_are_nobodys_replies_and_no_part_of_one() -> None:
 
 def starts_big(peer: Peer, command: list[bytes]) -> bytes:
     """Answer with the beginning of a big reply where one is asked for."""
-    return text(bytes(BULK))[: 2 * BIG] if command[-1] == b"big" else echo(peer, command)
+    return text(bytes(BULK))[: 2 * LARGE] if command[-1] == b"big" else echo(peer, command)
 
 
 @pytest.mark.parametrize("links_before", [1, 2])
 async def test_while_a_big_reply_comes_others_use_another_connection(links_before: int) -> None:
-    async with FakeRedis(starts_big) as fake, reaching(fake.url) as nodes:
-        await call(nodes, "opens the connection")
+    async with FakeRedis(starts_big) as fake, reaching(fake.url) as router:
+        await call(router, "opens the connection")
         if links_before == 2:
-            await nodes.run("other", "SET", "other", bytes(BIG))
-        big = call(nodes, "big")
-        await seen(lambda: links(nodes)[0].held_up, "the reply has begun to come")
+            await router.execute("other", "SET", "other", bytes(LARGE))
+        large = call(router, "big")
+        await seen(lambda: connections(router)[0].is_congested, "the reply has begun to come")
         for key in ("a", "b", "c"):
-            assert await asyncio.wait_for(call(nodes, key), PATIENCE / 5) == key.encode()
-        assert not big.done()
-        fake.peers[0].write(text(bytes(BULK))[2 * BIG :])
-        assert await soon(big) == bytes(BULK)
+            assert await asyncio.wait_for(call(router, key), PATIENCE / 5) == key.encode()
+        assert not large.done()
+        fake.peers[0].write(text(bytes(BULK))[2 * LARGE :])
+        assert await soon(large) == bytes(BULK)
 
 
 async def test_a_key_with_big_replies_is_remembered_and_leaves_the_first_connection_alone() -> None:
-    async with FakeRedis(lambda peer, command: text(bytes(BIG)) if command[-1] == b"big" else echo(peer, command)) as fake:
-        async with reaching(fake.url) as nodes:
-            (await call(nodes, "big"), await call(nodes, "small"))
-            (node,) = nodes._nodes.values()
-            assert node.links.is_bulky("big")
-            assert not node.links.is_bulky("small")
-            (await call(nodes, "big"), await call(nodes, "small"))
+    async with FakeRedis(lambda peer, command: text(bytes(LARGE)) if command[-1] == b"big" else echo(peer, command)) as fake:
+        async with reaching(fake.url) as router:
+            (await call(router, "big"), await call(router, "small"))
+            (node,) = router._nodes.values()
+            assert node.connections.expects_large_reply("big")
+            assert not node.connections.expects_large_reply("small")
+            (await call(router, "big"), await call(router, "small"))
         first, second = ([command[1] for command in peer.commands] for peer in fake.peers)
         assert first == [b"big", b"small", b"small"]
         assert second == [b"big"]
 
 
 async def test_while_a_big_command_goes_out_others_do_not_wait() -> None:
-    async with FakeRedis(echo) as fake, reaching(fake.url) as nodes:
-        await nodes.run("big", "SET", "big", bytes(BIG))  # opens two
+    async with FakeRedis(echo) as fake, reaching(fake.url) as router:
+        await router.execute("big", "SET", "big", bytes(LARGE))  # opens two
         fake.peers[1].transport.pause_reading()
-        writes = [asyncio.create_task(nodes.run("big", "SET", "big", bytes(BULK))) for _ in range(10)]
+        writes = [asyncio.create_task(router.execute("big", "SET", "big", bytes(BULK))) for _ in range(10)]
         for number in range(20):
-            assert await asyncio.wait_for(call(nodes, f"{number}"), PATIENCE / 5) == b"%d" % number
+            assert await asyncio.wait_for(call(router, f"{number}"), PATIENCE / 5) == b"%d" % number
         assert not writes[0].done()
         fake.peers[1].transport.resume_reading()
         await soon(asyncio.gather(*writes))
@@ -407,12 +407,12 @@ async def test_while_a_big_command_goes_out_others_do_not_wait() -> None:
 
 
 async def test_a_connection_that_does_not_take_what_is_written_gets_no_more() -> None:
-    async with FakeRedis(echo) as fake, reaching(fake.url) as nodes:
-        await nodes.run("big", "SET", "big", bytes(BIG))
+    async with FakeRedis(echo) as fake, reaching(fake.url) as router:
+        await router.execute("big", "SET", "big", bytes(LARGE))
         fake.peers[0].transport.pause_reading()
-        stuck = [asyncio.create_task(nodes.run("a", "SET", "a", bytes(BIG // 2))) for _ in range(500)]
-        await seen(lambda: links(nodes)[0].held_up, "the first connection is full")
-        assert await asyncio.wait_for(call(nodes, "b"), PATIENCE / 5) == b"b"
+        stuck = [asyncio.create_task(router.execute("a", "SET", "a", bytes(LARGE // 2))) for _ in range(500)]
+        await seen(lambda: connections(router)[0].is_congested, "the first connection is full")
+        assert await asyncio.wait_for(call(router, "b"), PATIENCE / 5) == b"b"
         assert not stuck[-1].done()
         fake.peers[0].transport.resume_reading()
         await soon(asyncio.gather(*stuck))
@@ -423,9 +423,9 @@ async def test_a_connection_that_does_not_take_what_is_written_gets_no_more() ->
 
 async def test_closing_fails_the_calls_that_wait_and_leaves_nothing_open() -> None:
     async with FakeRedis() as fake:
-        async with reaching(fake.url) as nodes:
-            calls = [call(nodes, str(number)) for number in range(5)]
-            calls.append(asyncio.create_task(nodes.run("big", "SET", "big", bytes(BULK))))
+        async with reaching(fake.url) as router:
+            calls = [call(router, str(number)) for number in range(5)]
+            calls.append(asyncio.create_task(router.execute("big", "SET", "big", bytes(BULK))))
             await seen(lambda: sum(len(peer.commands) for peer in fake.peers) == 6, "all calls arrive")
         found = await soon(asyncio.gather(*calls, return_exceptions=True))
         assert {type(error) for error in found} == {RedisConnectionError}

@@ -13,7 +13,7 @@ from motia_redis import StateManager, step
 from motia_redis import state as state_trigger
 from motia_redis._store.keyspace import Keyspace, Layout
 from motia_redis._worker import subscriptions
-from motia_redis._worker.dispatcher import Deliveries
+from motia_redis._worker.dispatcher import Dispatcher
 from motia_redis._worker.leases import Lane
 from motia_redis._worker.subscriptions import StreamEntry, Subscription
 from tests.support.waiting import until
@@ -143,14 +143,14 @@ async def test_suspects_that_wait_are_left_when_their_lane_closes() -> None:
 
     made = step({"name": "Step", "triggers": [state_trigger(scope="users")]}).handle(handler)
     stream = keyspace.state_keys(b"users", b"ann").events
-    lane = Lane(b"lane", Subscription(made, keyspace), stream, crashed=True)
+    lane = Lane(b"lane", Subscription(made, keyspace), stream, holder_crashed=True)
     drained: list[bool] = []
-    nodes: Any = SimpleNamespace(run=run)
+    router: Any = SimpleNamespace(execute=run)
     with ThreadPoolExecutor(1) as executor:
-        deliveries = Deliveries(StateManager(), nodes, keyspace, concurrency=8, executor=executor, on_room=lambda: None)
-        parts: Any = SimpleNamespace(valid=lambda: True, drained=lambda: drained.append(True), worker="w"), SimpleNamespace()
-        deliveries.leases, deliveries.acknowledgements = parts
-        parts[1].add = lambda lane, delivery: deliveries.drop(lane, [delivery])
+        dispatcher = Dispatcher(StateManager(), router, keyspace, concurrency=8, executor=executor, on_room=lambda: None)
+        parts: Any = SimpleNamespace(valid=lambda: True, lane_drained=lambda: drained.append(True), worker="w"), SimpleNamespace()
+        dispatcher.leases, dispatcher.acknowledger = parts
+        parts[1].add = lambda lane, delivery: dispatcher.drop(lane, [delivery])
         for number in range(4):
             fields = {
                 b"type": b"state:created",
@@ -160,9 +160,9 @@ async def test_suspects_that_wait_are_left_when_their_lane_closes() -> None:
                 b"old": b"",
                 b"kept": b"0:0",
             }
-            deliveries.submit(lane, StreamEntry(stream, f"{number + 1}-0", fields), attempts=1, suspect=True)
+            dispatcher.submit(lane, StreamEntry(stream, f"{number + 1}-0", fields), attempts=1, suspect=True)
         await begun.wait()
-        lane.closing.set()
+        lane.revoked.set()
         go_on.set()
 
         async def is_empty() -> bool:

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from motia_redis import state as state_trigger
-from motia_redis._transport.router import Nodes
+from motia_redis._transport.router import Router
 from tests.support.waiting import until
 from tests.worker.test_worker import Recorder, record, working
 
@@ -24,18 +24,18 @@ class Gates:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.held: list[asyncio.Event] = []
         self.open = True
-        original = Nodes.run_each
+        original = Router.gather_each
 
-        async def run_each(nodes: Nodes, calls: Any) -> list[Any]:
+        async def gather_each(router: Router, calls: Any) -> list[Any]:
             command = calls[0][1] if calls else ()
             several = len(command) > 7 + 2 * 4
             if not self.open and command and command[0] == "XREADGROUP" and command[-1] == ">" and (several or self.held):
                 gate = asyncio.Event()
                 self.held.append(gate)
                 await gate.wait()
-            return await original(nodes, calls)
+            return await original(router, calls)
 
-        monkeypatch.setattr(Nodes, "run_each", run_each)
+        monkeypatch.setattr(Router, "gather_each", gather_each)
 
 
 async def test_a_read_under_way_is_over_before_its_lanes_are_given_back(

@@ -13,7 +13,7 @@ from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from motia_redis import StateManager
-    from motia_redis._transport.router import Nodes
+    from motia_redis._transport.router import Router
 
 LANES = [lane_name("Step", b"{motia:%d}:events:%d" % (partition, lane)) for partition in range(16) for lane in range(8)]
 
@@ -44,15 +44,15 @@ def test_few_lanes_move_when_a_worker_comes_or_goes() -> None:
 class Guard:
     """The lease scripts on one lane, as workers of given ids call them."""
 
-    def __init__(self, nodes: Nodes, namespace: str) -> None:
-        self.nodes = nodes
+    def __init__(self, router: Router, namespace: str) -> None:
+        self.router = router
         tag = f"{{{namespace}:0}}:"
         self.leases, self.stream = (tag + "leases").encode(), (tag + "events:0").encode()
         self.attempts, self.dead = (tag + "attempts:Step").encode(), (tag + "dead:Step").encode()
         self.lane = lane_name("Step", self.stream)
 
     async def call(self, script: str, keys: list[bytes], *arguments: Any) -> Any:
-        return await loader.load(script)(self.nodes, keys, arguments)
+        return await loader.load(script)(self.router, keys, arguments)
 
     async def renew(self, worker: str, ttl: int, which: str = "again") -> int:
         return await self.call("renew_leases", [self.leases], worker, str(ttl), which)
@@ -70,13 +70,13 @@ class Guard:
 
     async def deliver(self) -> bytes:
         """Append an entry and read it for the group; return its id."""
-        await self.nodes.run(self.stream, "XGROUP CREATE", self.stream, "Step", "0", "MKSTREAM")
-        entry_id = await self.nodes.run(self.stream, "XADD", self.stream, "*", "type", "x")
-        await self.nodes.run(self.stream, "XREADGROUP", "GROUP", "Step", "worker", "STREAMS", self.stream, ">")
+        await self.router.execute(self.stream, "XGROUP CREATE", self.stream, "Step", "0", "MKSTREAM")
+        entry_id = await self.router.execute(self.stream, "XADD", self.stream, "*", "type", "x")
+        await self.router.execute(self.stream, "XREADGROUP", "GROUP", "Step", "worker", "STREAMS", self.stream, ">")
         return entry_id
 
     async def pending(self) -> int:
-        return (await self.nodes.run(self.stream, "XPENDING", self.stream, "Step"))["pending"]
+        return (await self.router.execute(self.stream, "XPENDING", self.stream, "Step"))["pending"]
 
     async def expired(self, worker: str) -> bool:
         return await self.renew(worker, 10_000) == 0
@@ -84,9 +84,9 @@ class Guard:
 
 @pytest.fixture
 async def guard(state: StateManager, namespace: str) -> Any:
-    nodes = await state.nodes()
-    yield Guard(nodes, namespace)
-    await nodes.aclose()
+    router = await state.open_router()
+    yield Guard(router, namespace)
+    await router.aclose()
 
 
 async def test_a_lane_has_one_holder(guard: Guard) -> None:
@@ -118,7 +118,7 @@ async def test_workers_that_died_leave_no_trace(guard: Guard) -> None:
     await guard.renew("one", 20, "first")
     await asyncio.sleep(0.05)
     await guard.renew("two", 10_000, "first")
-    assert list(await guard.nodes.run(guard.leases, "HGETALL", guard.leases)) == [b"worker two"]
+    assert list(await guard.open_router.execute(guard.leases, "HGETALL", guard.leases)) == [b"worker two"]
 
 
 async def test_who_lost_the_lane_can_neither_acknowledge_nor_bury(guard: Guard) -> None:
@@ -141,12 +141,12 @@ async def test_a_dead_letter_is_moved_as_a_whole_or_not_at_all(guard: Guard) -> 
     entry_id = await guard.deliver()
     await guard.renew("one", 10_000, "first")
     await guard.acquire("one")
-    await guard.nodes.run(guard.dead, "SET", guard.dead, "not a stream")
+    await guard.open_router.execute(guard.dead, "SET", guard.dead, "not a stream")
     with pytest.raises(Exception, match="WRONGTYPE"):
         await guard.bury("one", entry_id)
     assert await guard.pending() == 1
-    await guard.nodes.run(guard.dead, "DEL", guard.dead)
+    await guard.open_router.execute(guard.dead, "DEL", guard.dead)
     assert await guard.bury("one", entry_id) == 1
     assert await guard.bury("one", entry_id) == 1, "a second call changes nothing"
-    assert await guard.nodes.run(guard.dead, "XLEN", guard.dead) == 1
+    assert await guard.open_router.execute(guard.dead, "XLEN", guard.dead) == 1
     assert await guard.pending() == 0

@@ -411,9 +411,9 @@ async def test_a_worker_starts_a_crashed_embedded_redis_again(tmp_path: Path) ->
     async with StateManager(f"embedded://{tmp_path / 'data'}") as state, working(state, record(recorder, state_trigger())):
         await state.set("users", "ann", 1)
         await recorder.wait(1)
-        nodes = await state.nodes()
-        pid = (await nodes.run("any", "INFO", "server"))["process_id"]
-        await nodes.aclose()
+        router = await state.open_router()
+        pid = (await router.execute("any", "INFO", "server"))["process_id"]
+        await router.aclose()
         await asyncio.sleep(1.1)  # the log is on disk
         os.kill(pid, signal.SIGKILL)
 
@@ -474,37 +474,37 @@ redis.call("XREADGROUP", "GROUP", "Record", "worker", "COUNT", "1", "STREAMS", K
 
 
 async def test_lanes_are_acknowledged_together_and_each_for_its_holder_only(state: StateManager, namespace: str) -> None:
-    nodes = await state.nodes()
+    router = await state.open_router()
     tag = f"{{{namespace}:0}}:".encode()
     leases, attempts = tag + b"leases", tag + b"attempts:Step"
     streams = [tag + b"events:%d" % number for number in range(3)]
     names = [lane_name("Step", stream) for stream in streams]
-    await loader.load("renew_leases")(nodes, [leases], ["mine", "60000", "first"])
-    await loader.load("renew_leases")(nodes, [leases], ["other", "60000", "first"])
-    await loader.load("acquire_lanes")(nodes, [leases], ["mine", names[0], names[2]])
-    await loader.load("acquire_lanes")(nodes, [leases], ["other", names[1]])
+    await loader.load("renew_leases")(router, [leases], ["mine", "60000", "first"])
+    await loader.load("renew_leases")(router, [leases], ["other", "60000", "first"])
+    await loader.load("acquire_lanes")(router, [leases], ["mine", names[0], names[2]])
+    await loader.load("acquire_lanes")(router, [leases], ["other", names[1]])
     ids = []
     for stream, name in zip(streams, names, strict=True):
-        await nodes.run(stream, "XGROUP CREATE", stream, "Step", "0", "MKSTREAM")
-        ids.append([await nodes.run(stream, "XADD", stream, "*", "type", "x") for _ in range(2)])
-        await nodes.run(stream, "XREADGROUP", "GROUP", "Step", "worker", "STREAMS", stream, ">")
-        await nodes.run(attempts, "HSET", attempts, name + b" " + ids[-1][0], "1")
+        await router.execute(stream, "XGROUP CREATE", stream, "Step", "0", "MKSTREAM")
+        ids.append([await router.execute(stream, "XADD", stream, "*", "type", "x") for _ in range(2)])
+        await router.execute(stream, "XREADGROUP", "GROUP", "Step", "worker", "STREAMS", stream, ">")
+        await router.execute(attempts, "HSET", attempts, name + b" " + ids[-1][0], "1")
 
     async def acknowledge(*numbers: int) -> Any:
         keys = [leases, *(key for number in numbers for key in (streams[number], attempts))]
         lanes = [[names[number], b"Step", *ids[number]] for number in numbers]
         arguments = [part for lane in lanes for part in (b"", *lane)]
-        return await loader.load("acknowledge")(nodes, keys, [b"mine", *arguments[1:]])
+        return await loader.load("acknowledge")(router, keys, [b"mine", *arguments[1:]])
 
     async def left() -> list[int]:
-        return [(await nodes.run(stream, "XPENDING", stream, "Step"))["pending"] for stream in streams]
+        return [(await router.execute(stream, "XPENDING", stream, "Step"))["pending"] for stream in streams]
 
     assert await acknowledge(1, 0) == 0
     assert await left() == [0, 2, 2]
     assert await acknowledge(0, 2) == 1
     assert await left() == [0, 2, 0]
-    assert await nodes.run(attempts, "HKEYS", attempts) == [names[1] + b" " + ids[1][0]]
-    await nodes.aclose()
+    assert await router.execute(attempts, "HKEYS", attempts) == [names[1] + b" " + ids[1][0]]
+    await router.aclose()
 
 
 async def test_a_failing_key_with_a_long_queue_holds_up_nobody_else(state: StateManager) -> None:
