@@ -118,7 +118,7 @@ async def test_workers_that_died_leave_no_trace(guard: Guard) -> None:
     await guard.renew("one", 20, "first")
     await asyncio.sleep(0.05)
     await guard.renew("two", 10_000, "first")
-    assert list(await guard.open_router.execute(guard.leases, "HGETALL", guard.leases)) == [b"worker two"]
+    assert list(await guard.router.execute(guard.leases, "HGETALL", guard.leases)) == [b"worker two"]
 
 
 async def test_who_lost_the_lane_can_neither_acknowledge_nor_bury(guard: Guard) -> None:
@@ -141,12 +141,12 @@ async def test_a_dead_letter_is_moved_as_a_whole_or_not_at_all(guard: Guard) -> 
     entry_id = await guard.deliver()
     await guard.renew("one", 10_000, "first")
     await guard.acquire("one")
-    await guard.open_router.execute(guard.dead, "SET", guard.dead, "not a stream")
+    await guard.router.execute(guard.dead, "SET", guard.dead, "not a stream")
     with pytest.raises(Exception, match="WRONGTYPE"):
         await guard.bury("one", entry_id)
     assert await guard.pending() == 1
-    await guard.open_router.execute(guard.dead, "DEL", guard.dead)
+    await guard.router.execute(guard.dead, "DEL", guard.dead)
     assert await guard.bury("one", entry_id) == 1
     assert await guard.bury("one", entry_id) == 1, "a second call changes nothing"
-    assert await guard.open_router.execute(guard.dead, "XLEN", guard.dead) == 1
+    assert await guard.router.execute(guard.dead, "XLEN", guard.dead) == 1
     assert await guard.pending() == 0
