@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint fuzz chaos bench bench-quick format clean
+.PHONY: help demo test lint fuzz chaos bench bench-quick bench-compare format clean
 
 help:
 	@echo "make demo    several processes share state and fire triggers on an embedded Redis"
@@ -14,6 +14,7 @@ help:
 	@echo "make chaos   the long runs of the fault tests: kills, pauses, bad networks, fail-overs, a million keys (about 9 minutes)"
 	@echo "make bench   all benchmarks beside their rivals (under 20 minutes), into benchmarks/README.md: ONLY=\"calls triggers\""
 	@echo "make bench-quick     the same picture in two minutes, only printed"
+	@echo "make bench-compare BASE=main     is this build slower than that of another git revision? (about 5 minutes)"
 	@echo "make format  put the code into its format"
 	@echo "make clean   remove the environment and everything built"
 
@@ -60,6 +61,9 @@ bench: $(VENV)/bench
 
 bench-quick: $(VENV)/bench
 	$(BIN)/python -m benchmarks --quick $(if $(ONLY),--only $(ONLY))
+
+bench-compare: $(VENV)/dev
+	$(BIN)/python -m benchmarks.compare --base $(or $(BASE),$(error name the revision: make bench-compare BASE=main)) $(if $(ONLY),--only $(ONLY))
 
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.calling import contenders
-from benchmarks.calling.children import Child, ChildFailed
+from benchmarks.common.children import Child, ChildFailed
 from benchmarks.common.rounds import Spread, alternate, ratio
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ class Place:
 
     def __str__(self) -> str:
         return f"{self.socket}, {self.loop}"
+
+    def child(self, contender: str) -> Child:
+        """Start a contender's process here."""
+        return Child(contender, [sys.executable, "-m", "benchmarks.calling.driver", contender, self.loop, self.url])
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +119,9 @@ class Field:
         """Start them all, stopped with the stack. Raises ChildFailed when one of the two that every case needs does not start."""
         started = cls(place)
         for name in contenders.ALL:
-            started.children[name] = stack.enter_context(Child(name, place.loop, place.url))
+            started.children[name] = stack.enter_context(place.child(name))
         for name in (OURS, PLAIN):
-            started.partners[name] = stack.enter_context(Child(name, place.loop, place.url))
+            started.partners[name] = stack.enter_context(place.child(name))
             started.partners[name].wait()
         for name, child in list(started.children.items()):
             try:

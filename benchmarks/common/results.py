@@ -12,10 +12,11 @@ RESULTS = FOLDER / "results"
 README = FOLDER / "README.md"
 
 
-def write(name: str, result: dict[str, Any]) -> Path:
-    """Write a benchmark's result, dated, and return the file."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+def write(name: str, result: dict[str, Any], path: Path | None = None) -> Path:
+    """Write a benchmark's result, dated, and return the file: `path`, else the one of `results/`."""
+    if path is None:
+        RESULTS.mkdir(exist_ok=True)
+        path = RESULTS / f"{name}.json"
     stamped = {"benchmark": name, "date": datetime.now(UTC).isoformat(timespec="seconds"), **result}
     path.write_text(json.dumps(stamped, indent=1) + "\n")
     return path

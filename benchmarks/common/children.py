@@ -1,17 +1,18 @@
-"""The parent's side of the children that `driver` runs in: start them, tell them what to do, end them."""
+"""The parent's side of children that answer each order, a line of JSON, with a line: `{"ok": ...}` or `{"error": "..."}`."""
 
 from __future__ import annotations
 
 import json
+import os
 import select
 import subprocess
-import sys
 from typing import TYPE_CHECKING, Any, Self
 
 from benchmarks.common.failures import BenchmarkFailed
 from benchmarks.common.results import FOLDER
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
 _ANSWER_SECONDS = 60
@@ -26,14 +27,21 @@ class ChildFailed(BenchmarkFailed):
 
 
 class Child:
-    """One contender in a process of its own. `wait` for its start; it ends with the `with`, and with its parent."""
+    """One contender in a process of its own. `wait` for its start; it ends with the `with`, and with its parent.
 
-    def __init__(self, contender: str, loop: str, url: str) -> None:
+    The process runs in the project's folder, with our environment and `variables`.
+    """
+
+    def __init__(self, contender: str, command: Sequence[str], variables: Mapping[str, str] | None = None) -> None:
         self.contender = contender
-        command = [sys.executable, "-m", "benchmarks.calling.driver", contender, loop, url]
         # A session of its own: Ctrl-C reaches the parent alone, which then ends its children in order.
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=FOLDER.parent, start_new_session=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=FOLDER.parent,
+            env={**os.environ, **(variables or {})},
+            start_new_session=True,
         )
 
     def wait(self) -> Any:

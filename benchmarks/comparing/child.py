@@ -1,0 +1,202 @@
+"""The child process of one build: does what it is told, a line of JSON at a time.
+
+    PYTHONPATH=ROOT_OF_THE_BUILD python -P benchmarks/comparing/child.py unix:///tmp/redis.sock NAMESPACE
+
+This file is run by its path and imports nothing of `benchmarks`: PYTHONPATH leads to that of the build, which may be an old one.
+For the same reason it uses only names of `motia_redis` that are public in every build.
+
+It answers its start and every request with a line: `{"ok": ...}` or `{"error": "..."}`, and ends with its input. A request names
+one of `Driver`'s methods and its arguments: `{"do": "run", "work": "get", "tasks": 64, "calls": 10}`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import resource
+import sys
+import time
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import motia_redis
+from motia_redis import StateManager, Worker, state, step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from motia_redis import StateTriggerInput
+
+Value = dict[str, Any]
+Timing = dict[str, float]
+
+INCREMENT = [{"op": "increment", "path": "/n", "value": 1}]
+#: Where builds have `Application`. It was not exported while `motia_redis.application` was a module that users could import; the
+#: builds in between, which moved the modules into rooms, have it in a room alone.
+_APPLICATION_MODULES = ("motia_redis", "motia_redis.application", "motia_redis._steps.application")
+_EVENTS = "events"  # the scope of the drained events
+_EVENT_KEYS = 500
+_WRITERS = 64
+_VALUE_BYTES = 1000
+
+
+class Driver:
+    """Runs one build, with clocks around it, and checks that the build has done its work."""
+
+    def __init__(self, calls: StateManager, triggers: StateManager) -> None:
+        self._calls = calls
+        self._triggers = triggers
+        self._counters: dict[str, list[int]] = {"get": [], "set": [], "update": []}  # what each task's value must have as `n`
+
+    async def prepare(self, tasks: int) -> None:
+        """Write the values of each task, those that are not there yet."""
+        for work, counters in self._counters.items():
+            for task in range(len(counters), tasks):
+                counters.append(0)
+                await self._calls.set(work, _key(task), _value(task))
+
+    async def run(self, work: str, tasks: int, calls: int) -> Timing:
+        """Time `calls` calls by each of `tasks` tasks: of `get`, `set` or `update`."""
+        make = {"get": self._get, "set": self._set, "update": self._update}[work]
+        before = _clocks()
+        if tasks == 1:
+            await make(0, calls)
+        else:
+            await asyncio.gather(*(make(task, calls) for task in range(tasks)))
+        return _difference(before, _clocks())
+
+    async def check(self, work: str, tasks: int) -> None:
+        """Compare the values of a work with those that its calls must have left. Raises AssertionError when they differ."""
+        for task in range(tasks):
+            if await self._calls.get(work, _key(task)) != _value(task, self._counters[work][task]):
+                raise AssertionError(f"not every {work} was done")
+
+    async def fill(self, events: int) -> None:
+        """Create the consumer groups, then write what `drain` handles."""
+        await Worker(_application(_ignore), self._triggers).prepare()
+        numbers = iter(range(events))
+
+        async def write() -> None:
+            for number in numbers:
+                await self._triggers.set(_EVENTS, f"key-{number % _EVENT_KEYS}", _value(number, number))
+
+        await asyncio.gather(*(write() for _ in range(_WRITERS)))
+
+    async def drain(self, events: int) -> Timing:
+        """Time one worker from the first event that it handles to the last. Raises AssertionError when it handles others."""
+        clocks: list[tuple[float, float]] = []
+        handled: set[int] = set()
+
+        async def handler(input: StateTriggerInput) -> None:
+            if not clocks:
+                clocks.append(_clocks())
+            handled.add(input.new_value["n"])
+            if len(handled) == events and len(clocks) == 1:
+                clocks.append(_clocks())
+                worker.stop()
+
+        worker = Worker(_application(handler), self._triggers)
+        await worker.run()
+        if handled != set(range(events)):
+            raise AssertionError(f"other events were handled than the {events} that were written")
+        return _difference(*clocks)
+
+    async def _get(self, task: int, calls: int) -> None:
+        key = _key(task)
+        for _ in range(calls):
+            await self._calls.get("get", key)
+
+    async def _set(self, task: int, calls: int) -> None:
+        key, value = _key(task), _value(task)
+        for value["n"] in range(1, calls + 1):
+            await self._calls.set("set", key, value)
+        self._counters["set"][task] = calls
+
+    async def _update(self, task: int, calls: int) -> None:
+        key = _key(task)
+        for _ in range(calls):
+            await self._calls.update("update", key, INCREMENT)
+        self._counters["update"][task] += calls
+
+
+def _application(handler: Callable[[StateTriggerInput], Any]) -> Any:
+    """Return an application of one step that handles the changes of one scope. Raises ImportError."""
+    for name in _APPLICATION_MODULES:
+        try:
+            kind = import_module(name).Application
+        except (ImportError, AttributeError):
+            continue
+        return kind((step({"name": "Drain", "triggers": [state(scope=_EVENTS)]}).handle(handler),))
+    raise ImportError(f"no Application in any of {', '.join(_APPLICATION_MODULES)}")
+
+
+async def _ignore(input: StateTriggerInput) -> None:
+    """Handle nothing; the worker with this handler only creates the groups."""
+
+
+def _key(task: int) -> str:
+    return f"user:{task}"
+
+
+def _value(index: int, counter: int = 0) -> Value:
+    """Return a document of about `_VALUE_BYTES` bytes of JSON with a counter."""
+    return {
+        "id": index,
+        "n": counter,
+        "name": f"Ann {index}",
+        "active": index % 2 == 0,
+        "balance": 12.25 + index,
+        "tags": ["new", "paid"],
+        "address": {"city": "Köln", "zip": "50667"},
+        "notes": "lorem ipsum dolor sit amet " * ((_VALUE_BYTES - 150) // 27),
+    }
+
+
+def _clocks() -> tuple[float, float]:
+    """Return the time, and the CPU seconds of this process."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return time.perf_counter(), usage.ru_utime + usage.ru_stime
+
+
+def _difference(before: tuple[float, float], after: tuple[float, float]) -> Timing:
+    return {"seconds": after[0] - before[0], "cpu": after[1] - before[1]}
+
+
+async def serve(url: str, namespace: str, loop: str) -> None:
+    """Connect and answer requests until there are no more."""
+    # Two namespaces: in one, the groups of the drains would keep the events of all other calls.
+    async with StateManager(url, namespace=namespace) as calls, StateManager(url, namespace=f"{namespace}-triggers") as triggers:
+        driver = Driver(calls, triggers)
+        _answer({"ok": {"package": motia_redis.__file__, "loop": loop}})
+        # Blocks the loop between two requests, so that a build that is not at work takes no time from the one that is.
+        while line := sys.stdin.readline():
+            request: dict[str, Any] = json.loads(line)
+            do = getattr(driver, request.pop("do"))
+            _answer({"ok": await do(**request)})
+
+
+def main(url: str, namespace: str) -> int:
+    """Run on uvloop where it is installed; an error is answered, not printed."""
+    logging.disable(logging.WARNING)  # the builds warn of servers that keep nothing on disk, as this one is told to
+    try:
+        from uvloop import new_event_loop  # noqa: PLC0415  # optional
+    except ImportError:
+        factory, loop = None, "asyncio"
+    else:
+        factory, loop = new_event_loop, "uvloop"
+    try:
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(serve(url, namespace, loop))
+    except Exception as error:  # noqa: BLE001  # whatever it is, the parent has to know
+        _answer({"error": f"{type(error).__name__}: {error}"})
+        return 1
+    return 0
+
+
+def _answer(words: dict[str, Any]) -> None:
+    print(json.dumps(words), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
