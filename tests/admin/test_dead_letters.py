@@ -29,12 +29,12 @@ class Sick:
 
     def __init__(self) -> None:
         self.well = False
-        self.last_read_id = Recorder()
+        self.seen = Recorder()
 
     async def __call__(self, input: Any, ctx: Any) -> None:
         if not self.well:
             raise ValueError("cannot\ndigest \x1b[31mthis")
-        await self.last_read_id(input, ctx)
+        await self.seen(input, ctx)
 
 
 def failing(handler: Any, name: str, *triggers: Any) -> Step:
@@ -139,14 +139,14 @@ async def test_a_retried_letter_runs_once_in_its_step_only_with_its_original_rev
         (letter,) = await buried(letters, 1)
         sick.well = True
         await state.set("users", "ann", 2)
-        await sick.last_read_id.wait(1)
+        await sick.seen.wait(1)
         await letters.retry("Sick", letter.id)
-        await sick.last_read_id.wait(2)
+        await sick.seen.wait(2)
         await drained(raw, namespace, "Sick", "Record")
     assert entry is not None
-    assert [i.new_value for i in sick.last_read_id.inputs] == [2, 1], "behind the newer event of its key, as retry says"
+    assert [i.new_value for i in sick.seen.inputs] == [2, 1], "behind the newer event of its key, as retry says"
     assert [i.new_value for i in other.inputs] == [1, 2], "the other step does not see it again"
-    again, ctx = sick.last_read_id.inputs[1], sick.last_read_id.contexts[1]
+    again, ctx = sick.seen.inputs[1], sick.seen.contexts[1]
     assert again.revision == ctx.trigger.revision == entry.revision
     assert again.timestamp == int(entry.revision.split("-")[0])
     assert ctx.trigger.attempt == 1
@@ -214,8 +214,8 @@ async def test_a_letter_that_fails_again_is_one_letter_again(state: StateManager
         assert (last.revision, last.new_value, last.old_value) == (first.revision, {"deep": [1, {}]}, None)
         sick.well = True
         await letters.retry("Sick", last.id)
-        await sick.last_read_id.wait(1)
-    assert sick.last_read_id.inputs[0].revision == first.revision
+        await sick.seen.wait(1)
+    assert sick.seen.inputs[0].revision == first.revision
     assert await letters.count() == 0
 
 
@@ -227,9 +227,9 @@ async def test_a_message_is_retried_with_its_id(state: StateManager) -> None:
         (letter,) = await buried(letters, 1)
         sick.well = True
         await letters.retry("Sick", letter.id)
-        await sick.last_read_id.wait(1)
-    assert sick.last_read_id.inputs == [{"to": "ann"}]
-    assert sick.last_read_id.contexts[0].trigger.message_id == message
+        await sick.seen.wait(1)
+    assert sick.seen.inputs == [{"to": "ann"}]
+    assert sick.seen.contexts[0].trigger.message_id == message
 
 
 async def test_one_letter_is_moved_by_many_who_retry_it_at_once(state: StateManager, raw: redis.Redis, namespace: str) -> None:
@@ -240,10 +240,10 @@ async def test_one_letter_is_moved_by_many_who_retry_it_at_once(state: StateMana
         (letter,) = await buried(letters, 1)
         sick.well = True
         results = await asyncio.gather(*(letters.retry("Sick", letter.id) for _ in range(8)), return_exceptions=True)
-        await sick.last_read_id.wait(1)
+        await sick.seen.wait(1)
         await drained(raw, namespace, "Sick")
     assert sum(isinstance(result, DeadLetterMissing) for result in results) == 7
-    assert len(sick.last_read_id.inputs) == 1
+    assert len(sick.seen.inputs) == 1
 
 
 async def test_retry_all_takes_what_there_is_and_ends_though_all_fail_again(state: StateManager) -> None:
@@ -258,8 +258,8 @@ async def test_retry_all_takes_what_there_is_and_ends_though_all_fail_again(stat
         await buried(letters, 50)
         sick.well = True
         assert await letters.retry_all("Sick") == (50, [])
-        await sick.last_read_id.wait(50)
-    assert sorted(i.new_value for i in sick.last_read_id.inputs) == list(range(50))
+        await sick.seen.wait(50)
+    assert sorted(i.new_value for i in sick.seen.inputs) == list(range(50))
 
 
 async def test_drop_removes_one_or_all(state: StateManager, raw: redis.Redis, namespace: str) -> None:
@@ -390,13 +390,13 @@ async def test_the_commands_show_retry_and_drop(state: StateManager, server: Red
         done = await motia_redis(server, namespace, "dead", "retry", "--step", "Sick", change.id)
         assert done.returncode == 0
         assert done.stdout.startswith("retried 1 dead letter; it runs again after the newer events of its key")
-        await sick.last_read_id.wait(1)
-        assert sick.last_read_id.inputs[0].new_value == {"n": 2}
+        await sick.seen.wait(1)
+        assert sick.seen.inputs[0].new_value == {"n": 2}
         done = await motia_redis(server, namespace, "dead", "drop", "--step", "Sick", message.id)
         assert (done.returncode, done.stdout) == (0, "dropped 1 dead letter\n")
         done = await motia_redis(server, namespace, "dead", "retry", "--all")
         assert done.stdout.startswith("retried 3 dead letters; ")
-        await sick.last_read_id.wait(4)
+        await sick.seen.wait(4)
     assert await letters.count() == 0
 
 

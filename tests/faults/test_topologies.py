@@ -133,10 +133,10 @@ async def test_triggers_dead_letters_and_status_work_on_a_cluster(cluster: Clust
             assert len(status.workers) == 2
             sick.well = True
             await letters.retry("Sick", found[0].id)
-            await sick.last_read_id.wait(1)
+            await sick.seen.wait(1)
             await letters.drop("Sick", found[1].id)
             assert await letters.retry_all() == (2, [])
-            await sick.last_read_id.wait(3)
+            await sick.seen.wait(3)
             assert await letters.count() == 0
         await forget_step(state, "Sick")
         assert [step.name for step in (await read_status(state)).steps] == ["Record"]

@@ -93,11 +93,7 @@ def _order(revision: str) -> tuple[int, int]:
 def _match(calls: list[Call], events: Sequence[Event]) -> list[_Change]:
     """Find the call of each event, and an event for each change that was acknowledged."""
     writers = {call.token: call for call in calls if call.kind in ("set", "update")}
-    deleters = {
-        call.last_read_id: call
-        for call in calls
-        if call.kind == "delete" and call.outcome == "ok" and call.last_read_id is not None
-    }
+    deleters = {call.seen: call for call in calls if call.kind == "delete" and call.outcome == "ok" and call.seen is not None}
     undecided = sorted(call.start for call in calls if call.kind == "delete" and call.outcome == "unknown")
     found = []
     seen: set[str] = set()
@@ -143,22 +139,22 @@ def _check_reads(calls: Iterable[Call], events: Sequence[Event], changes: Sequen
     over = _Highest((change.end, index + 1) for index, change in enumerate(changes))
     begun = _Highest((-change.start, -index) for index, change in enumerate(changes))
     reads = [call for call in calls if call.kind in ("get", "entry") or call.outcome == "refused"]
-    reads += [call for call in calls if call.kind == "delete" and call.outcome == "ok" and call.last_read_id is None]
+    reads += [call for call in calls if call.kind == "delete" and call.outcome == "ok" and call.seen is None]
     done: list[tuple[int, int]] = []  # end and position of the reads that are placed
     for read in sorted(reads, key=lambda read: read.start):
-        where = f"{read.kind} at {read.start} (saw {read.last_read_id or read.revision})"
+        where = f"{read.kind} at {read.start} (saw {read.seen or read.revision})"
         if read.outcome == "refused" or read.kind == "entry":
             places = by_revision.get(read.revision, []) if read.revision is not None else empty
         else:
-            places = by_token.get(read.last_read_id, []) if read.last_read_id is not None else empty
+            places = by_token.get(read.seen, []) if read.seen is not None else empty
         _require(bool(places), f"{where} is of a value that never was")
         low = max([over.at(read.start, 0), *(position for end, position in done if end < read.start)])
         high = -begun.at(-read.end, -len(changes))
         fitting = next((place for place in places if low <= place <= high), None)
         if fitting is None:
             raise Violation(f"{where} stands at {places[-1]}, and must stand from {low} to {high}")
-        if read.kind == "entry" and read.last_read_id is not None:
-            _require(events[fitting - 1].new == read.last_read_id, f"{where} has the revision of another value")
+        if read.kind == "entry" and read.seen is not None:
+            _require(events[fitting - 1].new == read.seen, f"{where} has the revision of another value")
         # Reads that are over before all to come begin are summed up in one.
         done = [(end, position) for end, position in done if end >= read.start] + [(0, low), (read.end, fitting)]
 

@@ -72,7 +72,7 @@ def judge(calls: list[Call], raw: redis.Redis) -> str:
     texts: Any = raw.hgetall(values)
     told: Any = raw.hgetall(revisions)
     stored: dict[str, tuple[str | None, str | None]] = {
-        key.decode(): (codec.decode(text, where="")["token"], told[key].decode()) for key, text in texts.items()
+        key.decode(): (codec.decode(text, subject="")["token"], told[key].decode()) for key, text in texts.items()
     }
     count = check(calls, events, stored)
     unknown = sum(call.outcome == "unknown" for call in calls)

@@ -41,10 +41,10 @@ async def _make(state: StateManager, call: Call, condition: dict[str, Any]) -> N
     match call.kind:
         case "get":
             value = await state.get(SCOPE, call.key)
-            call.last_read_id = value and value["token"]
+            call.seen = value and value["token"]
         case "entry":
             entry = await state.entry(SCOPE, call.key)
-            call.last_read_id, call.revision = (entry.value["token"], entry.revision) if entry else (None, None)
+            call.seen, call.revision = (entry.value["token"], entry.revision) if entry else (None, None)
         case "set":
             await state.set(SCOPE, call.key, {"n": 0, "token": call.token}, **condition)
         case "update":
@@ -53,7 +53,7 @@ async def _make(state: StateManager, call: Call, condition: dict[str, Any]) -> N
             assert value["token"] == call.token, "an update returns what it wrote"
         case "delete":
             value = await state.delete(SCOPE, call.key, **condition)
-            call.last_read_id = value and value["token"]
+            call.seen = value and value["token"]
 
 
 async def _work(state: StateManager, name: str, keys: int, until: float, choose: random.Random, calls: list[Call]) -> None:

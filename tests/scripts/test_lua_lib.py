@@ -132,7 +132,7 @@ def test_texts_are_equal_whatever_their_spelling() -> None:
         value = documents.draw_value(rnd)
         other = operations.draw_tested(rnd, value) if rnd.random() < 0.7 else documents.draw_value(rnd)
         if is_json(other):
-            pairs.append((foreign(rnd, value).encode(), codec.encode(other, where="", max_bytes=1 << 30)))
+            pairs.append((foreign(rnd, value).encode(), codec.encode(other, subject="", max_bytes=1 << 30)))
     body = 'local equal = require("lib.equal")\nrun(function(a, b) return equal.equal(a, b) end)'
     # `equal` is given values without the blanks around them.
     answers = lua(body, pairs)  # type: ignore[arg-type]
@@ -176,14 +176,14 @@ def test_a_member_is_found_where_it_is_and_nowhere_else(part: str) -> None:
     expected = []
     for value in objects:
         outer, inner = (
-            codec.encode([0, value, {"a": 1, "b": 2}], where="", max_bytes=1 << 30) + codec.CANONICAL_MARK,
-            codec.encode(value, where="", max_bytes=1 << 30),
+            codec.encode([0, value, {"a": 1, "b": 2}], subject="", max_bytes=1 << 30) + codec.CANONICAL_MARK,
+            codec.encode(value, subject="", max_bytes=1 << 30),
         )
         for name in {*list(value)[:40], "a", "b", ",", "nowhere", "\t"}:
             position = None
             if name in value:
                 names = list(value)
-                head = codec.encode({other: value[other] for other in names[: names.index(name)]}, where="", max_bytes=1 << 30)
+                head = codec.encode({other: value[other] for other in names[: names.index(name)]}, subject="", max_bytes=1 << 30)
                 position = 4 + len(head) - 1 + (len(head) > 2)  # behind `[0,{...,`, from 1
             for close in ("", str(3 + len(inner))):
                 calls.append((outer, 4, codec.encode_name(name), close))
@@ -203,10 +203,10 @@ def test_an_element_is_found_by_its_index_across_all_seams() -> None:
     calls: list[Any] = []
     expected = []
     for array in arrays:
-        text = codec.encode({"l": array, "m": [1, 2, 3]}, where="", max_bytes=1 << 30) + codec.CANONICAL_MARK
+        text = codec.encode({"l": array, "m": [1, 2, 3]}, subject="", max_bytes=1 << 30) + codec.CANONICAL_MARK
         for index in range(len(array) + 3):
             calls.append((text, 6, index))
-            head = len(codec.encode(array[:index], where="", max_bytes=1 << 30)) - 1 + (index > 0)
+            head = len(codec.encode(array[:index], subject="", max_bytes=1 << 30)) - 1 + (index > 0)
             expected.append([b"%d" % (6 + head)] if index < len(array) else [b"nil", b"%d" % len(array)])
     body = """
 local walk = require("lib.walk")

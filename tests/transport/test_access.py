@@ -54,7 +54,7 @@ async def use_everything(state: StateManager) -> None:
         found = await buried(letters, 1)
         sick.well = True
         await letters.retry("Sick", found[0].id)
-        await sick.last_read_id.wait(1)
+        await sick.seen.wait(1)
         assert len((await read_status(state)).steps) == 2
     assert await state.list("orders") == [1]
     assert sorted(await state.list_groups()) == ["orders", "users"]

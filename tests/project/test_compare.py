@@ -18,7 +18,7 @@ from benchmarks.comparing.turns import AGAIN, BASE, HEAD, Case, Turn, case, limi
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 COMMAND = [sys.executable, "-m", "benchmarks.compare"]
 TINY = ["--pairs", "2", "--seconds", "0.01", "--events", "200", "--tasks", "1", "4"]
 WORKLOADS = [("get", 1), ("get", 4), ("set", 1), ("set", 4), ("update", 1), ("update", 4), ("drain", None)]
