@@ -1,4 +1,4 @@
-"""Acknowledging what was handled, in batches: what gets done during one round trip goes with the next."""
+"""Acknowledge handled entries in batches."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from redis.exceptions import RedisError
 from motia_redis._scripts import loader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from motia_redis._store.keyspace import Keyspace
     from motia_redis._transport.router import Router
-    from motia_redis._worker.dispatcher import Delivery
+    from motia_redis._worker.inflight import Delivery, Inflight
     from motia_redis._worker.leases import Lane, Leases
 
 _log = logging.getLogger(__name__)
@@ -25,15 +25,13 @@ _RECONNECT = (0.1, 5.0)  # seconds: first and longest pause while Redis is away
 
 
 class Acknowledger:
-    """What waits to be acknowledged, by lane. `on_sent` is called with a lane and its entries when Redis has answered."""
+    """Acknowledge handled entries in batches: what is handled during one round trip goes with the next one."""
 
-    def __init__(
-        self, leases: Leases, router: Router, keyspace: Keyspace, *, on_sent: Callable[[Lane, list[Delivery]], None]
-    ) -> None:
+    def __init__(self, leases: Leases, inflight: Inflight, router: Router, keyspace: Keyspace) -> None:
         self._leases = leases
+        self._inflight = inflight
         self._router = router
         self._keyspace = keyspace
-        self._on_sent = on_sent
         self._done: dict[Lane, list[Delivery]] = {}
         self._any = asyncio.Event()
 
@@ -58,16 +56,16 @@ class Acknowledger:
                 pause = _RECONNECT[0]
             except (RedisError, OSError) as error:
                 _log.warning("acknowledging: trying again in %.1f s: %s", pause, error)
-                for lane, dispatcher in done.items():
-                    self._done[lane] = dispatcher + self._done.get(lane, [])
+                for lane, deliveries in done.items():
+                    self._done[lane] = deliveries + self._done.get(lane, [])
                 self._any.set()
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _RECONNECT[1])
 
     async def _send(self, done: Mapping[Lane, list[Delivery]]) -> None:
         accepted = await loader.load("acknowledge").many(self._router, self._calls(done))
-        for lane, dispatcher in done.items():
-            self._on_sent(lane, dispatcher)
+        for lane, deliveries in done.items():
+            self._inflight.remove(lane, deliveries)
         if not all(accepted) and self._leases.worker:
             _log.warning("worker %s: an acknowledgement was refused: the lane has another holder", self._leases.worker)
             self._leases.drop_all()
@@ -76,10 +74,10 @@ class Acknowledger:
         """Return keys and arguments of the script: for lanes of one partition together, as far as it may acknowledge at once."""
         calls: list[Any] = []
         filling: dict[bytes, tuple[list[Any], list[Any]]] = {}
-        for lane, dispatcher in done.items():
+        for lane, deliveries in done.items():
             group = lane.subscription.group
             partition, attempts = self._keyspace.leases(lane.stream), self._keyspace.attempts(lane.stream, group)
-            ids = [delivery.id for delivery in dispatcher]
+            ids = [delivery.id for delivery in deliveries]
             for at in range(0, len(ids), _AT_ONCE):
                 some = ids[at : at + _AT_ONCE]
                 call = filling.get(partition)

@@ -1,7 +1,7 @@
-"""Handling what was read: each key's entries one after the other, attempts, retries, dead letters.
+"""Run handlers: the entries of a key one after the other, with attempts, backoff and dead letters.
 
-Few tasks, as many as handlers may run at once, take turns with the keys that are ready: so a handler that waits for nothing costs
-no task of its own, and a busy key holds up no other.
+A few tasks, as many as handlers may run at once, take the keys that are ready in turn. A handler that waits for nothing needs no
+task of its own, and a busy key delays no other key.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -18,25 +17,29 @@ from redis.exceptions import RedisError
 
 from motia_redis._ids import generator
 from motia_redis._scripts import loader
+from motia_redis._steps import invocation
 from motia_redis._steps.logs import enter_step
 from motia_redis._tracing import enter_trace
-from motia_redis._worker.subscriptions import Glance, PreparedCall, StreamEntry
+from motia_redis._worker.entries import PreparedCall, StreamEntry
+from motia_redis._worker.inflight import Delivery
+from motia_redis._worker.matching import MatchResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Coroutine
     from concurrent.futures import Executor
 
     from motia_redis._store.keyspace import Keyspace
     from motia_redis._store.manager import StateManager
     from motia_redis._transport.router import Router
     from motia_redis._worker.acknowledger import Acknowledger
+    from motia_redis._worker.inflight import Inflight
     from motia_redis._worker.leases import Lane, Leases
 
 _log = logging.getLogger(__name__)
 
-_DECODED = 6  # times the size of its text that an entry takes, roughly, while it waits with its values decoded
+_DECODED = 6  # approximate memory of an entry with decoded values, as a multiple of the size of its text
 _RECONNECT = (0.1, 5.0)  # seconds: first and longest pause while Redis is away
-_TURN = 32  # entries that one task handles before others have the event loop, handlers that wait for nothing included
+_TURN = 32  # entries that one task handles before other tasks of the loop run, even if no handler waits
 _ERROR_TEXT = 4000  # characters of an error that a dead letter keeps
 
 
@@ -44,30 +47,23 @@ class WorkerDied(Exception):
     """Every attempt at an entry ended with the end of the process that made it."""
 
 
-@dataclass(eq=False, slots=True)
-class Delivery:
-    """One entry on its way through this worker. `entry` is None while it is parked."""
-
-    lane: Lane
-    id: str
-    entry: StreamEntry | None
-    size: int
-    attempts: int  #: made so far, in any process
-    suspect: bool  #: its last holder died; it may be the cause
-    trace_id: str = ""  #: the same for all attempts made here
-    call: PreparedCall | None = None  #: for the first attempt, if it was matched when it was read
-
-
 class _Outcome(Enum):
-    """What becomes of an entry behind one turn."""
+    """What happens to an entry after one turn."""
 
-    DONE = "to be acknowledged"
-    LEFT = "left to the lane's next holder, or moved to the dead letters already"
-    LATER = "to be tried again; its key comes back by itself"
+    DONE = "acknowledge it"
+    LEFT = "leave it to the lane's next holder; or it is a dead letter already"
+    LATER = "try it again; its key becomes ready by itself"
 
 
 class Dispatcher:
-    """The entries in this process. `on_room` is called when there is room to read more."""
+    """Queue entries by key, run the handlers and decide what follows from the outcome.
+
+    Arguments:
+        state: what handlers get as `ctx.state`.
+        router: connections for what the dispatcher itself sends.
+        concurrency: how many handlers run at once.
+        executor: threads for sync handlers.
+    """
 
     def __init__(
         self,
@@ -75,47 +71,49 @@ class Dispatcher:
         router: Router,
         keyspace: Keyspace,
         *,
+        leases: Leases,
+        inflight: Inflight,
+        acknowledger: Acknowledger,
         concurrency: int,
         executor: Executor,
-        on_room: Callable[[], None],
     ) -> None:
-        self.leases: Leases  # set by the worker, which ties these together
-        self.acknowledger: Acknowledger
         self._state = state
         self._router = router
         self._keyspace = keyspace
+        self._leases = leases
+        self._inflight = inflight
+        self._acknowledger = acknowledger
         self._executor = executor
-        self._on_room = on_room
         self._queues: dict[Any, deque[Delivery]] = {}
         self._ready: deque[Any] = deque()  # keys whose first entry can be handled now
-        self._idle_slots = concurrency  # how many more tasks may handle entries; below 0, so many have to end
-        self._is_task_starting = False  # a task was made that has not begun
-        self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps no task alive
-        self._blocked: set[Any] = set()  # keys in back-off
+        self._idle_slots = concurrency  # how many more tasks may handle entries; below 0, that many have to end
+        self._is_task_starting = False  # a task was created and has not begun
+        self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps no reference to a task
+        self._blocked: set[Any] = set()  # keys in backoff
         self._is_suspect_running = False
-        self._suspects: deque[Any] = deque()  # keys that wait for it
+        self._waiting_suspects: deque[Any] = deque()  # keys that wait for the running suspect
 
-    # -- taking in ----------------------------------------------------------------------------------------------------
+    # -- queueing -----------------------------------------------------------------------------------------------------
 
     def submit(self, lane: Lane, entry: StreamEntry, *, attempts: int, suspect: bool) -> None:
-        """Queue an entry behind those of its key; one that no trigger wants is only acknowledged.
+        """Queue an entry behind the others of its key. Acknowledge an entry that no trigger wants.
 
-        What was not tried before is matched at once where its conditions allow that, so that what is filtered out costs no queue
-        and no task, whatever its key waits for.
+        A new entry is matched here if its conditions allow that: an unwanted entry then needs no queue and no task, and does not
+        wait for its key.
         """
-        subscription = lane.subscription
+        matcher = lane.subscription.matcher
         size = sum(map(len, entry.fields.values()))
         delivery = Delivery(lane, entry.id, entry, size, attempts, suspect)
-        if subscription.has_filters and not attempts and not suspect:
-            glance = subscription.glance(entry, self._state)
-            if glance is Glance.UNWANTED:
-                self._hold(delivery)
-                self.acknowledger.add(lane, delivery)
+        if matcher.has_filters and not attempts and not suspect:
+            match = matcher.match_when_read(entry, self._state)
+            if match is MatchResult.UNWANTED:
+                self._inflight.add(delivery)
+                self._acknowledger.add(lane, delivery)
                 return
-            if isinstance(glance, PreparedCall):
-                delivery.call, delivery.trace_id = glance, glance.ctx.trace_id
+            if isinstance(match, PreparedCall):
+                delivery.call, delivery.trace_id = match, match.ctx.trace_id
                 delivery.size *= _DECODED
-        self._hold(delivery)
+        self._inflight.add(delivery)
         key = (lane, *entry.order_key)
         queue = self._queues.get(key)
         if queue is None:
@@ -124,70 +122,24 @@ class Dispatcher:
         else:
             queue.append(delivery)
             if key in self._blocked:
-                self._park(delivery)
+                self._inflight.park(delivery)
 
     def acknowledge_trimmed(self, lane: Lane, entry_id: str) -> None:
-        """Acknowledge an entry that is pending and not in the stream any more: nobody can handle it."""
+        """Acknowledge an entry that is pending but no longer in the stream: nobody can handle it."""
         delivery = Delivery(lane, entry_id, StreamEntry(lane.stream, entry_id, {}), 0, 0, suspect=False)
         _report_trimmed(delivery)
-        self._hold(delivery)
-        self.acknowledger.add(lane, delivery)
-
-    def _hold(self, delivery: Delivery) -> None:
-        """Count an entry until it is dropped."""
-        delivery.lane.held.add(delivery.id)
-        delivery.lane.subscription.load.add(delivery.size)
-
-    def _park(self, delivery: Delivery) -> None:
-        """Keep only the id of an entry that has to wait for long, so that others can be read."""
-        if delivery.entry is not None:
-            delivery.entry = delivery.call = None
-            load = delivery.lane.subscription.load
-            load.remove(delivery.size)
-            load.parked += 1
-            self._on_room()
-
-    async def _unpark(self, delivery: Delivery) -> StreamEntry | None:
-        """Read a parked entry again; None when it is not in the stream any more."""
-        lane = delivery.lane
-
-        async def read() -> Any:
-            return await self._router.execute(lane.stream, "XRANGE", lane.stream, delivery.id, delivery.id)
-
-        reply = await self._until_done(lane, read)
-        if not reply:
-            return None
-        load = lane.subscription.load
-        load.parked -= 1
-        load.add(delivery.size)
-        self._on_room()
-        delivery.entry = StreamEntry(lane.stream, delivery.id, reply[0][1])
-        return delivery.entry
-
-    def drop(self, lane: Lane, dispatcher: Iterable[Delivery]) -> None:
-        """Forget entries of one lane: they are acknowledged, or left to the lane's next holder."""
-        load = lane.subscription.load
-        was_full = load.is_full
-        for delivery in dispatcher:
-            if delivery.entry is None:
-                load.parked -= 1
-            else:
-                load.remove(delivery.size)
-            lane.held.discard(delivery.id)
-        if not lane.held and lane.revoked.is_set():
-            self.leases.lane_drained()
-        if was_full and not load.is_full:
-            self._on_room()
+        self._inflight.add(delivery)
+        self._acknowledger.add(lane, delivery)
 
     # -- handling -----------------------------------------------------------------------------------------------------
 
     def _make_ready(self, key: Any) -> None:
-        """Have the first entry of a key handled: by a task that has time, or one that comes."""
+        """Let a task handle the first entry of a key."""
         self._ready.append(key)
         self._spawn_task()
 
     def _spawn_task(self) -> None:
-        """Let one more task come, unless one does or there are enough; it takes over when handlers wait for something."""
+        """Start one more task, unless one is starting or there are enough."""
         if self._idle_slots > 0 and not self._is_task_starting:
             self._idle_slots -= 1
             self._is_task_starting = True
@@ -199,7 +151,7 @@ class Dispatcher:
         task.add_done_callback(self._tasks.discard)
 
     async def _run(self) -> None:
-        """Handle what is ready: an entry of each key in turn."""
+        """Handle what is ready: one entry of each key in turn."""
         self._is_task_starting = False
         turns = 0
         try:
@@ -221,27 +173,41 @@ class Dispatcher:
             self._idle_slots += 1
 
     async def _deliver(self, delivery: Delivery, key: Any) -> bool:
-        """See to the first entry of a key, if this worker still may; return whether the next one may follow."""
+        """Handle the first entry of a key if this worker still holds the lane. Return whether the next entry may follow."""
         lane = delivery.lane
         outcome = _Outcome.LEFT
         try:
-            if not lane.revoked.is_set() and self.leases.valid():
-                entry = delivery.entry or await self._unpark(delivery)
+            if not lane.revoked.is_set() and self._leases.valid():
+                entry = delivery.entry or await self._read_parked(delivery)
                 if entry is not None:
                     outcome = await self._try(delivery, entry, key)
                 elif not lane.revoked.is_set():
                     _report_trimmed(delivery)
                     outcome = _Outcome.DONE
-        except Exception:  # noqa: BLE001  # a defect of ours: the entry stays pending, and its lane goes on
+        except Exception:  # noqa: BLE001  # a defect of this package: the entry stays pending, and its lane goes on
             _log.exception("step %s: entry %s", lane.subscription.group, delivery.id)
         if outcome is _Outcome.DONE:
-            self.acknowledger.add(lane, delivery)
+            self._acknowledger.add(lane, delivery)
         elif outcome is _Outcome.LEFT:
-            self.drop(lane, [delivery])
+            self._inflight.remove(lane, [delivery])
         return outcome is not _Outcome.LATER
 
+    async def _read_parked(self, delivery: Delivery) -> StreamEntry | None:
+        """Read a parked entry again. Return None when it is no longer in the stream, or the lane is revoked meanwhile."""
+        lane = delivery.lane
+
+        async def read() -> Any:
+            return await self._router.execute(lane.stream, "XRANGE", lane.stream, delivery.id, delivery.id)
+
+        reply = await self._until_done(lane, read)
+        if not reply:
+            return None
+        entry = StreamEntry(lane.stream, delivery.id, reply[0][1])
+        self._inflight.unpark(delivery, entry)
+        return entry
+
     async def _try(self, delivery: Delivery, entry: StreamEntry, key: Any) -> _Outcome:
-        """Run the handler if an attempt is left, and see to what follows from that."""
+        """Run the handler if an attempt is left, then schedule a retry or write a dead letter if it failed."""
         step = delivery.lane.subscription.step
         delivery.trace_id = delivery.trace_id or entry.trace_id
         enter_trace(delivery.trace_id)
@@ -252,7 +218,7 @@ class Dispatcher:
         elif not delivery.suspect:
             error = await self._attempt(delivery, entry)
         elif delivery.attempts and self._is_suspect_running:
-            self._suspects.append(key)
+            self._waiting_suspects.append(key)
             return _Outcome.LATER
         else:
             error = await self._attempt_suspect(delivery, entry)
@@ -265,8 +231,8 @@ class Dispatcher:
         return _Outcome.LEFT
 
     async def _attempt_suspect(self, delivery: Delivery, entry: StreamEntry) -> BaseException | None:
-        """Run the handler for an entry that may be what ended a process, and count it before."""
-        alone = bool(delivery.attempts)  # not for the first time: then nothing else is to be suspected with it
+        """Run the handler for an entry that may have ended a process. Record the attempt before it begins."""
+        alone = bool(delivery.attempts)  # the first time, no other entry can be confused with the cause
         if alone:
             self._is_suspect_running = True
         try:
@@ -275,50 +241,57 @@ class Dispatcher:
         finally:
             if alone:
                 self._is_suspect_running = False
-                while self._suspects:  # all: the next one may have nothing to run, and would wake nobody
-                    self._make_ready(self._suspects.popleft())
-        delivery.suspect = False  # it ran, and the process lives
+                while self._waiting_suspects:  # all of them: the next one may be left without a run, and then wakes nobody
+                    self._make_ready(self._waiting_suspects.popleft())
+        delivery.suspect = False  # the handler ran, and the process lives
         return error
 
     async def _attempt(self, delivery: Delivery, entry: StreamEntry) -> BaseException | None:
-        """Run the handler once and count it; return what it raised."""
-        subscription = delivery.lane.subscription
-        timeout = subscription.step.timeout
+        """Run the handler once and count the attempt. Return what the handler raised."""
+        timeout = delivery.lane.subscription.step.timeout
         task: Any = asyncio.current_task()
         error: BaseException
         delivery.attempts += 1
-        call, delivery.call = delivery.call, None
-        run = subscription.handle(entry, call, delivery.trace_id, delivery.attempts, state=self._state, executor=self._executor)
         try:
             if timeout is None:
-                await run
+                await self._handle(delivery, entry)
             else:
                 async with asyncio.timeout(timeout):
-                    await run
+                    await self._handle(delivery, entry)
         except asyncio.CancelledError as cancelled:
             if task.cancelling():
                 raise
-            error = cancelled  # the handler's own doing
+            error = cancelled  # raised by the handler itself
         except Exception as raised:  # noqa: BLE001  # a handler may raise anything; only its own key must wait
             error = raised
         else:
             return None
         finally:
-            while task.cancelling():  # of a handler that took no notice; the next one would be blamed
+            while task.cancelling():  # a handler ignored its cancellation: the next handler must not get it
                 task.uncancel()
         if not delivery.suspect:
             await self._record(delivery)
         return error
 
+    async def _handle(self, delivery: Delivery, entry: StreamEntry) -> None:
+        """Call the handler if a trigger matches. Raise what user code raises."""
+        subscription = delivery.lane.subscription
+        handler = subscription.step.handler
+        assert handler is not None, "Application rejects steps without a handler"  # noqa: S101  # for the type checker
+        call, delivery.call = delivery.call, None
+        call = call or await subscription.matcher.match(entry, self._state, delivery.trace_id, delivery.attempts)
+        if call is not None:
+            await invocation.call(handler, call.input, call.ctx, self._executor)
+
     async def _record(self, delivery: Delivery) -> None:
-        """Count an attempt in Redis, so that the next holder of the lane goes on from there."""
+        """Count an attempt in Redis, so that the lane's next holder continues the count."""
         lane = delivery.lane
         key = self._keyspace.attempts(lane.stream, lane.subscription.group)
-        with suppress(RedisError, OSError):  # then the count starts again after a crash: an attempt more, none less
+        with suppress(RedisError, OSError):  # then the count starts again after a crash: one attempt more, none less
             await self._router.execute(key, "HINCRBY", key, lane.attempts_field(delivery.id), 1)
 
     def _back_off(self, key: Any, delivery: Delivery, error: BaseException) -> None:
-        """Let a key wait; what is queued behind it must not keep others from being read."""
+        """Let a key wait before its next attempt. Park what is queued behind it, so that other entries can be read."""
         lane, step = delivery.lane, delivery.lane.subscription.step
         pause = step.pause(delivery.attempts) * generator.uniform(0.8, 1.2)
         _log.warning(
@@ -327,10 +300,11 @@ class Dispatcher:
         )  # fmt: skip
         self._blocked.add(key)
         for waiting in list(self._queues[key])[1:]:
-            self._park(waiting)
+            self._inflight.park(waiting)
         self._start_background(self._resume(key, lane, pause))
 
     async def _resume(self, key: Any, lane: Lane, pause: float) -> None:
+        """Make a key ready after its pause, or at once when its lane is revoked."""
         with suppress(TimeoutError):
             async with asyncio.timeout(pause):
                 await lane.revoked.wait()
@@ -338,7 +312,7 @@ class Dispatcher:
         self._make_ready(key)
 
     async def _dead_letter(self, delivery: Delivery, error: BaseException) -> None:
-        """Move an entry to the step's dead letters and acknowledge it, in one step."""
+        """Move an entry to the step's dead letters and acknowledge it, in one atomic step."""
         lane, step = delivery.lane, delivery.lane.subscription.group
         _log.error("step %s: giving up on %s after %d attempts: %r", step, delivery.id, delivery.attempts, error, exc_info=error)
         keys = [
@@ -352,15 +326,15 @@ class Dispatcher:
 
         async def move() -> Any:
             return await loader.load("dead_letter")(
-                self._router, keys, [self.leases.worker, lane.name, step, delivery.id, *story]
+                self._router, keys, [self._leases.worker, lane.name, step, delivery.id, *story]
             )
 
         await self._until_done(lane, move)
 
     async def _until_done(self, lane: Lane, send: Callable[[], Any]) -> Any:
-        """Repeat a call that may be made twice until Redis has answered; None when the lane closes before.
+        """Repeat a call that may run twice until Redis has answered. Return None when the lane is revoked before.
 
-        Meanwhile another task may handle entries: what Redis refuses for this one must not stop the others.
+        Another task may handle entries meanwhile: what Redis refuses for this entry must not stop the others.
         """
         pause = _RECONNECT[0]
         self._idle_slots += 1

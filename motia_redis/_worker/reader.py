@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError, ResponseError
 
-from motia_redis._worker.subscriptions import StreamEntry
+from motia_redis._worker.entries import StreamEntry, order
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -230,7 +230,7 @@ class Reader:
                 idle.forget_closing()
             for stream, entries in found.items():
                 for lane in idle.wake(stream):
-                    lane.last_read_id = max(lane.last_read_id, entries[0][0].decode(), key=_order)
+                    lane.last_read_id = max(lane.last_read_id, entries[0][0].decode(), key=order)
                     self._leases.mark_ready(lane)
         except Exception as error:  # noqa: BLE001  # for whoever waits
             self._failure = error
@@ -274,7 +274,7 @@ class IdleLanes:
         """Wait for a lane, too."""
         lanes = self.lanes.setdefault(lane.stream, [])
         self.last_read_id[lane.stream] = (
-            min(self.last_read_id[lane.stream], lane.last_read_id, key=_order) if lanes else lane.last_read_id
+            min(self.last_read_id[lane.stream], lane.last_read_id, key=order) if lanes else lane.last_read_id
         )
         lanes.append(lane)
         self.is_unwatched = True
@@ -305,8 +305,3 @@ def _by_stream(reply: Any) -> dict[bytes, list[tuple[bytes, Any]]]:
     """Return the entries of a read by stream, whichever protocol the reply came in."""
     pairs = reply.items() if isinstance(reply, dict) else reply or []
     return {stream: entries[0] if entries and isinstance(entries[0], list) else entries for stream, entries in pairs}
-
-
-def _order(entry_id: str) -> tuple[int, int]:
-    milliseconds, _, sequence = entry_id.partition("-")
-    return int(milliseconds), int(sequence)

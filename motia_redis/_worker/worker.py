@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 from motia_redis._transport import failures
 from motia_redis._worker.acknowledger import Acknowledger
 from motia_redis._worker.dispatcher import Dispatcher
+from motia_redis._worker.inflight import Inflight
 from motia_redis._worker.leases import Leases, lane_name
 from motia_redis._worker.reader import Reader
 from motia_redis._worker.subscriptions import Subscription
@@ -92,9 +93,6 @@ class Worker:
         router = await self._state.open_router()
         executor = ThreadPoolExecutor(self._concurrency, thread_name_prefix="motia-redis-handler")
         look_again = asyncio.Event()
-        dispatcher = Dispatcher(
-            self._state, router, keyspace, concurrency=self._concurrency, executor=executor, on_room=look_again.set
-        )
         leases = Leases(
             [Subscription(step, keyspace) for step in self._application.worker_steps],
             router,
@@ -104,8 +102,18 @@ class Worker:
             on_change=look_again.set,
             revive=self._state.revive,
         )
-        acknowledger = Acknowledger(leases, router, keyspace, on_sent=dispatcher.drop)
-        dispatcher.leases, dispatcher.acknowledger = leases, acknowledger
+        inflight = Inflight(on_room=look_again.set, on_lane_drained=leases.lane_drained)
+        acknowledger = Acknowledger(leases, inflight, router, keyspace)
+        dispatcher = Dispatcher(
+            self._state,
+            router,
+            keyspace,
+            leases=leases,
+            inflight=inflight,
+            acknowledger=acknowledger,
+            concurrency=self._concurrency,
+            executor=executor,
+        )
         # Whoever lost its groups (a flushed Redis) reads what there is: rather twice than not at all.
         reader = Reader(leases, dispatcher, router, keyspace, changed=look_again, restore_groups=lambda: self._create_groups("0"))
         try:

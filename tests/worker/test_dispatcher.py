@@ -14,8 +14,10 @@ from motia_redis import state as state_trigger
 from motia_redis._store.keyspace import Keyspace, Layout
 from motia_redis._worker import subscriptions
 from motia_redis._worker.dispatcher import Dispatcher
+from motia_redis._worker.entries import StreamEntry
+from motia_redis._worker.inflight import Inflight
 from motia_redis._worker.leases import Lane
-from motia_redis._worker.subscriptions import StreamEntry, Subscription
+from motia_redis._worker.subscriptions import Subscription
 from tests.support.waiting import until
 from tests.worker.test_worker import working
 
@@ -147,10 +149,19 @@ async def test_suspects_that_wait_are_left_when_their_lane_closes() -> None:
     drained: list[bool] = []
     router: Any = SimpleNamespace(execute=run)
     with ThreadPoolExecutor(1) as executor:
-        dispatcher = Dispatcher(StateManager(), router, keyspace, concurrency=8, executor=executor, on_room=lambda: None)
-        parts: Any = SimpleNamespace(valid=lambda: True, lane_drained=lambda: drained.append(True), worker="w"), SimpleNamespace()
-        dispatcher.leases, dispatcher.acknowledger = parts
-        parts[1].add = lambda lane, delivery: dispatcher.drop(lane, [delivery])
+        leases: Any = SimpleNamespace(valid=lambda: True, worker="w")
+        inflight = Inflight(on_room=lambda: None, on_lane_drained=lambda: drained.append(True))
+        acknowledger: Any = SimpleNamespace(add=lambda lane, delivery: inflight.remove(lane, [delivery]))
+        dispatcher = Dispatcher(
+            StateManager(),
+            router,
+            keyspace,
+            leases=leases,
+            inflight=inflight,
+            acknowledger=acknowledger,
+            concurrency=8,
+            executor=executor,
+        )
         for number in range(4):
             fields = {
                 b"type": b"state:created",

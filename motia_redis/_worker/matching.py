@@ -1,0 +1,172 @@
+"""Match entries with the triggers of a step."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from motia_redis._steps import events, invocation
+from motia_redis._steps.context import FlowContext, TriggerInfo
+from motia_redis._steps.logs import Logger, enter_step
+from motia_redis._tracing import enter_trace, new_trace_id
+from motia_redis._worker.entries import PreparedCall
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Generator, Mapping
+
+    from motia_redis._steps.definitions import StateTrigger, Step
+    from motia_redis._steps.inputs import StateTriggerInput
+    from motia_redis._store.manager import StateManager
+    from motia_redis._worker.entries import StreamEntry
+
+    Matching = Generator[Awaitable[Any], Any, PreparedCall | None]
+
+
+class MatchResult(Enum):
+    """The outcome of `Matcher.match_when_read` when no trigger has matched yet."""
+
+    UNWANTED = "no trigger matches"
+    DEFERRED = "the attempt has to match: a condition is async, raised, or is missing"
+
+
+class _Trigger:
+    """A state trigger with encoded filters, and the properties of its condition."""
+
+    __slots__ = ("condition", "is_sync", "key", "scope", "takes_ctx")
+
+    def __init__(self, trigger: StateTrigger) -> None:
+        self.scope = None if trigger.scope is None else trigger.scope.encode()
+        self.key = None if trigger.key is None else trigger.key.encode()
+        self.condition: Any = trigger.condition
+        condition = trigger.condition
+        self.takes_ctx = condition is not None and invocation.takes_ctx(condition)
+        self.is_sync = condition is not None and not invocation.is_async(condition)  #: there is a condition, and it is sync
+
+
+class Matcher:
+    """Match entries with the triggers of one step."""
+
+    def __init__(self, step: Step) -> None:
+        self._step_name = step.name
+        self._encoded_name = step.name.encode()
+        self._triggers = [_Trigger(trigger) for trigger in step.state_triggers]
+        self._logger = Logger(step.name)
+        #: False: `match_when_read` cannot reject an entry, so there is no need to call it.
+        self.has_filters = any(t.is_sync or t.scope is not None for t in self._triggers)
+
+    def match_when_read(self, entry: StreamEntry, state: StateManager) -> PreparedCall | MatchResult:
+        """Return the call for the first attempt at an entry, or why there is none. Raise nothing.
+
+        Conditions are called only if those of all triggers that fit are sync. A condition that raises defers the match: the
+        attempt calls the condition again, and then its error counts.
+        """
+        try:
+            fields = entry.fields
+            if self._is_for_another_step(fields):
+                return MatchResult.UNWANTED
+            if fields[b"type"] == b"topic":
+                return MatchResult.DEFERRED
+            candidates = self._candidates(fields)
+            if not candidates:
+                return MatchResult.UNWANTED
+            if not all(trigger.is_sync for trigger in candidates):
+                return MatchResult.DEFERRED
+            is_traced = bool(fields.get(b"trace")) or any(trigger.takes_ctx for trigger in candidates)
+            trace_id = entry.trace_id if is_traced else ""
+            # In a context of its own: log lines of the reader must not name this step.
+            return contextvars.copy_context().run(self._match_sync, candidates, entry, state, trace_id)
+        except (Exception, asyncio.CancelledError):  # noqa: BLE001 - the attempt meets the error again, and counts it
+            return MatchResult.DEFERRED
+
+    async def match(self, entry: StreamEntry, state: StateManager, trace_id: str, attempt: int) -> PreparedCall | None:
+        """Return the call for an attempt; None when no trigger matches. Raise what a condition raises."""
+        fields = entry.fields
+        if self._is_for_another_step(fields):
+            return None
+        if fields[b"type"] == b"topic":
+            return self._message(entry, state, trace_id, attempt)
+        candidates = self._candidates(fields)
+        if not candidates:
+            return None
+        matching = self._matching(candidates, entry, state, trace_id, attempt)
+        answer = None
+        while True:
+            try:
+                pending = matching.send(answer)
+            except StopIteration as done:
+                call: PreparedCall | None = done.value
+                return call
+            answer = await invocation.Apart(pending)
+
+    def _match_sync(
+        self, candidates: list[_Trigger], entry: StreamEntry, state: StateManager, trace_id: str
+    ) -> PreparedCall | MatchResult:
+        enter_step(self._step_name)
+        if trace_id:
+            enter_trace(trace_id)
+        matching = self._matching(candidates, entry, state, trace_id, 1)
+        try:
+            pending = next(matching)
+        except StopIteration as done:
+            return done.value or MatchResult.UNWANTED
+        matching.close()
+        if inspect.iscoroutine(pending):
+            pending.close()
+        return MatchResult.DEFERRED
+
+    def _matching(
+        self, candidates: list[_Trigger], entry: StreamEntry, state: StateManager, trace_id: str, attempt: int
+    ) -> Matching:
+        """Call conditions in turn; yield what has to be awaited, to be sent its result; return the call.
+
+        Without a trace id no condition may take a context.
+        """
+        change = events.decode_change(entry.revision, entry.fields)
+        ctx: FlowContext | None = None
+        for trigger in candidates:
+            if ctx is None and trigger.takes_ctx:
+                ctx = self._context(change, state, trace_id, attempt)
+            if trigger.condition is not None:
+                answer = invocation.call_here(trigger.condition, change, ctx)
+                if not isinstance(answer, bool) and inspect.isawaitable(answer):
+                    trigger.is_sync = False  # its next entries are not matched when they are read
+                    answer = yield answer
+                if not answer:
+                    continue
+            return PreparedCall(change, ctx or self._context(change, state, trace_id or new_trace_id(), attempt))
+        return None
+
+    def _is_for_another_step(self, fields: Mapping[bytes, bytes]) -> bool:
+        """Return whether an entry is the retry of another step's dead letter."""
+        return b"only" in fields and fields[b"only"] != self._encoded_name
+
+    def _candidates(self, fields: Mapping[bytes, bytes]) -> list[_Trigger]:
+        """Return the state triggers whose `scope` and `key` fit a change. Decode nothing."""
+        scope, key = fields[b"scope"], fields[b"key"]
+        return [trigger for trigger in self._triggers if trigger.scope in (None, scope) and trigger.key in (None, key)]
+
+    def _context(self, change: StateTriggerInput, state: StateManager, trace_id: str, attempt: int) -> FlowContext:
+        info = TriggerInfo(
+            type="state",
+            scope=change.group_id,
+            key=change.item_id,
+            event_type=change.event_type,
+            revision=change.revision,
+            attempt=attempt,
+        )
+        return FlowContext(state=state, logger=self._logger, trace_id=trace_id, trigger=info, step_name=self._step_name)
+
+    def _message(self, entry: StreamEntry, state: StateManager, trace_id: str, attempt: int) -> PreparedCall:
+        data = events.decode_message(entry.id, entry.fields)
+        info = TriggerInfo(
+            type="queue",
+            topic=entry.fields[b"topic"].decode(),
+            key=entry.fields[b"key"].decode() or None,
+            message_id=entry.fields[b"request"].decode(),
+            attempt=attempt,
+        )
+        ctx = FlowContext(state=state, logger=self._logger, trace_id=trace_id, trigger=info, step_name=self._step_name)
+        return PreparedCall(data, ctx)
