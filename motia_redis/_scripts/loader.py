@@ -63,7 +63,7 @@ class Script:
         Calls for one node go in order and in one round trip. Raises the first error after all calls have run.
         """
         commands = [(keys[0], ("EVALSHA", self.sha, len(keys), *keys, *arguments)) for keys, arguments in calls]
-        replies = await router.gather_each(commands)
+        replies = await router.gather(commands, return_exceptions=True)
         for index, reply in enumerate(replies):
             if isinstance(reply, NoScriptError):
                 replies[index] = await self(router, *calls[index])

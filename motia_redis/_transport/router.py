@@ -1,10 +1,10 @@
-"""The primaries that hold the keys, as one event loop talks to them: one Redis, what sentinels name, or the nodes of a Cluster.
+"""Send commands to the primary that serves their key: one Redis, the primary that sentinels name, or a node of a Cluster.
 
-A command goes to the node that serves its key, and after a redirection to the one it names. What a node has refused or never got
-is for the caller to send again; nothing is re-sent here that may have been run.
+A router follows redirections, because a redirected command was not run. It sends nothing again that may have been run: that is
+for the caller, who knows whether the command may run twice.
 
-Calls share the connections of links.py, and a blocking read takes one apart. WAIT takes a connection of redis-py's pool
-for itself, as does everything where there are no links (a fake Redis of a test).
+Calls share multiplexed connections; a blocking read uses a dedicated one. Commands in front of WAIT use a connection of the pool
+of redis-py, as does everything where a client has no transport of its own (a fake Redis in a test).
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ _SLOTS = 16384
 
 @dataclass(frozen=True, slots=True)
 class _Node:
-    client: Redis  #: of redis-py; opens all connections, and keeps a pool for what cannot share one
+    client: Redis  #: redis-py's; opens all connections, and has a pool for commands that cannot share one
     connections: ConnectionGroup
-    callbacks: dict[Any, Callable[[Any], Any]]  #: redis-py's own for replies, without its lookup that minds no case
+    callbacks: dict[Any, Callable[[Any], Any]]  #: redis-py's conversions of replies, by command
 
 
 class Router:
-    """Clients of the primaries, found when they are needed and again after a failure.
+    """Connections to the primaries, which are located on first use and again after a failure.
 
-    `connect` makes a client of a plain URL; whoever shares its connections waits `reply_timeout` seconds for a reply.
+    `connect` returns a client of a plain URL. A call over a shared connection waits `reply_timeout` seconds for its reply.
     """
 
     def __init__(self, target: Target, connect: Callable[[str], Redis], reply_timeout: float) -> None:
@@ -59,65 +59,58 @@ class Router:
 
     @property
     def is_cluster(self) -> bool:
-        """Whether a command over several keys needs them in one slot."""
+        """Return whether the keys of one command have to lie in one slot."""
         return self._target.kind == "cluster"
 
     # -- sending ------------------------------------------------------------------------------------------------------
 
+    async def execute(self, key: bytes | str, *command: Any) -> Any:
+        """Run a command at the node that serves `key` and return its reply. Errors are redis-py's."""
+        slots = self._slots
+        url = slots[0] if len(slots) == 1 else await self._locate(key)
+        reply = await self._send_shared(url, key, command)
+        if isinstance(reply, Exception):
+            return (await self._redirect(reply, key, [command], self._send_shared))[0]
+        return reply
+
+    async def pipeline(self, key: bytes | str, commands: Sequence[Command]) -> list[Any]:
+        """Run commands over one connection to the node that serves `key`, in one round trip, and return the replies.
+
+        Only the first command may change anything: after a redirection all commands are sent again. Raises the first command's
+        error reply; error replies of the others stand in their places.
+        """
+        if len(commands) == 1:
+            return [await self.execute(key, *commands[0])]
+        replies = await self._send_pooled(await self._locate(key), commands)
+        if isinstance(replies[0], Exception):
+            return await self._redirect(replies[0], key, commands, self._send_shared)
+        return replies
+
+    async def execute_blocking(self, key: bytes | str, *command: Any) -> Any:
+        """Run a command that waits inside Redis over a dedicated connection and return its reply. Errors are redis-py's."""
+        reply = await self._send_dedicated(await self._locate(key), key, command)
+        if isinstance(reply, Exception):
+            return (await self._redirect(reply, key, [command], self._send_dedicated))[0]
+        return reply
+
     async def address_of(self, key: bytes | str) -> str:
-        """Return what tells the node that serves `key` now from others."""
+        """Return the address of the node that serves `key` now, for `execute_at`."""
         return await self._locate(key)
 
-    async def execute_at(self, address_of: str, *command: Any) -> Any:
-        """Run a command at an `address`, whatever has moved since: a redirection is raised as any error reply."""
-        reply = await self._send_shared(address_of, address_of, command)
+    async def execute_at(self, address: str, *command: Any) -> Any:
+        """Run a command at an `address`, even if its keys have moved: a redirection is raised like any error reply."""
+        reply = await self._send_shared(address, address, command)
         if isinstance(reply, MovedError):
             self._record_move(reply)
         if isinstance(reply, Exception):
             raise reply
         return reply
 
-    async def execute(self, key: bytes | str, *command: Any) -> Any:
-        """Run a command at the node that serves `key`; return its reply. Errors are redis-py's."""
-        return (await self.pipeline(key, [command]))[0]
+    async def gather(self, calls: Sequence[tuple[bytes | str, Command]], *, return_exceptions: bool = False) -> list[Any]:
+        """Run one command for each key, all at once, and return the replies.
 
-    async def pipeline(self, key: bytes | str, commands: Sequence[Command]) -> list[Any]:
-        """Run commands over one connection to the node that serves `key`, in one round trip; return the replies.
-
-        Only the first command may change anything: after a redirection all are sent again. Raises its error reply; those of the
-        others stand in their places.
-        """
-        return await self._follow_redirections(key, commands, self._send_shared)
-
-    async def execute_blocking(self, key: bytes | str, *command: Any) -> Any:
-        """Run a command that waits inside of Redis, over a connection of its own; return its reply. Errors are redis-py's."""
-        return (await self._follow_redirections(key, [command], self._send_dedicated))[0]
-
-    async def _follow_redirections(
-        self, key: bytes | str, commands: Sequence[Command], call: Callable[..., Awaitable[Any]]
-    ) -> list[Any]:
-        """Send commands, a single one by `call`, to where redirections lead."""
-        slots, asking = self._slots, False
-        url = slots[0] if len(slots) == 1 else await self._locate(key)
-        for _ in range(_REDIRECTIONS):
-            if len(commands) == 1 and not asking:
-                replies = [await call(url, key, commands[0])]
-            else:
-                replies = await self._send_pooled(url, commands, asking=asking)
-            error = replies[0]
-            if not isinstance(error, Exception):
-                return replies
-            if not isinstance(error, AskError) or not self.is_cluster:
-                raise error
-            # Nothing was run. ASK holds for this one time, MOVED from now on.
-            asking = not isinstance(error, MovedError)
-            url = self._target.at(error.host, error.port) if asking else self._record_move(error)
-        raise error
-
-    async def gather_each(self, calls: Sequence[tuple[bytes | str, Command]]) -> list[Any]:
-        """Run one command for each key, all at once; return the replies, or in their places the errors.
-
-        Commands for one node go in one round trip, in order.
+        Commands for one node go in one round trip, in order. Raises the first error after all commands have run; with
+        `return_exceptions` errors stand in the places of their replies.
         """
         by_url: dict[str, list[int]] = {}
         for index, (key, _) in enumerate(calls):
@@ -139,18 +132,31 @@ class Router:
                     found[index] = await self.execute(calls[index][0], *calls[index][1])
                 except (RedisError, OSError) as error:
                     found[index] = error
+        if not return_exceptions and (failed := next((reply for reply in found if isinstance(reply, Exception)), None)):
+            raise failed
         return found
 
-    async def gather(self, calls: Sequence[tuple[bytes | str, Command]]) -> list[Any]:
-        """Do as `run_each`, and raise the first error after all have run."""
-        replies = await self.gather_each(calls)
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise reply
-        return replies
+    async def _redirect(
+        self, error: Exception, key: bytes | str, commands: Sequence[Command], send: Callable[..., Awaitable[Any]]
+    ) -> list[Any]:
+        """Send commands, a single one by `send`, where a redirection leads. Raise `error` if it is no redirection."""
+        for _ in range(_REDIRECTIONS):
+            if not isinstance(error, AskError) or not self.is_cluster:
+                break
+            # Nothing was run. ASK holds for this one time, MOVED from now on.
+            asking = not isinstance(error, MovedError)
+            url = self._target.at(error.host, error.port) if asking else self._record_move(error)
+            if len(commands) == 1 and not asking:
+                replies = [await send(url, key, commands[0])]
+            else:
+                replies = await self._send_pooled(url, commands, asking=asking)
+            if not isinstance(replies[0], Exception):
+                return replies
+            error = replies[0]
+        raise error
 
     async def _send_shared(self, url: str, key: bytes | str, command: Command) -> Any:
-        """Send a command over a shared connection; return the reply, or the error that is one."""
+        """Send a command over a shared connection and return the reply or the error reply."""
         node = self._nodes.get(url) or self._node(url)
         connections, data = node.connections, pack(command)
         large = len(data) >= LARGE or connections.expects_large_reply(key)
@@ -165,7 +171,7 @@ class Router:
         return self._decode_reply(node, key, command, reply)
 
     async def _send_dedicated(self, url: str, key: bytes | str, command: Command) -> Any:
-        """Send a command over a link that nobody else uses meanwhile; return the reply, or the error that is one."""
+        """Send a command over a dedicated connection and return the reply or the error reply."""
         node = self._node(url)
         try:
             connection = await node.connections.acquire_dedicated()
@@ -180,7 +186,7 @@ class Router:
             raise
 
     async def _send_batch(self, url: str, calls: Sequence[tuple[bytes | str, Command]]) -> list[Any]:
-        """Send commands over one shared connection, in order; return the replies, error replies in their places."""
+        """Send commands over one shared connection, in order, and return the replies and error replies."""
         node = self._node(url)
         packed = [pack(command) for _, command in calls]
         large = sum(map(len, packed)) >= LARGE or any(node.connections.expects_large_reply(key) for key, _ in calls)
@@ -196,7 +202,7 @@ class Router:
         return [self._decode_reply(node, *call, reply) for call, reply in zip(calls, replies, strict=True)]
 
     def _decode_reply(self, node: _Node, key: bytes | str, command: Command, reply: Any) -> Any:
-        """Return a reply in the form that redis-py gives it, and remember what is to be known of it."""
+        """Return a reply in the form that redis-py gives it. Note large replies, and a primary that became a replica."""
         if isinstance(reply, bytes):
             if len(reply) >= LARGE:
                 node.connections.note_large_reply(key)
@@ -209,7 +215,7 @@ class Router:
         return callback(reply) if callback and not isinstance(reply, Exception) else reply
 
     async def _send_pooled(self, url: str, commands: Sequence[Command], *, asking: bool = False) -> list[Any]:
-        """Send commands over a connection that nobody else uses meanwhile; return the replies, error replies in their places."""
+        """Send commands over a pooled connection, which no other call uses meanwhile; return the replies and error replies."""
         client = self._node(url).client
         try:
             if len(commands) == 1 and not asking:
@@ -234,27 +240,27 @@ class Router:
             self.invalidate()
         return replies
 
-    # -- finding ------------------------------------------------------------------------------------------------------
+    # -- locating ------------------------------------------------------------------------------------------------------
 
     async def primaries(self) -> list[Redis]:
-        """Return a client of each primary that serves keys."""
+        """Return a redis-py client of each primary that serves keys."""
         await self._locate(b"")
         return [self._node(url).client for url in dict.fromkeys(self._slots)]
 
     def _record_move(self, moved: AskError) -> str:
-        """Remember where a slot is now, and return it."""
+        """Record the new node of a slot and return its URL."""
         url = self._target.at(moved.host, moved.port)
         if len(self._slots) == _SLOTS:
             self._slots[moved.slot_id] = url
         return url
 
     def invalidate(self) -> None:
-        """Look for the primaries anew before the next command: one was not there, or is none any more."""
+        """Locate the primaries again before the next command: one did not answer, or is a replica now."""
         if self._target.kind != "single":
             self._slots = []
 
     async def aclose(self) -> None:
-        """Close all connections; calls that wait fail."""
+        """Close all connections. Calls that wait for a reply fail."""
         nodes, self._nodes = self._nodes, {}
         async with AsyncExitStack() as closing:  # which goes on to the others when it is cancelled at one
             for node in nodes.values():
@@ -298,7 +304,7 @@ class Router:
                 await client.aclose()
             if address_of:
                 url = self._target.at(address_of[0].decode(), int(address_of[1]))
-                # An old primary that still answers must get no more of ours.
+                # An old primary that still answers must get no more calls.
                 for old in [old for old in self._nodes if old != url]:
                     await self._close(self._nodes.pop(old))
                 return [url]
@@ -306,7 +312,7 @@ class Router:
         raise failure
 
     async def _query_cluster(self) -> list[str]:
-        """Return the primaries as any node knows them, those asked first that served slots before."""
+        """Return the URL of the primary of each slot, as the first node that answers knows it. Ask known primaries first."""
         failure: Exception = RedisConnectionError("no node of the Cluster answers")
         for seed in dict.fromkeys([*self._nodes, *self._target.seeds]):
             known = self._nodes.get(seed)
@@ -321,7 +327,7 @@ class Router:
                     await client.aclose()
             slots = [""] * _SLOTS
             for first, last, (host, port, *_), *_ in ranges:
-                # A node that does not know its own address leaves it to whoever could reach it.
+                # A node that does not know its own address leaves it out: it is the address that answered.
                 url = self._target.at(host.decode(), port) if host not in (b"", b"?", None) else seed
                 slots[first : last + 1] = [url] * (last + 1 - first)
             if all(slots):

@@ -101,7 +101,7 @@ class Reader:
         for lane in lanes:
             lane.reading = True
         try:
-            replies = await self._router.gather_each([(read.lanes[0].stream, read.command) for read in reads])
+            replies = await self._router.gather([(read.lanes[0].stream, read.command) for read in reads], return_exceptions=True)
             finished: list[Lane] = []
             for read, reply in zip(reads, replies, strict=True):
                 if not isinstance(reply, Exception):

@@ -80,7 +80,7 @@ class Worker:
                 commands.append((stream, ("HSETNX", keyspace.leases(stream), lane, b"")))
         router = await self._state.open_router()
         try:
-            for reply in await router.gather_each(commands):
+            for reply in await router.gather(commands, return_exceptions=True):
                 if isinstance(reply, Exception) and not str(reply).startswith("BUSYGROUP"):
                     raise reply
         finally:

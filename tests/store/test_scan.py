@@ -151,18 +151,18 @@ async def test_clear_goes_on_where_it_was_interrupted(
 ) -> None:
     for number in range(1200):
         await state.set("users", str(number), number)
-    original = Router.gather_each
+    original = Router.gather
     pages = 0
 
-    async def gather_each(router: Router, calls: Any) -> Any:
+    async def gather(router: Router, calls: Any, **options: Any) -> Any:
         nonlocal pages
         pages += 1
         if pages == 3:
             raise asyncio.CancelledError
-        return await original(router, calls)
+        return await original(router, calls, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Router, "gather_each", gather_each)
+        patched.setattr(Router, "gather", gather)
         with pytest.raises(asyncio.CancelledError):
             await state.clear("users")
     assert 0 < await state.count("users") < 1200

@@ -144,7 +144,7 @@ async def test_an_error_of_redis_is_the_result_of_its_own_call(server: RedisServ
         wrong, right = f"{namespace}:text", f"{namespace}:hash"
         calls = [router.execute(key, "HGET", key, "f") for key in (right, wrong, right) * 10]
         found: list[Any] = await asyncio.gather(*calls, return_exceptions=True)
-        together = await router.gather_each([(key, ("HGET", key, "f")) for key in (right, wrong, right) * 10])
+        together = await router.gather([(key, ("HGET", key, "f")) for key in (right, wrong, right) * 10], return_exceptions=True)
         for replies in (found, together):
             assert replies[0::3] + replies[2::3] == [b"b"] * 20
             assert all(isinstance(error, ResponseError) and "WRONGTYPE" in str(error) for error in replies[1::3])

@@ -24,18 +24,18 @@ class Gates:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.held: list[asyncio.Event] = []
         self.open = True
-        original = Router.gather_each
+        original = Router.gather
 
-        async def gather_each(router: Router, calls: Any) -> list[Any]:
+        async def gather(router: Router, calls: Any, **options: Any) -> list[Any]:
             command = calls[0][1] if calls else ()
             several = len(command) > 7 + 2 * 4
             if not self.open and command and command[0] == "XREADGROUP" and command[-1] == ">" and (several or self.held):
                 gate = asyncio.Event()
                 self.held.append(gate)
                 await gate.wait()
-            return await original(router, calls)
+            return await original(router, calls, **options)
 
-        monkeypatch.setattr(Router, "gather_each", gather_each)
+        monkeypatch.setattr(Router, "gather", gather)
 
 
 async def test_a_read_under_way_is_over_before_its_lanes_are_given_back(
