@@ -12,6 +12,7 @@ from motia_redis._scripts import loader
 from motia_redis._store import codec, patch
 from motia_redis._store.keyspace import Keyspace, Layout
 from motia_redis._store.limits import Retention
+from motia_redis._store.namespaces import ServerClock
 from motia_redis._store.sessions import Session
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class Ours(Contender):
     def __init__(self, server: Server) -> None:
         super().__init__(server, loader.load("mutate").source)
         self.manager = StateManager(f"unix://{server.socket}", namespace="bench", retention=Retention(HISTORY), deadline=0)
-        self.session = Session(cast("Any", None), Keyspace("bench", Layout()), cast("Any", None), clock=(b"0", 0.0))
+        self.session = Session(cast("Any", None), Keyspace("bench", Layout()), cast("Any", None), clock=ServerClock(b"0", 0.0))
         self.change: list[bytes] = []
 
     def prepare(self, text: bytes, operation: Operation) -> None:

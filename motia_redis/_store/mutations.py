@@ -74,7 +74,7 @@ class Mutations:
             )
             reply = await self._send(subject, session, self._mutate, keys + once.keys(session, keys[3]), arguments)
             if reply and not attempt_token and change[0] != b"update":  # an update that touched nothing tells an old revision
-                session.update_clock(reply[0])
+                session.clock.update(reply[0])
             return reply
 
         try:

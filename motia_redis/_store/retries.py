@@ -57,7 +57,7 @@ class Retries:
         try:
             return await call(session, FIRST)
         except (RedisError, OSError) as error:
-            return await self._repeat(subject, call, began, session.server_time(began), error, is_mutation=is_mutation)
+            return await self._repeat(subject, call, began, session.clock.at(began), error, is_mutation=is_mutation)
 
     async def _repeat(
         self,

@@ -6,24 +6,24 @@ import asyncio
 import logging
 import os
 import threading
-import time
 import weakref
 from dataclasses import dataclass, field
-from math import floor
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
-from motia_redis._scripts import loader
 from motia_redis._store import keyspace
-from motia_redis._store.keyspace import Keyspace, Layout
+from motia_redis._store.keyspace import Keyspace
+from motia_redis._store.namespaces import open_namespace
 from motia_redis._transport import endpoint, failures, health, urls
-from motia_redis.errors import LayoutMismatch, StateUnavailable
+from motia_redis.errors import StateUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from motia_redis._store.durability import Durability
+    from motia_redis._store.keyspace import Layout
+    from motia_redis._store.namespaces import OpenedNamespace, ServerClock
     from motia_redis._transport.router import Router
 
 
@@ -41,16 +41,7 @@ class Session:
     router: Router
     keyspace: Keyspace
     closer: AsyncGenerator[None]
-    clock: tuple[bytes, float]  #: what the server's clock was, or a revision that it gave, and `time.monotonic` behind that
-
-    def server_time(self, monotonic: float) -> int:
-        """Return the server's clock at a moment of `time.monotonic`, Unix milliseconds; rather too early than too late."""
-        revision, then = self.clock
-        return int(revision.partition(b"-")[0]) + floor((monotonic - then) * 1000)
-
-    def update_clock(self, revision: bytes) -> None:
-        """Set the clock by the revision of a change that was just made."""
-        self.clock = revision, time.monotonic()
+    clock: ServerClock
 
 
 @dataclass(slots=True)
@@ -167,43 +158,24 @@ class Sessions:
         closer = _close_with_loop(router, weakref.ref(self), loop)
         await anext(closer)
         try:
-            layout, clock = await self._ensure_layout(router, namespace)
+            opened = await self._open_namespace(router, namespace)
         except BaseException:
             await closer.aclose()
             raise
-        return Session(router, Keyspace(namespace, layout), closer, clock)
+        return Session(router, Keyspace(namespace, opened.layout), closer, opened.clock)
 
-    async def _ensure_layout(self, router: Router, namespace: str) -> tuple[Layout, tuple[bytes, float]]:
-        """Return the namespace's layout, written only if there is none (a replica can be read), and the server's clock."""
-        key, subject = keyspace.layout_key(namespace), f"namespace {namespace!r}"
-        wanted = self.layout or Layout()
-        arguments = [str(keyspace.LAYOUT_VERSION), str(wanted.partitions), str(wanted.lanes)]
+    async def _open_namespace(self, router: Router, namespace: str) -> OpenedNamespace:
+        """Open the namespace, warn of settings that lose state, and check that the durability can be had."""
+        subject = f"namespace {namespace!r}"
         try:
-            # What does not answer its first command soon is no Redis, or of no use.
+            # A server that does not answer its first command soon is no Redis, or of no use.
             async with asyncio.timeout(endpoint.CONNECT_TIMEOUT):
-                reply: Any
-                commands = [("HMGET", key, "version", "partitions", "lanes"), ("TIME",), ("INFO",), ("CONFIG GET", "save")]
-                reply, (seconds, microseconds), info, config = await router.pipeline(key, commands)
-                clock = b"%d" % (seconds * 1000 + microseconds // 1000), time.monotonic()
-                if reply == [None, None, None]:
-                    reply = await loader.load("ensure_layout")(router, [key], arguments)
+                opened = await open_namespace(router, namespace, self.layout)
+            self._warn(opened.info, opened.config)
+            await self._durability.probe(subject, router, keyspace.layout_key(namespace))
         except (RedisError, OSError) as error:
             raise await self.to_unavailable(subject, error) from error
-        try:
-            version, partitions, lanes = map(int, reply)
-        except (TypeError, ValueError):
-            raise LayoutMismatch(f"{subject}: {key} holds no layout: {reply!r}") from None
-        if version != keyspace.LAYOUT_VERSION:
-            raise LayoutMismatch(f"{subject} has layout version {version}, this package knows {keyspace.LAYOUT_VERSION}")
-        stored = Layout(partitions, lanes)
-        if self.layout is not None and self.layout != stored:
-            raise LayoutMismatch(f"{subject} was created with {stored}, this process asks for {self.layout}: use the first")
-        self._warn(info, config)
-        try:
-            await self._durability.probe(subject, router, key)
-        except (RedisError, OSError) as error:
-            raise await self.to_unavailable(subject, error) from error
-        return stored, clock
+        return opened
 
     def _warn(self, info: Any, config: Any) -> None:
         """Log once what is wrong with the settings of this Redis, as far as this user may see them."""

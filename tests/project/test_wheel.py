@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import venv
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tests.support.servers import RedisServer
 
+# An installed package must not be hidden by a source tree.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 ROOT = Path(__file__).parent.parent.parent
 PROGRAM = """
 import asyncio, sys
@@ -46,7 +49,13 @@ def test_the_wheel_works_in_a_clean_environment(server: RedisServer, tmp_path: P
     done = subprocess.run(install, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     done = subprocess.run(
-        [str(python), "-c", PROGRAM, server.url], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        [str(python), "-c", PROGRAM, server.url],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.stdout == "{'tags': [9007199254740993]}\n", done.stderr
     version = subprocess.run(
