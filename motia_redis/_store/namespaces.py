@@ -48,9 +48,7 @@ async def open_namespace(router: Router, namespace: str, required: Layout | None
     """Return a namespace's layout. Write `required`, or the default layout, if the namespace has none.
 
     A replica can be read as long as there is a layout. Raises LayoutMismatch; errors of Redis are those of redis-py.
-
-    Cost: one round trip,
-    and another one to write the layout.
+    Cost: one round trip, and another one to write the layout.
     """
     key = keyspace.layout_key(namespace)
     commands = [("HMGET", key, "version", "partitions", "lanes"), ("TIME",), ("INFO",), ("CONFIG GET", "save")]

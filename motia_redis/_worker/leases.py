@@ -1,8 +1,8 @@
-"""Who works on which lane: a heartbeat registry, an even assignment that all workers agree on, and leases that Redis guards.
+"""Share the lanes of each step among workers: heartbeats, an assignment that all workers compute alike, and leases in Redis.
 
-A lane is one stream as one step consumes it. Every worker computes the same assignment from the same members; what it should
-hold it acquires as soon as nobody else holds it, what it should no longer hold it gives back when its handlers there are done.
-A worker whose leases ran out (it was paused, or cut off) has lost them for good: it starts again under a new id.
+A lane is one stream as one step consumes it. All workers compute the same assignment from the same list of live workers. A worker
+acquires an assigned lane as soon as no other worker holds it. It releases a lane that is assigned elsewhere when no handler of
+the lane runs any more. Leases that have expired (the worker was paused, or cut off) are lost: the worker starts again with a new id.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_REBALANCE_INTERVAL = 0.1  # seconds between two looks while lanes are to change hands
+_REBALANCE_INTERVAL = 0.1  # seconds between two heartbeats while lanes are changing their holder
 _RECONNECT = 0.2  # seconds before trying again while Redis is away
 
 
@@ -45,16 +45,16 @@ class Lane:
     name: bytes  #: in leases and records
     subscription: Subscription
     stream: bytes
-    holder_crashed: bool  #: the last holder's lease ran out: what is pending may have been what ended it
-    position: str = "0"  #: what to read next: pending entries behind this id, or `>` for new ones
-    last_read_id: str = "0-0"  #: everything up to this id was read by the step
-    reading: bool = False  #: a read is under way: what it brings must be pending before another holder looks
-    held: set[str] = field(default_factory=set)  #: ids of entries read and neither acknowledged nor dropped
-    revoked: asyncio.Event = field(default_factory=asyncio.Event)  #: set when it is to be given back, or is lost
+    holder_crashed: bool  #: the last holder's lease expired: a pending entry may have ended its process
+    position: str = "0"  #: where to read next: pending entries after this id, or `>` for new entries
+    last_read_id: str = "0-0"  #: the step has read all entries up to this id
+    reading: bool = False  #: a read is in progress: its entries must be pending before the lane is released
+    held: set[str] = field(default_factory=set)  #: ids of entries that are read and neither acknowledged nor left
+    revoked: asyncio.Event = field(default_factory=asyncio.Event)  #: set when the lane is to be released, or its lease is lost
 
     @property
     def is_drained(self) -> bool:
-        """Whether it is to be given back and nothing of it is in this process any more."""
+        """Return whether the lane can be released: it is revoked, and this process holds none of its entries."""
         return self.revoked.is_set() and not self.held and not self.reading
 
     def attempts_field(self, entry_id: str) -> bytes:
@@ -63,14 +63,15 @@ class Lane:
 
 
 def lane_name(group: str, stream: bytes) -> bytes:
-    """Return the name of a stream's lane for a group: a line break, which neither can hold, between the two."""
+    """Return the name of a lane: group and stream, separated by a line break, which neither can contain."""
     return group.encode() + b"\n" + stream
 
 
 def assign(lanes: Iterable[bytes], workers: Sequence[str]) -> dict[bytes, str]:
-    """Return which worker each lane belongs to: the one with the highest hash of both that has room.
+    """Return the worker of each lane: the one with the highest hash of worker and lane that has room.
 
-    The same for every process that sees the same workers, even to one lane, and little of it moves when a worker comes or goes.
+    All processes that see the same workers compute the same result. Shares differ by one lane at most, and few lanes move when a
+    worker joins or leaves.
     """
     names = sorted(lanes)
     if not workers:
@@ -85,9 +86,9 @@ def assign(lanes: Iterable[bytes], workers: Sequence[str]) -> dict[bytes, str]:
 
 
 class Leases:
-    """The lanes that this worker holds, kept by `run`.
+    """The lanes that this worker holds. `run` maintains them.
 
-    `on_change` is called whenever a lane was acquired, is to be closed or is lost; `revive` when Redis seems to be gone.
+    `on_change` is called when a lane is acquired, revoked or lost; `revive` when the server seems to have ended.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class Leases:
         revive: Callable[[], Awaitable[None]],
     ) -> None:
         self.lanes: dict[bytes, Lane] = {}
-        #: Lanes that may have something to read; the reader takes out those that it has read to their end.
+        #: Lanes that may have entries to read. The reader removes those that it has read to their end.
         self.ready: dict[Subscription, dict[Lane, None]] = {subscription: {} for subscription in subscriptions}
         self.worker = ""
         self._subscriptions = subscriptions
@@ -123,11 +124,11 @@ class Leases:
         self._stopping = False
 
     def valid(self) -> bool:
-        """Tell whether the leases still hold, by this process's own clock, which goes on while it is paused."""
+        """Return whether the leases are valid by the clock of this process, which runs on while the process is paused."""
         return time.monotonic() < self._valid_until
 
     def drop_all(self) -> None:
-        """Give up everything at once: the leases ran out, or may have."""
+        """Drop all lanes at once: the leases have expired, or may have."""
         if self.lanes:
             _log.warning("worker %s: lost the leases of %d lanes", self.worker, len(self.lanes))
         self.worker = ""
@@ -140,26 +141,26 @@ class Leases:
         self._on_change()
 
     def mark_ready(self, lane: Lane) -> None:
-        """Have a lane read, unless it is to be given back."""
+        """Let the reader read a lane, unless the lane is revoked."""
         if not lane.revoked.is_set():
             self.ready[lane.subscription][lane] = None
 
     def _close(self, lane: Lane) -> None:
-        """Have no more of a lane read or begun."""
+        """Revoke a lane: no more entries are read, and no attempt begins."""
         lane.revoked.set()
         self.ready[lane.subscription].pop(lane, None)
 
     def lane_drained(self) -> None:
-        """Learn that a closing lane has no handler running any more."""
+        """Wake `run`: a revoked lane can be released."""
         self._wake.set()
 
     def stop(self) -> None:
-        """Begin to leave: close all lanes and give each back when nothing runs there any more; `run` ends with the last."""
+        """Revoke all lanes and release each when its handlers have ended. `run` ends after the last one."""
         self._stopping = True
         self._wake.set()
 
     async def run(self) -> None:
-        """Keep the leases until `stop`."""
+        """Renew the leases and follow the assignment until `stop`."""
         while not (self._stopping and not self.lanes):
             self._wake.clear()
             try:
@@ -176,7 +177,7 @@ class Leases:
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._wake.wait()
-        with suppress(RedisError, OSError):  # what cannot be given back runs out
+        with suppress(RedisError, OSError):  # a lane that cannot be released becomes free when its lease expires
             await self._leave()
 
     async def _leave(self) -> None:
@@ -186,14 +187,14 @@ class Leases:
             await self._announce("0")
 
     async def _announce(self, ttl: str) -> dict[str, list[str]]:
-        """Tell that this worker lives (or leaves: 0); return the steps of all that live."""
+        """Announce this worker for `ttl` milliseconds (0: it leaves). Return the steps of each live worker."""
         reply = await loader.load("heartbeat")(self._router, [self._keyspace.workers], [self.worker, self._description, ttl])
         return {reply[i].decode(): orjson.loads(reply[i + 1])["steps"] for i in range(0, len(reply), 2)}
 
     # -- one heartbeat ------------------------------------------------------------------------------------------------
 
     async def _renew_and_rebalance(self) -> bool:
-        """Prolong the leases and move towards the assignment; return whether nothing is left to move."""
+        """Renew the leases and follow the assignment. Return whether the assignment is reached."""
         asked = time.monotonic()
         first = not self.worker
         worker = self.worker or random_id(16)
@@ -205,12 +206,12 @@ class Leases:
             return False
         self.worker = worker
         self._valid_until = asked + self._ttl
-        # Who leaves stands back first, so that the others take over each lane as soon as it is given back.
+        # A worker that stops leaves the list first, so that others acquire each lane as soon as it is released.
         self._assign(await self._announce("0" if self._stopping else ttl))
         return await self._rebalance()
 
     def _assign(self, workers: dict[str, list[str]]) -> None:
-        """Work out which lanes should be this worker's."""
+        """Compute the lanes that are assigned to this worker."""
         members = tuple(
             tuple(sorted(worker for worker, steps in workers.items() if subscription.group in steps))
             for subscription in self._subscriptions
@@ -226,7 +227,7 @@ class Leases:
         }
 
     async def _rebalance(self) -> bool:
-        """Close and give back lanes that belong to others, acquire those that belong here."""
+        """Revoke and release lanes that are assigned to others. Acquire those that are assigned to this worker."""
         for name, lane in self.lanes.items():
             if name not in self._assigned and not lane.revoked.is_set():
                 self._close(lane)
@@ -250,7 +251,7 @@ class Leases:
         calls: Any = [([partition], [worker, *names]) for partition, names in by_partition.items()]
         replies = await loader.load("acquire_lanes").many(self._router, calls)
         if worker != self.worker:
-            return  # lost meanwhile
+            return  # the leases were lost meanwhile
         for names, outcomes in zip(by_partition.values(), replies, strict=True):
             for name, outcome in zip(names, outcomes, strict=True):
                 if outcome:

@@ -1,4 +1,4 @@
-"""Reading the lanes that this worker holds: what is pending first, then what is new; and waiting for more without polling."""
+"""Read the lanes that this worker holds: pending entries first, then new ones. Wait for more without polling."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: All holders of a lane read under one name, so that the next one finds what the last one left, in order.
+#: All holders of a lane read under one consumer name, so that the next holder gets what is pending, in order.
 CONSUMER = "worker"
 _ENTRIES = 128  # of one lane in one read
-_TURN = 64  # entries taken in before others have the event loop, counted by whole lanes: conditions are asked meanwhile
-_WATCH = 5000  # milliseconds that one wait for new entries lasts
-_ROOM_PATIENCE = 0.02  # seconds in which room is expected while handlers are busy, before waiting for other lanes
+_TURN = 64  # entries to submit before other tasks of the loop run, counted by whole lanes: submitting calls conditions
+_WATCH = 5000  # milliseconds that one blocking read waits
+_ROOM_PATIENCE = 0.02  # seconds to wait for room while handlers are busy, before waiting for other lanes
 _RECONNECT = (0.1, 5.0)  # seconds: first and longest pause while Redis is away
 
 
@@ -76,24 +76,26 @@ class Reader:
             await self._stop_watching()
 
     async def _recover(self, error: Exception, pause: float) -> None:
-        """Wait, after an error of Redis; put back the groups if they are what is missing."""
+        """Wait after an error of Redis. Create the consumer groups again if they are missing."""
         await self._stop_watching()
         if isinstance(error, ResponseError) and "NOGROUP" in str(error):
-            _log.warning("reading: consumer groups are gone (was Redis emptied?); making them anew, to read all there is")
+            _log.warning(
+                "reading: consumer groups are missing (was Redis flushed?): creating them to read all entries from the start"
+            )
             with suppress(RedisError, OSError):
                 await self._restore_groups()
         else:
             _log.warning("reading: trying again in %.1f s: %s", pause, error)
         await asyncio.sleep(pause)
         for lane in self._leases.lanes.values():
-            # A reply that got lost may have held entries: they are pending now, beside those that are being handled here.
+            # The entries of a lost reply are pending now, beside those that this process handles.
             lane.position = "0"
             self._leases.mark_ready(lane)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
     async def _read(self) -> bool:
-        """Read once from all lanes that may have something and whose steps have room; return whether there was any."""
+        """Read once from all ready lanes whose steps have room. Return whether there was any."""
         reads = self._plan() if self._leases.valid() else []
         if not reads:
             return False
@@ -113,12 +115,12 @@ class Reader:
                 if lane.is_drained:
                     self._leases.lane_drained()
         for reply in replies:
-            if isinstance(reply, Exception):  # of one node: what the others gave is taken
+            if isinstance(reply, Exception):  # of one node: the entries of the other nodes are submitted
                 raise reply
         return True
 
     def _plan(self) -> list[_Read]:
-        """Share the room of each step among its lanes that are ready."""
+        """Divide the room of each step among its ready lanes."""
         reads = []
         for subscription, ready in self._leases.ready.items():
             room = subscription.load.room
@@ -132,7 +134,7 @@ class Reader:
         return reads
 
     async def _take_read(self, read: _Read, found: dict[bytes, list[tuple[bytes, Any]]]) -> list[Lane]:
-        """Hand on what a read brought; return the lanes of which nothing is pending any more."""
+        """Submit the entries of a read. Return the lanes that have no pending entry any more."""
         finished = []
         taken = 0
         for lane in read.lanes:
@@ -150,11 +152,11 @@ class Reader:
         return finished
 
     def _command_group(self, stream: bytes) -> bytes:
-        """Return what streams must share to be read by one command: in a Cluster their slot."""
+        """Return what streams have in common that one command can read: in a Cluster their slot."""
         return self._keyspace.leases(stream) if self._router.is_cluster else b""
 
     def _take_new(self, lane: Lane, entries: list[tuple[bytes, Any]], asked: int) -> None:
-        if lane.revoked.is_set():  # they stay pending for its next holder
+        if lane.revoked.is_set():  # the entries stay pending for the next holder
             return
         if entries:
             lane.last_read_id = entries[-1][0].decode()
@@ -164,7 +166,7 @@ class Reader:
             self._deliveries.submit(lane, StreamEntry(lane.stream, entry_id.decode(), fields), attempts=0, suspect=False)
 
     async def _take_pending(self, lane: Lane, entries: list[tuple[bytes, Any]]) -> None:
-        """Take what the lane's last holder left, with the attempts that were made."""
+        """Submit what the lane's last holder left pending, with the attempts made so far."""
         key: Any = self._keyspace.attempts(lane.stream, lane.subscription.group)
         fields: Any = [lane.attempts_field(entry_id.decode()) for entry_id, _ in entries]
         recorded: Any = await self._router.execute(key, "HMGET", key, *fields)
@@ -182,7 +184,7 @@ class Reader:
                 self._deliveries.acknowledge_trimmed(lane, entry_id)
 
     async def _begin_new(self, lanes: list[Lane]) -> None:
-        """Begin to read new entries; remember where the stream ends now, since a wait must not start earlier."""
+        """Start to read new entries. Record where each stream ends now: a wait must not start earlier."""
         if not lanes:
             return
         streams = dict.fromkeys(lane.stream for lane in lanes)
@@ -194,12 +196,12 @@ class Reader:
     # -- waiting ------------------------------------------------------------------------------------------------------
 
     def _mark_idle(self, lane: Lane) -> None:
-        """Read a lane no more until a wait tells of something new."""
+        """Stop reading a lane until a wait reports a new entry."""
         del self._leases.ready[lane.subscription][lane]
         self._idle.setdefault(self._command_group(lane.stream), IdleLanes()).add(lane)
 
     async def _wait(self) -> None:
-        """Wait until a lane has changed, a step has room, or there are new entries in a lane that was read to its end."""
+        """Wait until the lanes change, a step has room, or an idle lane has a new entry."""
         if any(self._leases.ready.values()):
             with suppress(TimeoutError):
                 async with asyncio.timeout(_ROOM_PATIENCE):
@@ -215,13 +217,13 @@ class Reader:
         self._raise_failure()
 
     def _raise_failure(self) -> None:
-        """Raise what a watch has met, if anything."""
+        """Raise the error of a wait, if there was one."""
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
 
     async def _watch(self, idle: IdleLanes) -> None:
-        """Wait once for new entries in lanes that one command can read, and make those ready that have any."""
+        """Wait once for new entries in lanes that one command can read. Mark those lanes ready that have any."""
         seen = idle.last_read_id
         command = ("XREAD", "COUNT", 1, "BLOCK", _WATCH, "STREAMS", *seen, *seen.values())
         try:
@@ -232,7 +234,7 @@ class Reader:
                 for lane in idle.wake(stream):
                     lane.last_read_id = max(lane.last_read_id, entries[0][0].decode(), key=order)
                     self._leases.mark_ready(lane)
-        except Exception as error:  # noqa: BLE001  # for whoever waits
+        except Exception as error:  # noqa: BLE001  # raised to the task that waits
             self._failure = error
         idle.is_unwatched = bool(idle.lanes)
         self._changed.set()
@@ -261,17 +263,17 @@ class _Read:
 class IdleLanes:
     """Lanes that were read to their end, and that one command can wait for.
 
-    A stream's wait starts behind the last entry that all its lanes here have read, so none falls between reading and waiting.
+    The wait for a stream starts after the last entry that all its lanes have read: no entry is missed in between.
     """
 
     def __init__(self) -> None:
         self.lanes: dict[bytes, list[Lane]] = {}  #: by stream
-        self.last_read_id: dict[bytes, str] = {}  #: up to where all lanes of a stream have read it
+        self.last_read_id: dict[bytes, str] = {}  #: the id up to which all lanes of a stream have read
         self.watch: asyncio.Task[None] | None = None
-        self.is_unwatched = False  #: a wait has to begin, in place of one that runs
+        self.is_unwatched = False  #: a new wait has to replace the running one
 
     def add(self, lane: Lane) -> None:
-        """Wait for a lane, too."""
+        """Add a lane to the next wait."""
         lanes = self.lanes.setdefault(lane.stream, [])
         self.last_read_id[lane.stream] = (
             min(self.last_read_id[lane.stream], lane.last_read_id, key=order) if lanes else lane.last_read_id
@@ -280,12 +282,12 @@ class IdleLanes:
         self.is_unwatched = True
 
     def wake(self, stream: bytes) -> list[Lane]:
-        """Return the lanes of a stream, and wait for them no more."""
+        """Remove and return the lanes of a stream."""
         self.last_read_id.pop(stream, None)
         return self.lanes.pop(stream, [])
 
     def forget_closing(self) -> None:
-        """Wait no more for lanes that are given back, or lost."""
+        """Remove lanes that are revoked."""
         for stream, lanes in list(self.lanes.items()):
             held = [lane for lane in lanes if not lane.revoked.is_set()]
             if held:
@@ -294,7 +296,7 @@ class IdleLanes:
                 self.wake(stream)
 
     async def stop(self) -> None:
-        """Cut a wait off; it only reads, so nothing is lost with its connection."""
+        """Cancel the wait. It only reads, so nothing is lost with its connection."""
         if self.watch is not None:
             self.watch.cancel()
             await asyncio.wait([self.watch])
@@ -302,6 +304,6 @@ class IdleLanes:
 
 
 def _by_stream(reply: Any) -> dict[bytes, list[tuple[bytes, Any]]]:
-    """Return the entries of a read by stream, whichever protocol the reply came in."""
+    """Return the entries of a read by stream, for RESP2 and RESP3 replies."""
     pairs = reply.items() if isinstance(reply, dict) else reply or []
     return {stream: entries[0] if entries and isinstance(entries[0], list) else entries for stream, entries in pairs}

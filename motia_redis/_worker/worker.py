@@ -1,4 +1,4 @@
-"""A worker: leases, reading and handling for an application's steps in one process."""
+"""A worker: leases, reading and handling for the steps of an application in one process."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 
 class Worker:
-    """Fires the state and queue triggers of an application, beside any number of other workers.
+    """Fire the state and queue triggers of an application, beside any number of other workers.
 
     Every subscribed step gets every event at least once, the events of one key one after the other in the order of the changes,
-    through crashes of workers and of Redis. Workers share the lanes (streams) of each step evenly; a worker that leaves hands its
-    lanes over, those of one that dies move on when its leases run out. A handler that raises is tried again, and its key waits
-    meanwhile; in the end its entry is kept as a dead letter.
+    through crashes of workers and of Redis. Workers share the lanes of each step evenly. A worker that stops releases its lanes;
+    the lanes of one that dies are taken over when its leases expire. A handler that raises is called again after a pause, and its
+    key waits meanwhile. After the last attempt the entry becomes a dead letter.
 
     Arguments:
         application: the steps.
-        state: where they read and write; the worker uses connections of its own to the same Redis.
+        state: what handlers read and write. The worker has connections of its own to the same Redis.
         concurrency: how many handlers run at once, over all steps.
-        lease: seconds that leases hold without a heartbeat: how long the lanes of a worker that died stay untouched. A process
-            that is held up for longer (an async handler that blocks the event loop, too) loses its lanes.
+        lease: seconds that leases are valid without a heartbeat: the time until others take over the lanes of a worker that died.
+            A process that stands still for longer loses its lanes, also when an async handler blocks the event loop.
         heartbeat: seconds between two heartbeats; a third of `lease` or less. Default: a sixth of it.
     """
 
@@ -55,13 +55,13 @@ class Worker:
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
-        """Read no more entries; `run` ends when what runs is done. To be called in the loop of `run`."""
+        """Stop reading. `run` returns when the running handlers have ended. Call this in the event loop of `run`."""
         self._stopping.set()
 
     async def prepare(self) -> None:
-        """Create the consumer groups that are not there yet, each at the end of its stream.
+        """Create the missing consumer groups, each at the end of its stream.
 
-        Events from now on reach the steps. Idempotent, and harmless in any number of processes at once. Raises StateUnavailable.
+        The steps get all events from now on. Idempotent, and safe in any number of processes at once. Raises StateUnavailable.
         """
         try:
             await self._create_groups("$")
@@ -75,7 +75,7 @@ class Worker:
             subscription = Subscription(step, keyspace)
             for stream in subscription.streams:
                 commands.append((stream, ("XGROUP CREATE", stream, subscription.group, start, "MKSTREAM")))
-                # `status` knows a step by its lanes, also one that no worker has run yet.
+                # `status` knows a step by its lanes, also before the first worker runs.
                 lane = b"lane " + lane_name(subscription.group, stream)
                 commands.append((stream, ("HSETNX", keyspace.leases(stream), lane, b"")))
         router = await self._state.open_router()
@@ -87,7 +87,7 @@ class Worker:
             await router.aclose()
 
     async def run(self) -> None:
-        """Consume until `stop`, then finish what is running. Raises StateUnavailable when Redis is away at the start."""
+        """Handle events until `stop`, then let the running handlers end. Raises StateUnavailable if Redis is away at the start."""
         await self.prepare()
         keyspace = await self._state.connect()
         router = await self._state.open_router()
@@ -114,7 +114,7 @@ class Worker:
             concurrency=self._concurrency,
             executor=executor,
         )
-        # Whoever lost its groups (a flushed Redis) reads what there is: rather twice than not at all.
+        # After a flush of Redis the groups start at the beginning: an entry may be handled twice, but none is missed.
         reader = Reader(leases, dispatcher, router, keyspace, changed=look_again, restore_groups=lambda: self._create_groups("0"))
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -126,6 +126,6 @@ class Worker:
                 for task in background:
                     task.cancel()
         finally:
-            # A handler that hangs in its thread must not hold up the end of the process by this call.
+            # A handler that hangs in its thread must not delay the end of the process here.
             executor.shutdown(wait=False, cancel_futures=True)
             await router.aclose()
