@@ -2,7 +2,8 @@
 
 A lane is one stream as one step consumes it. All workers compute the same assignment from the same list of live workers. A worker
 acquires an assigned lane as soon as no other worker holds it. It releases a lane that is assigned elsewhere when no handler of
-the lane runs any more. Leases that have expired (the worker was paused, or cut off) are lost: the worker starts again with a new id.
+the lane runs any more. Leases that have expired (the worker was paused, or cut off) are lost: the worker starts again under a new
+id.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ class Worker:
             await router.aclose()
 
     async def run(self) -> None:
-        """Handle events until `stop`, then let the running handlers end. Raises StateUnavailable if Redis is away at the start."""
+        """Handle events until `stop`, then let the running handlers end. Raises StateUnavailable at the start."""
         await self.prepare()
         keyspace = await self._state.connect()
         router = await self._state.open_router()
