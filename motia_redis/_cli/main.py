@@ -152,7 +152,7 @@ def worker(**options: Any) -> None:
 
 def _start(settings: Settings) -> None:
     """Load the application and run it until a signal; end the process with the right exit code."""
-    from motia_redis._steps.application import load_application  # noqa: PLC0415 - see the module's docstring
+    from motia_redis._steps.loading import load_application  # noqa: PLC0415 - see the module's docstring
     from motia_redis._steps.logs import configure_logging  # noqa: PLC0415
 
     configure_logging(settings.log_level, settings.log_format)

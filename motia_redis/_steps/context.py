@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from motia_redis.errors import StepError
 
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from motia_redis._steps.inputs import StateEventType
     from motia_redis._steps.logs import Logger
     from motia_redis._store.manager import StateManager
+
+
+TriggerType: TypeAlias = Literal["http", "state", "queue"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +26,7 @@ class TriggerInfo:
     the first time and grows with each retry. What does not apply is None.
     """
 
-    type: Literal["http", "state", "queue"]
+    type: TriggerType
     method: str | None = None
     path: str | None = None
     scope: str | None = None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
-StateEventType = Literal["state:created", "state:updated", "state:deleted"]
+StateEventType: TypeAlias = Literal["state:created", "state:updated", "state:deleted"]
 
 
 @dataclass(frozen=True, slots=True)

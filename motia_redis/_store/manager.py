@@ -23,10 +23,11 @@ from motia_redis._store.sessions import Sessions
 from motia_redis.errors import CorruptValue
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
+    from motia_redis._store import types
     from motia_redis._store.keyspace import Keyspace, Layout
     from motia_redis._store.retries import Attempt
     from motia_redis._store.sessions import Session
@@ -78,7 +79,7 @@ class StateManager:
         limits: Limits | None = None,
         retention: Retention | None = None,
         deadline: float = 10.0,
-        durability: str = "memory",
+        durability: types.Durability = "memory",
         replicas: int = 1,
         durability_timeout: float = 1.0,
         idempotency_seconds: float = 86_400.0,
@@ -294,7 +295,7 @@ class StateManager:
         self,
         scope: str,
         key: str,
-        ops: builtins.list[dict[str, Any]],
+        ops: Sequence[types.Operation],
         strict: bool = False,
         *,
         if_revision: str | None = ANY,

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from motia_redis._steps.application import Application
-    from motia_redis._steps.definitions import HttpTrigger, Step
+    from motia_redis._steps.definitions import Step
     from motia_redis._steps.inputs import ApiRequest
+    from motia_redis._steps.triggers import HttpTrigger
     from motia_redis._store.manager import StateManager
 
 
@@ -76,7 +77,6 @@ class Endpoint:
             trigger=TriggerInfo(type="http", method=trigger.method, path=trigger.path),
             step_name=step.name,
         )
-        assert step.handler is not None  # noqa: S101 - an Application holds no step without one
         with running_step(step.name):
             try:
                 return response_of(await call(step.handler, request, context))

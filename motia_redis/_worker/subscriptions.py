@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from concurrent.futures import Executor
 
-    from motia_redis._steps.definitions import StateTrigger, Step
+    from motia_redis._steps.definitions import Step
     from motia_redis._steps.inputs import StateTriggerInput
+    from motia_redis._steps.triggers import StateTrigger
     from motia_redis._store.keyspace import Keyspace
     from motia_redis._store.manager import StateManager
 
