@@ -35,6 +35,7 @@ lint: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports --no-cache
 	@if command -v luacheck >/dev/null; then luacheck -q lua; else echo "luacheck is not installed: Lua not linted"; fi
 

@@ -9,7 +9,7 @@ import sys
 import sysconfig
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from motia_redis._steps.application import Application
 from motia_redis._steps.definitions import Step, StepDefinition
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from types import ModuleType
 
-# The name under which a module keeps the step of its `config`, so that loading the module again finds the same step.
+    from motia_redis._steps.definitions import StepConfig
+
+# The name under which a module keeps the step of its `config`.
 _FROM_CONFIG = "__motia_redis_step__"
 
 
@@ -157,9 +159,12 @@ def _shown(filename: str) -> str:
 def _steps_of(module: ModuleType) -> list[Step]:
     """Return the steps that `module` holds, each with its handler."""
     members = vars(module)
-    if _has_step_config(members):
-        setattr(module, _FROM_CONFIG, StepDefinition(members["config"]))
-    found = [value for value in members.values() if isinstance(value, Step | StepDefinition)]
+    found = _steps_in(members)
+    config = members.get("config")
+    # Kept in the module, so that loading it again finds the same step.
+    if isinstance(config, dict) and _describes_another_step(config, found):
+        found.append(StepDefinition(cast("StepConfig", config)))
+        setattr(module, _FROM_CONFIG, found[-1])
     if not found:
         raise StepError("no step in it; a step is a module-level `step({...})`, or `config` and `handler`")
     _bind_to_handler({value for value in found if isinstance(value, StepDefinition)}, members.get("handler"))
@@ -167,13 +172,15 @@ def _steps_of(module: ModuleType) -> list[Step]:
     return list(dict.fromkeys(step for step in steps if step is not None))
 
 
-def _has_step_config(members: Mapping[str, object]) -> bool:
-    """Tell whether the dict `config` of a module describes a step that is not made yet."""
-    config = members.get("config")
-    if not isinstance(config, dict) or _FROM_CONFIG in members:
-        return False
+def _steps_in(members: Mapping[str, object]) -> list[Step | StepDefinition]:
+    return [value for value in members.values() if isinstance(value, Step | StepDefinition)]
+
+
+def _describes_another_step(config: dict[object, object], found: Sequence[Step | StepDefinition]) -> bool:
+    """Tell whether the dict `config` of a module describes a step that is none of those found in the module."""
+    names = [one.settings.name if isinstance(one, StepDefinition) else one.name for one in found]
     # A dict called config beside steps may be anything; it is a step's only if it names triggers.
-    return "triggers" in config or not any(isinstance(value, Step | StepDefinition) for value in members.values())
+    return not names or ("triggers" in config and config.get("name") not in names)
 
 
 def _bind_to_handler(definitions: set[StepDefinition], handler: object) -> None:

@@ -107,6 +107,11 @@ def test_config_without_triggers_beside_steps_is_ignored(write: Any) -> None:
     assert names(load_application(["app.py"])) == ["A"]
 
 
+def test_config_that_a_step_was_made_from_is_no_second_step(write: Any) -> None:
+    write("app.py", f"{HEAD}config = {{'name': 'C', 'triggers': [queue('t')]}}\nmade = step(config).handle(print)\n")
+    assert names(load_application(["app.py"])) == ["C"]
+
+
 def test_step_that_two_modules_hold_is_found_once(write: Any) -> None:
     write("a_step.py", "from b_step import run\n")
     write("b_step.py", ONE_STEP.format("B"))
