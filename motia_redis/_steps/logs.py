@@ -42,7 +42,7 @@ def running_step(name: str) -> Iterator[None]:
 
 
 class Logger:
-    """A logger whose methods take a message and a dict of fields.
+    """Log messages with fields: each method takes a message and a dict.
 
     It writes to the standard library's logger `motia_redis.step`; every record carries the attributes `step`,
     `trace_id` and `fields`. No field makes a call raise. Without `step`, the step that runs at the time is named.

@@ -12,6 +12,7 @@ from motia_redis._steps.context import FlowContext
 from motia_redis._steps.inputs import StateTriggerInput
 from motia_redis._steps.invocation import check_function
 
+#: The methods that an http trigger accepts.
 HttpMethod: TypeAlias = Literal["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
 HTTP_METHODS: tuple[HttpMethod, ...] = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 
@@ -96,6 +97,7 @@ class QueueTrigger:
         return None
 
 
+#: What http(...), state(...) and queue(...) return.
 Trigger: TypeAlias = HttpTrigger | StateTrigger | QueueTrigger
 
 

@@ -26,8 +26,8 @@ class PatchRemove(TypedDict):
     path: str
 
 
-#: Move or copy the value at `from` to `path`.
 PatchMove = TypedDict("PatchMove", {"op": Literal["move", "copy"], "path": str, "from": str})
+PatchMove.__doc__ = "Move or copy the value at `from` to `path`."
 
 
 class PatchNumber(TypedDict):
@@ -88,7 +88,9 @@ class FieldMerge(TypedDict):
     value: Mapping[str, Any]
 
 
+#: An operation of JSON Patch, with our additions.
 PatchOperation: TypeAlias = PatchValue | PatchRemove | PatchMove | PatchNumber | PatchMerge
+#: An operation of Motia's dialect.
 FieldOperation: TypeAlias = FieldValue | FieldRemove | FieldNumber | FieldNumberValue | FieldMerge
 #: One operation of `StateManager.update`.
 Operation: TypeAlias = PatchOperation | FieldOperation
