@@ -82,7 +82,7 @@ class InvalidValue(StateError):
 class ValueTooLarge(StateError):
     """Report a value, or the result of an update, over the size limit; nothing was changed."""
 
-    code = "TOOLARGE"
+    code: ClassVar[str | None] = "TOOLARGE"
 
 
 class InvalidOperation(StateError):
@@ -100,56 +100,56 @@ class UpdateFailed(StateError):
 class KeyMissing(UpdateFailed):
     """Report a strict update of a key that holds no value."""
 
-    code = "KEYMISSING"
+    code: ClassVar[str | None] = "KEYMISSING"
 
 
 class PathMissing(UpdateFailed):
     """Report an operation on a place that is not in the value, or whose parent is not."""
 
-    code = "PATHMISSING"
+    code: ClassVar[str | None] = "PATHMISSING"
 
 
 class BadIndex(UpdateFailed):
     """Report a path segment that is no index of the array it points into."""
 
-    code = "BADINDEX"
+    code: ClassVar[str | None] = "BADINDEX"
 
 
 class WrongKind(UpdateFailed):
     """Report an operation on a value of a kind that it does not work on, such as an increment of text."""
 
-    code = "WRONGKIND"
+    code: ClassVar[str | None] = "WRONGKIND"
 
 
 class TestFailed(UpdateFailed):
     """Report a `test` operation that found another value."""
 
     __test__ = False  # the name is RFC 6902's; pytest must not collect it
-    code = "TESTFAILED"
+    code: ClassVar[str | None] = "TESTFAILED"
 
 
 class NumberOverflow(UpdateFailed):
     """Report a sum that does not fit: an integer over 64 bits or a float over the largest."""
 
-    code = "OVERFLOW"
+    code: ClassVar[str | None] = "OVERFLOW"
 
 
 class TooDeep(UpdateFailed):
     """Report a copy or move that would nest values deeper than JSON readers follow."""
 
-    code = "TOODEEP"
+    code: ClassVar[str | None] = "TOODEEP"
 
 
 class TooMuchWork(UpdateFailed):
     """Report operations that together would block Redis for too long; split the update or the value."""
 
-    code = "TOOMUCH"
+    code: ClassVar[str | None] = "TOOMUCH"
 
 
 class CorruptValue(StateError):
     """Report stored text that this library cannot read as JSON; another client wrote it."""
 
-    code = "CORRUPT"
+    code: ClassVar[str | None] = "CORRUPT"
 
 
 class RevisionConflict(StateError):
@@ -158,7 +158,7 @@ class RevisionConflict(StateError):
     `expected` and `actual` are revisions, or None for a key that must not exist, or does not.
     """
 
-    code = "CONFLICT"
+    code: ClassVar[str | None] = "CONFLICT"
 
     def __init__(self, message: str, *, expected: str | None, actual: str | None) -> None:
         super().__init__(message)
@@ -184,7 +184,7 @@ class StateUnavailable(StateError):
 class OutcomeUnknown(StateUnavailable):
     """Report a change that was sent again when the events that tell whether it had been applied are trimmed, or too many."""
 
-    code = "UNKNOWN"
+    code: ClassVar[str | None] = "UNKNOWN"
 
 
 class NotDurable(StateError):
@@ -194,7 +194,7 @@ class NotDurable(StateError):
 class IdempotencyKeyReused(StateError):
     """Report an idempotency key that was used by a call with other arguments; nothing was changed."""
 
-    code = "REUSED"
+    code: ClassVar[str | None] = "REUSED"
 
 
 class DeadLetterMissing(StateError):

@@ -106,7 +106,7 @@ class StepDefinition:
     """
 
     def __init__(self, config: StepConfig) -> None:
-        self.settings = _checked_settings(config)
+        self.settings: StepSettings = _checked_settings(config)
         self.step: Step | None = None  #: the complete step, once a handler is bound
 
     def handle(self, fn: Callable[P, R]) -> Step[P, R]:

@@ -84,9 +84,9 @@ class StateManager:
         durability_timeout: float = 1.0,
         idempotency_seconds: float = 86_400.0,
     ) -> None:
-        self.limits = limits or Limits()
-        self.retention = retention or Retention()
-        self.durability = Durability(durability, replicas, durability_timeout)
+        self.limits: Limits = limits or Limits()
+        self.retention: Retention = retention or Retention()
+        self.durability: Durability = Durability(durability, replicas, durability_timeout)
         self._idempotency_seconds = check_seconds("idempotency_seconds", idempotency_seconds, least=0.001)
         self._sessions = Sessions(url, namespace, layout, self.durability)
         self._retries = Retries(self._sessions, check_seconds("deadline", deadline, least=0.0))
@@ -385,4 +385,6 @@ def _text(key: bytes) -> str:
 
 
 #: The global instance; works without set-up in any event loop.
-stateManager = state_manager = StateManager()  # noqa: N816  # the reference's name
+stateManager: StateManager = StateManager()  # noqa: N816  # the reference's name
+#: The same instance under the name that PEP 8 asks for.
+state_manager: StateManager = stateManager
