@@ -1,22 +1,37 @@
 """Shared JSON state and state triggers for Python, on Redis."""
 
-from motia_redis._steps.context import FlowContext, enqueue
-from motia_redis._steps.definitions import http, queue, state, step
+from motia_redis._steps.application import Application
+from motia_redis._steps.context import FlowContext, TriggerInfo, enqueue
+from motia_redis._steps.definitions import step
 from motia_redis._steps.inputs import ApiRequest, ApiResponse, StateTriggerInput
+from motia_redis._steps.loading import load_application
 from motia_redis._steps.logs import logger
+from motia_redis._steps.triggers import http, queue, state
+from motia_redis._store.keyspace import Layout
+from motia_redis._store.limits import Limits, Retention
 from motia_redis._store.manager import Entry, StateManager, state_manager, stateManager
+from motia_redis._version import __version__
+from motia_redis._web.app import create_web_app
 from motia_redis._worker.worker import Worker
 
 __all__ = [
     "ApiRequest",
     "ApiResponse",
+    "Application",
     "Entry",
     "FlowContext",
+    "Layout",
+    "Limits",
+    "Retention",
     "StateManager",
     "StateTriggerInput",
+    "TriggerInfo",
     "Worker",
+    "__version__",
+    "create_web_app",
     "enqueue",
     "http",
+    "load_application",
     "logger",
     "queue",
     "state",

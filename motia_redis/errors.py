@@ -35,101 +35,130 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+__all__ = [
+    "BadIndex",
+    "CorruptValue",
+    "DeadLetterMissing",
+    "IdempotencyKeyReused",
+    "InvalidName",
+    "InvalidOperation",
+    "InvalidPointer",
+    "InvalidValue",
+    "KeyMissing",
+    "LayoutMismatch",
+    "NotDurable",
+    "NumberOverflow",
+    "OutcomeUnknown",
+    "PathMissing",
+    "RevisionConflict",
+    "StateError",
+    "StateUnavailable",
+    "StepError",
+    "StepInUse",
+    "StepMissing",
+    "TestFailed",
+    "TooDeep",
+    "TooMuchWork",
+    "UpdateFailed",
+    "ValueTooLarge",
+    "WrongKind",
+]
+
 
 class StateError(Exception):
-    """The root of every error that motia-redis raises."""
+    """Report an error; the root of every error that motia-redis raises."""
 
     code: ClassVar[str | None] = None
 
 
 class InvalidName(StateError):
-    """A scope or key that is not a string, is empty or is too long; nothing was sent."""
+    """Report a scope or key that is not a string, is empty or is too long; nothing was sent."""
 
 
 class InvalidValue(StateError):
-    """A value that JSON cannot hold exactly; nothing was sent."""
+    """Report a value that JSON cannot hold exactly; nothing was sent."""
 
 
 class ValueTooLarge(StateError):
-    """A value, or the result of an update, over the size limit; nothing was changed."""
+    """Report a value, or the result of an update, over the size limit; nothing was changed."""
 
-    code = "TOOLARGE"
+    code: ClassVar[str | None] = "TOOLARGE"
 
 
 class InvalidOperation(StateError):
-    """An unknown or malformed update operation; nothing was sent."""
+    """Report an unknown or malformed update operation; nothing was sent."""
 
 
 class InvalidPointer(InvalidOperation):
-    """A path that is not a JSON Pointer; nothing was sent."""
+    """Report a path that is not a JSON Pointer; nothing was sent."""
 
 
 class UpdateFailed(StateError):
-    """An operation of an update that does not fit the stored value; nothing was changed."""
+    """Report an operation of an update that does not fit the stored value; nothing was changed."""
 
 
 class KeyMissing(UpdateFailed):
-    """A strict update of a key that holds no value."""
+    """Report a strict update of a key that holds no value."""
 
-    code = "KEYMISSING"
+    code: ClassVar[str | None] = "KEYMISSING"
 
 
 class PathMissing(UpdateFailed):
-    """The place an operation names, or its parent, is not in the value."""
+    """Report an operation on a place that is not in the value, or whose parent is not."""
 
-    code = "PATHMISSING"
+    code: ClassVar[str | None] = "PATHMISSING"
 
 
 class BadIndex(UpdateFailed):
-    """A path segment that is no index of the array it points into."""
+    """Report a path segment that is no index of the array it points into."""
 
-    code = "BADINDEX"
+    code: ClassVar[str | None] = "BADINDEX"
 
 
 class WrongKind(UpdateFailed):
-    """An operation on a value of a kind it does not work on, such as an increment of text."""
+    """Report an operation on a value of a kind that it does not work on, such as an increment of text."""
 
-    code = "WRONGKIND"
+    code: ClassVar[str | None] = "WRONGKIND"
 
 
 class TestFailed(UpdateFailed):
-    """A `test` operation that found another value."""
+    """Report a `test` operation that found another value."""
 
     __test__ = False  # the name is RFC 6902's; pytest must not collect it
-    code = "TESTFAILED"
+    code: ClassVar[str | None] = "TESTFAILED"
 
 
 class NumberOverflow(UpdateFailed):
-    """A sum that does not fit: an integer over 64 bits or a float over the largest."""
+    """Report a sum that does not fit: an integer over 64 bits or a float over the largest."""
 
-    code = "OVERFLOW"
+    code: ClassVar[str | None] = "OVERFLOW"
 
 
 class TooDeep(UpdateFailed):
-    """A copy or move that would nest values deeper than JSON readers follow."""
+    """Report a copy or move that would nest values deeper than JSON readers follow."""
 
-    code = "TOODEEP"
+    code: ClassVar[str | None] = "TOODEEP"
 
 
 class TooMuchWork(UpdateFailed):
-    """Operations that together would hold up Redis for too long; split the update or the value."""
+    """Report operations that together would block Redis for too long; split the update or the value."""
 
-    code = "TOOMUCH"
+    code: ClassVar[str | None] = "TOOMUCH"
 
 
 class CorruptValue(StateError):
-    """The stored text is not JSON that this library can read; a foreign client wrote it."""
+    """Report stored text that this library cannot read as JSON; another client wrote it."""
 
-    code = "CORRUPT"
+    code: ClassVar[str | None] = "CORRUPT"
 
 
 class RevisionConflict(StateError):
-    """`if_revision` does not hold: somebody else changed the key; nothing was changed.
+    """Report that the key does not have the revision `if_revision`; nothing was changed.
 
     `expected` and `actual` are revisions, or None for a key that must not exist, or does not.
     """
 
-    code = "CONFLICT"
+    code: ClassVar[str | None] = "CONFLICT"
 
     def __init__(self, message: str, *, expected: str | None, actual: str | None) -> None:
         super().__init__(message)
@@ -138,11 +167,11 @@ class RevisionConflict(StateError):
 
 
 class LayoutMismatch(StateError):
-    """The namespace was created with another layout (partitions, lanes) or by another version."""
+    """Report that the namespace was created with another layout (partitions, lanes) or by another version."""
 
 
 class StateUnavailable(StateError):
-    """Redis cannot be reached, or refused the call.
+    """Report that Redis cannot be reached or rejected the call.
 
     `maybe_applied` tells of a change whether it may have been applied, or may be still: True, or False when it certainly was not.
     """
@@ -153,32 +182,32 @@ class StateUnavailable(StateError):
 
 
 class OutcomeUnknown(StateUnavailable):
-    """A change was sent again, and the events that would tell whether it had been applied are trimmed, or too many."""
+    """Report a change that was sent again when the events that tell whether it had been applied are trimmed, or too many."""
 
-    code = "UNKNOWN"
+    code: ClassVar[str | None] = "UNKNOWN"
 
 
 class NotDurable(StateError):
-    """The change stands on the primary, with its event, but did not get as safe in time as `durability` asks for."""
+    """Report a change that stands on the primary, with its event, but is not as safe in time as `durability` asks for."""
 
 
 class IdempotencyKeyReused(StateError):
-    """The idempotency key stands for a call of other arguments; nothing was changed."""
+    """Report an idempotency key that was used by a call with other arguments; nothing was changed."""
 
-    code = "REUSED"
+    code: ClassVar[str | None] = "REUSED"
 
 
 class DeadLetterMissing(StateError):
-    """There is no such dead letter, or its event was trimmed before it was handled; nothing was changed."""
+    """Report that there is no such dead letter, or that its event was trimmed before it was handled; nothing was changed."""
 
 
 class StepMissing(StateError):
-    """No step of that name has a consumer group where one is needed; nothing was changed."""
+    """Report that no step of that name has a consumer group where one is needed; nothing was changed."""
 
 
 class StepInUse(StateError):
-    """A live worker runs the step; nothing was changed."""
+    """Report that a live worker runs the step; nothing was changed."""
 
 
 class StepError(StateError):
-    """A step, or an application of steps, that cannot be loaded."""
+    """Report a step, or an application of steps, that cannot be loaded."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Value = dict[str, Any]
 Timing = dict[str, float]
 
-INCREMENT = [{"op": "increment", "path": "/n", "value": 1}]
+INCREMENT: Any = [{"op": "increment", "path": "/n", "value": 1}]
 #: Where builds have `Application`. It was not exported while `motia_redis.application` was a module that users could import; the
 #: builds in between, which moved the modules into rooms, have it in a room alone.
 _APPLICATION_MODULES = ("motia_redis", "motia_redis.application", "motia_redis._steps.application")

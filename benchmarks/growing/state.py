@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from benchmarks.growing import filling
 from benchmarks.growing.probes import Probe, WrongOutcome, measure, new_runner
 from benchmarks.growing.series import ITEM_SLACK, SERVER_SLACK, Line, Series
-from motia_redis import StateManager
+from motia_redis import StateManager, types
 
 if TYPE_CHECKING:
     from asyncio import Runner
@@ -24,7 +24,7 @@ KEYS_IN_EACH = 10  # of the many scopes, and of each value size
 CALLS = 300  # of one round
 _LISTED = 5000  # items of one round, at least
 _BYTES = 5_000_000  # of values in one round, at most; events hold them for 20 s
-_INCREMENT = [{"op": "increment", "path": filling.COUNTER, "value": 1}]
+_INCREMENT: list[types.Operation] = [{"op": "increment", "path": filling.COUNTER, "value": 1}]
 
 
 class _Bench:

@@ -19,6 +19,7 @@ import click
 
 from motia_redis._cli.admin import dead, doctor, status, steps
 from motia_redis._cli.options import CommandError, connection_options, one_line_errors, stack, state_manager
+from motia_redis._version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -47,19 +48,6 @@ class Settings:
     max_body: int = 1_048_576
     concurrency: int = 64
     lease: float = 3.0
-
-
-def _version(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
-    if not wanted or context.resilient_parsing:
-        return
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - slow, and for --version only
-
-    try:
-        text = version("motia-redis")
-    except PackageNotFoundError:  # run from a checkout
-        text = "(not installed)"
-    click.echo(f"motia-redis {text}")
-    context.exit()
 
 
 _common = stack(
@@ -106,7 +94,7 @@ _consumption = stack(
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
+@click.version_option(__version__, prog_name="motia-redis", message="%(prog)s %(version)s", help="Show the version.")
 def main() -> None:
     """Run applications of steps on shared state in Redis.
 
@@ -164,7 +152,7 @@ def worker(**options: Any) -> None:
 
 def _start(settings: Settings) -> None:
     """Load the application and run it until a signal; end the process with the right exit code."""
-    from motia_redis._steps.application import load_application  # noqa: PLC0415 - see the module's docstring
+    from motia_redis._steps.loading import load_application  # noqa: PLC0415 - see the module's docstring
     from motia_redis._steps.logs import configure_logging  # noqa: PLC0415
 
     configure_logging(settings.log_level, settings.log_format)
@@ -315,7 +303,7 @@ def _server(application: Application, state: StateManager, max_body: int) -> Ser
     """Return the HTTP server, which leaves signals and logging to us."""
     import uvicorn  # noqa: PLC0415 - see the module's docstring
 
-    from motia_redis._web.endpoint import create_web_app  # noqa: PLC0415
+    from motia_redis._web.app import create_web_app  # noqa: PLC0415
 
     class QuietServer(uvicorn.Server):
         @contextlib.contextmanager

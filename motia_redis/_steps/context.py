@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from motia_redis.errors import StepError
 
@@ -14,16 +14,20 @@ if TYPE_CHECKING:
     from motia_redis._store.manager import StateManager
 
 
+#: The kinds of triggers.
+TriggerType: TypeAlias = Literal["http", "state", "queue"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TriggerInfo:
-    """What fired the handler.
+    """Tell what fired the handler.
 
-    An `http` trigger has `method` and `path` (the route as the step declares it), a `state` trigger `scope`, `key`,
-    `event_type` and `revision`, a `queue` trigger `topic` and `message_id`; the latter two also `attempt`, which is 1
-    the first time and grows with each retry. What does not apply is None.
+    An `http` trigger has `method` and `path`, the route as the step declares it. A `state` trigger has `scope`, `key`,
+    `event_type` and `revision`. A `queue` trigger has `topic` and `message_id`. The latter two have `attempt` as well: 1 the
+    first time, and one more with each retry. Fields that do not apply are None.
     """
 
-    type: Literal["http", "state", "queue"]
+    type: TriggerType
     method: str | None = None
     path: str | None = None
     scope: str | None = None
@@ -37,9 +41,9 @@ class TriggerInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlowContext:
-    """The state, a logger and the way to other steps, for one run of one handler.
+    """Give one run of one handler the state, a logger and a way to send messages to other steps.
 
-    `trace_id` is 32 hex digits and the same from an HTTP request to all handlers that its changes fire.
+    `trace_id` is 32 hex digits. It is the same from an HTTP request to all handlers that its changes and messages fire.
     """
 
     state: StateManager
@@ -49,17 +53,20 @@ class FlowContext:
     step_name: str
 
     async def enqueue(self, message: Mapping[str, Any]) -> None:
-        """Send `{"topic": ..., "data": ...}` to the steps with a `queue` trigger for the topic.
+        """Send a message to the steps with a `queue` trigger for its topic.
 
-        Messages with the same `"key"` (text, optional) run one after the other in each step. Raises `StepError` for a
-        message of another shape.
+        Arguments:
+            message: `{"topic": ..., "data": ...}`, where the data is any JSON value. Messages of a topic with the same `"key"`
+                (text, optional) run one after the other in each step.
+
+        Raises StepError for a message of another shape, and what `StateManager.enqueue` raises.
         """
         topic, data, key = _parsed(message)
         await self.state.enqueue(topic, data, key=key)
 
 
 async def enqueue(message: Mapping[str, Any]) -> None:
-    """Do what `FlowContext.enqueue` does, through the global `stateManager`."""
+    """Send a message as `FlowContext.enqueue` does, through the global `stateManager`."""
     # Imported late: the manager brings the Redis client, which a module of step definitions does not need.
     from motia_redis._store.manager import stateManager  # noqa: PLC0415
 
@@ -70,10 +77,10 @@ async def enqueue(message: Mapping[str, Any]) -> None:
 def _parsed(message: object) -> tuple[str, Any, str | None]:
     """Return topic, data and key of a message, or raise StepError."""
     if not isinstance(message, Mapping):
-        raise StepError(f'enqueue takes {{"topic": ..., "data": ...}}, not {message!r}')
+        raise StepError(f'enqueue takes a dict {{"topic": ..., "data": ...}}, not {message!r}')
     unknown = [str(name) for name in message if name not in ("topic", "data", "key")]
     if unknown or "topic" not in message or "data" not in message:
-        raise StepError(f'enqueue takes a dict of "topic", "data" and optionally "key", not one of {sorted(map(str, message))}')
+        raise StepError(f'enqueue takes a dict with "topic", "data" and optionally "key", not with {sorted(map(str, message))}')
     topic, key = message["topic"], message.get("key")
     if not isinstance(topic, str) or not topic:
         raise StepError(f'enqueue: "topic" must be text that is not empty, not {topic!r}')

@@ -1,133 +1,161 @@
-"""Steps: what a piece of an application reacts to, how it is delivered to, and the function that does the work."""
+"""Steps: what triggers them, how events are delivered to them, and the handler that does the work."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-from urllib.parse import unquote
+from typing import TYPE_CHECKING, Any, Generic, Never, Required, TypedDict
 
-from motia_redis._steps.invocation import Function, check_function, is_async
+from motia_redis._steps.invocation import check_function, is_async
+from motia_redis._steps.triggers import HttpTrigger, QueueTrigger, StateTrigger, Trigger
 from motia_redis.errors import StepError
 
-__all__ = [
-    "HTTP_METHODS",
-    "MAX_NAME_LENGTH",
-    "HttpTrigger",
-    "QueueTrigger",
-    "StateTrigger",
-    "Step",
-    "Trigger",
-    "http",
-    "queue",
-    "state",
-    "step",
-]
+if TYPE_CHECKING:
+    # `Step` alone means `Step[..., Any]`. Python knows such defaults from 3.13 on; type checkers know them here.
+    from typing_extensions import ParamSpec, TypeVar
 
-HTTP_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
+    P = ParamSpec("P", default=...)
+    R = TypeVar("R", default=Any)
+else:
+    from typing import ParamSpec, TypeVar
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
+
 MAX_NAME_LENGTH = 128
 
 # A name becomes part of Redis keys and a consumer group's name, and is read in one-line logs.
 _NAME = re.compile(r"[\w.\-](?:[\w.\- ]*[\w.\-])?")
-_PARAMETER = re.compile(r":[A-Za-z_][A-Za-z0-9_]*")
 
 
-@dataclass(frozen=True, slots=True)
-class HttpTrigger:
-    """An HTTP route; `:name` as a whole path segment is a parameter."""
+class StepConfig(TypedDict, total=False):
+    """Describe a step: its triggers and how events are delivered to it.
 
-    method: str
-    path: str
-
-    @property
-    def segments(self) -> tuple[str, ...]:
-        """The decoded segments of the path, without the empty one that a trailing slash leaves; `:name` as written."""
-        parts = self.path[1:].removesuffix("/").split("/") if self.path != "/" else []
-        return tuple(part if part.startswith(":") else unquote(part) for part in parts)
-
-    @property
-    def shape(self) -> tuple[str, tuple[str | None, ...]]:
-        """Method and path with parameters as None: two routes of one shape answer the same requests."""
-        return self.method, tuple(None if part.startswith(":") else part for part in self.segments)
-
-    def problem(self) -> str | None:
-        """Return what is wrong with the trigger, or None."""
-        if self.method not in HTTP_METHODS:
-            return f"the method of an http trigger is {', '.join(HTTP_METHODS)}, not {self.method!r}"
-        if not isinstance(self.path, str) or not self.path.startswith("/"):
-            return f"the path of an http trigger is text that begins with a slash, not {self.path!r}"
-        if "?" in self.path or "#" in self.path or not self.path.isprintable():
-            return f"the path of an http trigger has no query, fragment or control character: {self.path!r}"
-        return self._segment_problem()
-
-    def _segment_problem(self) -> str | None:
-        segments = self.segments
-        for segment in segments:
-            if not segment:
-                return f"the path of an http trigger has no empty segment: {self.path!r}"
-            if segment.startswith(":") and not _PARAMETER.fullmatch(segment):
-                return f"a path parameter is ':' and letters, digits and '_', not {segment!r} in {self.path!r}"
-            if segment.startswith(":") and segments.count(segment) > 1:
-                return f"the path parameter {segment!r} stands twice in {self.path!r}"
-        return None
-
-
-@dataclass(frozen=True, slots=True)
-class StateTrigger:
-    """Changes of state, narrowed to a scope or one key of it and by a condition."""
-
-    condition: Function | None = None
-    scope: str | None = None
-    key: str | None = None
-
-    def problem(self) -> str | None:
-        """Return what is wrong with the trigger, or None."""
-        if self.condition is not None and (trouble := check_function(self.condition)):
-            return f"the condition of a state trigger {trouble}"
-        for label, value in (("scope", self.scope), ("key", self.key)):
-            if value is not None and (not isinstance(value, str) or not value):
-                return f"the {label} of a state trigger is text that is not empty, not {value!r}"
-        if self.key is not None and self.scope is None:
-            return f"a state trigger with key={self.key!r} needs scope= as well"
-        return None
-
-
-@dataclass(frozen=True, slots=True)
-class QueueTrigger:
-    """Messages of one topic, sent with `enqueue`."""
-
-    topic: str
-
-    def problem(self) -> str | None:
-        """Return what is wrong with the trigger, or None."""
-        if not isinstance(self.topic, str) or not self.topic or not self.topic.isprintable():
-            return f"the topic of a queue trigger is printable text that is not empty, not {self.topic!r}"
-        return None
-
-
-Trigger = HttpTrigger | StateTrigger | QueueTrigger
-
-
-def http(method: str, path: str) -> HttpTrigger:
-    """Fire on HTTP requests with this method and path; `:name` as a whole path segment is a parameter."""
-    return HttpTrigger(method.upper() if isinstance(method, str) else method, path)
-
-
-def state(condition: Function | None = None, *, scope: str | None = None, key: str | None = None) -> StateTrigger:
-    """Fire on changes of state: all of them, those of `scope`, or those of `key` in `scope`.
-
-    `condition` takes `(input, ctx)` or `(input)`, is sync or async, and decides whether a change fires. One that
-    raises is a failed attempt. `scope` and `key` are compared before it runs, so they are the cheaper filter. A sync one runs
-    on the event loop, not in a thread: it must not block.
+    The delivery options apply to state and queue triggers.
     """
-    return StateTrigger(condition, scope, key)
+
+    name: Required[str]  #: 1 to 128 letters, digits, `.`, `_`, `-` and inner spaces; unique in an application
+    triggers: Required[Sequence[Trigger]]  #: at least one of http(...), state(...) and queue(...)
+    enqueues: list[str] | tuple[str, ...]  #: topics that the handler sends messages to; for readers
+    description: str  #: for readers
+    flows: list[str] | tuple[str, ...]  #: names of the flows that the step belongs to; for readers
+    max_attempts: int  #: attempts at one event before it becomes a dead letter; 5
+    backoff: float  #: seconds before the second attempt, doubled with each further one; 0.5
+    max_backoff: float  #: the longest of these pauses in seconds; 30, or `backoff` if that is longer
+    timeout: float | None  #: seconds that one attempt of an async handler may take; None: no limit
 
 
-def queue(topic: str) -> QueueTrigger:
-    """Fire on messages that were sent to `topic` with `enqueue`."""
-    return QueueTrigger(topic)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StepSettings:
+    """Hold a checked configuration, with the defaults filled in."""
+
+    name: str
+    triggers: tuple[Trigger, ...]
+    enqueues: tuple[str, ...]
+    description: str
+    flows: tuple[str, ...]
+    max_attempts: int
+    backoff: float
+    max_backoff: float
+    timeout: float | None
+
+    @property
+    def http_triggers(self) -> tuple[HttpTrigger, ...]:
+        """The HTTP routes."""
+        return tuple(trigger for trigger in self.triggers if isinstance(trigger, HttpTrigger))
+
+    @property
+    def state_triggers(self) -> tuple[StateTrigger, ...]:
+        """The state triggers."""
+        return tuple(trigger for trigger in self.triggers if isinstance(trigger, StateTrigger))
+
+    @property
+    def queue_triggers(self) -> tuple[QueueTrigger, ...]:
+        """The queue triggers."""
+        return tuple(trigger for trigger in self.triggers if isinstance(trigger, QueueTrigger))
+
+    def pause(self, attempt: int) -> float:
+        """Return the seconds to wait after failed attempt number `attempt` (the first is 1)."""
+        # The exponent is capped because a float has no room for 2 ** 1024; by then the longest pause has long been reached.
+        return float(min(self.backoff * 2.0 ** min(attempt - 1, 500), self.max_backoff))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Step(StepSettings, Generic[P, R]):
+    """Hold a step that is complete: its settings and its handler.
+
+    A step is called like its handler, with the same types, so it can be tested like a plain function.
+    """
+
+    handler: Callable[P, R]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the handler."""
+        return self.handler(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<Step {self.name!r}>"
+
+
+class StepDefinition:
+    """Hold the settings of a step until a handler is bound to them, once, with `.handle(fn)` or as a decorator.
+
+    A definition at module level that gets no handler takes the function `handler` of its module when an application is loaded.
+    """
+
+    def __init__(self, config: StepConfig) -> None:
+        self.settings: StepSettings = _checked_settings(config)
+        self.step: Step | None = None  #: the complete step, once a handler is bound
+
+    def handle(self, fn: Callable[P, R]) -> Step[P, R]:
+        """Bind a handler and return the complete step.
+
+        Arguments:
+            fn: a function of `(input, ctx)` or `(input)`, async or sync. A sync one runs in a thread.
+
+        Raises StepError if `fn` cannot be a handler of this step, or if a handler is bound already.
+        """
+        name = self.settings.name
+        if self.step is not None:
+            raise StepError(f"step {name!r} has a handler already: {self.step.handler!r}; define another step for {fn!r}")
+        if problem := check_function(fn):
+            raise StepError(f"step {name!r}: the handler {problem}")
+        if self.settings.timeout is not None and not is_async(fn):
+            # An attempt that goes on in its thread while the next one runs would break the order of its key.
+            raise StepError(f"step {name!r}: 'timeout' needs an async handler: a thread cannot be stopped")
+        bound = Step(handler=fn, **vars(self.settings))
+        self.step = bound
+        return bound
+
+    def __call__(self, fn: Callable[P, R], /, *given: Never) -> Step[P, R]:
+        """Do what `handle` does: a definition is a decorator.
+
+        Raises StepError, too, when it is called like a handler.
+        """
+        if given:
+            name = self.settings.name
+            raise StepError(
+                f"step {name!r}: a definition cannot be called; call the handler, or the step that .handle(fn) returned"
+            )
+        return self.handle(fn)
+
+    def __repr__(self) -> str:
+        return f"<StepDefinition {self.settings.name!r}>"
+
+
+def step(config: StepConfig) -> StepDefinition:
+    """Return the definition of a step; bind its handler with `.handle(fn)` or use it as a decorator.
+
+    Both give a `Step`, which is called like the handler, with the same types.
+
+    Arguments:
+        config: a dict with the keys `name` and `triggers`, and as needed those that `motia_redis.types.StepConfig` lists.
+
+    Raises StepError for a configuration that does not fit; the message names the step and the key.
+    """
+    return StepDefinition(config)
 
 
 def _is_text(value: object) -> bool:
@@ -146,7 +174,7 @@ def _is_seconds(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value > 0 and math.isfinite(value)
 
 
-# What each key of a step's configuration accepts: the test and its wording. `name` and the triggers are tested further.
+# What each key of a configuration accepts: the test and its wording. `name` and the triggers are tested further.
 _OPTIONS: dict[str, tuple[Callable[[object], bool], str]] = {
     "name": (_is_text, "text"),
     "triggers": (lambda value: isinstance(value, list | tuple), "a list of http(...), state(...) and queue(...)"),
@@ -160,107 +188,31 @@ _OPTIONS: dict[str, tuple[Callable[[object], bool], str]] = {
 }
 
 
-class Step:
-    """One step: a name, its triggers, delivery options and the handler.
-
-    `config` has the keys `name` and `triggers`, and may have `enqueues`, `description`, `flows` and, for state and
-    queue triggers, `max_attempts` (5), `backoff` (0.5 seconds before the second attempt, doubling with each up to
-    `max_backoff`, 30 seconds) and `timeout` (seconds that one attempt of an async handler may take; None: no limit).
-
-    Calling a step without a handler with a function binds it (so a step is a decorator); calling one with a handler
-    calls the handler, so it stays as testable as a plain function.
-
-    Raises `StepError` for a configuration that does not fit.
-    """
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        self.name: str = _checked_name(config)
-        for key, value in config.items():
-            if key not in _OPTIONS:
-                raise StepError(f"step {self.name!r}: unknown key {key!r}; accepted are {', '.join(_OPTIONS)}")
-            accepts, wording = _OPTIONS[key]
-            if not accepts(value):
-                raise StepError(f"step {self.name!r}: {key!r} must be {wording}, not {value!r}")
-        self.triggers: tuple[Trigger, ...] = self._checked_triggers(config.get("triggers", ()))
-        self.enqueues: tuple[str, ...] = tuple(config.get("enqueues", ()))
-        self.description: str = config.get("description", "")
-        self.flows: tuple[str, ...] = tuple(config.get("flows", ()))
-        self.max_attempts: int = config.get("max_attempts", 5)
-        self.backoff: float = config.get("backoff", 0.5)
-        # A first pause over the default ceiling is what was asked for, so it raises the ceiling.
-        self.max_backoff: float = config.get("max_backoff", max(30.0, self.backoff))
-        self.timeout: float | None = config.get("timeout")
-        if self.max_backoff < self.backoff:
-            raise StepError(
-                f"step {self.name!r}: 'max_backoff' ({self.max_backoff}) must not be under 'backoff' ({self.backoff})"
-            )
-        self._handler: Function | None = None
-
-    def _checked_triggers(self, triggers: object) -> tuple[Trigger, ...]:
-        if not isinstance(triggers, list | tuple) or not triggers:
-            raise StepError(f"step {self.name!r}: 'triggers' must hold at least one http(...), state(...) or queue(...)")
-        for trigger in triggers:
-            if not isinstance(trigger, HttpTrigger | StateTrigger | QueueTrigger):
-                raise StepError(f"step {self.name!r}: {trigger!r} is no trigger; accepted are http(...), state(...), queue(...)")
-            if problem := trigger.problem():
-                raise StepError(f"step {self.name!r}: {problem}")
-        return tuple(triggers)
-
-    @property
-    def handler(self) -> Function | None:
-        """The bound function, or None."""
-        return self._handler
-
-    @property
-    def http_triggers(self) -> tuple[HttpTrigger, ...]:
-        """The step's HTTP routes."""
-        return tuple(trigger for trigger in self.triggers if isinstance(trigger, HttpTrigger))
-
-    @property
-    def state_triggers(self) -> tuple[StateTrigger, ...]:
-        """The step's state triggers."""
-        return tuple(trigger for trigger in self.triggers if isinstance(trigger, StateTrigger))
-
-    @property
-    def queue_triggers(self) -> tuple[QueueTrigger, ...]:
-        """The step's queue triggers."""
-        return tuple(trigger for trigger in self.triggers if isinstance(trigger, QueueTrigger))
-
-    def handle(self, fn: Function) -> Step:
-        """Bind `fn`, which takes `(input, ctx)` or `(input)` and is async or sync, and return the step.
-
-        Raises `StepError` if `fn` does not fit or the step has a handler already.
-        """
-        if self._handler is not None:
-            raise StepError(f"step {self.name!r} has a handler already: {self._handler!r}")
-        if problem := check_function(fn):
-            raise StepError(f"step {self.name!r}: the handler {problem}")
-        if self.timeout is not None and not is_async(fn):
-            # An attempt that goes on in its thread while the next one runs would break the order of its key.
-            raise StepError(f"step {self.name!r}: 'timeout' needs an async handler: a thread cannot be stopped")
-        self._handler = fn
-        return self
-
-    def pause(self, attempt: int) -> float:
-        """Return the seconds to wait after failed attempt number `attempt` (the first is 1)."""
-        # The exponent is capped because a float has no room for 2 ** 1024; by then the ceiling has long been reached.
-        return float(min(self.backoff * 2.0 ** min(attempt - 1, 500), self.max_backoff))
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Bind the handler if there is none yet (the decorator form), else call it."""
-        if self._handler is not None:
-            return self._handler(*args, **kwargs)
-        if len(args) == 1 and not kwargs and callable(args[0]):
-            return self.handle(args[0])
-        raise StepError(f"step {self.name!r} has no handler yet; bind one with .handle(fn) or as a decorator")
-
-    def __repr__(self) -> str:
-        return f"<Step {self.name!r}>"
-
-
-def step(config: Mapping[str, Any]) -> Step:
-    """Return the step that `config` describes (see `Step`); bind its handler with `.handle(fn)` or as a decorator."""
-    return Step(config)
+def _checked_settings(config: StepConfig) -> StepSettings:
+    """Return the settings that `config` describes. Raises StepError for what does not fit."""
+    name = _checked_name(config)
+    for key, value in config.items():
+        if key not in _OPTIONS:
+            raise StepError(f"step {name!r}: unknown key {key!r}; accepted are {', '.join(_OPTIONS)}")
+        accepts, wording = _OPTIONS[key]
+        if not accepts(value):
+            raise StepError(f"step {name!r}: {key!r} must be {wording}, not {value!r}")
+    backoff = config.get("backoff", 0.5)
+    # A first pause over the default ceiling is what was asked for, so it raises the ceiling.
+    max_backoff = config.get("max_backoff", max(30.0, backoff))
+    if max_backoff < backoff:
+        raise StepError(f"step {name!r}: 'max_backoff' ({max_backoff}) must not be under 'backoff' ({backoff})")
+    return StepSettings(
+        name=name,
+        triggers=_checked_triggers(name, config.get("triggers", ())),
+        enqueues=tuple(config.get("enqueues", ())),
+        description=config.get("description", ""),
+        flows=tuple(config.get("flows", ())),
+        max_attempts=config.get("max_attempts", 5),
+        backoff=backoff,
+        max_backoff=max_backoff,
+        timeout=config.get("timeout"),
+    )
 
 
 def _checked_name(config: object) -> str:
@@ -270,3 +222,16 @@ def _checked_name(config: object) -> str:
     if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > MAX_NAME_LENGTH:
         raise StepError(f"step {name!r}: 'name' must be 1 to {MAX_NAME_LENGTH} letters, digits, '.', '_', '-' and inner spaces")
     return name
+
+
+def _checked_triggers(name: str, triggers: Sequence[object]) -> tuple[Trigger, ...]:
+    if not triggers:
+        raise StepError(f"step {name!r}: 'triggers' must hold at least one http(...), state(...) or queue(...)")
+    checked: list[Trigger] = []
+    for trigger in triggers:
+        if not isinstance(trigger, HttpTrigger | StateTrigger | QueueTrigger):
+            raise StepError(f"step {name!r}: {trigger!r} is no trigger; accepted are http(...), state(...), queue(...)")
+        if problem := trigger.problem():
+            raise StepError(f"step {name!r}: {problem}")
+        checked.append(trigger)
+    return tuple(checked)

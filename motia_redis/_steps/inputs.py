@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
-StateEventType = Literal["state:created", "state:updated", "state:deleted"]
+#: What happened to a key.
+StateEventType: TypeAlias = Literal["state:created", "state:updated", "state:deleted"]
 
 
 @dataclass(frozen=True, slots=True)
 class ApiRequest:
-    """One HTTP request, as an HTTP handler gets it.
+    """Hold one HTTP request, as an HTTP handler gets it.
 
     `path_params` holds the URL-decoded values of the route's `:name` segments. `query_params` holds text, or a list of
     texts for a parameter given more than once. `headers` has lower-case names. `body` is the decoded JSON (None for an
@@ -27,7 +28,7 @@ class ApiRequest:
 
 @dataclass(frozen=True, slots=True)
 class ApiResponse:
-    """One HTTP response: a status from 200 to 599, a body and headers (a list of texts repeats its header).
+    """Hold one HTTP response: a status from 200 to 599, a body and headers (a list of texts repeats its header).
 
     A `body` of text is sent as `text/plain`, of bytes as `application/octet-stream`, anything else as JSON, unless
     `headers` names another `content-type`.
@@ -40,10 +41,10 @@ class ApiResponse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateTriggerInput:
-    """One change of one key, as the handler and the condition of a state trigger get it.
+    """Hold one change of one key, as the handler and the condition of a state trigger get it.
 
     `group_id` is the scope and `item_id` the key; `old_value` is None for a created and `new_value` for a deleted key.
-    `revision` is the ID of the change event, and `timestamp` the time of the change on the Redis server in Unix
+    `revision` is the id of the change event, and `timestamp` the time of the change on the Redis server in Unix
     milliseconds (taken from the revision where it is not given).
     """
 

@@ -7,7 +7,7 @@ import contextvars
 import functools
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator
@@ -76,18 +76,18 @@ class Apart:
 
 def takes_ctx(fn: Function) -> bool:
     """Tell whether `fn` takes a context beside its input."""
-    return _kind(fn)[0]
+    return _kind(fn).takes_ctx
 
 
 def is_async(fn: Function) -> bool:
     """Tell whether `fn` runs on the event loop."""
-    return _kind(fn)[1]
+    return _kind(fn).is_async
 
 
 def call_here(fn: Function, input: Any, ctx: Any) -> Any:
     """Call `fn` like `call`, but in this thread, and return what it returns: for an async function, its coroutine."""
     try:
-        return fn(input, ctx) if _kind(fn)[0] else fn(input)
+        return fn(input, ctx) if _kind(fn).takes_ctx else fn(input)
     except SystemExit as exc:
         raise RuntimeError(f"the function called sys.exit({exc.code!r})") from exc
 
@@ -100,8 +100,15 @@ def _in_thread(fn: Function, args: tuple[Any, ...]) -> Any:
         raise RuntimeError("the function raised StopIteration") from exc
 
 
-def _kind(fn: Function) -> tuple[bool, bool]:
-    """Return whether `fn` takes a context and whether it is async. Raises TypeError for a shape that does not fit."""
+class _Kind(NamedTuple):
+    """How a function is to be called."""
+
+    takes_ctx: bool
+    is_async: bool
+
+
+def _kind(fn: Function) -> _Kind:
+    """Return how `fn` is to be called. Raises TypeError for a function that cannot be."""
     try:
         hash(fn)
     except TypeError:  # an unhashable callable object: worked out at every call
@@ -109,25 +116,30 @@ def _kind(fn: Function) -> tuple[bool, bool]:
     return _inspect_once(fn)
 
 
-def _inspect(fn: Function) -> tuple[bool, bool]:
+def _inspect(fn: Function) -> _Kind:
     # For an object with __call__, the flags of the method tell what it is.
     body = fn if inspect.isroutine(fn) or isinstance(fn, functools.partial) else getattr(fn, "__call__", fn)  # noqa: B004
     if inspect.isgeneratorfunction(body) or inspect.isasyncgenfunction(body):
         raise TypeError("must return, not yield")
     is_coroutine = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(body)
     try:
-        parameters = inspect.signature(fn).parameters.values()
+        signature = inspect.signature(fn)
     except ValueError:  # some functions written in C do not tell
-        return True, is_coroutine
+        return _Kind(True, is_coroutine)
+    return _Kind(_signature_takes_ctx(signature), is_coroutine)
+
+
+def _signature_takes_ctx(signature: inspect.Signature) -> bool:
+    """Tell whether a function of this signature is called with a context. Raises TypeError if it cannot be called at all."""
+    parameters = signature.parameters.values()
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     required = [p for p in positional if p.default is p.empty]
     variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-    keywords = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
-    if len(required) > 2 or keywords or not (positional or variadic):
-        raise TypeError(f"must take (input, ctx) or (input), not {inspect.signature(fn)}")
+    required_keywords = any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters)
+    if len(required) > 2 or required_keywords or not (positional or variadic):
+        raise TypeError(f"must take (input, ctx) or (input), not {signature}")
     # A second parameter with a default is a value bound in advance (`lambda input, n=n: ...`) unless it is named ctx.
-    with_ctx = len(required) == 2 or variadic or (len(positional) > 1 and positional[1].name.strip("_") == "ctx")
-    return with_ctx, is_coroutine
+    return len(required) == 2 or variadic or (len(positional) > 1 and positional[1].name.strip("_") == "ctx")
 
 
 _inspect_once = functools.lru_cache(maxsize=4096)(_inspect)

@@ -42,7 +42,7 @@ def running_step(name: str) -> Iterator[None]:
 
 
 class Logger:
-    """A logger whose methods take a message and a dict of fields.
+    """Log messages with fields: each method takes a message and a dict.
 
     It writes to the standard library's logger `motia_redis.step`; every record carries the attributes `step`,
     `trace_id` and `fields`. No field makes a call raise. Without `step`, the step that runs at the time is named.
@@ -51,7 +51,7 @@ class Logger:
     __slots__ = ("_logger", "step")
 
     def __init__(self, step: str | None = None) -> None:
-        self.step = step
+        self.step: str | None = step
         self._logger = logging.getLogger(LOGGER_NAME)
 
     def debug(self, message: object, fields: Mapping[str, Any] | None = None) -> None:
@@ -90,7 +90,7 @@ class Logger:
         self._logger.log(level, _printable(message), exc_info=exc_info, extra=extra, stacklevel=3)
 
 
-logger = Logger()
+logger: Logger = Logger()
 """The logger for code that has no `ctx.logger` at hand."""
 
 

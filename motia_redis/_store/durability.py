@@ -10,6 +10,7 @@ from redis.exceptions import ResponseError
 from motia_redis.errors import NotDurable, StateError
 
 if TYPE_CHECKING:
+    from motia_redis._store import types
     from motia_redis._transport.router import Router
 
 MEMORY: Final = "memory"
@@ -21,7 +22,7 @@ FSYNCED: Final = "fsynced"
 class Durability:
     """A level, the replicas that must have a change for `replicated`, and the seconds to wait for either."""
 
-    level: str = MEMORY
+    level: types.Durability = MEMORY
     replicas: int = 1
     timeout: float = 1.0
 

@@ -23,10 +23,11 @@ from motia_redis._store.sessions import Sessions
 from motia_redis.errors import CorruptValue
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
+    from motia_redis._store import types
     from motia_redis._store.keyspace import Keyspace, Layout
     from motia_redis._store.retries import Attempt
     from motia_redis._store.sessions import Session
@@ -78,14 +79,14 @@ class StateManager:
         limits: Limits | None = None,
         retention: Retention | None = None,
         deadline: float = 10.0,
-        durability: str = "memory",
+        durability: types.Durability = "memory",
         replicas: int = 1,
         durability_timeout: float = 1.0,
         idempotency_seconds: float = 86_400.0,
     ) -> None:
-        self.limits = limits or Limits()
-        self.retention = retention or Retention()
-        self.durability = Durability(durability, replicas, durability_timeout)
+        self.limits: Limits = limits or Limits()
+        self.retention: Retention = retention or Retention()
+        self.durability: Durability = Durability(durability, replicas, durability_timeout)
         self._idempotency_seconds = check_seconds("idempotency_seconds", idempotency_seconds, least=0.001)
         self._sessions = Sessions(url, namespace, layout, self.durability)
         self._retries = Retries(self._sessions, check_seconds("deadline", deadline, least=0.0))
@@ -296,7 +297,7 @@ class StateManager:
         self,
         scope: str,
         key: str,
-        ops: builtins.list[dict[str, Any]],
+        ops: Sequence[types.Operation],
         strict: bool = False,
         *,
         if_revision: str | None = ANY,
@@ -386,4 +387,6 @@ def _text(key: bytes) -> str:
 
 
 #: The global instance; works without set-up in any event loop.
-stateManager = state_manager = StateManager()  # noqa: N816  # the reference's name
+stateManager: StateManager = StateManager()  # noqa: N816  # the reference's name
+#: The same instance under the name that PEP 8 asks for.
+state_manager: StateManager = stateManager

@@ -276,12 +276,10 @@ class Dispatcher:
     async def _handle(self, delivery: Delivery, entry: StreamEntry) -> None:
         """Call the handler if a trigger matches. Raise what user code raises."""
         subscription = delivery.lane.subscription
-        handler = subscription.step.handler
-        assert handler is not None, "Application rejects steps without a handler"  # noqa: S101  # for the type checker
         call, delivery.call = delivery.call, None
         call = call or await subscription.matcher.match(entry, self._state, delivery.trace_id, delivery.attempts)
         if call is not None:
-            await invocation.call(handler, call.input, call.ctx, self._executor)
+            await invocation.call(subscription.step.handler, call.input, call.ctx, self._executor)
 
     async def _record(self, delivery: Delivery) -> None:
         """Count an attempt in Redis, so that the lane's next holder continues the count."""

@@ -17,8 +17,9 @@ from motia_redis._worker.entries import PreparedCall
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator, Mapping
 
-    from motia_redis._steps.definitions import StateTrigger, Step
+    from motia_redis._steps.definitions import Step
     from motia_redis._steps.inputs import StateTriggerInput
+    from motia_redis._steps.triggers import StateTrigger
     from motia_redis._store.manager import StateManager
     from motia_redis._worker.entries import StreamEntry
 

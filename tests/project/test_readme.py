@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from motia_redis._steps.application import load_application
+from motia_redis._steps.loading import load_application
 from tests.support.applications import Command
 from tests.support.waiting import wait_until
 

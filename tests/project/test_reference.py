@@ -12,17 +12,14 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-import motia_redis
 from motia_redis import FlowContext, StateManager, StateTriggerInput, stateManager
-from motia_redis._steps.application import load_application
 from motia_redis._steps.context import TriggerInfo
+from motia_redis._steps.loading import load_application
 from motia_redis._steps.logs import Logger
 from tests.support.applications import Command
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from tests.support.servers import RedisServer
 
 PAGE = (
@@ -164,15 +161,3 @@ async def test_the_complete_example_works_over_http(
         assert fields[b"data"] == b'{"user_id":"%s","login_count":1}' % user["id"].encode()
         assert fields[b"trace"].decode() == logged_in.headers["x-trace-id"], "one trace from the request to the message"
         assert process.stop() == 0
-
-
-def test_the_public_names_are_these() -> None:
-    assert sorted(motia_redis.__all__) == [
-        "ApiRequest", "ApiResponse", "Entry", "FlowContext", "StateManager", "StateTriggerInput", "Worker", "enqueue", "http",
-        "logger", "queue", "state", "stateManager", "state_manager", "step",
-    ]  # fmt: skip
-    for name in motia_redis.__all__:
-        assert not isinstance(getattr(motia_redis, name), ModuleTypes)
-
-
-ModuleTypes: type[ModuleType] = type(motia_redis)

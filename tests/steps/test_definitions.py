@@ -1,21 +1,13 @@
-"""Steps: what a configuration accepts, how handlers are bound, and how a user's function is called."""
+"""Steps: what a configuration accepts, and how handlers are bound."""
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
-import functools
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from motia_redis._steps.context import FlowContext, TriggerInfo
-from motia_redis._steps.definitions import HttpTrigger, QueueTrigger, StateTrigger, Step, http, queue, state, step
-from motia_redis._steps.inputs import StateTriggerInput
-from motia_redis._steps.invocation import call
-from motia_redis._steps.logs import Logger
+from motia_redis._steps.definitions import Step, step
+from motia_redis._steps.triggers import HttpTrigger, QueueTrigger, StateTrigger, http, queue, state
 from motia_redis.errors import StepError
 
 
@@ -26,8 +18,8 @@ def config(**extra: Any) -> dict[str, Any]:
 # -- configuration ----------------------------------------------------------------------------------------------------
 
 
-def test_a_step_has_what_its_configuration_says() -> None:
-    made = step({
+def test_settings_of_a_step_are_those_of_its_configuration() -> None:
+    definition = step({
         "name": "On user.change_1-a",
         "description": "what it does",
         "triggers": [http("post", "/users/:id"), state(scope="users", key="u1"), queue("user.changed")],
@@ -38,6 +30,7 @@ def test_a_step_has_what_its_configuration_says() -> None:
         "max_backoff": 3,
         "timeout": 2.5,
     })  # fmt: skip
+    made = definition.settings
     assert made.name == "On user.change_1-a"
     assert made.description == "what it does"
     assert made.triggers == (
@@ -52,18 +45,18 @@ def test_a_step_has_what_its_configuration_says() -> None:
     assert (made.max_attempts, made.backoff, made.max_backoff, made.timeout) == (2, 1, 3, 2.5)
 
 
-def test_the_delivery_options_have_the_documented_defaults() -> None:
-    made = step(config())
+def test_delivery_options_that_are_left_out_have_the_documented_defaults() -> None:
+    made = step(config()).settings
     assert (made.max_attempts, made.backoff, made.max_backoff, made.timeout) == (5, 0.5, 30.0, None)
 
 
-def test_pauses_double_up_to_the_ceiling_at_any_attempt() -> None:
-    made = step(config(backoff=0.5, max_backoff=3))
+def test_pauses_double_up_to_the_longest_pause_at_any_attempt() -> None:
+    made = step(config(backoff=0.5, max_backoff=3)).settings
     assert [made.pause(attempt) for attempt in (1, 2, 3, 4, 5, 100_000)] == [0.5, 1.0, 2.0, 3.0, 3.0, 3.0]
 
 
-def test_a_first_pause_over_the_default_ceiling_raises_the_ceiling() -> None:
-    assert step(config(backoff=60)).pause(3) == 60
+def test_backoff_over_the_default_longest_pause_raises_the_longest_pause() -> None:
+    assert step(config(backoff=60)).settings.pause(3) == 60
 
 
 @pytest.mark.parametrize(
@@ -94,14 +87,14 @@ def test_a_first_pause_over_the_default_ceiling_raises_the_ceiling() -> None:
         ({"triggers": [http("GET", "/users/:id.json")]}, "not ':id.json'"),
         ({"triggers": [http("GET", "/:id/of/:id")]}, "stands twice"),
         ({"triggers": [state(key="k")]}, "key='k' needs scope="),
-        ({"triggers": [state(scope="")]}, "scope of a state trigger is text that is not empty"),
+        ({"triggers": [state(scope="")]}, "scope of a state trigger must be text that is not empty"),
         ({"triggers": [state("users")]}, "condition of a state trigger must be a function, not 'users'"),  # type: ignore[arg-type]
         ({"triggers": [state(lambda a, b, c: True)]}, "condition of a state trigger must take (input, ctx) or (input)"),
         ({"triggers": [queue("")]}, "topic of a queue trigger"),
         ({"triggers": [queue(3)]}, "not 3"),  # type: ignore[arg-type]
     ],
 )
-def test_a_configuration_that_does_not_fit_is_refused_at_once_naming_the_step(bad: dict[str, Any], says: str) -> None:
+def test_configuration_that_does_not_fit_is_rejected_with_the_name_of_the_step(bad: dict[str, Any], says: str) -> None:
     with pytest.raises(StepError) as caught:
         step(config(**bad))
     assert says in str(caught.value)
@@ -109,12 +102,12 @@ def test_a_configuration_that_does_not_fit_is_refused_at_once_naming_the_step(ba
 
 
 @pytest.mark.parametrize("name", [None, "", 3, "a\nb", "a\x00", "a:b", "a{b}", " a", "a ", "a" * 129])
-def test_a_name_that_could_not_be_a_consumer_group_is_refused(name: object) -> None:
+def test_name_that_could_not_be_a_consumer_group_is_rejected(name: object) -> None:
     with pytest.raises(StepError, match="'name' must be 1 to 128 letters"):
         step({"name": name, "triggers": [queue("t")]})
 
 
-def test_a_step_is_made_from_a_dict_only() -> None:
+def test_configuration_that_is_no_dict_is_rejected() -> None:
     with pytest.raises(StepError, match="from a dict"):
         step("S")  # type: ignore[arg-type]
 
@@ -122,30 +115,38 @@ def test_a_step_is_made_from_a_dict_only() -> None:
 # -- binding ----------------------------------------------------------------------------------------------------------
 
 
-def test_handle_binds_and_returns_the_step() -> None:
-    made = step(config())
-    assert made.handle(print) is made
-    assert made.handler is print
+def test_handle_returns_the_complete_step_and_the_definition_keeps_it() -> None:
+    definition = step(config(max_attempts=2))
+    assert definition.step is None
+    bound = definition.handle(print)
+    assert bound.handler is print
+    assert (bound.name, bound.max_attempts) == ("S", 2)
+    assert definition.step is bound
 
 
-def test_a_step_is_a_decorator_and_the_decorated_handler_stays_callable() -> None:
+def test_decorated_handler_is_a_step_that_is_called_like_the_handler() -> None:
     @step(config())
     def double(input: int) -> int:
         return input * 2
 
     assert isinstance(double, Step)
-    assert double(21) == 42
+    assert double(21) == double(input=21) == 42
 
 
-def test_a_second_handler_is_refused() -> None:
-    made = step(config()).handle(print)
+def test_second_handler_is_rejected() -> None:
+    definition = step(config())
+    definition.handle(print)
     with pytest.raises(StepError, match="'S' has a handler already"):
-        made.handle(repr)
+        definition.handle(repr)
 
 
-def test_calling_a_step_without_handler_says_so() -> None:
-    with pytest.raises(StepError, match="'S' has no handler yet"):
-        step(config())({"a": 1}, None)
+@pytest.mark.parametrize("bound", [True, False])
+def test_definition_that_is_called_like_a_handler_raises_what_to_call_instead(bound: bool) -> None:
+    definition = step(config())
+    if bound:
+        definition.handle(print)
+    with pytest.raises(StepError, match="step 'S': a definition cannot be called; call the handler"):
+        definition({"a": 1}, None)  # type: ignore[arg-type]
 
 
 async def yielding(input: Any) -> Any:
@@ -162,184 +163,12 @@ async def yielding(input: Any) -> Any:
         (yielding, "must return, not yield"),
     ],
 )
-def test_a_handler_that_could_not_be_called_is_refused_when_bound(handler: Any, says: str) -> None:
+def test_handler_that_could_not_be_called_is_rejected_when_bound(handler: Any, says: str) -> None:
     with pytest.raises(StepError, match=f"step 'S': the handler {says}"):
         step(config()).handle(handler)
 
 
-# -- calling ----------------------------------------------------------------------------------------------------------
-
-
-class Callable2:
-    async def __call__(self, input: Any, ctx: Any) -> Any:
-        return input, ctx
-
-
-class Unhashable:
-    __hash__ = None  # type: ignore[assignment]
-
-    def __call__(self, input: Any) -> Any:
-        return input
-
-
-async def async_two(input: Any, ctx: Any) -> Any:
-    return input, ctx
-
-
-async def async_one(input: Any) -> Any:
-    return input
-
-
-def sync_around_async(input: Any) -> Any:
-    return async_one(input)
-
-
-def advance(input: Any) -> Any:
-    return next(input)
-
-
-@pytest.mark.parametrize(
-    ("fn", "result"),
-    [
-        (async_two, ("i", "c")),
-        (async_one, "i"),
-        (lambda given, ctx: (given, ctx), ("i", "c")),
-        (lambda given: given, "i"),
-        (lambda *args: args, ("i", "c")),
-        (lambda given, ctx=None: (given, ctx), ("i", "c")),
-        (lambda given, n=7: (given, n), ("i", 7)),
-        (sync_around_async, "i"),
-        (functools.partial(lambda extra, given: (extra, given), "e"), ("e", "i")),
-        (Callable2(), ("i", "c")),
-        (Unhashable(), "i"),
-    ],
-)
-async def test_a_function_gets_the_context_exactly_when_it_takes_one(fn: Any, result: Any) -> None:
-    assert await call(fn, "i", "c") == result
-
-
-async def test_a_sync_function_runs_in_a_thread_so_that_it_cannot_stop_the_loop() -> None:
-    loop = asyncio.get_running_loop()
-    released = threading.Event()
-
-    def blocks(input: Any) -> bool:
-        loop.call_soon_threadsafe(released.set)  # runs while this waits only if the loop goes on
-        return released.wait(5)
-
-    assert await call(blocks, 1, None)
-
-
-async def test_a_sync_function_runs_in_the_executor_given() -> None:
-    with ThreadPoolExecutor(thread_name_prefix="mine") as executor:
-        name = await call(lambda given: threading.current_thread().name, 1, None, executor)
-    assert name.startswith("mine")
-
-
-async def test_a_sync_function_sees_the_callers_context_variables() -> None:
-    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
-    variable.set("set")
-    assert await call(lambda given: variable.get(), 1, None) == "set"
-
-
-async def test_what_a_function_raises_reaches_the_caller() -> None:
-    async def fails(input: Any) -> None:
-        raise KeyError(input)
-
-    with pytest.raises(KeyError, match="i"):
-        await call(fails, "i", None)
-    with pytest.raises(ZeroDivisionError):
-        await call(lambda given: 1 / given, 0, None)
-
-
-async def test_a_sync_function_that_raises_stop_iteration_does_not_hang_its_caller() -> None:
-    with pytest.raises(RuntimeError, match="StopIteration"):
-        await asyncio.wait_for(call(advance, iter(()), None), 5)
-
-
-@pytest.mark.parametrize("is_async", [True, False])
-async def test_a_handler_cannot_end_the_process(is_async: bool) -> None:
-    async def leave(input: Any) -> None:
-        raise SystemExit(3)
-
-    def leave_sync(input: Any) -> None:
-        raise SystemExit(3)
-
-    with pytest.raises(RuntimeError, match=r"sys.exit\(3\)"):
-        await call(leave if is_async else leave_sync, 1, None)
-
-
-# -- inputs and context -----------------------------------------------------------------------------------------------
-
-
-def test_the_timestamp_of_a_change_is_the_milliseconds_of_its_revision() -> None:
-    change = StateTriggerInput(
-        group_id="users",
-        item_id="u1",
-        old_value=None,
-        new_value=1,
-        event_type="state:created",
-        revision="1700000000123-4",
-    )
-    assert change.timestamp == 1700000000123
-    assert change.type == "state"
-
-
-class FakeState:
-    def __init__(self) -> None:
-        self.sent: list[tuple[str, Any, str | None]] = []
-
-    async def enqueue(self, topic: str, data: Any, *, key: str | None = None) -> str:
-        self.sent.append((topic, data, key))
-        return "1-0"
-
-
-def context_on(fake: FakeState) -> FlowContext:
-    return FlowContext(
-        state=fake,  # type: ignore[arg-type]
-        logger=Logger("S"),
-        trace_id="0" * 31 + "1",
-        trigger=TriggerInfo(type="queue", topic="t", message_id="1-0", attempt=1),
-        step_name="S",
-    )
-
-
-async def test_enqueue_sends_topic_data_and_key() -> None:
-    fake = FakeState()
-    await context_on(fake).enqueue({"topic": "t", "data": None})
-    await context_on(fake).enqueue({"topic": "t", "data": [1], "key": "k"})
-    assert fake.sent == [("t", None, None), ("t", [1], "k")]
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        "t",
-        {"topic": "t"},
-        {"data": 1},
-        {"topic": "", "data": 1},
-        {"topic": 1, "data": 1},
-        {"topic": "t", "data": 1, "key": ""},
-        {"topic": "t", "data": 1, "kye": "k"},
-    ],
-)
-async def test_a_message_of_another_shape_is_refused_and_nothing_is_sent(message: Any) -> None:
-    fake = FakeState()
-    with pytest.raises(StepError, match="enqueue"):
-        await context_on(fake).enqueue(message)
-    assert fake.sent == []
-
-
-async def test_the_global_enqueue_uses_the_global_state_manager(monkeypatch: pytest.MonkeyPatch) -> None:
-    from motia_redis._steps import context
-    from motia_redis._store import manager
-
-    fake = FakeState()
-    monkeypatch.setattr(manager, "stateManager", fake)
-    await context.enqueue({"topic": "t", "data": 1})
-    assert fake.sent == [("t", 1, None)]
-
-
-def test_a_timeout_needs_a_handler_that_can_be_stopped() -> None:
+def test_sync_handler_is_rejected_by_a_step_with_a_timeout() -> None:
     def blocking(input: Any) -> None:
         """Runs in a thread."""
 

@@ -10,11 +10,12 @@ import httpx
 import pytest
 
 from motia_redis._steps.application import Application
-from motia_redis._steps.definitions import Step, http, step
+from motia_redis._steps.definitions import Step, step
 from motia_redis._steps.inputs import ApiRequest, ApiResponse
 from motia_redis._steps.logs import logger
+from motia_redis._steps.triggers import http
 from motia_redis._tracing import current_trace_id
-from motia_redis._web.endpoint import create_web_app
+from motia_redis._web.app import create_web_app
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

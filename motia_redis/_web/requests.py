@@ -1,0 +1,139 @@
+"""From an HTTP request to what a handler gets: trace id, path segments, body and `ApiRequest`."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
+
+import orjson
+
+from motia_redis._steps.inputs import ApiRequest
+from motia_redis._tracing import new_trace_id
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+_TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+# Named by the client, so only plain ones: Python also knows codecs whose cost grows with the square of the text.
+_CHARSETS = ("utf-8", "us-ascii", "iso-8859-1", "windows-1252", "utf-16")
+_LONG_INTEGER = re.compile(rb"[0-9]{19}")
+
+
+class RejectedRequest(Exception):
+    """Reject a request with a status and an error text, before a handler sees the request."""
+
+    def __init__(self, status: int, error: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(error)
+        self.status = status
+        self.error = error
+        self.headers = headers or {}
+
+
+def trace_id_of(request: Request) -> str:
+    """Return the trace id of the request's W3C `traceparent` header, or a new one if it has no valid one."""
+    match = _TRACEPARENT.fullmatch(request.headers.get("traceparent", "").strip())
+    # Version 00 has exactly four fields; later ones may have more.
+    return match[2] if match and (match[1] != "00" or match[3] is None) else new_trace_id()
+
+
+def path_segments(request: Request) -> tuple[str, ...]:
+    """Return the segments of the path, each decoded by itself: an encoded slash belongs to its segment.
+
+    Raises RejectedRequest for a path that is not UTF-8.
+    """
+    path: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
+    parts = path.removeprefix(request.scope.get("root_path", "").encode()).removeprefix(b"/").removesuffix(b"/")
+    try:
+        return tuple(unquote_to_bytes(part).decode() for part in parts.split(b"/")) if parts else ()
+    except UnicodeDecodeError:
+        raise RejectedRequest(400, "the path is not UTF-8") from None
+
+
+def match_path(pattern: tuple[str, ...], segments: tuple[str, ...]) -> dict[str, str] | None:
+    """Return the path parameters if `segments` fit a route's `pattern`, else None."""
+    if len(pattern) != len(segments):
+        return None
+    path_params: dict[str, str] = {}
+    for expected, segment in zip(pattern, segments, strict=True):
+        if expected.startswith(":") and segment:
+            path_params[expected[1:]] = segment
+        elif expected != segment:
+            return None
+    return path_params
+
+
+async def read_api_request(request: Request, path_params: dict[str, str], max_body_bytes: int) -> ApiRequest:
+    """Read the body and return the request as its handler gets it.
+
+    Raises RejectedRequest for a body that is over `max_body_bytes` or is not what its content type says.
+    """
+    body = _decode(await _read_body(request, max_body_bytes), request.headers.get("content-type", ""))
+    query: dict[str, list[str]] = {}
+    for name, value in request.query_params.multi_items():
+        query.setdefault(name, []).append(value)
+    headers: dict[str, str] = {}
+    for name, value in request.headers.items():
+        separator = "; " if name == "cookie" else ", "
+        headers[name] = f"{headers[name]}{separator}{value}" if name in headers else value
+    return ApiRequest(
+        method=request.method,
+        path=request.scope["path"],
+        path_params=path_params,
+        query_params={name: values[0] if len(values) == 1 else values for name, values in query.items()},
+        headers=headers,
+        body=body,
+    )
+
+
+async def _read_body(request: Request, max_bytes: int) -> bytes:
+    """Return the body, reading no more than the limit and one chunk."""
+    # The rest of the body will not be read, so the connection cannot serve another request.
+    too_large = RejectedRequest(413, f"body over {max_bytes} bytes", {"connection": "close"})
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length[:20]) > max_bytes:
+        raise too_large
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > max_bytes:
+            raise too_large
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _decode(body: bytes, content_type: str) -> Any:
+    """Return a body as its content type says: None if empty, text, bytes or the value of the JSON."""
+    if not body:
+        return None
+    kind, *parameters = (part.strip() for part in content_type.lower().split(";"))
+    if kind == "application/octet-stream":
+        return body
+    return _decode_text(body, parameters) if kind.startswith("text/") else _decode_json(body)
+
+
+def _decode_text(body: bytes, parameters: list[str]) -> str:
+    charset = next((p[8:].strip('"') for p in parameters if p.startswith("charset=")), "utf-8")
+    if charset not in _CHARSETS:
+        raise RejectedRequest(400, f"the charset of a text body must be one of {', '.join(_CHARSETS)}")
+    try:
+        return body.decode(charset)
+    except UnicodeDecodeError:
+        raise RejectedRequest(400, f"the body is not text in {charset}") from None
+
+
+def _decode_json(body: bytes) -> Any:
+    try:
+        # orjson reads an integer over 64 bits as a float; the slower parser keeps every digit.
+        if _LONG_INTEGER.search(body):
+            return json.loads(body.decode(), parse_constant=_reject_constant)
+        return orjson.loads(body)
+    except (ValueError, RecursionError) as exc:
+        reason = exc.reason if isinstance(exc, UnicodeDecodeError) else str(exc)
+        raise RejectedRequest(400, f"the body is not valid JSON: {reason}") from None
+
+
+def _reject_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,21 @@
+"""What an operator's program needs: the status of steps, checks of Redis, dead letters, and forgetting removed steps."""
+
+from motia_redis._admin.dead_letters import DeadLetter, DeadLetters
+from motia_redis._admin.doctor import Examined, examine
+from motia_redis._admin.registry import Forgotten, forget_step
+from motia_redis._admin.status import Status, StepStatus, WorkerStatus, read_status
+from motia_redis._transport.health import Finding
+
+__all__ = [
+    "DeadLetter",
+    "DeadLetters",
+    "Examined",
+    "Finding",
+    "Forgotten",
+    "Status",
+    "StepStatus",
+    "WorkerStatus",
+    "examine",
+    "forget_step",
+    "read_status",
+]

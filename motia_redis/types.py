@@ -1,0 +1,52 @@
+"""Types for annotations: update operations, step configurations, triggers and the choices that arguments accept."""
+
+from motia_redis._steps.context import TriggerType
+from motia_redis._steps.definitions import Step, StepConfig, StepDefinition
+from motia_redis._steps.inputs import StateEventType
+from motia_redis._steps.logs import Logger
+from motia_redis._steps.triggers import Condition, HttpMethod, HttpTrigger, QueueTrigger, StateTrigger, Trigger
+from motia_redis._store.types import (
+    Durability,
+    FieldMerge,
+    FieldNumber,
+    FieldNumberValue,
+    FieldOperation,
+    FieldRemove,
+    FieldValue,
+    Operation,
+    PatchMerge,
+    PatchMove,
+    PatchNumber,
+    PatchOperation,
+    PatchRemove,
+    PatchValue,
+)
+
+__all__ = [
+    "Condition",
+    "Durability",
+    "FieldMerge",
+    "FieldNumber",
+    "FieldNumberValue",
+    "FieldOperation",
+    "FieldRemove",
+    "FieldValue",
+    "HttpMethod",
+    "HttpTrigger",
+    "Logger",
+    "Operation",
+    "PatchMerge",
+    "PatchMove",
+    "PatchNumber",
+    "PatchOperation",
+    "PatchRemove",
+    "PatchValue",
+    "QueueTrigger",
+    "StateEventType",
+    "StateTrigger",
+    "Step",
+    "StepConfig",
+    "StepDefinition",
+    "Trigger",
+    "TriggerType",
+]

@@ -1,0 +1,135 @@
+"""The public surface: what stands in `__all__` of the modules without an underscore, and nothing else."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+import motia_redis
+
+PUBLIC = {
+    "motia_redis": [
+        "ApiRequest", "ApiResponse", "Application", "Entry", "FlowContext", "Layout", "Limits", "Retention", "StateManager",
+        "StateTriggerInput", "TriggerInfo", "Worker", "__version__", "create_web_app", "enqueue", "http", "load_application",
+        "logger", "queue", "state", "stateManager", "state_manager", "step",
+    ],
+    "motia_redis.admin": [
+        "DeadLetter", "DeadLetters", "Examined", "Finding", "Forgotten", "Status", "StepStatus", "WorkerStatus", "examine",
+        "forget_step", "read_status",
+    ],
+    "motia_redis.errors": [
+        "BadIndex", "CorruptValue", "DeadLetterMissing", "IdempotencyKeyReused", "InvalidName", "InvalidOperation",
+        "InvalidPointer", "InvalidValue", "KeyMissing", "LayoutMismatch", "NotDurable", "NumberOverflow", "OutcomeUnknown",
+        "PathMissing", "RevisionConflict", "StateError", "StateUnavailable", "StepError", "StepInUse", "StepMissing",
+        "TestFailed", "TooDeep", "TooMuchWork", "UpdateFailed", "ValueTooLarge", "WrongKind",
+    ],
+    "motia_redis.types": [
+        "Condition", "Durability", "FieldMerge", "FieldNumber", "FieldNumberValue", "FieldOperation", "FieldRemove",
+        "FieldValue", "HttpMethod", "HttpTrigger", "Logger", "Operation", "PatchMerge", "PatchMove", "PatchNumber",
+        "PatchOperation", "PatchRemove", "PatchValue", "QueueTrigger", "StateEventType", "StateTrigger", "Step", "StepConfig",
+        "StepDefinition", "Trigger", "TriggerType",
+    ],
+}  # fmt: skip
+NAMES = [(module, name) for module, names in PUBLIC.items() for name in names]
+
+# The first words of our reference docstrings; a new one is added here when it is a verb.
+VERBS = {
+    "Add", "Append", "Apply", "Bind", "Call", "Close", "Connect", "Consume", "Create", "Decrement", "Delete", "Describe", "Do",
+    "Fire", "Give", "Handle", "Have", "Hold", "Import", "Increment", "Limit", "Log", "Merge", "Move", "Read", "Remove", "Report", "Retry",
+    "Return", "Send", "Set", "Start", "Stop", "Store", "Tell", "Yield",
+}  # fmt: skip
+# What public methods return without a public name of its own: clients and key names, for the package's own use.
+INTERNAL = {("StateManager.connect", "Keyspace"), ("StateManager.open_router", "Router")}
+
+
+def modules(*, private: bool) -> list[str]:
+    """Return the modules below the package that are private, or those that are not."""
+    found = [info.name for info in pkgutil.walk_packages(motia_redis.__path__, "motia_redis.")]
+    return [name for name in found if any(part.startswith("_") for part in name.split(".")) == private]
+
+
+def objects() -> dict[str, Any]:
+    """Return the public functions and classes, and the public methods of the classes, by name."""
+    found: dict[str, Any] = {}
+    for module, name in NAMES:
+        value = getattr(importlib.import_module(module), name)
+        if inspect.isclass(value) or inspect.isfunction(value):
+            found[name] = value
+        if inspect.isclass(value):
+            members = {key: member for base in value.__mro__ if ours(base) for key, member in vars(base).items()}
+            found |= {f"{name}.{key}": m for key, m in members.items() if key[0] != "_" and inspect.isfunction(m)}
+    return found
+
+
+def ours(value: Any) -> bool:
+    return str(getattr(value, "__module__", "")).startswith("motia_redis")
+
+
+def annotations(value: Any) -> dict[str, Any]:
+    """Return the annotations of a function, or of a class's fields and constructor."""
+    own = dict(getattr(value, "__annotations__", {}))
+    if inspect.isclass(value) and inspect.isfunction(value.__init__):
+        own |= value.__init__.__annotations__
+    return {name: annotation for name, annotation in own.items() if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_all_of_a_public_module_is_what_is_listed_here(module: str) -> None:
+    exported = importlib.import_module(module).__all__
+    assert sorted(exported) == PUBLIC[module]
+    assert len(set(exported)) == len(exported)
+
+
+def test_every_module_without_an_underscore_is_listed_here() -> None:
+    assert {"motia_redis", *modules(private=False)} == set(PUBLIC)
+
+
+@pytest.mark.parametrize(("module", "name"), NAMES, ids=lambda part: part)
+def test_public_name_is_no_module(module: str, name: str) -> None:
+    assert not inspect.ismodule(getattr(importlib.import_module(module), name))
+
+
+@pytest.mark.parametrize("name", objects())
+def test_public_name_has_a_docstring_and_that_of_a_function_starts_with_a_verb(name: str) -> None:
+    is_class = inspect.isclass(objects()[name])
+    text = vars(objects()[name]).get("__doc__") if is_class else objects()[name].__doc__
+    assert text, "it has no docstring"
+    assert is_class or text.split()[0].rstrip(":,;") in VERBS, text.splitlines()[0]
+
+
+def test_classes_in_public_signatures_have_a_public_name() -> None:
+    public = {name for names in PUBLIC.values() for name in names}
+    private = {
+        name
+        for module in modules(private=True)
+        for name, value in vars(importlib.import_module(module)).items()
+        if inspect.isclass(value) and ours(value) and name not in public
+    }
+    used = {
+        (name, word)
+        for name, value in objects().items()
+        for annotation in annotations(value).values()
+        for word in re.findall(r"\w+", str(annotation))
+        if word in private
+    }
+    assert used <= INTERNAL
+
+
+def test_importing_the_package_does_not_import_the_web_server_or_the_command() -> None:
+    program = "import sys, motia_redis, motia_redis.types; print(*sorted(m.split('.')[0] for m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert not {"starlette", "uvicorn", "click", "anyio"} & set(done.stdout.split())
+
+
+def test_version_is_the_one_that_the_command_prints() -> None:
+    command = [sys.executable, "-m", "motia_redis", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == f"motia-redis {motia_redis.__version__}\n"
+    assert re.fullmatch(r"\d+\.\d+\.\d+", motia_redis.__version__)

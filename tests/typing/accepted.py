@@ -1,0 +1,239 @@
+"""A program as a user writes it: mypy and pyright, both strict, must accept every line of it (`make lint`)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, assert_type
+
+import motia_redis
+from motia_redis import (
+    ApiRequest,
+    ApiResponse,
+    Application,
+    Entry,
+    FlowContext,
+    Layout,
+    Limits,
+    Retention,
+    StateManager,
+    StateTriggerInput,
+    TriggerInfo,
+    Worker,
+    create_web_app,
+    enqueue,
+    http,
+    load_application,
+    logger,
+    queue,
+    state,
+    stateManager,
+    step,
+)
+from motia_redis.admin import DeadLetters, examine, forget_step, read_status
+from motia_redis.errors import (
+    CorruptValue,
+    NotDurable,
+    RevisionConflict,
+    StateError,
+    StateUnavailable,
+    StepError,
+    TestFailed,
+    UpdateFailed,
+)
+from motia_redis.types import (
+    Condition,
+    Durability,
+    HttpMethod,
+    Operation,
+    StateEventType,
+    Step,
+    StepConfig,
+    StepDefinition,
+    Trigger,
+    TriggerType,
+)
+
+# -- steps ------------------------------------------------------------------------------------------------------------
+
+
+@step({"name": "CreateOrder", "triggers": [http("POST", "/orders/:id")], "enqueues": ["mail"], "description": "Take an order."})
+async def create(request: ApiRequest, ctx: FlowContext) -> ApiResponse:
+    order = await ctx.state.set("orders", request.path_params["id"], {"status": "new", "total": 0})
+    ctx.logger.info("order created", {"trace": ctx.trace_id, "step": ctx.step_name})
+    return ApiResponse(status=201, body=order, headers={"x-order": request.path_params["id"], "x-tags": ["a", "b"]})
+
+
+def is_paid(input: StateTriggerInput) -> bool:
+    return input.new_value is not None and input.new_value["status"] == "paid"
+
+
+def is_of(scope: str) -> Condition:
+    def matches(input: StateTriggerInput, ctx: FlowContext) -> bool:
+        return input.group_id == scope
+
+    return matches
+
+
+async def is_known(input: StateTriggerInput, ctx: FlowContext) -> bool:
+    return await ctx.state.get("customers", input.item_id) is not None
+
+
+@step({
+    "name": "ShipOrder",
+    "triggers": [
+        state(is_paid, scope="orders"),
+        state(is_of("returns")),
+        state(condition=is_known, scope="orders", key="first"),
+        state(lambda input: input.old_value is None, scope="drafts"),
+        state(lambda input, ctx: ctx.trigger.attempt == 1, scope="drafts"),
+    ],
+    "max_attempts": 3,
+    "backoff": 0.1,
+    "max_backoff": 10,
+    "timeout": 2.5,
+    "flows": ("orders",),
+})  # fmt: skip
+async def ship(input: StateTriggerInput, ctx: FlowContext) -> None:
+    kind: StateEventType = input.event_type
+    assert_type(ctx.trigger, TriggerInfo)
+    trigger: TriggerType = ctx.trigger.type
+    ctx.logger.info(f"{kind} by {trigger}", {"revision": input.revision, "at": input.timestamp})
+    await ctx.enqueue({"topic": "mail", "data": {"order": input.item_id}, "key": input.item_id})
+
+
+@step({"name": "SendMail", "triggers": [queue("mail")]})
+def send(data: dict[str, Any]) -> int:
+    logger.info("mail sent", data)
+    return len(data)
+
+
+config: StepConfig = {"name": "Audit", "triggers": [state(), queue("audit")]}
+audit_definition = step(config)
+
+
+async def audit(input: StateTriggerInput | dict[str, Any], ctx: FlowContext) -> None:
+    await enqueue({"topic": "seen", "data": None})
+
+
+audit_step = audit_definition.handle(audit)
+
+# A step is called like its handler, with the handler's own types.
+assert_type(audit_definition, StepDefinition)
+assert_type(send({"order": "1"}), int)
+send_step: Step[[dict[str, Any]], int] = send
+any_step: Step = audit_step
+
+
+def called(request: ApiRequest, ctx: FlowContext) -> Coroutine[Any, Any, ApiResponse]:
+    return create(request, ctx)
+
+
+async def test_of_a_user(ctx: FlowContext) -> None:
+    assert_type(await create(ApiRequest("POST", "/orders/1", {"id": "1"}), ctx), ApiResponse)
+    assert_type(audit_step.name, str)
+    assert_type(audit_step.triggers, tuple[Trigger, ...])
+
+
+# -- state ------------------------------------------------------------------------------------------------------------
+
+
+def operations(by: int) -> list[Operation]:
+    return [{"op": "increment", "path": "/visits", "value": by}, {"type": "decrement", "path": ["a", "b"], "by": 0.5}]
+
+
+async def change(durability: Durability) -> None:
+    manager = StateManager(
+        "redis://localhost:6379/0",
+        namespace="shop",
+        layout=Layout(partitions=4, lanes=2),
+        limits=Limits(value_bytes=1024),
+        retention=Retention(entries=10),
+        durability=durability,
+    )
+    async with manager as state:
+        value = await state.get("users", "ann")
+        await state.set("users", "ann", {"name": value}, if_revision=None, idempotency_key="sign-up ann")
+        patch: list[Operation] = [
+            {"op": "add", "path": "/tags/-", "value": ["x"]},
+            {"op": "remove", "path": "/tags/0"},
+            {"op": "replace", "path": "/name", "value": "Ann"},
+            {"op": "move", "from": "/a", "path": "/b"},
+            {"op": "copy", "from": "/a", "path": "/b"},
+            {"op": "test", "path": "/a", "value": None},
+            {"op": "increment", "path": "/n", "value": 1},
+            {"op": "decrement", "path": "/n", "value": 1.5},
+            {"op": "append", "path": "/tags", "value": "y"},
+            {"op": "merge", "path": "", "value": {"z": 1}},
+        ]
+        await state.update("users", "ann", patch, strict=True)
+        await state.update(
+            "users",
+            "ann",
+            [
+                {"type": "set", "path": "name", "value": "Ann"},
+                {"type": "set", "value": {"name": "Ann"}},
+                {"type": "merge", "value": {"age": 7}},
+                {"type": "increment", "path": "visits", "by": 1},
+                {"type": "increment", "path": "visits", "value": 1},
+                {"type": "append", "path": ["address", "lines"], "value": "x"},
+                {"type": "remove", "path": "old"},
+            ],
+        )
+        await state.update("users", "ann", operations(2))
+        entry = await state.entry("users", "ann")
+        assert_type(entry, Entry | None)
+        if entry is not None:
+            await state.delete("users", "ann", if_revision=entry.revision)
+        assert_type(await state.keys("users"), list[str])
+        assert_type(await state.count("users"), int)
+        assert_type(await state.items("users"), dict[str, Any])
+        assert_type(await state.list_groups(), list[str])
+        async for key, _ in state.scan("users"):
+            assert_type(key, str)
+        await state.clear("users")
+        assert_type(await state.enqueue("mail", {"to": "ann"}, key="ann"), str)
+
+
+async def fails() -> str:
+    try:
+        await stateManager.get("users", "ann")
+    except RevisionConflict as error:
+        return f"{error.expected} {error.actual}"
+    except StateUnavailable as error:
+        return str(error.maybe_applied)
+    except (TestFailed, UpdateFailed, NotDurable, CorruptValue, StepError) as error:
+        return str(error.code)
+    except StateError as error:
+        return str(error)
+    return motia_redis.__version__
+
+
+# -- running and administration ---------------------------------------------------------------------------------------
+
+
+def route(method: HttpMethod, path: str) -> Trigger:
+    return http(method, path)
+
+
+async def work(manager: StateManager) -> None:
+    application = Application((create, ship, send, audit_step))
+    assert_type(load_application(["orders_step.py"]), Application)
+    web = create_web_app(application, manager, max_body_bytes=1024)
+    assert web.routes
+    worker = Worker(application, manager, concurrency=8, lease=3.0)
+    running = asyncio.create_task(worker.run())
+    worker.stop()
+    await running
+
+
+async def administer(manager: StateManager) -> None:
+    status = await read_status(manager)
+    for one in status.steps:
+        print(one.name, one.lag, one.dead_letters)
+    for examined in await examine(manager):
+        print(examined.address, [finding.outcome for finding in examined.findings])
+    letters = DeadLetters(manager)
+    for letter in await letters.list("ShipOrder", limit=10):
+        await letters.retry(letter.step, letter.id)
+    print((await forget_step(manager, "OldStep")).groups)

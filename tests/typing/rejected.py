@@ -1,0 +1,82 @@
+"""Mistakes of a user: mypy and pyright must flag every line with an ignore, and an ignore that is not needed fails `make lint`.
+
+The file is checked and never run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from motia_redis import (
+    ApiRequest,
+    ApiResponse,
+    Application,
+    FlowContext,
+    StateManager,
+    StateTriggerInput,
+    http,
+    queue,
+    state,
+    step,
+)
+from motia_redis.types import Operation, StepConfig
+
+
+async def wrong_operations(state: StateManager) -> None:
+    await state.update("users", "ann", [{"op": "incr", "path": "/n", "value": 1}])  # type: ignore[misc, list-item]
+    await state.update("users", "ann", [{"op": "increment", "path": "/n", "value": "1"}])  # type: ignore[misc, list-item]
+    await state.update("users", "ann", [{"op": "increment", "path": "/n", "by": 1}])  # type: ignore[list-item]
+    await state.update("users", "ann", [{"op": "remove"}])  # type: ignore[list-item]
+    await state.update("users", "ann", [{"op": "move", "path": "/a"}])  # type: ignore[typeddict-item]
+    await state.update("users", "ann", [{"type": "add", "path": "a", "value": 1}])  # type: ignore[misc, list-item]
+    await state.update("users", "ann", {"op": "remove", "path": "/a"})  # type: ignore[arg-type]
+    incomplete: Operation = {"type": "set", "path": "a"}  # type: ignore[typeddict-item]
+    await state.update("users", "ann", [incomplete])
+
+
+StateManager(durability="safe")  # type: ignore[arg-type]
+StateManager(partitions=4)  # type: ignore[call-arg]
+
+http("FETCH", "/users")  # type: ignore[arg-type]
+queue(7)  # type: ignore[arg-type]
+
+step({"name": "S", "triggers": [queue("t")], "max_atempts": 3})  # type: ignore[typeddict-unknown-key]
+step({"name": "S"})  # type: ignore[typeddict-item]
+step({"name": "S", "triggers": [queue("t")], "max_attempts": "3"})  # type: ignore[typeddict-item]
+step({"name": "S", "triggers": ["t"]})  # type: ignore[list-item]
+step({"name": "S", "triggers": [queue("t")], "enqueues": "t"})  # type: ignore[typeddict-item]
+config: StepConfig = {"triggers": [queue("t")]}  # type: ignore[typeddict-item]
+
+
+def on_int(input: int) -> bool:
+    return input > 0
+
+
+def on_three(input: StateTriggerInput, ctx: FlowContext, more: int) -> bool:
+    return more > 0
+
+
+def text(input: StateTriggerInput) -> str:
+    return input.group_id
+
+
+state(on_int)  # type: ignore[arg-type]
+state(on_three)  # type: ignore[arg-type]
+state(text)  # type: ignore[arg-type]
+state("users")  # type: ignore[arg-type]
+
+
+@step({"name": "Create", "triggers": [http("POST", "/users")]})
+async def create(request: ApiRequest, ctx: FlowContext) -> ApiResponse:
+    return ApiResponse(status="201")  # type: ignore[arg-type]
+
+
+async def wrong_calls(request: ApiRequest, ctx: FlowContext, anything: Any) -> None:
+    await create(request)  # type: ignore[call-arg]
+    await create(ctx, request)  # type: ignore[arg-type]
+    answer: int = await create(request, ctx)  # type: ignore[assignment]
+    definition = step({"name": "S", "triggers": [queue("t")]})
+    Application((definition,))  # type: ignore[arg-type]
+    definition(request, ctx)  # type: ignore[arg-type]
+    definition.handle(answer)  # type: ignore[arg-type]
+    await ctx.enqueue("mail")  # type: ignore[arg-type]
