@@ -1,0 +1,33 @@
+"""The configuration of the documentation site: `make docs` builds it, without access to a network."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+_PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+
+project = _PROJECT["name"]
+version = release = _PROJECT["version"]
+author = copyright = "the motia-redis authors"  # noqa: A001  # Sphinx gives this name
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+
+html_theme = "furo"
+html_title = f"motia-redis {version}"
+html_show_sourcelink = False
+html_copy_source = False
+
+myst_heading_anchors = 4  # links such as glossary.md#dead-letter work here and in the repository's own view
+myst_enable_extensions = ["deflist"]
+
+default_role = "literal"  # docstrings write code in single backquotes
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+autodoc_typehints_format = "short"
+napoleon_numpy_docstring = False
+
+# Every reference to a public name of this package must resolve; other packages' documentation is not downloaded, and the names of
+# private rooms appear in signatures only.
+nitpick_ignore_regex = [("py:.*", r"(?!motia_redis\b).*"), ("py:.*", r"motia_redis(\.\w+)*\._.*")]
