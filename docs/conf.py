@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 _PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
 
@@ -28,6 +29,23 @@ autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 napoleon_numpy_docstring = False
 
-# Every reference to a public name of this package must resolve; other packages' documentation is not downloaded, and the names of
-# private rooms appear in signatures only.
+# Every reference to a public name of this package must resolve. Other packages' documentation is not downloaded.
 nitpick_ignore_regex = [("py:.*", r"(?!motia_redis\b).*"), ("py:.*", r"motia_redis(\.\w+)*\._.*")]
+
+
+def _resolve_public_name(app: Any, environment: Any, node: Any, content: Any) -> Any:
+    """Link a class to its public name: signatures give the private module that defines it."""
+    target = node.get("reftarget", "")
+    if not target.startswith("motia_redis."):
+        return None
+    domain = environment.domains["py"]
+    for module in ("motia_redis", "motia_redis.types", "motia_redis.admin", "motia_redis.errors"):
+        public = f"{module}.{target.rpartition('.')[2]}"
+        if public != target and public in domain.objects:
+            return domain.resolve_xref(environment, node["refdoc"], app.builder, "class", public, node, content)
+    return None
+
+
+def setup(app: Any) -> None:
+    """Register the functions of this file with Sphinx."""
+    app.connect("missing-reference", _resolve_public_name)

@@ -1,7 +1,7 @@
 """The fenced blocks of the README and the docs, and a process that runs the Python blocks of one page.
 
-- `python` with `@step(` or `step({` is a step file. Its name is that of a first line `# name.py`. It is saved in the page's folder
-  and loaded as an application.
+- `python` with `@step(` or `= step(` is a step file. Its name is that of a first line `# name.py`. It is saved in the page's
+  folder and loaded as an application.
 - `python` with `await` outside of functions is typed into `python -m asyncio`: such blocks of one page share their names and
   their event loop.
 - Any other `python` is a program of its own.
@@ -25,7 +25,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").is_file())
-PAGES = [page for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))) if page.is_file()]
+PAGES = [
+    page for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))) if page.is_file()
+]
 
 _FENCE = re.compile(r"^ *(`{3,}|~{3,})(.*)$")
 _EXPECTED = re.compile(r"print\(.*#\s+(.*)$", re.MULTILINE)
@@ -63,10 +65,15 @@ class Block:
 
 
 def blocks_of(page: Path) -> list[Block]:
-    """Return the fenced blocks of a page. Raises ValueError for a fence without an end."""
+    """Return the fenced blocks of a page."""
+    return blocks_in(page.read_text(), str(page.relative_to(ROOT)))
+
+
+def blocks_in(text: str, name: str) -> list[Block]:
+    """Return the fenced blocks of a text. Raises ValueError for a fence without an end."""
     found: list[Block] = []
-    name, opening, kind, lines, start = str(page.relative_to(ROOT)), "", "", [""], 0
-    for number, line in enumerate(page.read_text().splitlines(), 1):
+    opening, kind, lines, start = "", "", [""], 0
+    for number, line in enumerate(text.splitlines(), 1):
         fence = _FENCE.match(line)
         if not opening and fence:
             opening, kind, lines, start = fence[1], fence[2].strip(), [], number + 1

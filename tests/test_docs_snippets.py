@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 import re
@@ -16,14 +17,16 @@ import pytest
 import redis
 from click.testing import CliRunner
 
+import motia_redis
 from motia_redis import StateManager, errors
 from tests import snippets
 from tests.applications import Command
-from tests.snippets import PAGES, ROOT, Block, blocks_of
+from tests.servers import RedisServer
+from tests.snippets import PAGES, ROOT, Block, blocks_in, blocks_of
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from tests.servers import RedisServer
+    from collections.abc import Iterator
 
 # What is read here as what it says it is, and what is not code.
 DATA = {"json": json.loads, "toml": tomllib.loads}
@@ -32,11 +35,22 @@ NO_CODE = {"text", "yaml", "ini", "dockerfile", "nginx"}
 FOREIGN_PROGRAMS = {"curl", "docker", "git", "kubectl", "systemctl"}
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
-PYTHON = {
-    page: blocks for page in sorted({b.page for b in BLOCKS}) if (blocks := [b for b in BLOCKS if b.page == page and b.kind == "python"])
-}  # fmt: skip
+PYTHON_PAGES = sorted({block.page for block in BLOCKS if block.kind == "python"})
 MAKEFILE = (ROOT / "Makefile").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+@pytest.fixture(scope="module")
+def durable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A server that keeps its data on disk, so that programs print no warning, with the namespace `console`."""
+
+    async def create_namespace(url: str) -> None:
+        async with StateManager(url, namespace="console"):
+            pass
+
+    with RedisServer(tmp_path_factory.mktemp("durable"), "--appendonly", "yes") as server:
+        asyncio.run(create_namespace(server.url))
+        yield server
 
 
 def commands_of(block: Block) -> list[tuple[list[str], str]]:
@@ -60,23 +74,28 @@ def test_every_block_is_of_a_kind_that_is_tested_here() -> None:
     assert [f"{b.place}: {b.kind!r}" for b in BLOCKS if b.kind not in known and not re.fullmatch(r"\{[\w-]+\}.*", b.kind)] == []
 
 
-@pytest.mark.parametrize("page", PYTHON)
-def test_python_prints_what_its_comments_say(page: str, server: RedisServer, tmp_path: Path) -> None:
-    blocks = PYTHON[page]
-    environment = {"MOTIA_REDIS_URL": server.url, "MOTIA_REDIS_NAMESPACE": re.sub(r"\W", "-", page)}
+@pytest.mark.parametrize("page", PYTHON_PAGES)
+def test_python_prints_what_its_comments_say(page: str, durable: RedisServer, tmp_path: Path) -> None:
+    blocks = [block for block in BLOCKS if block.page == page and block.kind == "python"]
+    environment = {"MOTIA_REDIS_URL": durable.url, "MOTIA_REDIS_NAMESPACE": re.sub(r"\W", "-", page)}
     printed = snippets.run_page(blocks, tmp_path / "page", environment)
     assert [(b.place, lines) for b, lines in zip(blocks, printed, strict=True)] == [(b.place, b.expected) for b in blocks]
 
 
 @of_kind("lua")
 def test_lua_returns_what_its_last_line_says(block: Block, raw: redis.Redis) -> None:
-    """In Redis, where `require` finds the parts in lua/lib; the last line is `return ... -- what it returns`."""
-    parts = [f"['lib.{part.stem}'] = function() {part.read_text()} end" for part in sorted((ROOT / "lua" / "lib").glob("*.lua"))]
-    finder = f"local parts, made = {{ {', '.join(parts)} }}, {{}}\n"
-    finder = "local require\n" + finder + "require = function(n) made[n] = made[n] or parts[n]() return made[n] end\n"
+    """The last line is `return ... -- what it returns`."""
     *_, last = block.code.rstrip().splitlines()
-    returned = raw.eval(finder + block.code, 0)
-    assert (returned.decode() if isinstance(returned, bytes) else str(returned)) == last.partition("-- ")[2]
+    assert run_lua(block.code, raw) == last.partition("-- ")[2]
+
+
+def run_lua(code: str, client: redis.Redis) -> str:
+    """Run code in Redis, where `require` finds the parts in lua/lib."""
+    parts = [f"['lib.{part.stem}'] = function() {part.read_text()} end" for part in sorted((ROOT / "lua" / "lib").glob("*.lua"))]
+    prelude = f"local require, made = nil, {{}} local parts = {{ {', '.join(parts)} }}\n"
+    prelude += "require = function(name) made[name] = made[name] or parts[name]() return made[name] end\n"
+    returned = client.eval(prelude + code, 0)
+    return returned.decode() if isinstance(returned, bytes) else str(returned)
 
 
 @pytest.mark.parametrize("kind", DATA)
@@ -90,18 +109,22 @@ def test_data_can_be_read(kind: str) -> None:
 
 
 @of_kind("console")
-def test_console_commands_run(block: Block, server: RedisServer, monkeypatch: pytest.MonkeyPatch, raw: redis.Redis) -> None:
-    monkeypatch.setenv("MOTIA_REDIS_URL", server.url)
+def test_console_commands_run(block: Block, durable: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_console(block, durable, monkeypatch)
+
+
+def run_console(block: Block, durable: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run or check each command, by what kind of program it is."""
+    monkeypatch.setenv("MOTIA_REDIS_URL", durable.url)
     monkeypatch.setenv("MOTIA_REDIS_NAMESPACE", "console")
-    monkeypatch.setenv("COLUMNS", "200")
-    raw.set("console", "")  # the namespace itself need not be there
     for words, output in commands_of(block):
         match words:
             case ["make", *targets]:
                 for target in targets:
                     assert "=" in target or re.search(rf"^{target}:", MAKEFILE, re.MULTILINE), f"{block.place}: make {target}"
             case ["motia-redis", *arguments]:
-                _command_runs(arguments, server, block.place)
+                printed = _run_command(arguments, durable, block.place)
+                assert not output or _fits(printed, output), f"{block.place}: {printed}"
             case ["pip" | "uv", *rest]:
                 for extra in re.findall(r"\[([\w,-]+)\]", " ".join(rest)):
                     assert set(extra.split(",")) <= set(PROJECT["optional-dependencies"]), f"{block.place}: {extra}"
@@ -110,10 +133,9 @@ def test_console_commands_run(block: Block, server: RedisServer, monkeypatch: py
             case ["python" | "python3", script, *_]:
                 assert (ROOT / script).is_file(), f"{block.place}: {script}"
             case ["redis-cli", *arguments]:
-                _redis_cli(raw, arguments)
+                _redis_cli(durable, arguments)
             case [program, *_]:
-                assert program in FOREIGN_PROGRAMS, f"{block.place}: nothing here runs {program!r}"
-        assert output == "" or words[0] in {"curl", *FOREIGN_PROGRAMS} or _shown(words, output, server, block.place)
+                assert program in FOREIGN_PROGRAMS, f"{block.place}: the tests do not know how to run {program!r}"
 
 
 def _cli() -> click.Group:
@@ -123,7 +145,7 @@ def _cli() -> click.Group:
     return command
 
 
-def _command_runs(arguments: list[str], server: RedisServer, place: str) -> str:
+def _run_command(arguments: list[str], durable: RedisServer, place: str) -> str:
     """Run a command that ends by itself, and parse the arguments of others. Return what was printed."""
     if arguments[0] in ("run", "serve", "worker") and "--help" not in arguments:
         command = _cli().commands[arguments[0]]
@@ -132,29 +154,28 @@ def _command_runs(arguments: list[str], server: RedisServer, place: str) -> str:
         except click.ClickException as error:
             pytest.fail(f"{place}: {error.format_message()}")
         return ""
-    words = [re.sub(r"^(redis|rediss|unix|embedded)(\+\w+)?://.*", server.url, word) for word in arguments]
+    words = [re.sub(r"^(redis|rediss|unix|embedded)(\+\w+)?://.*", durable.url, word) for word in arguments]
     done = CliRunner().invoke(_cli(), words)
-    # An error of the command itself, such as a step that is not there, is one line that begins so; wrong usage is not.
-    told = done.stderr.startswith("motia-redis: error:")
-    assert done.exit_code == 0 or (done.exit_code == 1 and words[0] == "doctor") or told, f"{place}: {done.output} {done.exception!r}"
+    # An error of the command itself, such as a step that does not exist, is one line that begins so; wrong usage is not.
+    is_reported = done.stderr.startswith("motia-redis: error:")
+    failed_check = done.exit_code == 1 and words[0] == "doctor"
+    assert done.exit_code == 0 or failed_check or is_reported, f"{place}: {done.output} {done.exception!r}"
     return done.stdout
 
 
-def _shown(words: list[str], output: str, server: RedisServer, place: str) -> bool:
-    """Tell whether a command prints what is shown below it, where `...` stands for anything."""
-    assert words[0] == "motia-redis", f"{place}: the output of {words[0]!r} is not compared with what is shown"
-    printed = _command_runs(words[1:], server, place)
-    pattern = re.escape(output.strip()).replace(r"\.\.\.", ".*").replace("\\ ", " ")
-    assert re.fullmatch(re.sub(" +", " +", pattern), printed.strip(), re.DOTALL), f"{place}: {printed}"
-    return True
+def _fits(printed: str, shown: str) -> bool:
+    """Tell whether a command prints what is shown, where `...` stands for anything and spaces for any number of them."""
+    pattern = re.escape(" ".join(shown.split())).replace(r"\.\.\.", ".*").replace("\\ ", " ")
+    return re.fullmatch(pattern, " ".join(printed.split())) is not None
 
 
-def _redis_cli(client: redis.Redis, arguments: list[str]) -> None:
+def _redis_cli(durable: RedisServer, arguments: list[str]) -> None:
     """Run what follows the options of redis-cli, which say where Redis is."""
     while arguments and arguments[0].startswith("-"):
         arguments = arguments[2:]
     if arguments:
-        client.execute_command(*arguments)
+        with redis.Redis.from_url(durable.url) as client:
+            client.execute_command(*arguments)
 
 
 def tours() -> list[str]:
@@ -163,7 +184,7 @@ def tours() -> list[str]:
 
 
 @pytest.mark.parametrize("page", tours())
-def test_an_application_answers_as_shown(page: str, server: RedisServer, namespace: str, tmp_path: Path) -> None:
+def test_an_application_answers_as_shown(page: str, durable: RedisServer, namespace: str, tmp_path: Path) -> None:
     """Each answer is the one shown, and the log has all messages: in one process, and in two where the page shows both ways."""
     steps = [block for block in BLOCKS if block.page == page and block.is_step_file]
     for block in steps:
@@ -180,7 +201,7 @@ def test_an_application_answers_as_shown(page: str, server: RedisServer, namespa
 
     def wait_for_messages(process: Command) -> None:
         for message in messages:
-            wait_until(lambda: message in process.output, f"{page}: the log says {message!r}")
+            wait_until(lambda message=message: message in process.output, f"{page}: the log says {message!r}")
 
     with Command(tmp_path, *starts["run"], "--port", "0", ready="serving") as everything:
         ask(everything)
@@ -188,7 +209,7 @@ def test_an_application_answers_as_shown(page: str, server: RedisServer, namespa
         assert everything.stop() == 0
     assert (tmp_path / ".motia").is_dir(), "the embedded Redis"
     if "serve" in starts:
-        options = ["--redis", server.url, "--namespace", namespace]
+        options = ["--redis", durable.url, "--namespace", namespace]
         with (
             Command(tmp_path, *starts["serve"], *options, "--port", "0", ready="serving") as front,
             Command(tmp_path, *starts["worker"], *options) as back,
@@ -261,17 +282,20 @@ def test_every_operation_is_in_the_tables() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_to_what_is_there(page: Path) -> None:
     """Sphinx checks the links between pages; this covers the README and files outside of the docs."""
-    text = re.sub(r"^( *```).*?^\1", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+    prose = re.sub(r"^( *```).*?^\1", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose):
         target, _, anchor = link.partition("#")
         if "://" in target:
             continue
         path = (page.parent / target).resolve() if target else page
         assert path.exists(), f"{page.name}: {link}"
         if anchor:
-            headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+            text = path.read_text()
+            for included in re.findall(r"^```\{include\} (.*)$", text, re.MULTILINE):
+                text += (path.parent / included).read_text()
+            headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
             slugs = {re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
-            named = set(re.findall(r"^\(([\w-]+)\)=$", path.read_text(), re.MULTILINE))
+            named = set(re.findall(r"^\(([\w-]+)\)=$", text, re.MULTILINE))
             assert anchor in slugs | named, f"{page.name}: {link}"
 
 
@@ -281,8 +305,52 @@ def test_the_readme_is_short() -> None:
 
 def test_the_reference_has_every_public_name() -> None:
     text = "".join(page.read_text() for page in (ROOT / "docs" / "api").glob("*.md"))
-    import motia_redis
+    described = set(re.findall(r"^(?:\.\. auto(?:class|function):: |\.\. data:: | {10})(\w+)$", text, re.MULTILINE))
+    assert set(motia_redis.__all__) <= described
 
-    assert [name for name in motia_redis.__all__ if not re.search(rf"^(\.\. auto\w+:: |\.\. data:: | +){name}$", text, re.MULTILINE)] == []
+
+# -- the tests above can fail -------------------------------------------------------------------------------------------------
 
 
+def one_block(kind: str, code: str) -> Block:
+    (block,) = blocks_in(f"Text\n\n```{kind}\n{code}\n```\n", "page")
+    assert (block.kind, block.code, block.place) == (kind, f"{code}\n", "page:4")
+    return block
+
+
+def test_blocks_without_an_end_are_errors() -> None:
+    with pytest.raises(ValueError, match="page:2: the fence has no end"):
+        blocks_in("```python\nprint(1)\n", "page")
+
+
+def test_blocks_may_show_fences() -> None:
+    (block,) = blocks_in("````text\n```python\n```\n````\n", "page")
+    assert block.code == "```python\n```\n"
+
+
+def test_python_of_a_page_shares_names_only_between_lines_with_await(tmp_path: Path) -> None:
+    codes = ["import asyncio\nn = await asyncio.sleep(0, 1)", "n = 2\nprint(n)  # 2", "print(await asyncio.sleep(0, n))  # 3"]
+    blocks = [one_block("python", code) for code in codes]
+    assert snippets.run_page(blocks, tmp_path / "page", {}) == [[], ["2"], ["1"]]
+    assert [block.expected for block in blocks] == [[], ["2"], ["3"]]
+
+
+@pytest.mark.parametrize(
+    "code", ["1 / 0", "import warnings\nwarnings.warn('old')", "from motia_redis import step\nnone = step({})"]
+)
+def test_python_that_fails_is_reported_with_its_place(code: str, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="page"):
+        snippets.run_page([one_block("python", code)], tmp_path / "page", {})
+
+
+def test_lua_has_the_parts_of_the_scripts(raw: redis.Redis) -> None:
+    assert run_lua('return type(require("lib.container").put)', raw) == "function"
+
+
+@pytest.mark.parametrize(
+    "line", ["$ make nothing", "$ motia-redis statsu", "$ motia-redis run", "$ pip install motia-redis[none]", "$ frobnicate",
+             "$ motia-redis dead list\nno such output", "$ python -m no_such_module"],
+)  # fmt: skip
+def test_wrong_console_lines_are_found(line: str, durable: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        run_console(one_block("console", line), durable, monkeypatch)
