@@ -46,6 +46,13 @@ def _resolve_public_name(app: Any, environment: Any, node: Any, content: Any) ->
     return None
 
 
+def _keep_colons(_app: Any, what: str, _name: str, _object: Any, _options: Any, lines: list[str]) -> None:
+    """Stop napoleon from reading the words before a colon in an attribute's docstring as its type."""
+    if what in ("attribute", "data", "property"):
+        lines.insert(0, "")
+
+
 def setup(app: Any) -> None:
     """Register the functions of this file with Sphinx."""
+    app.connect("autodoc-process-docstring", _keep_colons, priority=400)  # napoleon comes at 500
     app.connect("missing-reference", _resolve_public_name)

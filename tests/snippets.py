@@ -25,9 +25,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").is_file())
-PAGES = [
-    page for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))) if page.is_file()
-]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 _FENCE = re.compile(r"^ *(`{3,}|~{3,})(.*)$")
 _EXPECTED = re.compile(r"print\(.*#\s+(.*)$", re.MULTILINE)
