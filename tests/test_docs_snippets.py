@@ -217,6 +217,10 @@ def test_an_application_answers_as_shown(page: str, durable: RedisServer, namesp
             ask(front)
             wait_for_messages(back)
             assert not any(message in front.output for message in messages)
+            shown = _run_command(["status", *options], durable, page)
+            names = re.findall(r'"name": "(\w+)", "triggers": \[(?:state|queue)', "".join(block.code for block in steps))
+            assert names
+            assert all(name in shown for name in names), shown
 
 
 def _curl(words: list[str], port: int) -> str:
