@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 # Its wheel and node's carry all that it runs; without this it would ask whether there is a newer version.
 PYRIGHT := PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
 
-.PHONY: help demo test lint fuzz chaos bench bench-quick bench-compare format clean
+.PHONY: help demo test lint docs fuzz chaos bench bench-quick bench-compare format clean
 
 help:
 	@echo "make demo    several processes share state and fire triggers on an embedded Redis"
 	@echo "make test    lint, types and all tests, against a real redis-server"
 	@echo "make lint    only lint and types"
+	@echo "make docs    the documentation site, into build/docs"
 	@echo "make fuzz    random updates against an independent model: CASES=200000 SEED=1, or SECONDS=60"
 	@echo "make chaos   the long runs of the fault tests: kills, pauses, bad networks, fail-overs, a million keys (about 9 minutes)"
 	@echo "make bench   all benchmarks beside their rivals (under 20 minutes), into benchmarks/README.md: ONLY=\"calls triggers\""
@@ -46,6 +47,15 @@ lint: $(VENV)/dev
 test: lint
 	$(BIN)/python -m pytest
 
+$(VENV)/docs: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	touch $@
+
+docs: $(VENV)/docs
+	$(BIN)/python -m sphinx -W --keep-going -n -q -b html -d build/doctrees docs build/docs
+	@echo "the documentation starts at build/docs/index.html"
+
 # A failing case is shrunk and saved in .fuzz/, with the command that replays it.
 fuzz: $(VENV)/dev
 	$(BIN)/python -m tests.fuzzing $(if $(SECONDS),--seconds $(SECONDS),--cases $(or $(CASES),200000)) $(if $(SEED),--seed $(SEED)) --save .fuzz
@@ -74,4 +84,4 @@ format: $(VENV)/dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .venv-rivals dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-rivals build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,7 +1,7 @@
 """The one tree of errors that motia-redis raises.
 
 Every message names the scope and key (and the operation, for an update) and says what to do. Errors that the mutation
-script reports carry the same code there (`code` below); a test holds the two lists equal.
+script reports carry the same code there (`code` below); a test holds the two lists equal::
 
     StateError
     ├── InvalidName          a scope or key that is not text, empty or too long

@@ -42,8 +42,8 @@ NAMES = [(module, name) for module, names in PUBLIC.items() for name in names]
 # The first words of our reference docstrings; a new one is added here when it is a verb.
 VERBS = {
     "Add", "Append", "Apply", "Bind", "Call", "Close", "Connect", "Consume", "Create", "Decrement", "Delete", "Describe", "Do",
-    "Fire", "Give", "Handle", "Have", "Hold", "Import", "Increment", "Limit", "Log", "Merge", "Move", "Read", "Remove", "Report", "Retry",
-    "Return", "Send", "Set", "Start", "Stop", "Store", "Tell", "Yield",
+    "Fire", "Give", "Handle", "Have", "Hold", "Import", "Increment", "Limit", "Log", "Merge", "Move", "Read", "Remove", "Report",
+    "Retry", "Return", "Send", "Set", "Start", "Stop", "Store", "Tell", "Yield",
 }  # fmt: skip
 # What public methods return without a public name of its own: clients and key names, for the package's own use.
 INTERNAL = {("StateManager.connect", "Keyspace"), ("StateManager.open_router", "Router")}

@@ -29,7 +29,7 @@ from tests.worker.test_worker import Recorder, record, working
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-README = Path(__file__).parent.parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "operating.md"
 INCREMENT = [{"op": "increment", "path": "/n", "value": 1}]
 
 
@@ -110,9 +110,9 @@ async def test_tls(certificates: Path) -> None:
 
 
 def documented_rule() -> list[str]:
-    """Return the words of the ACL rule in the README."""
-    match = re.search(r"ACL SETUSER motia (.*?)```", README.read_text(), re.DOTALL)
-    assert match, "the README documents a rule"
+    """Return the words of the ACL rule in docs/operating.md."""
+    match = re.search(r"ACL SETUSER motia (.*?)```", PAGE.read_text(), re.DOTALL)
+    assert match, "the page documents a rule"
     return match[1].replace("\\\n", " ").split()
 
 
