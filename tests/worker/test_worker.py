@@ -156,9 +156,8 @@ async def test_every_step_gets_every_event_and_workers_share_them(state: StateMa
     one, two = Recorder(), Recorder()
     steps = [
         step({"name": "One", "triggers": [state_trigger()]}).handle(one),
-        step({"name": "Two", "triggers": [state_trigger()]}),
+        step({"name": "Two", "triggers": [state_trigger()]}).handle(two),
     ]
-    steps[1].handle(two)
     async with working(state, *steps, workers=3):
         await asyncio.gather(*(state.set("users", str(number), number) for number in range(300)))
         await one.wait(300)
