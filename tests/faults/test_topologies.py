@@ -98,8 +98,8 @@ async def test_plain_url_of_a_cluster_node_is_rejected(cluster: Cluster, namespa
     for node in cluster.processes:
         state = StateManager(f"redis://127.0.0.1:{node.port}", namespace=namespace)
         calls = (state.set(f"scope{number}", "ann", number) for number in range(32))
-        refused = [str(outcome) for outcome in await asyncio.gather(*calls, return_exceptions=True) if outcome is not None]
-        assert any("use redis+cluster://" in text for text in refused)
+        errors = [str(outcome) for outcome in await asyncio.gather(*calls, return_exceptions=True) if outcome is not None]
+        assert any("use redis+cluster://" in text for text in errors)
         await state.close()
 
 

@@ -37,9 +37,9 @@ async def _work(state: StateManager, name: str, calls: int, choose: random.Rando
         try:
             await _call(state, kind, key, token)
         except RevisionConflict:
-            outcome = "refused"
+            outcome = "rejected"
         except StateUnavailable as error:
-            outcome = "unknown" if error.maybe_applied else "refused"
+            outcome = "unknown" if error.maybe_applied else "rejected"
         log.append([kind, key, token, outcome])
 
 
