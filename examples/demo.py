@@ -1,7 +1,7 @@
-"""`make demo`: one HTTP process and two workers share state through an embedded Redis; every number is checked.
+"""Run one HTTP process and two workers that share state through an embedded Redis, and check every number.
 
-Creates users over HTTP, logs them in from concurrent clients, waits for the triggers and prints a table. Exits with 1 if a
-number is off. Everything it starts ends with it.
+The demo creates users over HTTP, logs them in from concurrent clients, waits for the triggers and prints a table. The exit
+code is 1 if a number is wrong. All processes that the demo starts end before it ends.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 EXAMPLES = Path(__file__).parent
 APPLICATION = [str(EXAMPLES / "users.py"), str(EXAMPLES / "audit_step.py")]
-DEADLINE = 60.0  # seconds for any one thing to happen
+DEADLINE = 60.0  # seconds: limit of each wait
 
 
 class DemoError(Exception):
-    """Something the demo needs did not happen."""
+    """A process or a request of the demo failed."""
 
 
 class Process:
-    """One `motia-redis` process; its log goes to a file."""
+    """One `motia-redis` process, which logs to a file."""
 
     def __init__(self, name: str, directory: Path, *arguments: str) -> None:
         self.name = name
@@ -48,17 +48,17 @@ class Process:
             )
 
     def wait_for_line(self, start: str) -> str:
-        """Return the first line of the log that starts so."""
+        """Wait for a line of the log that begins with `start`; return it."""
         end = time.monotonic() + DEADLINE
         while time.monotonic() < end and self.popen.poll() is None:
             for line in self.log.read_text().splitlines():
                 if line.startswith(start):
                     return line
             time.sleep(0.02)
-        raise DemoError(f"{self.name} did not get ready; its log:\n{self.log.read_text()}")
+        raise DemoError(f"{self.name} is not ready; its log is:\n{self.log.read_text()}")
 
     def stop(self) -> int:
-        """Ask the process to finish and return its exit code."""
+        """Send SIGTERM, wait until the process ends, and return its exit code. Kill it after the deadline."""
         if self.popen.poll() is None:
             self.popen.send_signal(signal.SIGTERM)
         try:
@@ -75,7 +75,7 @@ class Client:
         self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE)
 
     def post(self, path: str, body: Any = None) -> Any:
-        """Send JSON and return the JSON answered; raise DemoError unless the status is a success."""
+        """Send JSON and return the JSON of the response. Raise DemoError unless the status is 200 or 201."""
         self.connection.request("POST", path, json.dumps(body), {"content-type": "application/json"})
         response = self.connection.getresponse()
         text = response.read()
@@ -85,7 +85,7 @@ class Client:
 
 
 def drive(port: int, users: int, logins: int, clients: int) -> Counter[str]:
-    """Create the users, log them in from several clients at once, and return the logins sent per user."""
+    """Create the users, log them in from several clients at the same time, and return the number of logins of each user."""
     client = Client(port)
     ids = [client.post("/users", {"name": f"User {n}", "email": f"user{n}@example.com"})["id"] for n in range(users)]
     sent = [ids[n % users] for n in range(logins)]
@@ -101,7 +101,10 @@ def drive(port: int, users: int, logins: int, clients: int) -> Counter[str]:
 
 
 async def watch(url: str, logins: int) -> tuple[dict[str, int], Counter[str], Counter[str]]:
-    """Wait until the triggers have handled everything; return login counts, firings and messages by process."""
+    """Wait until the triggers have handled all logins.
+
+    Return the login count of each user, and the trigger firings and the messages of each process.
+    """
     async with StateManager(url) as state:
         end = time.monotonic() + DEADLINE
         shown = -1
@@ -121,7 +124,7 @@ async def watch(url: str, logins: int) -> tuple[dict[str, int], Counter[str], Co
 
 @contextlib.contextmanager
 def processes(directory: Path, url: str) -> Iterator[list[Process]]:
-    """Start the HTTP process and two workers; stop them at the end, whatever happens."""
+    """Start the HTTP process and two workers. Leaving `with` stops them."""
     common = ["--redis", url, "--log-level", "warning"]
     started: list[Process] = []
     try:
@@ -133,21 +136,21 @@ def processes(directory: Path, url: str) -> Iterator[list[Process]]:
             process.stop()
 
 
-def row(what: str, number: object, expected: object = None) -> bool:
-    """Print a line of the table; return whether the number is the expected one."""
+def print_row(label: str, number: object, expected: object = None) -> bool:
+    """Print a row of the table; return whether the number is the expected one."""
     good = expected is None or number == expected
-    verdict = "" if expected is None else "ok" if good else f"WRONG: expected {expected}"
-    print(f"  {what:<44}{number!s:>8}  {verdict}".rstrip())
+    result = "" if expected is None else "ok" if good else f"WRONG: expected {expected}"
+    print(f"  {label:<44}{number!s:>8}  {result}".rstrip())
     return good
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--users", type=int, default=10)
-    parser.add_argument("--logins", type=int, default=400)
-    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--users", type=int, default=10, help="number of users (default: %(default)s)")
+    parser.add_argument("--logins", type=int, default=400, help="number of logins of all users together (default: %(default)s)")
+    parser.add_argument("--clients", type=int, default=8, help="number of concurrent HTTP clients (default: %(default)s)")
     arguments = parser.parse_args()
-    # Whatever the shell has set is meant for somebody's own application, not for the demo's Redis.
+    # Settings of the shell are for other applications. The demo uses its own Redis.
     for name in ("MOTIA_REDIS_URL", "MOTIA_REDIS_NAMESPACE"):
         os.environ.pop(name, None)
     with tempfile.TemporaryDirectory(prefix="motia-demo-") as folder:
@@ -167,14 +170,14 @@ def main() -> int:
         codes = [process.popen.returncode for process in started]
     print(f"\nDone in {took:.1f} s.\n")
     good = [
-        row("logins sent", sent.total(), arguments.logins),
-        row("login_count found, all users together", sum(counts.values()), arguments.logins),
-        row("users whose login_count is exactly theirs", sum(counts.get(u) == n for u, n in sent.items()), len(sent)),
-        row("trigger firings (one per login)", firings.total(), arguments.logins),
-        *(row(f"    by {name}", number) for name, number in sorted(firings.items())),
-        row("user.changed messages consumed", consumed.total(), arguments.logins),
-        *(row(f"    by {name}", number) for name, number in sorted(consumed.items())),
-        row("processes that ended cleanly", codes.count(0), len(codes)),
+        print_row("logins sent", sent.total(), arguments.logins),
+        print_row("login_count, sum over all users", sum(counts.values()), arguments.logins),
+        print_row("users with the login_count that was sent", sum(counts.get(u) == n for u, n in sent.items()), len(sent)),
+        print_row("trigger firings (one for each login)", firings.total(), arguments.logins),
+        *(print_row(f"    by {name}", number) for name, number in sorted(firings.items())),
+        print_row("user.changed messages consumed", consumed.total(), arguments.logins),
+        *(print_row(f"    by {name}", number) for name, number in sorted(consumed.items())),
+        print_row("processes with exit code 0", codes.count(0), len(codes)),
     ]
     print()
     return 0 if all(good) else 1

@@ -1,4 +1,4 @@
-"""A network that fails: a TCP proxy before Redis that cuts, tears, delays and holds back what passes."""
+"""A TCP proxy in front of Redis that injects network faults: it drops, truncates, delays and holds back requests and replies."""
 
 from __future__ import annotations
 
@@ -10,25 +10,37 @@ from typing import TYPE_CHECKING
 import hiredis
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Self
 
-#: before: the request never arrives.        after: it was run, and the reply is lost.
-#: middle: half of the reply arrives.        late:  the reply comes when nobody waits any more.
-#: stall:  the request arrives when its sender has given up.
+#: before: the proxy drops the request and closes the connection.
+#: after:  Redis runs the request; the proxy drops the reply and closes the connection.
+#: middle: the proxy sends half of the reply and closes the connection.
+#: late:   the proxy sends the reply after `delay`, when the client has given up.
+#: stall:  the proxy sends the request after `delay`, when the client has given up.
 FAULTS = ("before", "after", "middle", "late", "stall")
 CHANGES = frozenset({b"EVALSHA", b"EVAL", b"INCRBY"})
 
 
 class FaultProxy:
-    """Passes requests on to a Redis and harms them at a `rate` (0 to 1) per change that they carry. Serves on `async with`."""
+    """Forwards requests to Redis and injects a fault into a share of the changes. Serves inside `async with`.
 
-    def __init__(self, port: int, *, rate: float, seed: int, delay: float) -> None:
-        self.rate = rate
-        self.delay = delay
+    `rate` is the mean number of faults per change. The gaps between faults are random and at most `2 / rate` changes long. The
+    faults come in random order, and each one of `faults` comes once before any comes again. So a test that sends enough changes
+    meets every fault, on a slow machine too.
+    """
+
+    def __init__(self, port: int, *, rate: float, seed: int, delay: float, faults: Sequence[str] = FAULTS) -> None:
         self.injected: Counter[str] = Counter()
+        self.changes = 0  #: that have arrived at the proxy
         self.port = 0
         self._to = port
+        self._longest_gap = round(2 / rate) - 1
+        self._delay = delay
+        self._faults = faults
         self._random = random.Random(seed)
+        self._next_faults: list[str] = []
+        self._gap = self._draw_gap()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -41,6 +53,12 @@ class FaultProxy:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def drain(self) -> None:
+        """Wait until Redis has answered every request that the proxy still holds. The clients must have disconnected."""
+        async with asyncio.timeout(self._delay + 60):
+            while self._tasks:
+                await asyncio.wait(self._tasks)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(self._connection(reader, writer))
@@ -63,46 +81,55 @@ class FaultProxy:
                 while (command := parser.gets()) is not False:
                     commands.append(command)
                 if parser.has_data():
-                    continue  # the rest of a request is on its way
+                    continue  # the request is incomplete
                 request, count = pending, len(commands)
                 fault = self._choose(commands)
                 pending, commands = b"", []
                 if fault == "before":
                     return
                 if fault == "stall":
-                    await asyncio.sleep(self.delay)
+                    await asyncio.sleep(self._delay)
                 redis_writer.write(request)
                 reply = await _replies(redis_reader, count)
                 if fault == "after":
                     return
                 if fault == "late":
-                    await asyncio.sleep(self.delay)
+                    await asyncio.sleep(self._delay)
                 writer.write(reply[: len(reply) // 2] if fault == "middle" else reply)
                 await writer.drain()
                 if fault == "middle":
                     return
         except OSError:
-            pass  # either side went away
+            pass  # the client or Redis closed the connection
         finally:
             redis_writer.close()
             writer.close()
 
     def _choose(self, commands: list[list[bytes]]) -> str | None:
+        """Return the fault for a request of these commands: None for most of them."""
         changes = sum(command[0].upper() in CHANGES for command in commands)
-        if not any(self._random.random() < self.rate for _ in range(changes)):
+        self.changes += changes
+        self._gap -= changes
+        if self._gap > 0 or not changes:
             return None
-        fault = self._random.choice(FAULTS)
+        self._gap = self._draw_gap()
+        if not self._next_faults:
+            self._next_faults = self._random.sample(self._faults, len(self._faults))
+        fault = self._next_faults.pop()
         self.injected[fault] += 1
         return fault
 
+    def _draw_gap(self) -> int:
+        return self._random.randint(1, self._longest_gap)
+
 
 async def _replies(reader: asyncio.StreamReader, count: int) -> bytes:
-    """Read that many replies whole."""
+    """Read `count` complete replies."""
     parser, found, replies = hiredis.Reader(), b"", 0
     while replies < count:
         data = await reader.read(1 << 20)
         if not data:
-            raise ConnectionResetError("Redis went away")
+            raise ConnectionResetError("Redis closed the connection")
         found += data
         parser.feed(data)
         while parser.gets() is not False:

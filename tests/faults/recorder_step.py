@@ -1,4 +1,4 @@
-"""The application that the fault tests run: handlers that record what reached them, in the order in which it did."""
+"""The application of the fault tests: its handlers record the events that they receive, in order."""
 
 import asyncio
 import os
@@ -14,15 +14,15 @@ _clients: dict = {}
 
 
 def client() -> redis.asyncio.Redis:
-    """A connection of its own, whose retries are the test's matter, not the library's."""
+    """Return a client of redis-py for this event loop. The library's own retries do not apply to it."""
     loop = asyncio.get_running_loop()
     if loop not in _clients:
         _clients[loop] = redis.asyncio.Redis.from_url(os.environ["MOTIA_REDIS_URL"])
     return _clients[loop]
 
 
-async def note(log: str, input: StateTriggerInput, ctx: FlowContext) -> None:
-    """Append one line: key, number, revision, process, attempt, time."""
+async def record_line(log: str, input: StateTriggerInput, ctx: FlowContext) -> None:
+    """Append one line to the log: key, number, revision, process, attempt, time. Retries while Redis is down."""
     line = f"{input.item_id} {input.new_value['n']} {input.revision} {os.getpid()} {ctx.trigger.attempt} {time.time():.3f}"
     while True:
         try:
@@ -37,11 +37,12 @@ async def note(log: str, input: StateTriggerInput, ctx: FlowContext) -> None:
 async def record(input: StateTriggerInput, ctx: FlowContext) -> None:
     if PAUSE:
         await asyncio.sleep(PAUSE)
-    await note("record", input, ctx)
+    await record_line("record", input, ctx)
 
 
-# Applied only if it is newer than what was applied before: the way to make an effect safe against a process that was paused.
-NEWER = """
+# Applies an effect only if its revision is newer than the last applied one. This guards the effect against a worker that was
+# paused, lost its leases and goes on.
+APPLY_IF_NEWER = """
 local known = redis.call("HGET", KEYS[1], ARGV[1])
 local function order(id) local a, b = string.match(id, "(%d+)-(%d+)") return tonumber(a), tonumber(b) end
 if known then
@@ -58,24 +59,24 @@ return 1
 @step({"name": "Apply", "triggers": [state(scope="load")]})
 async def apply(input: StateTriggerInput) -> None:
     keys = [f"applied:{NAMESPACE}", f"log:{NAMESPACE}:applied"]
-    await client().eval(NEWER, 2, *keys, input.item_id, input.revision, str(input.new_value["n"]))
+    await client().eval(APPLY_IF_NEWER, 2, *keys, input.item_id, input.revision, str(input.new_value["n"]))
 
 
 @step({"name": "Fail", "triggers": [state(scope="poison", key="fail")], "max_attempts": 3, "backoff": 0.05})
 async def fail(input: StateTriggerInput, ctx: FlowContext) -> None:
-    await note("fail", input, ctx)
+    await record_line("fail", input, ctx)
     raise ValueError("always")
 
 
 @step({"name": "Hang", "triggers": [state(scope="poison", key="hang")], "max_attempts": 2, "backoff": 0.05, "timeout": 0.3})
 async def hang(input: StateTriggerInput, ctx: FlowContext) -> None:
-    await note("hang", input, ctx)
+    await record_line("hang", input, ctx)
     await asyncio.sleep(3600)
 
 
 @step({"name": "Exit", "triggers": [state(scope="poison", key="exit")], "max_attempts": 2})
 async def leave(input: StateTriggerInput, ctx: FlowContext) -> None:
-    await note("exit", input, ctx)
+    await record_line("exit", input, ctx)
     os._exit(9)
 
 
@@ -98,4 +99,4 @@ async def level2(input: StateTriggerInput, ctx: FlowContext) -> None:
 
 @step({"name": "Level3", "triggers": [state(scope="level2")]})
 async def level3(input: StateTriggerInput, ctx: FlowContext) -> None:
-    await note("level3", input, ctx)
+    await record_line("level3", input, ctx)

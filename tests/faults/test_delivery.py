@@ -1,4 +1,4 @@
-"""Delivery under faults (G5, G6, G7): every event, in order, through kills, pauses, restarts and scaling."""
+"""Delivery under faults (G5, G6, G7): each step handles every event, in order, despite kills, pauses, restarts and scaling."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from motia_redis import StateManager
-from tests.faults.team import FULL, Load, Team
+from tests.faults.worker_processes import FULL, Load, WorkerProcesses
 from tests.support.servers import RedisServer
 from tests.support.waiting import until
 
@@ -19,59 +19,67 @@ if TYPE_CHECKING:
 
     import redis
 
-LEASE = 3.0  # seconds, the default
+LEASE = 3.0  # seconds; the default
 
 
-async def test_killed_workers_lose_nothing_and_keep_the_order(
+async def test_killed_workers_lose_no_event_and_keep_the_order_of_each_key(
     state: StateManager, raw: redis.Redis, server: RedisServer, namespace: str, tmp_path: Path
 ) -> None:
     events, keys, kills = (20_000, 500, 12) if FULL else (3_000, 200, 3)
     load = Load(state, raw, namespace, keys=keys)
-    with Team(tmp_path, server.url, namespace) as team:
-        team.start(4)
-        await team.ready(4)
+    with WorkerProcesses(tmp_path, server.url, namespace) as workers:
+        workers.start(4)
+        await workers.ready(4)
         rate = events / kills
         sending = asyncio.create_task(load.send(events, per_second=rate))
         for _ in range(kills):
             await asyncio.sleep(1)
-            team.replace(random.randrange(4))
+            workers.replace(random.randrange(4))
         killed = time.monotonic()
         await sending
         await load.handled(deadline=60)
         took = time.monotonic() - killed
     duplicates = load.check_order()
-    print(f"{events} events, {keys} keys, {kills} kills: done {took:.1f} s after the last, {duplicates} duplicates")
+    print(f"{events} events, {keys} keys, {kills} kills: done {took:.1f} s after the last kill, {duplicates} duplicates")
     assert took < 10 + LEASE * (not FULL)
     assert duplicates <= kills * 4 * 512
 
 
-async def test_a_paused_worker_s_late_acknowledgements_are_refused(
+async def test_late_acknowledgements_of_a_paused_worker_are_rejected(
     state: StateManager, raw: redis.Redis, server: RedisServer, namespace: str, tmp_path: Path
 ) -> None:
     events, keys, pauses = (20_000, 500, 4) if FULL else (2_000, 100, 1)
     load = Load(state, raw, namespace, keys=keys)
-    with Team(tmp_path, server.url, namespace, RECORDER_PAUSE="0.02") as team:
-        team.start(3)
-        await team.ready(3)
+    with WorkerProcesses(tmp_path, server.url, namespace, RECORDER_PAUSE="0.02") as workers:
+        workers.start(3)
+        await workers.ready(3)
         sending = asyncio.create_task(load.send(events, per_second=events / (pauses * 4 * LEASE)))
         for _ in range(pauses):
             await asyncio.sleep(LEASE / 2)
-            paused = random.choice(team.workers)
+            paused = random.choice(workers.processes)
             paused.send_signal(signal.SIGSTOP)
             await asyncio.sleep(3 * LEASE)
             paused.send_signal(signal.SIGCONT)
         await sending
         await load.handled(deadline=60)
-        assert "lost the leases" in team.output, "the paused worker knows"
-        # What was applied with the revision as guard is in order, however late the paused process woke up.
+
+        async def has_noticed() -> bool:
+            return "lost the leases" in workers.output
+
+        await until(has_noticed, "the paused worker logs that it lost its leases", deadline=60)
+
+        async def all_applied() -> bool:
+            return dict(map(tuple, load.lines("applied"))) == {key: str(last) for key, last in load.sent.items()}
+
+        await until(all_applied, "the step Apply has applied the last change of each key", deadline=60)
+        # The paused worker went on with its old events. The revision as a guard keeps their effects in order.
         applied: dict[str, list[int]] = {}
         for key, number in load.lines("applied"):
             applied.setdefault(key, []).append(int(number))
         assert all(numbers == sorted(set(numbers)) for numbers in applied.values())
-        assert all(applied[key][-1] == last for key, last in load.sent.items())
 
 
-async def test_a_killed_redis_loses_no_event(namespace: str, tmp_path: Path) -> None:
+async def test_killed_redis_loses_no_event(namespace: str, tmp_path: Path) -> None:
     import redis
 
     events, keys, kills = (10_000, 300, 5) if FULL else (1_500, 100, 1)
@@ -79,9 +87,9 @@ async def test_a_killed_redis_loses_no_event(namespace: str, tmp_path: Path) -> 
     with RedisServer(tmp_path / "redis", "--appendonly", "yes", "--appendfsync", "always") as server:
         async with StateManager(server.url, namespace=namespace) as state:
             load = Load(state, redis.Redis.from_url(server.url), namespace, keys=keys)
-            with Team(tmp_path, server.url, namespace) as team:
-                team.start(2)
-                await team.ready(2)
+            with WorkerProcesses(tmp_path, server.url, namespace) as workers:
+                workers.start(2)
+                await workers.ready(2)
                 sending = asyncio.create_task(load.send(events, per_second=events / (kills * 3)))
                 for _ in range(kills):
                     await asyncio.sleep(1.5)
@@ -90,40 +98,45 @@ async def test_a_killed_redis_loses_no_event(namespace: str, tmp_path: Path) -> 
                     await asyncio.to_thread(server.start)
                 await sending
                 took = await load.handled(deadline=60)
-                assert all(worker.poll() is None for worker in team.workers), "workers go on by themselves"
+                assert all(worker.poll() is None for worker in workers.processes), "a worker ended when Redis was killed"
             print(f"{events} events, {kills} restarts of Redis: done {took:.1f} s after the last was sent")
             load.check_order()
 
 
-async def test_scaling_loses_no_event_and_stalls_nobody(
+async def test_scaling_loses_no_event_and_pauses_less_than_two_seconds(
     state: StateManager, raw: redis.Redis, server: RedisServer, namespace: str, tmp_path: Path
 ) -> None:
     seconds = 6 if FULL else 3
     load = Load(state, raw, namespace, keys=200)
-    with Team(tmp_path, server.url, namespace) as team:
-        team.start(1)
-        await team.ready(1)
-        sending = asyncio.create_task(load.send(400 * 3 * seconds, per_second=400))
+    with WorkerProcesses(tmp_path, server.url, namespace) as workers:
+        workers.start(1)
+        await workers.ready(1)
+        stop = asyncio.Event()
+        sending = asyncio.create_task(load.send_until(stop, per_second=400))
         await asyncio.sleep(seconds)
-        team.start(3)
-        await team.ready(4)
-        await asyncio.sleep(seconds)
-        lanes = lanes_by_worker(raw, namespace, "Record")
-        for worker in team.workers[2:]:
+        workers.start(3)
+        await workers.ready(4)
+
+        async def is_even() -> bool:
+            return sorted(lanes_by_worker(raw, namespace, "Record").values()) == [2, 2, 2, 2]
+
+        await until(is_even, "each of the four workers has two of the scope's eight lanes", deadline=60)
+        for worker in workers.processes[2:]:
             worker.send_signal(signal.SIGTERM)
+        await asyncio.sleep(seconds)
+        stop.set()
         await sending
         await load.handled(deadline=30)
-        assert [worker.wait(20) for worker in team.workers[2:]] == [0, 0]
-    assert load.check_order() == 0, "who leaves hands over: nothing runs twice"
+        assert [worker.wait(20) for worker in workers.processes[2:]] == [0, 0]
+    assert load.check_order() == 0, "an event ran twice although no worker was killed"
     times = [float(line[5]) for line in load.lines("record")]
     stall = max(after - before for before, after in pairwise(times))
-    print(f"longest time without any event handled: {stall:.2f} s; lanes of the scope's 8: {sorted(lanes.values())}")
+    print(f"longest time in which no event was handled: {stall:.2f} s")
     assert stall < 2.0
-    assert sorted(lanes.values()) == [2, 2, 2, 2], "lanes spread evenly"
 
 
 def lanes_by_worker(raw: redis.Redis, namespace: str, step: str) -> dict[bytes, int]:
-    """Return how many lanes of a step each worker holds."""
+    """Return the number of lanes of a step for each worker."""
     found: dict[bytes, int] = {}
     for key in raw.keys(f"{{{namespace}:*:leases"):
         for field, value in raw.hgetall(key).items():
@@ -132,7 +145,7 @@ def lanes_by_worker(raw: redis.Redis, namespace: str, step: str) -> dict[bytes, 
     return found
 
 
-async def test_poison_ends_in_dead_letters_and_harms_nobody_else(
+async def test_failing_handlers_end_in_dead_letters_and_other_keys_are_handled(
     state: StateManager, raw: redis.Redis, server: RedisServer, namespace: str, tmp_path: Path
 ) -> None:
     load = Load(state, raw, namespace, keys=100)
@@ -140,54 +153,54 @@ async def test_poison_ends_in_dead_letters_and_harms_nobody_else(
     def letters(step: str) -> list[Any]:
         return [letter for key in raw.keys(f"{{{namespace}:*:dead:{step}") for letter in raw.xrange(key)]
 
-    with Team(tmp_path, server.url, namespace) as team:
-        team.start(2)
-        await team.ready(2)
+    with WorkerProcesses(tmp_path, server.url, namespace) as workers:
+        workers.start(2)
+        await workers.ready(2)
         for key in ("fail", "hang", "exit"):
             await state.set("poison", key, {"n": 1})
         sending = asyncio.create_task(load.send(4000 if FULL else 1500, per_second=300))
 
         async def all_dead() -> bool:
-            for index, worker in enumerate(team.workers):
-                if worker.poll() is not None:  # what a supervisor does
+            for index, worker in enumerate(workers.processes):
+                if worker.poll() is not None:  # restart it, as a supervisor does
                     assert worker.returncode == 9
-                    team.workers.pop(index)
-                    team.start()
+                    workers.processes.pop(index)
+                    workers.start()
             return all(letters(step) for step in ("Fail", "Hang", "Exit"))
 
         await until(all_dead, "three dead letters", deadline=60)
         await sending
         await load.handled(deadline=30)
     load.check_order()
-    stories = {step: [(m[b"error"], m[b"attempts"]) for _, m in letters(step)] for step in ("Fail", "Hang", "Exit")}
-    assert stories == {
+    outcomes = {step: [(m[b"error"], m[b"attempts"]) for _, m in letters(step)] for step in ("Fail", "Hang", "Exit")}
+    assert outcomes == {
         "Fail": [(b"ValueError", b"3")],
         "Hang": [(b"TimeoutError", b"2")],
         "Exit": [(b"WorkerDied", b"2")],
     }
-    assert len(load.lines("exit")) == 3, "once unsuspected, then as often as it may be tried"
+    assert len(load.lines("exit")) == 3, "the handler must run once before it is suspect, and max_attempts times after"
 
 
-async def test_cascades_complete_and_keep_the_order(
+async def test_chained_steps_complete_and_keep_the_order_of_each_key(
     state: StateManager, raw: redis.Redis, server: RedisServer, namespace: str, tmp_path: Path
 ) -> None:
     load = Load(state, raw, namespace, keys=100, scope="level0")
-    with Team(tmp_path, server.url, namespace) as team:
-        team.start(3)
-        await team.ready(3)
+    with WorkerProcesses(tmp_path, server.url, namespace) as workers:
+        workers.start(3)
+        await workers.ready(3)
         await load.send(4000 if FULL else 1000, per_second=500)
         await load.handled("level3", deadline=30)
     load.check_order("level3")
 
 
-async def test_a_handler_that_blocks_its_thread_loses_no_lease(
+async def test_handler_that_blocks_its_thread_keeps_its_leases(
     state: StateManager, raw: redis.Redis, server: RedisServer, namespace: str, tmp_path: Path
 ) -> None:
     seconds = 10.0 if FULL else LEASE + 1.5
     load = Load(state, raw, namespace, keys=10)
-    with Team(tmp_path, server.url, namespace) as team:
-        team.start(2)
-        await team.ready(2)
+    with WorkerProcesses(tmp_path, server.url, namespace) as workers:
+        workers.start(2)
+        await workers.ready(2)
         await state.set("block", "one", {"seconds": seconds})
         await load.send(100, per_second=100)
 
@@ -196,21 +209,21 @@ async def test_a_handler_that_blocks_its_thread_loses_no_lease(
 
         await until(done, "the blocking handler ends", deadline=seconds + 20)
         await load.handled(deadline=20)
-        assert "lost the leases" not in team.output
-    assert len(load.lines("block")) == 1, "no duplicate"
+        assert "lost the leases" not in workers.output
+    assert len(load.lines("block")) == 1, "the blocking handler ran twice"
 
 
-async def test_a_killed_worker_s_lanes_are_taken_over_within_five_seconds(
+async def test_lanes_of_a_killed_worker_are_taken_over_within_five_seconds(
     state: StateManager, raw: redis.Redis, server: RedisServer, namespace: str, tmp_path: Path
 ) -> None:
     load = Load(state, raw, namespace, keys=50)
-    with Team(tmp_path, server.url, namespace) as team:
-        team.start(2)
-        await team.ready(2)
+    with WorkerProcesses(tmp_path, server.url, namespace) as workers:
+        workers.start(2)
+        await workers.ready(2)
         await load.send(100, per_second=200)
         await load.handled(deadline=20)
-        team.workers[0].kill()
+        workers.processes[0].kill()
         await load.send(100, per_second=1000)
         took = await load.handled(deadline=20)
-    print(f"taken over after {took:.1f} s")
+    print(f"lanes taken over after {took:.1f} s")
     assert took < 5.0

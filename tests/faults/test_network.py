@@ -1,4 +1,4 @@
-"""A call is applied once (G4) through a network that loses, tears, delays and holds back requests and replies."""
+"""A call is applied once (G4) when the network drops, truncates, delays and holds back requests and replies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import redis
 
 from motia_redis import StateManager
 from tests.faults.proxy import FAULTS, FaultProxy
-from tests.faults.team import FULL
+from tests.faults.worker_processes import FULL
 from tests.faults.writer import plain_increments
 from tests.support.clusters import Process, free_port
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 import pytest
 
-DELAY = 3.5  # seconds; longer than any attempt waits
+DELAY = 3.5  # seconds; longer than the timeout of an attempt
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def port(tmp_path: Path) -> Iterator[int]:
 
 
 async def _write(url: str, directory: Path, *, calls: int) -> list[Any]:
-    """Run 16 tasks in two processes; return what they recorded."""
+    """Run 16 tasks in two processes; return the outcomes that they recorded."""
     processes, logs = [], []
     for number in range(2):
         log = directory / f"log{number}"
@@ -63,30 +63,30 @@ async def _write(url: str, directory: Path, *, calls: int) -> list[Any]:
     return [call for log in logs for call in orjson.loads(log.read_bytes())]
 
 
-async def test_every_call_is_applied_once_through_a_bad_network(port: int, tmp_path: Path) -> None:
+async def test_every_call_is_applied_once_under_network_faults(port: int, tmp_path: Path) -> None:
     calls = 10_000 if FULL else 640
     async with FaultProxy(port, rate=0.05, seed=calls, delay=DELAY) as proxy:
-        told = await _write(f"redis://127.0.0.1:{proxy.port}", tmp_path, calls=calls)
-        proxy.rate = 0.0
+        recorded = await _write(f"redis://127.0.0.1:{proxy.port}", tmp_path, calls=calls)
+        await proxy.drain()
         faults = proxy.injected.copy()
-    assert set(faults) == set(FAULTS), "each fault came up"
-    outcomes = Counter(outcome for *_, outcome in told)
-    assert len(told) == calls
+    assert set(faults) == set(FAULTS), "not every kind of fault was injected"
+    outcomes = Counter(outcome for *_, outcome in recorded)
+    assert len(recorded) == calls
     async with StateManager(f"redis://127.0.0.1:{port}") as state:
-        await _check(state, told)
+        await _check(state, recorded)
     with redis.Redis(port=port) as raw:
         events: list[Any] = [e for stream in raw.scan_iter("{motia:*}:events:*") for _, e in raw.xrange(stream)]
     requests = Counter(event[b"request"] for event in events)
-    assert max(requests.values()) == 1, "a request has one event"
+    assert max(requests.values()) == 1, "a request has more than one event"
     assert outcomes["applied"] <= len(events) <= outcomes["applied"] + outcomes["unknown"]
-    print(f"{calls} calls, faults {dict(faults)}: {dict(outcomes)}, {len(events)} events, none doubled and none lost")
+    print(f"{calls} calls, faults {dict(faults)}: {dict(outcomes)}, {len(events)} events, no duplicate and no loss")
 
 
-async def _check(state: StateManager, told: list[Any]) -> None:
-    """Compare the state with what the writers were told."""
-    for key in {key for _, key, _, _ in told}:
+async def _check(state: StateManager, recorded: list[Any]) -> None:
+    """Compare the state with the outcomes that the writers recorded."""
+    for key in {key for _, key, _, _ in recorded}:
         by_outcome: dict[tuple[str, str], list[str]] = {}
-        for kind, of, token, outcome in told:
+        for kind, of, token, outcome in recorded:
             if of == key:
                 by_outcome.setdefault((kind, outcome), []).append(token)
 
@@ -97,20 +97,21 @@ async def _check(state: StateManager, told: list[Any]) -> None:
         applied, unknown = len(tokens("increment", "applied")), len(tokens("increment", "unknown"))
         assert applied <= increments <= applied + unknown, f"{key}: {increments} increments, {applied} acknowledged"
         appended = (await state.get("append", key))["list"]
-        assert len(appended) == len(set(appended)), "nothing is appended twice"
-        assert set(tokens("append", "applied")) <= set(appended), "nothing acknowledged is missing"
-        assert set(appended) <= set(tokens("append", "applied") + tokens("append", "unknown")), "nothing was made up"
+        assert len(appended) == len(set(appended)), "an item was appended twice"
+        assert set(tokens("append", "applied")) <= set(appended), "an acknowledged item is missing"
+        sent = set(tokens("append", "applied") + tokens("append", "unknown"))
+        assert set(appended) <= sent, "an item was appended by no call"
         replaced = (await state.get("replace", key))["n"]
         applied, unknown = len(tokens("replace", "applied")), len(tokens("replace", "unknown"))
-        assert applied <= replaced <= applied + unknown, "each conditional set that held counted once"
+        assert applied <= replaced <= applied + unknown, "a conditional set did not count exactly once"
 
 
-async def test_plain_redis_py_doubles_increments_there(port: int) -> None:
-    """What the project is for: the same network, the client's own retries."""
+async def test_plain_redis_py_applies_increments_twice_under_the_same_faults(port: int) -> None:
+    """Control experiment: redis-py with its own retries, behind the same proxy."""
     calls = 4_800 if FULL else 640
     async with FaultProxy(port, rate=0.05, seed=7, delay=DELAY) as proxy:
         acknowledged = await plain_increments(proxy.port, calls, 32)
     with redis.Redis(port=port) as raw:
         stored = int(raw.get("plain") or 0)  # type: ignore[arg-type]
-    print(f"redis-py as it comes: {acknowledged} of {calls} increments acknowledged, {stored} applied")
+    print(f"redis-py with default settings: {acknowledged} of {calls} increments acknowledged, {stored} applied")
     assert stored > acknowledged

@@ -1,4 +1,4 @@
-"""Cluster and Sentinel (G3, G4, G5): all works there, and goes on while slots migrate and when a primary is lost."""
+"""Cluster and Sentinel (G3, G4, G5): all calls work there, also while slots migrate and after the loss of a primary."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from motia_redis._admin.registry import forget_step
 from motia_redis._admin.status import read_status
 from motia_redis.errors import StateError, StateUnavailable
 from tests.admin.test_dead_letters import Sick, buried, failing
-from tests.faults.team import FULL
+from tests.faults.worker_processes import FULL
 from tests.support.clusters import Cluster, Process, Sentinels, free_port
 from tests.support.waiting import until, wait_until
 from tests.worker.test_worker import Recorder, record, working
@@ -38,7 +38,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @asynccontextmanager
 async def load(state: StateManager, scopes: int) -> AsyncIterator[Counter[int]]:
-    """Increment a counter in each scope inside of the block, one task each; yields how many increments were acknowledged."""
+    """Increment a counter in each scope during the block, one task for each scope; yield the acknowledged increments."""
     done: Counter[int] = Counter()
     stop = asyncio.Event()
 
@@ -56,6 +56,7 @@ async def load(state: StateManager, scopes: int) -> AsyncIterator[Counter[int]]:
 
 
 async def counters(state: StateManager, scopes: int) -> dict[int, int]:
+    """Return the counter of each scope."""
     values = [await state.get(f"scope{number}", "counter") for number in range(scopes)]
     return {number: value["n"] for number, value in enumerate(values)}
 
@@ -63,12 +64,12 @@ async def counters(state: StateManager, scopes: int) -> dict[int, int]:
 # -- Cluster ------------------------------------------------------------------------------------------------------------------
 
 
-async def test_all_methods_work_on_a_cluster_and_its_nodes_share_the_scopes(cluster: Cluster, namespace: str) -> None:
+async def test_all_methods_work_on_a_cluster_and_scopes_spread_over_its_nodes(cluster: Cluster, namespace: str) -> None:
     async with StateManager(cluster.url, namespace=namespace) as state:
         for number in range(32):
             await state.set(f"scope{number}", "ann", {"n": number})
         assert sorted(await state.list_groups()) == sorted(f"scope{number}" for number in range(32))
-        assert all(node.client.keys(f"{{{namespace}:*}}:state:*") for node in cluster.processes), "every node has some"
+        assert all(node.client.keys(f"{{{namespace}:*}}:state:*") for node in cluster.processes), "a node holds no scope"
         assert await state.update("scope1", "ann", INCREMENT, idempotency_key="a") == {"n": 2}
         assert await state.update("scope1", "ann", INCREMENT, idempotency_key="a") == {"n": 2}
         entry = await state.entry("scope1", "ann")
@@ -86,23 +87,23 @@ async def test_all_methods_work_on_a_cluster_and_its_nodes_share_the_scopes(clus
         assert not [line for node in nodes for line in node.findings if line.outcome == "failed"]
 
 
-async def test_a_cluster_s_url_may_name_one_node_alone(cluster: Cluster, namespace: str) -> None:
+async def test_cluster_url_with_one_node_finds_the_other_nodes(cluster: Cluster, namespace: str) -> None:
     async with StateManager(f"redis+cluster://127.0.0.1:{cluster.processes[2].port}", namespace=namespace) as state:
         for number in range(16):
             await state.set(f"scope{number}", "ann", number)
         assert len(await state.list_groups()) == 16
 
 
-async def test_a_node_of_a_cluster_is_no_single_redis(cluster: Cluster, namespace: str) -> None:
+async def test_plain_url_of_a_cluster_node_is_rejected(cluster: Cluster, namespace: str) -> None:
     for node in cluster.processes:
         state = StateManager(f"redis://127.0.0.1:{node.port}", namespace=namespace)
         calls = (state.set(f"scope{number}", "ann", number) for number in range(32))
-        refused = [str(outcome) for outcome in await asyncio.gather(*calls, return_exceptions=True) if outcome is not None]
-        assert any("use redis+cluster://" in text for text in refused)
+        errors = [str(outcome) for outcome in await asyncio.gather(*calls, return_exceptions=True) if outcome is not None]
+        assert any("use redis+cluster://" in text for text in errors)
         await state.close()
 
 
-async def test_a_single_redis_is_neither_a_cluster_nor_a_sentinel(tmp_path_factory: pytest.TempPathFactory) -> None:
+async def test_cluster_and_sentinel_urls_of_a_single_redis_are_rejected(tmp_path_factory: pytest.TempPathFactory) -> None:
     server = Process(tmp_path_factory.mktemp("single") / "server", free_port(), "--save", "")
     try:
         server.start()
@@ -144,7 +145,7 @@ async def test_triggers_dead_letters_and_status_work_on_a_cluster(cluster: Clust
     assert sorted(values) == list(range(64))
 
 
-async def test_slots_that_migrate_under_load_lose_nothing(cluster: Cluster, namespace: str) -> None:
+async def test_slot_migration_under_load_loses_no_change_and_no_event(cluster: Cluster, namespace: str) -> None:
     scopes, rounds = 16, 8 if FULL else 1
     recorder = Recorder()
     async with StateManager(cluster.url, namespace=namespace) as state:
@@ -157,7 +158,7 @@ async def test_slots_that_migrate_under_load_lose_nothing(cluster: Cluster, name
                         target = (cluster.owner(slot) + 1) % 3
                         await asyncio.to_thread(cluster.migrate, slot, target, during=lambda: time.sleep(0.02))
                         moved += 1
-                    assert len(await state.list_groups()) == scopes, "nothing is left out meanwhile"
+                    assert len(await state.list_groups()) == scopes, "list_groups left out a scope during the migration"
             acknowledged = sum(done.values())
             await recorder.wait(acknowledged)
         assert await counters(state, scopes) == dict(sorted(done.items()))
@@ -165,14 +166,14 @@ async def test_slots_that_migrate_under_load_lose_nothing(cluster: Cluster, name
     for change in recorder.inputs:
         seen.setdefault(change.group_id, []).append(change.new_value["n"])
     for number, count in done.items():
-        assert list(dict.fromkeys(seen[f"scope{number}"])) == list(range(1, count + 1)), "every event, in order"
-    print(f"{moved} slots moved under load: {acknowledged} increments, all there, {len(recorder.inputs)} events handled")
+        assert list(dict.fromkeys(seen[f"scope{number}"])) == list(range(1, count + 1)), "an event is missing or out of order"
+    print(f"{moved} slots moved under load: {acknowledged} increments, none lost, {len(recorder.inputs)} events handled")
 
 
 # -- Sentinel -----------------------------------------------------------------------------------------------------------------
 
 
-async def test_the_loss_of_a_primary_loses_nothing_that_was_replicated(tmp_path_factory: pytest.TempPathFactory) -> None:
+async def test_loss_of_a_primary_loses_no_replicated_change(tmp_path_factory: pytest.TempPathFactory) -> None:
     scopes, kills = 8, 2 if FULL else 1
     recorder = Recorder()
     with Sentinels(tmp_path_factory.mktemp("sentinel")) as sentinels:
@@ -180,7 +181,7 @@ async def test_the_loss_of_a_primary_loses_nothing_that_was_replicated(tmp_path_
         with pytest.raises(StateUnavailable, match="the sentinels know no service 'other'"):
             await StateManager(sentinels.url.replace("mymaster", "other")).connect()
         async with StateManager(sentinels.url, **settings) as state, working(state, record(recorder, state_trigger())):
-            # A change that stands on the primary alone is none of those that must be there: NotDurable is not counted.
+            # A change without an acknowledgement of a replica raises NotDurable. It may be lost, so it is not counted.
             done: Counter[int] = Counter()
             stop = asyncio.Event()
             gaps = [0.0]
@@ -193,7 +194,7 @@ async def test_the_loss_of_a_primary_loses_nothing_that_was_replicated(tmp_path_
                     except StateError:
                         continue
                     gaps.append(time.monotonic() - began)
-                    assert value["n"] > done[number], "what was acknowledged is not taken back"
+                    assert value["n"] > done[number], "an acknowledged increment was lost"
                     done[number] = value["n"]
 
             tasks = [asyncio.create_task(count(number)) for number in range(scopes)]
@@ -205,24 +206,24 @@ async def test_the_loss_of_a_primary_loses_nothing_that_was_replicated(tmp_path_
                 async def goes_on(before: int = before) -> bool:
                     return done.total() > before + 200
 
-                await until(goes_on, "clients go on with the new primary")
+                await until(goes_on, "clients go on with the new primary", deadline=60)
                 lost.start()
-                await asyncio.to_thread(wait_until, sentinels.is_complete, "the lost one is back, as a replica")
+                await asyncio.to_thread(wait_until, sentinels.is_complete, "the old primary is back as a replica", deadline=60)
             stop.set()
             await asyncio.gather(*tasks)
             found = await counters(state, scopes)
             for number, acknowledged in done.items():
-                assert found[number] >= acknowledged, "acknowledged as replicated, and gone"
+                assert found[number] >= acknowledged, "a replicated increment was lost"
 
             async def caught_up() -> bool:
                 seen = {i.group_id: i.new_value["n"] for i in recorder.inputs}
                 return all(seen.get(f"scope{number}") == value for number, value in found.items())
 
-            await until(caught_up, "the worker goes on with the new primary")
+            await until(caught_up, "the worker has handled the last change of each scope", deadline=60)
     order: dict[str, list[int]] = {}
     for change in recorder.inputs:
         order.setdefault(change.group_id, []).append(change.new_value["n"])
     for number, count_ in found.items():
         firsts = dict.fromkeys(order[f"scope{number}"])
-        assert set(firsts) >= set(range(1, count_ + 1)), "every change that stands has been handled"
+        assert set(firsts) >= set(range(1, count_ + 1)), "a stored change was not handled"
     print(f"{kills} primaries killed: {sum(found.values())} increments, none lost, the longest call {max(gaps):.1f} s")

@@ -1,4 +1,4 @@
-"""A process that changes state through a bad network and records what it was told: `python -m tests.faults.writer`."""
+"""A process that changes state under network faults and records the outcomes: `python -m tests.faults.writer`."""
 
 from __future__ import annotations
 
@@ -37,21 +37,22 @@ async def _work(state: StateManager, name: str, calls: int, choose: random.Rando
         try:
             await _call(state, kind, key, token)
         except RevisionConflict:
-            outcome = "refused"
+            outcome = "rejected"
         except StateUnavailable as error:
-            outcome = "unknown" if error.maybe_applied else "refused"
+            outcome = "unknown" if error.maybe_applied else "rejected"
         log.append([kind, key, token, outcome])
 
 
 async def main() -> None:
-    parser = argparse.ArgumentParser()
+    """Run the tasks of one process and write the recorded outcomes to a file."""
+    parser = argparse.ArgumentParser(description="Change state and write the outcome of each call to a file.")
     for name in ("url", "namespace", "name", "out"):
         parser.add_argument(f"--{name}", required=True)
     for name in ("calls", "tasks", "seed"):
         parser.add_argument(f"--{name}", type=int, required=True)
     given = parser.parse_args()
     log: list[Any] = []
-    retention = Retention(entries=1_000_000)  # the events are counted afterwards
+    retention = Retention(entries=1_000_000)  # the test counts the events afterwards
     state = StateManager(given.url, namespace=given.namespace, retention=retention)
     try:
         await connect(state)
@@ -67,7 +68,7 @@ async def main() -> None:
 
 
 async def plain_increments(port: int, calls: int, tasks: int) -> int:
-    """Increment a counter with redis-py as it comes; return how many calls it has acknowledged."""
+    """Increment a counter with redis-py in its default settings; return the number of acknowledged calls."""
     acknowledged = 0
     async with redis.asyncio.Redis(port=port, socket_timeout=3) as client:
 

@@ -2,31 +2,31 @@
 
     python -m tests.fuzzing --seconds 60 --seed 7 --save failing
 
-`tests/store/test_fuzz.py` runs a bounded slice. The modules, each of which imports only from those above it:
+`tests/store/test_fuzz.py` runs a limited number of cases. Each module imports only from the modules above it:
 
-    values        JSON values to the last digit: read, copied, compared
-    model         what must come out of an update; none of our code
-    documents     random documents
-    foreign_text  JSON as other programs write it, and what is JSON no more
-    operations    random operations on a document
-    cases         a stored text and an update of it: drawn, saved, loaded
-    runner        does the same in Redis, many cases per round trip
-    verdict       compares value, stored text, event and revision, or that a refused call changed nothing
-    failures      makes a failing case small and saves it
-    campaign      batch after batch, and the tally
-    __main__      the command
+    values        reads, copies and compares JSON values, with the exact text of each number
+    model         computes the expected result of an update, independent of the library
+    documents     draws random documents
+    foreign_text  writes JSON as other programs do, and damages it
+    operations    draws random operations on a document
+    cases         draws, saves and loads cases: a stored text and an update of it
+    runner        runs the updates in Redis, many cases for each round trip
+    comparison    compares the value, stored text, event and revision with the model
+    failures      shrinks and saves failing cases
+    loop          runs batches of cases and counts the results
+    __main__      the command line
 """
 
-from tests.fuzzing.campaign import fuzz
 from tests.fuzzing.cases import Case, expect
+from tests.fuzzing.comparison import find_mismatch, kept, old_text
 from tests.fuzzing.documents import draw_value
 from tests.fuzzing.failures import shrink, try_case
 from tests.fuzzing.foreign_text import BROKEN, foreign
+from tests.fuzzing.loop import fuzz
 from tests.fuzzing.model import Model, pointer, resolve
 from tests.fuzzing.operations import draw_existing, is_wanted
 from tests.fuzzing.runner import BATCH, Runner
 from tests.fuzzing.values import load
-from tests.fuzzing.verdict import judge, kept, old_text
 
 __all__ = [
     "BATCH",
@@ -37,10 +37,10 @@ __all__ = [
     "draw_existing",
     "draw_value",
     "expect",
+    "find_mismatch",
     "foreign",
     "fuzz",
     "is_wanted",
-    "judge",
     "kept",
     "load",
     "old_text",

@@ -1,4 +1,4 @@
-"""The command: arguments, progress, what is printed of a failure. `python -m tests.fuzzing --help`."""
+"""The command line of the fuzzer: `python -m tests.fuzzing --help`."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.fuzzing.campaign import fuzz
 from tests.fuzzing.cases import Case
 from tests.fuzzing.failures import try_case
+from tests.fuzzing.loop import fuzz
 from tests.fuzzing.runner import Runner
 from tests.support.servers import RedisServer
 
 if TYPE_CHECKING:
-    from tests.fuzzing.campaign import Tally
     from tests.fuzzing.failures import Failure
+    from tests.fuzzing.loop import Tally
 
 
 class _Progress:
-    """A line on stderr about once a second, and the end of the run."""
+    """Prints the progress to stderr about once a second, and decides when the run ends."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
         self._start = self._shown = time.monotonic()
 
     def goes_on(self, tally: Tally) -> bool:
+        """Return whether to run another batch."""
         now = time.monotonic()
         if now - self._shown >= 1:
             self._shown = now
@@ -41,6 +42,7 @@ class _Progress:
         return bool(tally.cases < self._options.cases)
 
     def show(self, tally: Tally) -> None:
+        """Print the counts and the rate."""
         seconds = max(time.monotonic() - self._start, 1e-9)
         share = tally.accepted / max(tally.cases, 1)
         print(
@@ -76,20 +78,24 @@ async def _main(options: argparse.Namespace, url: str) -> int:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.fuzzing",
-        description="Run random updates on a redis-server and compare them with an independent model; exit code 1 on a mismatch.",
-        epilog="example: python -m tests.fuzzing --cases 200000 --seed 7 --save failing",
+        description="Run random updates on a redis-server and compare the results with an independent model. "
+        "The exit code is 1 if there is a mismatch.",
+        epilog="Example: python -m tests.fuzzing --cases 200000 --seed 7 --save failing",
     )
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--cases", type=int, default=20_000, help="how many cases to run (default: %(default)s)")
-    length.add_argument("--seconds", type=float, help="how long to run, instead")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same cases (default: %(default)s)")
+    length.add_argument("--cases", type=int, default=20_000, help="number of cases to run (default: %(default)s)")
+    length.add_argument("--seconds", type=float, help="run for this time instead of a number of cases")
     parser.add_argument(
-        "--save", type=Path, default=Path("failing"), metavar="DIR", help="where failing cases go (default: %(default)s)"
+        "--seed",
+        type=int,
+        default=0,
+        help="the same seed gives the same cases (default: %(default)s)",
     )
     parser.add_argument(
-        "--stop-after", type=int, default=10, metavar="N", help="stop at so many mismatches (default: %(default)s)"
+        "--save", type=Path, default=Path("failing"), metavar="DIR", help="folder for failing cases (default: %(default)s)"
     )
-    parser.add_argument("--replay", type=Path, metavar="FILE", help="run one saved case only")
+    parser.add_argument("--stop-after", type=int, default=10, metavar="N", help="stop after N mismatches (default: %(default)s)")
+    parser.add_argument("--replay", type=Path, metavar="FILE", help="run only the case saved in FILE")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as directory, RedisServer(Path(directory)) as server:
         return asyncio.run(_main(options, server.url))

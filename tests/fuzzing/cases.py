@@ -1,4 +1,4 @@
-"""A case: a stored text and an update of it. How it is saved, what must come of it, and how a random one is drawn."""
+"""Draw, save and load cases. A case is a stored text and an update of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Case:
-    """A stored text (None: the key holds nothing) and an update of it. `value` is set when `set` is to write the text."""
+    """A stored text (None: no value) and an update of it. With `by_set`, the runner writes `value` with `set`."""
 
     text: bytes | None
     operations: Any
@@ -28,7 +28,7 @@ class Case:
 
     @property
     def is_sealed(self) -> bool:
-        """Whether the text ends like one of ours."""
+        """Whether the text has the mark of canonical JSON."""
         return self.text is not None and self.text.endswith(codec.CANONICAL_MARK)
 
     def to_json(self) -> dict[str, Any]:
@@ -47,6 +47,7 @@ class Case:
 
 
 def expect(case: Case) -> Model:
+    """Return the model after all operations of the case."""
     model = Model(case.text, strict=case.strict)
     for operation in case.operations:
         model.step(operation)
@@ -54,7 +55,7 @@ def expect(case: Case) -> Model:
 
 
 def _deep_case(rnd: random.Random) -> Case:
-    """Nesting around the limits, in documents and in what copies make of them."""
+    """Draw a case with nesting around the limit, in the document or made by `copy`."""
     levels = rnd.choice((990, 998, 999, 1000, 1001, 1002, 1100))
     if rnd.random() < 0.5:
         opening, closing = rnd.choice(((b"[", b"]"), (b'{"a":', b"}"), (b' [ 1 , {"a" : ', b"} ]")))
@@ -68,7 +69,7 @@ def _deep_case(rnd: random.Random) -> Case:
 
 
 def draw_case(rnd: random.Random) -> tuple[Case, Model]:
-    """A case, and the model of it run to its end."""
+    """Draw a case; return it and the model after all of its operations."""
     if rnd.random() < 0.001:
         case = _deep_case(rnd)
         return case, expect(case)
@@ -90,8 +91,8 @@ def draw_case(rnd: random.Random) -> tuple[Case, Model]:
     model = Model(text, strict=strict)
     operations: list[Any] = []
     big = text is not None and len(text) > 3000
-    wish = rnd.choice((1, 1, 1, 2, 2, 3, 4, 6, 8)) if rnd.random() > 0.005 else 0
-    while len(operations) < wish:
+    count = rnd.choice((1, 1, 1, 2, 2, 3, 4, 6, 8)) if rnd.random() > 0.005 else 0
+    while len(operations) < count:
         operation = draw_operation(rnd, model.value, big=big)
         operations.append(operation)
         model.step(operation)

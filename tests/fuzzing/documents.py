@@ -1,4 +1,4 @@
-"""Random documents: names and texts that look like structure, numbers at limits, containers with seams, deep nests."""
+"""Draw random documents: names and strings that look like structure, numbers at limits, long containers, deep nesting."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FLOATS = [
     1.0000000000000002,
 ]
 # fmt: on
-#: Names that cannot be found by their text alone, or stand deeper many times.
+#: Names whose text also occurs elsewhere: as structure, or as names at deeper levels.
 AWKWARD = (",", ":", ":1", ",0", ",a", ':"a', ',b":1', "a", "id")
 
 
@@ -86,7 +86,7 @@ def draw_tree(rnd: random.Random, levels: int) -> Any:
 
 
 def draw_items(rnd: random.Random, size: int) -> list[Any]:
-    """Many values, of one kind in long runs, so that the walk in bulk has seams to stumble over."""
+    """Draw many values with long runs of one kind. The library scans in blocks; runs end inside and at ends of blocks."""
     makers: list[Callable[[], Any]] = [
         lambda: draw_number(rnd), lambda: draw_text(rnd), dict, list, lambda: [draw_number(rnd)],
         lambda: {draw_name(rnd): draw_scalar(rnd)}, lambda: None,
@@ -101,7 +101,7 @@ def draw_items(rnd: random.Random, size: int) -> list[Any]:
 
 
 def _wide(rnd: random.Random) -> dict[str, Any]:
-    """Many members of one kind and, among them, names that cannot be found by their text alone, or stand deeper many times."""
+    """Draw an object of many members with one value. Some of the names are in `AWKWARD`."""
     value = rnd.choice(
         (7, "s", "s", ":", ",", ["s", ":"], [], [1, ","], {}, {"a": ","}, {"id": 1, "a": ":"}, {",": ",", ":": 1}, 1.5, None)
     )

@@ -1,4 +1,4 @@
-"""A case that failed: run once more, made smaller, saved to be replayed."""
+"""Run failing cases again, shrink them, and save them for a replay."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from hashlib import sha1
 from typing import TYPE_CHECKING, Any
 
 from tests.fuzzing.cases import Case, expect
+from tests.fuzzing.comparison import find_mismatch
 from tests.fuzzing.documents import seal
 from tests.fuzzing.values import load, plain
-from tests.fuzzing.verdict import judge
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,16 +22,18 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Failure:
-    """A case that did not do what the model says, and what it did."""
+    """A case whose result differs from the model, and the difference."""
 
     case: Case
     found: str
 
     def expected(self) -> str:
+        """Return the result of the model as text."""
         model = expect(self.case)
-        return f"refused: {model.refusal}" if model.refusal else json.dumps(model.value)
+        return f"rejected: {model.refusal}" if model.refusal else json.dumps(model.value)
 
     def save(self, directory: Path) -> Path:
+        """Write the case into a file in `directory`; return its path."""
         directory.mkdir(parents=True, exist_ok=True)
         saved = self.case.to_json() | {"expected": self.expected(), "found": self.found}
         text = json.dumps(saved, indent=2)
@@ -41,8 +43,9 @@ class Failure:
 
 
 async def try_case(runner: Runner, case: Case) -> Failure | None:
+    """Run a case; return the failure, if there is one."""
     [seen] = await runner.run([case])
-    found = judge(case, expect(case), seen)
+    found = find_mismatch(case, expect(case), seen)
     return Failure(case, found) if found else None
 
 
@@ -85,7 +88,7 @@ def _smaller_cases(case: Case) -> Iterator[Case]:
 
 
 async def shrink(runner: Runner, failure: Failure, *, tries: int = 600) -> Failure:
-    """Make a failing case smaller for as long as it fails in the same way (the first words of what was found)."""
+    """Make a failing case smaller while it fails in the same way: with the same first words of the mismatch."""
 
     def way(found: str) -> str:
         return re.split("[^a-z ]", found, maxsplit=1)[0]
@@ -98,7 +101,7 @@ async def shrink(runner: Runner, failure: Failure, *, tries: int = 600) -> Failu
             if tries < 0:
                 return failure
             if case.text is not None and case.is_sealed != failure.case.is_sealed:
-                continue  # another program's text must not claim to be ours
+                continue  # a non-canonical text must not get the mark of canonical JSON by chance
             smaller = await try_case(runner, case)
             if smaller and way(smaller.found) == way(failure.found):
                 failure, again = smaller, True

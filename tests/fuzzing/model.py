@@ -1,4 +1,7 @@
-"""What an update must do, said with the `jsonpatch` package and Python's own arithmetic: none of our code but the seal."""
+"""Compute the expected result of an update with the `jsonpatch` package and Python's arithmetic.
+
+The only code of the library in it is the mark of canonical JSON.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Refused(Exception):
-    """The model refuses an operation; `kind` is a key of REFUSALS in `verdict`."""
+    """The model rejects an operation; `kind` is a key of REFUSALS in `comparison`."""
 
     def __init__(self, kind: str) -> None:
         super().__init__(kind)
@@ -31,7 +34,7 @@ _BAD_ESCAPE = re.compile("~(?![01])")
 
 
 def _names(operation: dict[str, Any], member: str = "path") -> list[str]:
-    """The path of an operation as names. Raises Refused when it is malformed."""
+    """Return the path of an operation as names. Raise Refused when the path is malformed."""
     if "type" in operation:
         path = operation.get(member, "")
         names = ([path] if path else []) if isinstance(path, str) else path
@@ -48,11 +51,12 @@ def _names(operation: dict[str, Any], member: str = "path") -> list[str]:
 
 
 def pointer(path: Sequence[str]) -> str:
+    """Return the JSON Pointer of a path."""
     return "".join("/" + name.replace("~", "~0").replace("/", "~1") for name in path)
 
 
 def check_form(operation: Any) -> None:
-    """Raise Refused when an operation is malformed, whatever the document."""
+    """Raise Refused when an operation is malformed for every document."""
     if not isinstance(operation, dict) or ("op" in operation) == ("type" in operation):
         raise Refused("malformed")
     name = operation["op"] if "op" in operation else operation["type"]
@@ -75,14 +79,14 @@ def check_form(operation: Any) -> None:
 
 
 def _index(array: list[Any], name: str, past: int = 0) -> int:
-    """The index `name` of an array. jsonpointer before 3 took `01`; some versions take `-` and negative ones."""
+    """Return `name` as an index of an array. jsonpointer before 3 accepts `01`; some versions accept `-` and negative indexes."""
     if not _INDEX.fullmatch(name) or int(name) >= len(array) + past:
         raise Refused("place")
     return int(name)
 
 
 def _child(value: Any, name: str) -> Any:
-    """Step into a container. jsonpointer before 3 also stepped into strings."""
+    """Return the item `name` of a container. jsonpointer before 3 also returns characters of strings."""
     if isinstance(value, list):
         return value[_index(value, name)]
     if not isinstance(value, dict) or name not in value:
@@ -91,13 +95,14 @@ def _child(value: Any, name: str) -> Any:
 
 
 def resolve(value: Any, path: Sequence[str]) -> Any:
+    """Return the value at a path. Raise Refused when there is none."""
     for name in path:
         value = _child(value, name)
     return value
 
 
 def _sum(a: Any, b: Any, operation: Callable[[Any, Any], Any]) -> Any:
-    """Python's sum or difference of two JSON numbers. Integers of more than 64 bits are none to callers: nothing adds to them."""
+    """Return Python's sum or difference of two JSON numbers. Integers of more than 64 bits are rejected."""
     if isinstance(a, int) and isinstance(b, int):
         total = operation(int(a), b)
         if not fits(a) or not fits(total):
@@ -113,7 +118,7 @@ def _sum(a: Any, b: Any, operation: Callable[[Any, Any], Any]) -> Any:
 
 
 def _check_target(value: Any, path: list[str]) -> None:
-    """Refuse a place where nothing can be added."""
+    """Raise Refused when no value can be added at a path."""
     parent = resolve(value, path[:-1])
     if isinstance(parent, list):
         if path[-1] != "-":
@@ -123,7 +128,7 @@ def _check_target(value: Any, path: list[str]) -> None:
 
 
 class Model:
-    """What an update must do: feed it the operations one by one, then look at `refusal`, `value` and `touched`."""
+    """The expected result of an update. After `step` for each operation, `refusal`, `value` and `touched` hold the result."""
 
     def __init__(self, text: bytes | None, *, strict: bool) -> None:
         self.strict = strict
@@ -139,12 +144,13 @@ class Model:
                 self.refusal = ("no key", None)
             return
         try:
-            # The text that another program wrote may hold a member twice; ours never does.
+            # Non-canonical JSON may contain a member twice; canonical JSON never does.
             self.value = load(text, None if text.endswith(codec.CANONICAL_MARK) else self.duplicates)
         except (ValueError, RecursionError):
             self.value, self.refusal = None, ("corrupt", None)
 
     def step(self, operation: Any) -> None:
+        """Apply the next operation."""
         index, self._count = self._count, self._count + 1
         if self._malformed:
             return
@@ -158,7 +164,7 @@ class Model:
             self.refusal = (refused.kind, index)
 
     def take_back(self) -> bool:
-        """Forget the last operation when it was refused and has left the value as it was."""
+        """Undo the last operation if it was rejected and did not change the value; return whether that was possible."""
         if self.refusal is None or self.refusal[1] != self._count - 1 or self._malformed or self._spoiled:
             return False
         self.refusal, self._count = None, self._count - 1
@@ -179,7 +185,7 @@ class Model:
             self._rfc(name, path, value, _names(operation, "from") if name in ("move", "copy") else None)
 
     def _rfc(self, name: str, path: list[str], value: Any = None, source: list[str] | None = None) -> None:
-        """Let jsonpatch do it, after checks of our own where its versions differ from the RFC."""
+        """Apply an operation with jsonpatch. Check first what its versions do not check as the RFC says."""
         operation = {"op": name, "path": pointer(path), "value": value}
         if source is not None:
             operation["from"] = pointer(source)
@@ -193,26 +199,26 @@ class Model:
         try:
             self.value = jsonpatch.JsonPatch([operation]).apply(self.value, in_place=True)
         except (jsonpatch.JsonPatchException, jsonpatch.JsonPointerException, TypeError, KeyError, IndexError):
-            self._spoiled = name == "move"  # the value may be gone from where it was
+            self._spoiled = name == "move"  # jsonpatch may have removed the value from its source
             if not self._spoiled:
-                raise AssertionError(f"jsonpatch refuses {operation!r:.200}, the model does not") from None
+                raise AssertionError(f"jsonpatch rejects {operation!r:.200}, the model does not") from None
             raise Refused("place") from None
         self.touched = self.touched or not (name == "test" or (name == "move" and source == path))
         if name in ("copy", "move"):
-            # Only these nest what is there deeper; a bound saves counting the levels every time.
+            # Only these operations nest existing values deeper. An upper bound saves counting the levels every time.
             self._levels = 2 * self._levels + len(path)
             if self._levels > DEPTH and depth(self.value) > DEPTH:
                 self._spoiled = True
                 raise Refused("too deep")
 
     def _put(self, path: list[str], value: Any) -> None:
-        """Lenient replace, and `set`: over what is there, or into a new member."""
+        """Apply `set`, or `replace` without `strict`: replace a value or create a member."""
         parent = resolve(self.value, path[:-1])
         exists = not path or not isinstance(parent, dict) or path[-1] in parent
         self._rfc("replace" if exists else "add", path, value)
 
     def _target(self, path: list[str]) -> tuple[bool, Any]:
-        """Whether there is something at the path, and what. Refused where it cannot be created either."""
+        """Return whether a value exists at the path, and the value. Raise Refused when it can not be created either."""
         if path and not self.strict:
             parent = resolve(self.value, path[:-1])
             if isinstance(parent, dict) and path[-1] not in parent:
@@ -235,10 +241,10 @@ class Model:
 
     def _decrement(self, path: list[str], amount: Any) -> None:
         try:
-            # Not the sum with the negative: -0.0 - 0 is -0.0, -0.0 + 0 is 0.0.
+            # A subtraction, not the addition of the negative: -0.0 - 0 is -0.0, but -0.0 + 0 is 0.0.
             self._increment(path, amount, operator.sub)
         except Refused as refused:
-            # Both are wrong with it: that there is nothing, and that nothing can become as low.
+            # There are two errors: no value exists, and the result would be out of range. Either may be reported.
             raise Refused("place or overflow" if refused.kind == "place" and not is_json(-amount) else refused.kind) from None
 
     def _append(self, path: list[str], value: Any) -> None:

@@ -1,4 +1,4 @@
-"""Random operations on a document: mostly on places that are there and of a fitting kind, some beside them, few malformed."""
+"""Draw random operations on a document: most have an existing path and a fitting type, some do not, a few are malformed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.fuzzing.values import fits, plain
 if TYPE_CHECKING:
     import random
 
-#: Indexes around the ends of the strides in which the engine walks.
+#: Indexes around the ends of the blocks in which the library scans.
 _SEAMS = (0, 1, 7, 14, 15, 16, 17, 18, 30, 31, 32, 33, 34, 47, 48, 49, 50, 63, 64, 65, 66, 80, 81, 95, 96, 97)
 _BAD_NAMES = ("-", "01", "-1", "+1", "1.0", "1e0", " 1", "", "99", "\u0661", "0x0", "9" * 25, "00", "a")
 _WANTED: dict[str, tuple[type, ...]] = {
@@ -24,7 +24,7 @@ _WANTED: dict[str, tuple[type, ...]] = {
 
 
 def _locations(rnd: random.Random, value: Any) -> list[str]:
-    """The path of something in a value, found by walking in at random."""
+    """Draw the path of an existing value."""
     path: list[str] = []
     stop = rnd.choice((0.05, 0.3, 0.5))
     while value and isinstance(value, dict | list) and len(path) < 126 and (not path or rnd.random() > stop):
@@ -41,12 +41,12 @@ def _locations(rnd: random.Random, value: Any) -> list[str]:
 
 
 def is_wanted(value: Any, wanted: tuple[type, ...]) -> bool:
-    """Whether a value is of a wanted kind; true and false are no numbers."""
+    """Return whether a value has one of the wanted types. Booleans are not numbers."""
     return isinstance(value, wanted) and not (isinstance(value, bool) and object not in wanted)
 
 
 def draw_existing(rnd: random.Random, value: Any, wanted: tuple[type, ...]) -> list[str]:
-    """The path of something, after a few tries of a wanted kind."""
+    """Draw the path of an existing value. Up to five draws try to find a wanted type."""
     path: list[str] = []
     for _ in range(5):
         path = _locations(rnd, value)
@@ -78,7 +78,7 @@ def _amount(rnd: random.Random, found: Any) -> Any:
 
 
 def _members(rnd: random.Random, found: Any) -> dict[str, Any]:
-    """Members for `merge`, some over those that are there."""
+    """Draw members for `merge`. Some replace existing members."""
 
     def name() -> str:
         return rnd.choice(list(found)) if found and isinstance(found, dict) and rnd.random() < 0.4 else draw_name(rnd)
@@ -87,7 +87,7 @@ def _members(rnd: random.Random, found: Any) -> dict[str, Any]:
 
 
 def draw_tested(rnd: random.Random, found: Any) -> Any:
-    """A value for `test`: mostly the one that is there, spelled otherwise."""
+    """Draw a value for `test`: mostly the existing value in another spelling."""
     found = plain(found)
     if isinstance(found, dict):
         members = [(name, draw_tested(rnd, item) if rnd.random() < 0.3 else item) for name, item in found.items()]
@@ -122,7 +122,7 @@ def _malformed(rnd: random.Random) -> Any:
 
 
 def draw_operation(rnd: random.Random, value: Any, *, big: bool) -> Any:
-    """An operation on `value`, usually one that fits."""
+    """Draw an operation on `value`, mostly a valid one."""
     if rnd.random() < 0.012:
         return _malformed(rnd)
     field_dialect = rnd.random() < 0.25

@@ -1,4 +1,4 @@
-"""Runs updates through a `StateManager` on a redis-server, many per round trip, and tells what they did."""
+"""Run updates with a `StateManager` on a redis-server, many for each round trip, and record their effects."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
     from tests.fuzzing.cases import Case
 
-BATCH = 128  # cases that run together
+BATCH = 128  # cases that run at the same time
 SCOPE = "fuzz"
 
 
 @dataclass(slots=True)
 class Observed:
-    """What an update did: what it returned or raised, and what Redis holds now."""
+    """The result of an update: what the call returned or raised, and the content of Redis after it."""
 
     returned: Any
     raised: Exception | None
@@ -34,10 +34,10 @@ class Observed:
 
 
 class Runner:
-    """Runs cases on a redis-server, many at once. An asynchronous context manager."""
+    """Runs cases on a redis-server, many at the same time. An asynchronous context manager."""
 
     def __init__(self, url: str, namespace: str = "fuzz") -> None:
-        # One stream for everything, long enough that nothing is trimmed before it is looked at.
+        # All events are in one stream, which is so long that no event is trimmed before it is read.
         self._state = StateManager(url, namespace=namespace, layout=Layout(1, 1), retention=Retention(entries=100_000))
         self._raw = redis.Redis.from_url(url)
 
@@ -51,7 +51,7 @@ class Runner:
         self._raw.close()
 
     async def run(self, cases: Sequence[Case]) -> list[Observed]:
-        """Store what the cases start from, update all, and tell what happened."""
+        """Store the text of each case, run all updates, and return their results."""
         names = [b"%d" % index for index in range(len(cases))]
         with self._raw.pipeline(transaction=False) as pipeline:
             pipeline.delete(self._keys.values, self._keys.revisions)
@@ -69,7 +69,7 @@ class Runner:
         self._raw.xtrim(self._keys.events, maxlen=0, approximate=False)
         with self._raw.pipeline(transaction=False) as pipeline:
             if names:
-                # A revision of a time long ago, so that a new one shows.
+                # An old revision, so that a new one differs from it.
                 pipeline.hset(
                     self._keys.revisions,
                     mapping={name: b"1-1" for name, case in zip(names, cases, strict=True) if case.text} | {b"": b""},

@@ -1,4 +1,4 @@
-"""JSON values to the last digit: read exactly, copied, and compared in each way that the fuzzer needs."""
+"""Read JSON values with the exact text of their numbers, copy them, and compare them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 sys.setrecursionlimit(20_000)  # documents nest up to 1,000 levels and some more
 
-DEPTH = 1000  # deeper values are refused: get() could not read them back
+DEPTH = 1000  # deeper values are rejected: get() could not read them
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _ODD_INTEGER = re.compile(rb"-0|\d{309}")
 
 
 class Float(float):
-    """A float that remembers its spelling."""
+    """A float that keeps its JSON text."""
 
     text: str
 
@@ -35,14 +35,14 @@ class Float(float):
 
 
 class Integer(int):
-    """An integer that remembers a spelling which is not Python's: `-0`."""
+    """An integer that was written as `-0`."""
 
     def __deepcopy__(self, memo: object) -> Self:
         return self
 
 
 def fits(integer: int) -> bool:
-    """Whether an integer has 64 bits at most, with or without a sign."""
+    """Return whether an integer fits into 64 bits, signed or unsigned."""
     return -(2**63) <= integer < 2**64
 
 
@@ -60,9 +60,9 @@ def _no_constant(text: str) -> Any:
 
 
 def load(text: bytes, duplicates: list[str] | None = None) -> Any:
-    """Parse JSON exactly: integers of any size, floats with their spelling. Raises ValueError for what must be refused.
+    """Parse JSON with integers of any size and floats with their text. Raise ValueError for a text that must be rejected.
 
-    The names of members that an object has twice are added to `duplicates`; the last one counts.
+    If an object has a member twice, all of its names are added to `duplicates`, and the last member counts.
     """
     hooks: dict[str, Any] = {"parse_float": Float, "parse_constant": _no_constant}
     if _ODD_INTEGER.search(text):
@@ -86,7 +86,7 @@ def _object(pairs: list[tuple[str, Any]], duplicates: list[str]) -> dict[str, An
 
 
 def clone(value: Any) -> Any:
-    """A copy that shares no container; copy.deepcopy takes ten times as long."""
+    """Return a deep copy. copy.deepcopy takes ten times as long."""
     if isinstance(value, dict):
         return {name: clone(item) for name, item in value.items()}
     if isinstance(value, list):
@@ -95,17 +95,19 @@ def clone(value: Any) -> Any:
 
 
 def depth(value: Any) -> int:
+    """Return the number of nested containers."""
     if isinstance(value, dict | list):
         return 1 + max(map(depth, value.values() if isinstance(value, dict) else value), default=0)
     return 0
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a number to JSON, to which true is none."""
+    """Return whether a value is a JSON number. Booleans are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def is_json(value: Any) -> bool:
+    """Return whether the library accepts a value as JSON."""
     if isinstance(value, dict):
         return all(isinstance(name, str) and not LONE_SURROGATE.search(name) and is_json(item) for name, item in value.items())
     if isinstance(value, list):
@@ -118,7 +120,7 @@ def is_json(value: Any) -> bool:
 
 
 def same(expected: Any, stored: Any) -> bool:
-    """Whether a stored value is the expected one to the last digit, members in the same order."""
+    """Return whether a stored value equals the expected one, with the same number texts and order of members."""
     if isinstance(expected, dict):
         return (
             isinstance(stored, dict)
@@ -135,7 +137,7 @@ def same(expected: Any, stored: Any) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """A value as callers get it: numbers without their spelling, integers of more than 64 bits as floats."""
+    """Return a value as callers get it: numbers without their text, integers of more than 64 bits as floats."""
     if isinstance(value, dict):
         return {name: plain(item) for name, item in value.items()}
     if isinstance(value, list):
@@ -148,17 +150,17 @@ def plain(value: Any) -> Any:
 
 
 def alike(expected: Any, got: Any) -> bool:
-    """Whether a caller got the expected value: kinds, order and the sign of zero count."""
+    """Return whether a caller got the expected value, with the same types, order of members and signs of zero."""
     text = json.dumps(got)
     return json.dumps(expected) == text or json.dumps(plain(expected)) == text
 
 
 def equal(a: Any, b: Any) -> bool:
-    """Equality of RFC 6902, 4.6. Older jsonpatch used Python's ==, to which true is 1."""
+    """Return whether two values are equal by RFC 6902, 4.6. Older versions of jsonpatch use Python's ==, where True equals 1."""
     if isinstance(a, bool) or isinstance(b, bool):
         return a is b
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(equal(item, b[name]) for name, item in a.items())
     if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(map(equal, a, b))
-    return bool(a == b)  # numbers by their value: Python compares an int and a float exactly
+    return bool(a == b)  # numbers are compared by value: Python compares an int and a float exactly

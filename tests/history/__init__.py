@@ -1,1 +1,1 @@
-"""A check like Jepsen's: processes record what they asked and were told; afterwards all of it must fit one order of changes."""
+"""Test linearizability, as Jepsen does: processes record their calls, and a checker searches for an order that explains them."""

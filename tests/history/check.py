@@ -1,8 +1,11 @@
-"""Whether recorded calls are linearizable, key by key.
+"""Check that recorded calls are linearizable, key by key.
 
-The events of a key claim an order of its changes: that order is the witness. A history fits it when each change that was
-acknowledged is there once, nothing is there that nobody asked for, each change follows from the state before it, and every call
-can have taken effect at one moment between its start and its end. If any order fits and the events tell the truth, this does.
+The events of a key give an order of its changes. The history of the key is linearizable in that order if:
+
+- each acknowledged change has exactly one event,
+- each event belongs to a call,
+- each event starts from the value that the event before it left,
+- each call can have taken effect at one moment between its start and its end.
 """
 
 from __future__ import annotations
@@ -20,38 +23,38 @@ if TYPE_CHECKING:
 
 
 class Violation(AssertionError):
-    """What does not fit."""
+    """The history is not linearizable."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A change as its event tells it; tokens of the values, None: there was none."""
+    """A change as its event describes it. Values are given by their tokens; None: the key had no value."""
 
     revision: str
     request: str
     old: str | None
     new: str | None
-    step: int | None = None  #: by how much the value's counter grew, if both values have one
+    step: int | None = None  #: the difference of the counters in the new and the old value, if both exist
 
 
 @dataclass(slots=True)
 class _Change:
-    """An event with the time in which it must have taken effect."""
+    """The time between which an event took effect."""
 
     start: float
     end: float
 
 
 def check(calls: Iterable[Call], events: dict[str, list[Event]], stored: dict[str, tuple[str | None, str | None]]) -> int:
-    """Raise Violation for the first thing that does not fit; return the number of calls.
+    """Raise Violation for the first contradiction; return the number of calls.
 
-    `events` are those of each key in order, `stored` its last token and revision.
+    `events` holds the events of each key in order. `stored` holds the stored token and revision of each key.
     """
     by_key: dict[str, list[Call]] = {}
     for call in calls:
         by_key.setdefault(call.key, []).append(call)
     requests = Counter(event.request for found in events.values() for event in found)
-    _require(not requests or max(requests.values()) == 1, "a request has two events")
+    _require(not requests or max(requests.values()) == 1, "a request has more than one event")
     for key in by_key.keys() | events.keys():
         try:
             _check_key(by_key.get(key, []), events.get(key, []), stored.get(key, (None, None)))
@@ -60,9 +63,9 @@ def check(calls: Iterable[Call], events: dict[str, list[Event]], stored: dict[st
     return sum(map(len, by_key.values()))
 
 
-def _require(holds: bool, what: str) -> None:
+def _require(holds: bool, violation: str) -> None:
     if not holds:
-        raise Violation(what)
+        raise Violation(violation)
 
 
 def _check_key(calls: list[Call], events: list[Event], stored: tuple[str | None, str | None]) -> None:
@@ -73,13 +76,13 @@ def _check_key(calls: list[Call], events: list[Event], stored: tuple[str | None,
 
 
 def _check_chain(events: Sequence[Event], stored: tuple[str | None, str | None]) -> None:
-    """Each event begins with what the one before it left, and the last one left what is stored."""
+    """Require that each event starts from the value before it, and that the last event left the stored value."""
     last, revision = None, "0-0"
     for event in events:
-        _require(event.old == last, f"event {event.revision} says the old value was {event.old}, it was {last}")
+        _require(event.old == last, f"event {event.revision} has the old value {event.old}, the value was {last}")
         _require(_order(event.revision) > _order(revision), f"revision {event.revision} follows {revision}")
         last, revision = event.new, event.revision
-    _require(stored[0] == last, f"{stored[0]} is stored, the last event says {last}")
+    _require(stored[0] == last, f"{stored[0]} is stored, the last event wrote {last}")
     _require(
         stored[1] == (revision if last is not None else None), f"revision {stored[1]} is stored, the last event is {revision}"
     )
@@ -91,7 +94,7 @@ def _order(revision: str) -> tuple[int, int]:
 
 
 def _match(calls: list[Call], events: Sequence[Event]) -> list[_Change]:
-    """Find the call of each event, and an event for each change that was acknowledged."""
+    """Find the call of each event. Require one event for each acknowledged change."""
     writers = {call.token: call for call in calls if call.kind in ("set", "update")}
     deleters = {call.seen: call for call in calls if call.kind == "delete" and call.outcome == "ok" and call.seen is not None}
     undecided = sorted(call.start for call in calls if call.kind == "delete" and call.outcome == "unknown")
@@ -103,13 +106,13 @@ def _match(calls: list[Call], events: Sequence[Event]) -> list[_Change]:
             found.append(_Change(undecided.pop(0), math.inf))
             continue
         if call is None:
-            raise Violation(f"event {event.revision} ({event.old} -> {event.new}) is nobody's change")
+            raise Violation(f"event {event.revision} ({event.old} -> {event.new}) belongs to no call")
         name = event.new or f"delete {event.old}"
         _require(name not in seen, f"{name} is applied twice")
         seen.add(name)
-        _require(call.outcome != "refused", f"{name} was refused, and has an event")
+        _require(call.outcome != "rejected", f"{name} was rejected, and has an event")
         if call.kind == "update" and event.step is not None:
-            _require(event.step == 1, f"{name} counted {event.step}")
+            _require(event.step == 1, f"{name} incremented the counter by {event.step}")
         found.append(_Change(call.start, call.end if call.outcome == "ok" else math.inf))
     for token, call in writers.items():
         _require(call.outcome != "ok" or token in seen, f"{call.kind} {token} was acknowledged, and has no event")
@@ -119,48 +122,48 @@ def _match(calls: list[Call], events: Sequence[Event]) -> list[_Change]:
 
 
 def _check_changes(changes: Sequence[_Change]) -> None:
-    """No change stands behind one that began when it was over."""
+    """Require that no change is ordered after a change that began later than it ended."""
     earliest = math.inf
     for index in range(len(changes) - 1, -1, -1):
-        _require(earliest >= changes[index].start, f"change {index} began when a later one was over")
+        _require(earliest >= changes[index].start, f"change {index} began after the end of a later one")
         earliest = min(earliest, changes[index].end)
 
 
 def _check_reads(calls: Iterable[Call], events: Sequence[Event], changes: Sequence[_Change]) -> None:
-    """Each read has a place behind what was over when it began, and before what began when it was over.
+    """Require a position for each read: after all changes that ended before it began, before all that began after it ended.
 
-    Position p is the state behind p events. What a read saw may have stood at several (no value); the first that fits is best for
-    all that follow.
+    Position p is the state after p events. A key without a value can be at several positions. The lowest possible position of a
+    read leaves the most positions to the reads after it.
     """
     by_token = {event.new: [index + 1] for index, event in enumerate(events) if event.new is not None}
     by_revision = {event.revision: [index + 1] for index, event in enumerate(events)}
     empty = [0] + [index + 1 for index, event in enumerate(events) if event.new is None]
-    # The highest position that was over at a time, and the lowest that began after one.
+    # The highest position whose change ended before a time, and the lowest whose change began after a time.
     over = _Highest((change.end, index + 1) for index, change in enumerate(changes))
     begun = _Highest((-change.start, -index) for index, change in enumerate(changes))
-    reads = [call for call in calls if call.kind in ("get", "entry") or call.outcome == "refused"]
+    reads = [call for call in calls if call.kind in ("get", "entry") or call.outcome == "rejected"]
     reads += [call for call in calls if call.kind == "delete" and call.outcome == "ok" and call.seen is None]
-    done: list[tuple[int, int]] = []  # end and position of the reads that are placed
+    done: list[tuple[int, int]] = []  # end and position of the reads that have a position
     for read in sorted(reads, key=lambda read: read.start):
-        where = f"{read.kind} at {read.start} (saw {read.seen or read.revision})"
-        if read.outcome == "refused" or read.kind == "entry":
+        subject = f"{read.kind} at {read.start} (saw {read.seen or read.revision})"
+        if read.outcome == "rejected" or read.kind == "entry":
             places = by_revision.get(read.revision, []) if read.revision is not None else empty
         else:
             places = by_token.get(read.seen, []) if read.seen is not None else empty
-        _require(bool(places), f"{where} is of a value that never was")
+        _require(bool(places), f"{subject} saw a value that no change wrote")
         low = max([over.at(read.start, 0), *(position for end, position in done if end < read.start)])
         high = -begun.at(-read.end, -len(changes))
         fitting = next((place for place in places if low <= place <= high), None)
         if fitting is None:
-            raise Violation(f"{where} stands at {places[-1]}, and must stand from {low} to {high}")
+            raise Violation(f"{subject} is at position {places[-1]}, and must be between {low} and {high}")
         if read.kind == "entry" and read.seen is not None:
-            _require(events[fitting - 1].new == read.seen, f"{where} has the revision of another value")
-        # Reads that are over before all to come begin are summed up in one.
+            _require(events[fitting - 1].new == read.seen, f"{subject} has the revision of another value")
+        # Reads that ended before this one began also ended before all later ones began: one entry stands for them.
         done = [(end, position) for end, position in done if end >= read.start] + [(0, low), (read.end, fitting)]
 
 
 class _Highest:
-    """The highest of the values whose times are less than a given one."""
+    """The highest of the values with a time before a given one."""
 
     def __init__(self, pairs: Iterable[tuple[float, int]]) -> None:
         self._times: list[float] = []

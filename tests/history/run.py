@@ -1,4 +1,4 @@
-"""Running the workload in several processes, and judging what they recorded against what Redis holds."""
+"""Run the workload in several processes, and check the recorded calls against the content of Redis."""
 
 from __future__ import annotations
 
@@ -29,16 +29,20 @@ async def record(
     directory: Path,
     *,
     seconds: float,
+    calls: int,
     build: Path = ROOT,
     processes: int = 3,
     during: Callable[[], Awaitable[None]] | None = None,
 ) -> list[Call]:
-    """Run the workload, with `motia_redis` as it is in `build`; return all calls. `during` runs beside it."""
+    """Run the workload with the `motia_redis` package in `build`; return all calls.
+
+    Each process runs for `seconds`, and on until it has made `calls` calls. `during` runs at the same time.
+    """
     running, logs = [], []
     for number in range(processes):
         log = directory / f"process{number}.json"
         given: dict[str, Any] = {"url": url, "namespace": "motia", "name": number, "out": log, "seed": number}
-        given |= {"keys": 4, "tasks": 4, "seconds": seconds}
+        given |= {"keys": 4, "tasks": 4, "seconds": seconds, "calls": calls}
         options = [str(part) for name, value in given.items() for part in (f"--{name}", value)]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-m", "tests.history.workload", *options]
@@ -47,7 +51,8 @@ async def record(
     try:
         if during is not None:
             await during()
-        assert [await process.wait() for process in running] == [0] * processes
+        async with asyncio.timeout(seconds + 120):
+            assert [await process.wait() for process in running] == [0] * processes
     finally:
         for process in running:
             if process.returncode is None:
@@ -56,8 +61,8 @@ async def record(
     return [Call(**call) for log in logs for call in orjson.loads(log.read_bytes())]
 
 
-def judge(calls: list[Call], raw: redis.Redis) -> str:
-    """Raise Violation when the calls, the events and the stored values do not fit; return a line that tells what was checked."""
+def check_history(calls: list[Call], raw: redis.Redis) -> str:
+    """Raise Violation unless the calls, the events and the stored values are linearizable; return a summary."""
     names = Keyspace("motia", Layout())
     values, revisions = names.values(SCOPE.encode()), names.revisions(SCOPE.encode())
     events: dict[str, list[Event]] = {}
@@ -70,9 +75,9 @@ def judge(calls: list[Call], raw: redis.Redis) -> str:
             event = Event(change.revision, fields[b"request"].decode(), old and old["token"], new and new["token"], step)
             events.setdefault(change.item_id, []).append(event)
     texts: Any = raw.hgetall(values)
-    told: Any = raw.hgetall(revisions)
+    stored_revisions: Any = raw.hgetall(revisions)
     stored: dict[str, tuple[str | None, str | None]] = {
-        key.decode(): (codec.decode(text, subject="")["token"], told[key].decode()) for key, text in texts.items()
+        key.decode(): (codec.decode(text, subject="")["token"], stored_revisions[key].decode()) for key, text in texts.items()
     }
     count = check(calls, events, stored)
     unknown = sum(call.outcome == "unknown" for call in calls)

@@ -1,6 +1,6 @@
 """A process that reads and changes a few keys at random and records each call: `python -m tests.history.workload`.
 
-Every value carries a token that no other has, so that a read tells which change it saw.
+Each value has a unique token. So the value that a read returns identifies the change that wrote it.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ KINDS = ["get", "entry", "set", "set", "update", "update", "update", "delete"]
 
 @dataclass(slots=True)
 class Call:
-    """One call. Times are nanoseconds of a clock that all processes of a machine share."""
+    """One call. Times are nanoseconds of the monotonic clock, which all processes of a machine share."""
 
     key: str
     kind: str  #: get, entry, set, update or delete
     start: int
     end: int = 0
-    outcome: str = "ok"  #: or "refused": certainly not applied; "unknown": a change that may have been, or may still be
-    token: str = ""  #: of the value that the change writes
-    seen: str | None = None  #: token of the value that was read, or deleted; None: there was none
-    revision: str | None = None  #: that was read, or that a refused call met; None: there was no value
+    outcome: str = "ok"  #: "ok"; "rejected": not applied; "unknown": a change that may have been applied, or may still be
+    token: str = ""  #: the token of the value that the change writes
+    seen: str | None = None  #: the token of the value that was read or deleted; None: there was no value
+    revision: str | None = None  #: the revision that was read, or that a rejected call found; None: there was no value
 
 
 async def _make(state: StateManager, call: Call, condition: dict[str, Any]) -> None:
@@ -50,15 +50,18 @@ async def _make(state: StateManager, call: Call, condition: dict[str, Any]) -> N
         case "update":
             change = [{"op": "increment", "path": "/n", "value": 1}, {"op": "replace", "path": "/token", "value": call.token}]
             value = await state.update(SCOPE, call.key, change, **condition)
-            assert value["token"] == call.token, "an update returns what it wrote"
+            assert value["token"] == call.token, "update returned another value than it wrote"
         case "delete":
             value = await state.delete(SCOPE, call.key, **condition)
             call.seen = value and value["token"]
 
 
-async def _work(state: StateManager, name: str, keys: int, until: float, choose: random.Random, calls: list[Call]) -> None:
+async def _work(
+    state: StateManager, name: str, keys: int, until: float, least: int, choose: random.Random, calls: list[Call]
+) -> None:
+    """Make random calls until the time `until`, and on until `calls` holds `least` of them."""
     number = 0
-    while time.monotonic() < until:
+    while time.monotonic() < until or len(calls) < least:
         number += 1
         key = f"key{choose.randrange(keys)}"
         condition: dict[str, Any] = {}
@@ -73,7 +76,7 @@ async def _work(state: StateManager, name: str, keys: int, until: float, choose:
         try:
             await _make(state, call, condition)
         except RevisionConflict as error:
-            call.outcome, call.revision = "refused", error.actual
+            call.outcome, call.revision = "rejected", error.actual
         except StateUnavailable as error:
             if kind in ("get", "entry") or not error.maybe_applied:
                 continue
@@ -83,7 +86,7 @@ async def _work(state: StateManager, name: str, keys: int, until: float, choose:
 
 
 async def connect(state: StateManager) -> None:
-    """Connect, also when Redis is away at first."""
+    """Connect; retry while Redis is down."""
     while True:
         try:
             await state.connect()
@@ -94,22 +97,22 @@ async def connect(state: StateManager) -> None:
 
 
 async def main() -> None:
-    """Run the tasks of one process and write what they recorded."""
-    parser = argparse.ArgumentParser()
+    """Run the tasks of one process and write the recorded calls to a file."""
+    parser = argparse.ArgumentParser(description="Call the state API at random and write all calls to a file.")
     for name in ("url", "namespace", "name", "out"):
         parser.add_argument(f"--{name}", required=True)
-    for name in ("keys", "tasks", "seed"):
+    for name in ("keys", "tasks", "seed", "calls"):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--seconds", type=float, required=True)
     given = parser.parse_args()
     calls: list[Call] = []
-    retention = Retention(entries=1_000_000)  # the events are read afterwards
+    retention = Retention(entries=1_000_000)  # the checker reads all events
     state = StateManager(given.url, namespace=given.namespace, retention=retention, deadline=5)
     try:
         await connect(state)
         until = time.monotonic() + given.seconds
         tasks = (
-            _work(state, f"{given.name}.{task}", given.keys, until, random.Random(given.seed * 100 + task), calls)
+            _work(state, f"{given.name}.{task}", given.keys, until, given.calls, random.Random(given.seed * 100 + task), calls)
             for task in range(given.tasks)
         )
         await asyncio.gather(*tasks)

@@ -1,4 +1,4 @@
-"""The reference page: every line of it runs, with `motia_redis` in place of `motia`."""
+"""Every code block of the reference page runs with `motia_redis` in place of `motia`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PROSE = re.compile(r"^(?:[A-Z][\w ]*|get\(\)|\w+\(\))$")
 
 
 def snippets() -> list[str]:
-    """Return the page's code blocks: from a known first line, the most lines that Python can parse and that are no prose."""
+    """Return the code blocks of the page: the longest runs of lines from a known first line that are Python and not prose."""
     lines = PAGE.splitlines()
     found, start = [], 0
     while start < len(lines):
@@ -47,6 +47,7 @@ def snippets() -> list[str]:
 
 
 def parses(code: str) -> bool:
+    """Return whether the code is valid Python, with `await` allowed at the top level."""
     try:
         compile(code, "page", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     except SyntaxError:
@@ -61,7 +62,7 @@ def context(state: StateManager) -> FlowContext:
     return FlowContext(state=state, logger=Logger("Page"), trace_id="0" * 32, trigger=TriggerInfo(type="http"), step_name="Page")
 
 
-def test_the_whole_page_was_found() -> None:
+def test_every_line_of_code_on_the_page_is_in_a_snippet() -> None:
     assert len(SNIPPETS) == 11
     lines_of_code = [line for line in PAGE.splitlines() if re.search(r"\b(await|import|async def handler|step\()\b", line)]
     everywhere = "".join(SNIPPETS)
@@ -71,11 +72,10 @@ def test_the_whole_page_was_found() -> None:
 
 
 @pytest.mark.parametrize("code", SNIPPETS[:10], ids=lambda code: code.splitlines()[-1][:40])
-async def test_each_snippet_runs(
+async def test_each_snippet_runs_with_and_without_the_stored_user(
     state: StateManager, monkeypatch: pytest.MonkeyPatch, server: RedisServer, namespace: str, code: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    """Against a store that holds the user the page talks about, and against an empty one."""
     monkeypatch.setenv("MOTIA_REDIS_URL", server.url)
     monkeypatch.setenv("MOTIA_REDIS_NAMESPACE", namespace)
     caplog.set_level(logging.INFO)
@@ -96,7 +96,7 @@ async def test_each_snippet_runs(
     await stateManager.close()
 
 
-async def test_what_the_page_says_of_update_holds(state: StateManager) -> None:
+async def test_update_snippet_stores_the_value_that_the_page_shows(state: StateManager) -> None:
     code = next(code for code in SNIPPETS if "login_count" in code and "CreateUser" not in code)
     space: dict[str, Any] = {"FlowContext": FlowContext}
     exec(code, space)
@@ -106,7 +106,7 @@ async def test_what_the_page_says_of_update_holds(state: StateManager) -> None:
 
 
 @pytest.mark.parametrize("name", ["get", "set", "update", "delete", "list", "list_groups", "clear"])
-def test_the_signatures_are_the_page_s(name: str) -> None:
+def test_signatures_match_the_page(name: str) -> None:
     declared = re.search(rf"^async def {name}\(self(.*)\) -> (.*)$", PAGE, re.MULTILINE)
     assert declared is not None
     wanted = re.findall(r"(\w+): ", declared[1])
@@ -115,12 +115,12 @@ def test_the_signatures_are_the_page_s(name: str) -> None:
     assert inspect.iscoroutinefunction(getattr(StateManager, name))
 
 
-def test_the_example_is_the_page_s_unchanged_but_for_the_import() -> None:
+def test_example_equals_the_page_except_for_the_import() -> None:
     example = (Path(__file__).parent.parent.parent / "examples" / "users.py").read_text()
     assert example == SNIPPETS[10]
 
 
-def test_a_step_without_handle_takes_the_handler_of_its_module(tmp_path: Path) -> None:
+def test_step_without_handle_uses_the_handler_of_its_module(tmp_path: Path) -> None:
     code = next(code for code in SNIPPETS if "my_step" in code)
     (tmp_path / "change_step.py").write_text(code)
     application = load_application([str(tmp_path / "change_step.py")])
@@ -129,9 +129,7 @@ def test_a_step_without_handle_takes_the_handler_of_its_module(tmp_path: Path) -
     assert only.handler is not None
 
 
-async def test_the_complete_example_works_over_http(
-    server: RedisServer, state: StateManager, namespace: str, tmp_path: Path
-) -> None:
+async def test_complete_example_works_over_http(server: RedisServer, state: StateManager, namespace: str, tmp_path: Path) -> None:
     example = str(Path(__file__).parent.parent.parent / "examples" / "users.py")
     messages: list[Any] = []
     command = ["run", example, "--port", "0", "--redis", server.url, "--namespace", namespace]
@@ -155,9 +153,9 @@ async def test_the_complete_example_works_over_http(
                 messages.extend(await router.execute(stream, "XRANGE", stream, "-", "+"))
             return bool(messages)
 
-        await until(enqueued, "the trigger enqueues user.changed")
+        await until(enqueued, "the trigger enqueues user.changed", deadline=60)
         await router.aclose()
         ((_, fields),) = messages
         assert fields[b"data"] == b'{"user_id":"%s","login_count":1}' % user["id"].encode()
-        assert fields[b"trace"].decode() == logged_in.headers["x-trace-id"], "one trace from the request to the message"
+        assert fields[b"trace"].decode() == logged_in.headers["x-trace-id"], "the message has another trace id than the request"
         assert process.stop() == 0

@@ -20,10 +20,10 @@ from tests.fuzzing import (
     draw_existing,
     draw_value,
     expect,
+    find_mismatch,
     foreign,
     fuzz,
     is_wanted,
-    judge,
     kept,
     load,
     old_text,
@@ -178,7 +178,7 @@ async def test_a_broken_text_is_refused_and_stays(runner: Runner, broken: bytes)
         for operations in ([{"op": "replace", "path": "/a", "value": 2}], [{"op": "add", "path": "/c", "value": 2}], []):
             case = Case(text, operations, strict=False)
             [seen] = await runner.run([case])
-            assert judge(case, expect(case), seen) is None
+            assert find_mismatch(case, expect(case), seen) is None
 
 
 @pytest.mark.parametrize("end", [b"\r\t", b"\t\r", b"\t\t", b"\t", b"\t\r\t ", b"\t\r\n"])
@@ -186,7 +186,7 @@ async def test_a_part_of_the_seal_is_no_seal(runner: Runner, end: bytes) -> None
     # Read as sealed text, the brace inside of the string would be structure.
     case = Case(b'{"s":"}{","a":"[","n":1}' + end, [{"op": "increment", "path": "/n", "value": 1}], strict=True)
     [seen] = await runner.run([case])
-    assert judge(case, expect(case), seen) is None
+    assert find_mismatch(case, expect(case), seen) is None
     assert seen.stored == case.text.replace(b'"n":1', b'"n":2')  # type: ignore[union-attr]
 
 
@@ -228,20 +228,20 @@ def test_the_model_refuses_what_the_rfc_does(text: bytes | None, operations: lis
         (b'{"b":1.50,"a":2', "not JSON"),
     ],
 )
-async def test_the_judge_sees_a_digit_and_an_order_that_changed(runner: Runner, stored: bytes, said: str | None) -> None:
+async def test_find_mismatch_detects_a_changed_digit_and_a_changed_order(runner: Runner, stored: bytes, said: str | None) -> None:
     case = Case(b'{"b":1.50,"a":1}', [{"op": "increment", "path": "/a", "value": 1}], strict=True)
     [seen] = await runner.run([case])
     seen.stored = seen.events[0][1][b"new"] = stored
-    found = judge(case, expect(case), seen)
+    found = find_mismatch(case, expect(case), seen)
     assert (found is None) if said is None else (found is not None and said in found)
 
 
-async def test_the_judge_sees_a_refusal_that_changed_something(runner: Runner) -> None:
+async def test_find_mismatch_detects_a_rejected_update_that_changed_the_key(runner: Runner) -> None:
     case = Case(b'{"a":"x"}', [{"op": "increment", "path": "/a", "value": 1}], strict=True)
     [seen] = await runner.run([case])
-    assert judge(case, expect(case), seen) is None
+    assert find_mismatch(case, expect(case), seen) is None
     seen.stored = b'{"a":1}'
-    assert "changed the key" in (judge(case, expect(case), seen) or "")
+    assert "changed the key" in (find_mismatch(case, expect(case), seen) or "")
 
 
 async def test_a_mismatch_is_made_small_and_saved_to_be_replayed(

@@ -1,4 +1,4 @@
-"""A team of worker processes to be killed, paused and scaled, and the load they work on."""
+"""Worker processes that tests kill, pause and add, and the changes that they handle."""
 
 from __future__ import annotations
 
@@ -25,57 +25,60 @@ if TYPE_CHECKING:
     from motia_redis import StateManager
 
 APPLICATION = Path(__file__).parent / "recorder_step.py"
-#: The long runs of `make chaos`; in `make test` each experiment has a short form.
+#: True in `make chaos`, which runs each fault test for longer than `make test` does.
 FULL = os.environ.get("MOTIA_CHAOS") == "full"
+BURST = 20  # changes that Load writes at once
 
 
-class Team:
-    """Worker processes on one namespace; all ended behind `with`."""
+class WorkerProcesses:
+    """Worker processes on one namespace. Leaving `with` kills all of them."""
 
     def __init__(self, directory: Path, url: str, namespace: str, **environment: str) -> None:
-        self.workers: list[subprocess.Popen[bytes]] = []
+        self.processes: list[subprocess.Popen[bytes]] = []
         self._directory = directory
         self._environment = os.environ | {"MOTIA_REDIS_URL": url, "MOTIA_REDIS_NAMESPACE": namespace} | environment
         self._log = directory / "workers.log"
 
     @property
     def output(self) -> str:
-        """What all workers printed."""
+        """Return what all workers printed."""
         return self._log.read_text()
 
     def start(self, count: int = 1) -> None:
-        """Add workers."""
+        """Start `count` workers."""
         for _ in range(count):
             with self._log.open("ab") as log:
                 command = [sys.executable, "-m", "motia_redis", "worker", str(APPLICATION), "--log-level", "warning"]
-                self.workers.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=self._directory, env=self._environment))
+                self.processes.append(
+                    subprocess.Popen(command, stdout=log, stderr=log, cwd=self._directory, env=self._environment)
+                )
 
     async def ready(self, count: int) -> None:
-        """Wait until that many workers in all have said that they are ready."""
+        """Wait until `count` workers in all have printed that they are ready."""
 
-        async def said() -> bool:
+        async def printed() -> bool:
             return self.output.count("worker ready") >= count
 
-        await until(said, f"{count} workers are ready")
+        await until(printed, f"{count} workers are ready", deadline=60)
 
     def replace(self, index: int) -> None:
-        """Kill a worker as a crash would, and start another in its place."""
-        self.workers[index].kill()
-        self.workers.pop(index).wait()
+        """Kill a worker with SIGKILL and start another one."""
+        self.processes[index].kill()
+        self.processes.pop(index).wait()
         self.start()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for worker in self.workers:
-            if worker.poll() is None:
-                worker.kill()
-            worker.wait()
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
 
 
 class Load:
-    """Numbered changes of many keys: each key counts up from 1."""
+    """Changes of many keys. The changes of each key are numbered from 1."""
 
     def __init__(self, state: StateManager, raw: redis.Redis, namespace: str, *, keys: int, scope: str = "load") -> None:
         self.sent: dict[str, int] = defaultdict(int)
@@ -86,12 +89,23 @@ class Load:
         self._scope = scope
 
     async def send(self, events: int, *, per_second: float) -> None:
-        """Write changes at about this rate, several keys at once, each key in order; again when Redis was away."""
+        """Write `events` changes at about this rate: 20 keys at once, the changes of each key in order."""
         began = time.monotonic()
-        burst = 20
-        for first in range(0, events, burst):
-            await asyncio.gather(*(self._change(f"key{number % self._keys}") for number in range(first, first + burst)))
-            await asyncio.sleep(max(0.0, began + (first + burst) / per_second - time.monotonic()))
+        for first in range(0, events, BURST):
+            await self._send_burst(first)
+            await asyncio.sleep(max(0.0, began + (first + BURST) / per_second - time.monotonic()))
+
+    async def send_until(self, stop: asyncio.Event, *, per_second: float) -> None:
+        """Write changes as `send` does, until `stop` is set."""
+        began = time.monotonic()
+        first = 0
+        while not stop.is_set():
+            await self._send_burst(first)
+            first += BURST
+            await asyncio.sleep(max(0.0, began + first / per_second - time.monotonic()))
+
+    async def _send_burst(self, first: int) -> None:
+        await asyncio.gather(*(self._change(f"key{number % self._keys}") for number in range(first, first + BURST)))
 
     async def _change(self, key: str) -> None:
         self.sent[key] += 1
@@ -99,17 +113,17 @@ class Load:
             try:
                 await self._state.set(self._scope, key, {"n": self.sent[key]})
             except StateError:
-                await asyncio.sleep(0.05)  # what was applied and not answered is a second event of the same number
+                await asyncio.sleep(0.05)  # a change that was applied without an answer gets a second event of the same number
             else:
                 return
 
     def lines(self, log: str) -> list[list[str]]:
-        """Return what the handlers recorded, in order."""
+        """Return the lines that the handlers recorded, in order."""
         found: Any = self._raw.lrange(f"log:{self._namespace}:{log}", 0, -1)
         return [line.decode().split() for line in found]
 
     async def handled(self, log: str = "record", *, deadline: float) -> float:
-        """Wait until everything sent was recorded; return the seconds it took."""
+        """Wait until the handlers have recorded every change; return the seconds that this took."""
         began = time.monotonic()
         wanted = {(key, str(n)) for key, last in self.sent.items() for n in range(1, last + 1)}
 
@@ -123,10 +137,10 @@ class Load:
         return time.monotonic() - began
 
     def check_order(self, log: str = "record") -> int:
-        """Assert that each key's events ran in order; return the number of duplicates.
+        """Assert that the events of each key ran in order; return the number of duplicates.
 
-        What runs again after a crash runs in order too: a step back lands on an event that was recorded before, and the run goes
-        on from there one by one.
+        Events that run again after a crash run in order too: the first of them was recorded before, and the numbers rise by one
+        from there.
         """
         by_key: dict[str, list[int]] = defaultdict(list)
         for line in self.lines(log):
@@ -136,6 +150,6 @@ class Load:
             firsts = list(dict.fromkeys(numbers))
             assert firsts == sorted(firsts), f"{key} was handled out of order: {numbers}"
             for before, after in pairwise(numbers):
-                assert after <= before + 1, f"{key} left out events: {numbers}"
+                assert after <= before + 1, f"events of {key} were skipped: {numbers}"
             duplicates += len(numbers) - len(firsts)
         return duplicates

@@ -1,4 +1,4 @@
-"""Batch after batch of random cases, and the tally of them."""
+"""Run batches of random cases and count the results."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from motia_redis.errors import StateError
 from tests.fuzzing.cases import draw_case
+from tests.fuzzing.comparison import find_mismatch, is_too_long
 from tests.fuzzing.failures import Failure, shrink
 from tests.fuzzing.runner import BATCH
-from tests.fuzzing.verdict import is_too_long, judge
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Tally:
-    """What a run has done."""
+    """The counts of a run."""
 
     cases: int = 0
     accepted: int = 0
-    too_long: int = 0  # refused for the length of a text that another program wrote
+    too_long: int = 0  # rejected because a non-canonical text is too long for an update in place
     failures: list[Failure] = field(default_factory=list)
 
 
@@ -35,7 +35,10 @@ async def fuzz(
     goes_on: Callable[[Tally], bool],
     on_failure: Callable[[Failure], None] = lambda _: None,
 ) -> Tally:
-    """Run batches of random cases while `goes_on`; failing ones are made small first. The same seed gives the same cases."""
+    """Run batches of random cases while `goes_on` returns true; return the counts.
+
+    Failing cases are shrunk before `on_failure` gets them. The same seed gives the same cases.
+    """
     rnd = random.Random(seed)
     tally = Tally()
     while goes_on(tally):
@@ -44,7 +47,7 @@ async def fuzz(
             tally.cases += 1
             tally.accepted += seen.raised is None
             tally.too_long += isinstance(seen.raised, StateError) and is_too_long(case, seen.raised)
-            if found := judge(case, model, seen):
+            if found := find_mismatch(case, model, seen):
                 failure = await shrink(runner, Failure(case, found))
                 tally.failures.append(failure)
                 on_failure(failure)

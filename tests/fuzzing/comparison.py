@@ -1,4 +1,4 @@
-"""Compares what an update did with what the model says: value, stored text, event, revision; or that nothing changed."""
+"""Compare the result of an update with the model: value, stored text, event and revision."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tests.fuzzing.model import Model
     from tests.fuzzing.runner import Observed
 
-#: What each kind of refusal must be raised as.
+#: The exceptions that each kind of refusal may raise.
 REFUSALS: dict[str, tuple[type[StateError], ...]] = {
     "malformed": (errors.InvalidOperation, errors.InvalidValue),
     "corrupt": (errors.CorruptValue,),
@@ -28,53 +28,53 @@ REFUSALS: dict[str, tuple[type[StateError], ...]] = {
 }
 
 
-def judge(case: Case, model: Model, seen: Observed) -> str | None:  # noqa: PLR0911  # one question after the other
-    """Say what is wrong with what a case did; None when it did what the model says."""
+def find_mismatch(case: Case, model: Model, seen: Observed) -> str | None:  # noqa: PLR0911  # one check after the other
+    """Return how the result of a case differs from the model; None if it does not."""
     before = b"1-1" if case.text else None
     if seen.raised is not None:
         if not isinstance(seen.raised, StateError):
             return f"raised {seen.raised!r}"
         if seen.stored != case.text or seen.revision != before or seen.events:
             return f"raised {seen.raised!r:.300}, but changed the key: {seen.stored!r:.300}"
-        return _judge_refusal(case, model, seen.raised)
+        return _compare_refusal(case, model, seen.raised)
     if model.refusal is not None:
-        return f"was accepted, must be refused: {model.refusal}"
+        return f"was accepted, must be rejected: {model.refusal}"
     if not alike(model.value, seen.returned):
         return f"returned {seen.returned!r:.600}"
     if not model.touched:
         unchanged = seen.stored == case.text and seen.revision == before and not seen.events
-        return None if unchanged else f"touched nothing, but wrote {seen.stored!r:.300} with {len(seen.events)} events"
+        return None if unchanged else f"must change nothing, but wrote {seen.stored!r:.300} with {len(seen.events)} events"
     try:
         stored = load(seen.stored or b"")
     except ValueError as error:
-        return f"stored what is not JSON ({error}): {seen.stored!r:.600}"
+        return f"stored a text that is not JSON ({error}): {seen.stored!r:.600}"
     if not same(model.value, stored):
         return f"stored {seen.stored!r:.600}"
-    return _judge_event(case, model, seen)
+    return _compare_event(case, model, seen)
 
 
 def is_too_long(case: Case, raised: StateError) -> bool:
-    """Whether a long text of another program is refused for its length: reading it costs Redis much more than ours."""
+    """Return whether a non-canonical text was rejected for its length. Parsing it costs Redis more than canonical JSON."""
     long = case.text is not None and len(case.text) > 1000 and not case.is_sealed
     return long and isinstance(raised, CorruptValue) and "for an update in place" in str(raised)
 
 
-def _judge_refusal(case: Case, model: Model, raised: StateError) -> str | None:
+def _compare_refusal(case: Case, model: Model, raised: StateError) -> str | None:
     if is_too_long(case, raised):
         return None
     if model.duplicates and isinstance(raised, CorruptValue | errors.TestFailed):
-        return None  # readers disagree on which of two members of one name counts; refusing is right, too
+        return None  # parsers differ in which of two members with one name counts, so a rejection is right, too
     if model.refusal is None:
-        return f"was refused, must be accepted: {raised!r:.300}"
+        return f"was rejected, must be accepted: {raised!r:.300}"
     kind, index = model.refusal
     if not isinstance(raised, REFUSALS[kind]):
-        return f"was refused with {raised!r:.300}, must be {kind}"
+        return f"was rejected with {raised!r:.300}, must be {kind}"
     if index is not None and f"operation {index}" not in str(raised):
         return f"names another operation than {index}: {raised!r:.300}"
     return None
 
 
-def _judge_event(case: Case, model: Model, seen: Observed) -> str | None:  # noqa: PLR0911  # one question after the other
+def _compare_event(case: Case, model: Model, seen: Observed) -> str | None:  # noqa: PLR0911  # one check after the other
     if len(seen.events) != 1:
         return f"appended {len(seen.events)} events"
     entry_id, fields = seen.events[0]
@@ -94,17 +94,18 @@ def _judge_event(case: Case, model: Model, seen: Observed) -> str | None:  # noq
     if not alike(model.value, change.new_value) or not (
         change.old_value is None if created else alike(load(case.text or b""), change.old_value)
     ):
-        return f"the event tells of {change.old_value!r:.300} -> {change.new_value!r:.300}"
+        return f"the event describes {change.old_value!r:.300} -> {change.new_value!r:.300}"
     return None
 
 
 def kept(fields: dict[bytes, bytes]) -> tuple[int, int]:
-    """How many bytes of an event's new text, at its start and its end, are those of the old text."""
+    """Return how many bytes at the start and at the end of an event's new text are also in the old text."""
     prefix, suffix = map(int, fields[b"kept"].split(b":"))
     return prefix, suffix
 
 
 def old_text(fields: dict[bytes, bytes]) -> bytes:
+    """Return the old text of an event."""
     prefix, suffix = kept(fields)
     new = fields[b"new"]
     return new[:prefix] + fields[b"old"] + new[len(new) - suffix :]
