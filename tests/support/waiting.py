@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -21,8 +21,20 @@ def wait_until(condition: Callable[[], bool], what: str, *, deadline: float = DE
 
 
 async def until(condition: Callable[[], Awaitable[bool]], what: str, *, deadline: float = DEADLINE) -> None:
-    """`wait_until` for a condition that must be awaited."""
+    """Wait until `await condition()` holds; fail the test, naming `what`, when it does not in time."""
     end = time.monotonic() + deadline
     while not await condition():
         assert time.monotonic() < end, f"waited {deadline} s in vain: {what}"
         await asyncio.sleep(0.01)
+
+
+async def seen(condition: Callable[[], bool], what: str) -> None:
+    async def holds() -> bool:
+        return condition()
+
+    await until(holds, what)
+
+
+async def soon(call: Awaitable[Any]) -> Any:
+    """Wait for what must not hang."""
+    return await asyncio.wait_for(call, DEADLINE)

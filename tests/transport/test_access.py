@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from motia_redis._transport.embedded import find_server
 from motia_redis.errors import RevisionConflict, StateUnavailable, UpdateFailed
 from tests.admin.test_dead_letters import Sick, buried, failing
 from tests.faults.test_durability import current_server
+from tests.support.certificates import create_certificate
 from tests.support.clusters import Process, free_port
 from tests.worker.test_worker import Recorder, record, working
 
@@ -66,35 +66,17 @@ async def use_everything(state: StateManager) -> None:
 # -- TLS ----------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def certificates(tmp_path: Path) -> Path:
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("openssl is not installed")
-    make = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    make += [
-        "-addext",
-        "subjectAltName=DNS:localhost,IP:127.0.0.1",
-        "-keyout",
-        tmp_path / "key.pem",
-        "-out",
-        tmp_path / "cert.pem",
-    ]
-    subprocess.run(make, check=True, capture_output=True)
-    return tmp_path
-
-
-async def test_tls(certificates: Path) -> None:
-    key, certificate = certificates / "key.pem", certificates / "cert.pem"
+async def test_tls(tmp_path: Path) -> None:
+    certificate, key = create_certificate(tmp_path)
     port = free_port()
     options = ["--save", "", "--tls-port", str(port), "--tls-auth-clients", "no"]
     options += ["--tls-key-file", str(key), "--tls-cert-file", str(certificate), "--tls-ca-cert-file", str(certificate)]
-    server = Process(certificates / "server", free_port(), *options)
+    server = Process(tmp_path / "server", free_port(), *options)
     try:
         try:
             server.start()
         except AssertionError:
-            log = (certificates / "server" / "redis.log").read_text()
+            log = (tmp_path / "server" / "redis.log").read_text()
             if "tls" not in log.lower():
                 raise
             pytest.skip("this redis-server is built without TLS")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import shutil
 import ssl
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,24 +18,12 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from motia_redis import StateManager
 from motia_redis._transport import endpoint, failures
 from motia_redis._transport.multiplexing import LARGE, ConnectionGroup, open_connection
-from tests.support.waiting import DEADLINE, wait_until
-from tests.transport.test_multiplexing import (
-    BULK,
-    PATIENCE,
-    FakeRedis,
-    call,
-    connections,
-    echo,
-    reaching,
-    seen,
-    soon,
-    starts_big,
-    text,
-)
+from tests.support.certificates import Certificate, create_certificate
+from tests.support.fake_redis import BULK, PATIENCE, FakeRedis, call, connections, echo, reaching, starts_big, text
+from tests.support.loops import all_over, both_loops
+from tests.support.waiting import seen, soon, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
-
     import redis
 
     from tests.support.servers import RedisServer
@@ -53,23 +39,6 @@ def named(server: RedisServer, name: str) -> str:
 def connected(raw: redis.Redis, name: str) -> int:
     clients: Any = raw.client_list()
     return sum(client["name"] == name for client in clients)
-
-
-def all_over(loop: str, main: Coroutine[Any, Any, None]) -> None:
-    """Run a test in an event loop of that make."""
-    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
-    if loop == "uvloop":
-        try:
-            import uvloop
-        except ImportError:
-            main.close()
-            pytest.skip("uvloop is not installed")
-        factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(asyncio.wait_for(main, 2 * DEADLINE))
-
-
-both_loops = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 
 
 @both_loops
@@ -332,27 +301,18 @@ async def test_where_no_more_connections_are_to_be_had_calls_wait_behind_big_one
 
 
 @pytest.fixture
-def certificate(tmp_path: Path) -> Path:
-    """Make a certificate with its key in one file."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("openssl is not installed")
-    path = tmp_path / "both.pem"
-    make = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    make += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(tmp_path / "key.pem"), "-out", str(path)]
-    subprocess.run(make, check=True, capture_output=True)
-    path.write_text(path.read_text() + (tmp_path / "key.pem").read_text())
-    return path
+def certificate(tmp_path: Path) -> Certificate:
+    return create_certificate(tmp_path)
 
 
 @both_loops
-def test_connections_are_shared_over_tls(loop: str, certificate: Path) -> None:
+def test_connections_are_shared_over_tls(loop: str, certificate: Certificate) -> None:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(certificate)
+    tls.load_cert_chain(*certificate)
 
     async def main() -> None:
         async with FakeRedis(echo, tls=tls) as fake:
-            async with reaching(f"rediss://127.0.0.1:{fake.port}/0?ssl_ca_certs={certificate}") as router:
+            async with reaching(f"rediss://127.0.0.1:{fake.port}/0?ssl_ca_certs={certificate.certificate}") as router:
                 keys = [f"{number}" for number in range(TASKS)]
                 found = await asyncio.gather(*(router.execute(key, "GET", key) for key in keys))
                 assert found == [key.encode() for key in keys]
