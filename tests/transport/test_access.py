@@ -112,7 +112,7 @@ async def test_exactly_the_documented_rights_are_enough(tmp_path: Path) -> None:
             assert not [line for node in await examine(state) for line in node.findings if line.outcome == "failed"]
         denied = {line["object"] for line in server.client.acl_log() if line["username"] == "motia"}
         assert denied <= {"client|setinfo", "client"}, "redis-py tells its name, where it may"
-        with pytest.raises(StateUnavailable, match="does not let this user do that"):
+        with pytest.raises(StateUnavailable, match="denies this user the command or the key"):
             await StateManager(url, namespace="other").set("users", "ann", 1)
         with redis.Redis.from_url(url) as user:
             for command in (

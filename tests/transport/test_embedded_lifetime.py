@@ -170,7 +170,7 @@ def test_two_servers_never_write_one_aof(directory, join):
     try:
         os.kill(keeper, signal.SIGKILL)
         assert eventually(lambda: ended(keeper))
-        with pytest.raises(StateUnavailable, match="the one before it has not ended"):
+        with pytest.raises(StateUnavailable, match="the previous server has not ended"):
             join(start_timeout=0.5)
     finally:
         os.kill(pid, signal.SIGCONT)

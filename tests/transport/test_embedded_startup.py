@@ -52,16 +52,16 @@ def test_no_answer_in_time_is_an_error(directory, join):
 def test_loading_is_waited_for(directory, join, monkeypatch):
     replies = iter([b"-LOADING Redis is loading the dataset in memory\r\n"] * 3)
     asked = []
-    ask = embedded._ask
+    ask = embedded._request
 
     def loading_at_first(*args: Any) -> bytes:
         asked.append(args)
         return next(replies, None) or ask(*args)
 
-    monkeypatch.setattr(embedded, "_ask", loading_at_first)
+    monkeypatch.setattr(embedded, "_request", loading_at_first)
     join()
     assert len(asked) > 3
-    monkeypatch.setattr(embedded, "_ask", lambda *_: b"-LOADING\r\n")
+    monkeypatch.setattr(embedded, "_request", lambda *_: b"-LOADING\r\n")
     with pytest.raises(StateUnavailable, match="has not loaded its data"):
         join(start_timeout=0.05)
 

@@ -45,14 +45,14 @@ async def test_passwords_and_permissions(spare: Callable[..., tuple[RedisServer,
         admin.execute_command("ACL", "SETUSER", "nokeys", "on", ">secret", "~other", "+@all")
         admin.config_set("requirepass", "secret")
         assert "needs a password" in await refused(f"redis://{address}", get)
-        assert "does not accept the user or the password" in await refused(f"redis://:secret2@{address}", get)
+        assert "rejects the user or the password" in await refused(f"redis://:secret2@{address}", get)
         async with StateManager(f"redis://:secret@{address}", namespace="refusals") as state:
             await state.set("users", "ann", 1)
         limited = f"redis://limited:secret@{address}"
         async with StateManager(limited, namespace="refusals") as state:
             assert await state.get("users", "ann") == 1
-        assert "does not let this user" in await refused(limited, lambda state: state.set("users", "ann", 2))
-        assert "does not let this user" in await refused(f"redis://nokeys:secret@{address}", get)
+        assert "denies this user" in await refused(limited, lambda state: state.set("users", "ann", 2))
+        assert "denies this user" in await refused(f"redis://nokeys:secret@{address}", get)
 
 
 async def test_a_full_redis(spare: Callable[..., tuple[RedisServer, int]]) -> None:
@@ -91,7 +91,9 @@ async def test_a_replica_can_be_read(spare: Callable[..., tuple[RedisServer, int
 async def test_another_type_under_one_of_our_keys(server: RedisServer, namespace: str, raw: redis.Redis, part: str) -> None:
     names = Keyspace(namespace, Layout()).state_keys(b"users", b"ann")
     raw.set(getattr(names, part), "text")
-    assert "holds another type under one of our keys" in await refused(server.url, lambda s: s.set("users", "ann", 1), namespace)
+    assert "holds another type under a key of this library" in await refused(
+        server.url, lambda s: s.set("users", "ann", 1), namespace
+    )
 
 
 async def test_another_type_under_the_layout(server: RedisServer, namespace: str, raw: redis.Redis) -> None:
@@ -119,7 +121,7 @@ async def test_a_server_that_is_no_redis(monkeypatch: pytest.MonkeyPatch) -> Non
         assert "is not a Redis" in await refused(f"redis://127.0.0.1:{port}", get)
     monkeypatch.setattr(endpoint, "CONNECT_TIMEOUT", 0.2)
     async with answering(b"") as port, asyncio.timeout(5):
-        assert "no answer in time" in await refused(f"redis://127.0.0.1:{port}", get)
+        assert "no reply in time" in await refused(f"redis://127.0.0.1:{port}", get)
 
 
 async def test_a_redis_that_loads_its_data() -> None:
@@ -131,7 +133,7 @@ async def test_a_redis_that_loads_its_data() -> None:
 def test_a_password_that_redis_does_not_want() -> None:
     error = redis.AuthenticationError("AUTH <password> called without any password configured for the default user.")
     assert str(failures.to_unavailable("here", "redis://:secret@host", error)).startswith(
-        "here: Redis at redis://host has no password, and the URL gives one"
+        "here: Redis at redis://host has no password, but the URL has one"
     )
 
 
