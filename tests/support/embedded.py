@@ -1,4 +1,4 @@
-"""Processes that use an embedded server, and the processes that the embedded server consists of."""
+"""Start processes that use an embedded server, and inspect its processes."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def status(pid: int) -> tuple[str, int]:
     return state, int(parent)
 
 
-def ended(pid: int) -> bool:
-    """Return whether all threads of the process have ended: a dead one may keep its locks until the last of them has."""
+def has_ended(pid: int) -> bool:
+    """Return whether all threads of the process have ended. A dead process may keep its locks until its last thread ends."""
     try:
         return status(pid)[0] in "ZX" and len(list(Path(f"/proc/{pid}/task").iterdir())) <= 1
     except (FileNotFoundError, ProcessLookupError):
@@ -65,14 +65,14 @@ def ended(pid: int) -> bool:
 
 
 def processes_of(directory: Path) -> list[int]:
-    """Return every live process, other than this one, that works in the directory or has a lock or log of it open."""
+    """Return the other live processes that work in the directory or have one of its files open."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            connections = [connection.readlink() for connection in (process / "cwd", *(process / "fd").iterdir())]
+            paths = [link.readlink() for link in (process / "cwd", *(process / "fd").iterdir())]
         except OSError:
             continue
-        if int(process.name) != os.getpid() and any(connection.is_relative_to(directory.resolve()) for connection in connections):
+        if int(process.name) != os.getpid() and any(path.is_relative_to(directory.resolve()) for path in paths):
             found.append(int(process.name))
     return found
 
@@ -93,7 +93,7 @@ def server_pid(url: str) -> int:
 
 @contextmanager
 def user(directory: Path, program: str = USER) -> Iterator[subprocess.Popen[str]]:
-    """Start a user process; the first line that it prints is its server's URL."""
+    """Start a process that joins the server. It prints the URL of the server, and ends at the end of its input."""
     environment = {**os.environ, "PYTHONPATH": str(Path(embedded.__file__).parents[2])}
     with subprocess.Popen(
         [sys.executable, "-c", program, str(directory)],

@@ -11,7 +11,7 @@ from redis.asyncio import Connection
 
 from motia_redis._transport import endpoint
 from motia_redis._transport.multiplexing import LARGE, MultiplexedConnection, open_connection, pack
-from tests.support.waiting import seen, soon
+from tests.support.waiting import until_holds, within_deadline
 
 if TYPE_CHECKING:
     import ssl
@@ -20,35 +20,35 @@ if TYPE_CHECKING:
 
     from motia_redis._transport.router import Router
 
-PATIENCE = 10.0  # seconds to wait for a reply, in tests of other things than time-outs
-BULK = 4 * 1024 * 1024
+REPLY_TIMEOUT = 10.0  # seconds; the reply time-out in tests of other behaviour
+LARGE_SIZE = 4 * 1024 * 1024
 
 
-def text(data: bytes) -> bytes:
-    """Return `data` as a reply."""
+def bulk_reply(data: bytes) -> bytes:
+    """Return `data` encoded as a bulk string reply."""
     return b"$%d\r\n%b\r\n" % (len(data), data)
 
 
 def echo(peer: Peer, command: list[bytes]) -> bytes:
     """Answer a call with its last argument."""
-    return text(command[-1])
+    return bulk_reply(command[-1])
 
 
-def starts_big(peer: Peer, command: list[bytes]) -> bytes:
-    """Answer with the beginning of a big reply where one is asked for."""
-    return text(bytes(BULK))[: 2 * LARGE] if command[-1] == b"big" else echo(peer, command)
+def begin_large_reply(peer: Peer, command: list[bytes]) -> bytes:
+    """Answer a call for the key `large` with the first bytes of a large reply, and others like `echo`."""
+    return bulk_reply(bytes(LARGE_SIZE))[: 2 * LARGE] if command[-1] == b"large" else echo(peer, command)
 
 
-def get(key: object) -> bytes:
+def pack_get(key: object) -> bytes:
     return pack(("GET", str(key)))
 
 
 class Peer(asyncio.Protocol):
-    """The server's side of one connection."""
+    """Serve one connection and record its commands."""
 
     def __init__(self, server: FakeRedis) -> None:
-        self.commands: list[list[bytes]] = []  #: without those that redis-py sends to begin with
-        self.packets = 0  #: in which they came
+        self.commands: list[list[bytes]] = []  #: without redis-py's commands of connecting
+        self.packets = 0  #: the number of reads that contained commands
         self.lost = False
         self._server = server
         self._parser = hiredis.Reader()
@@ -68,8 +68,8 @@ class Peer(asyncio.Protocol):
                 self.write(self._server.greeting)
             elif command[0] == b"CLIENT":
                 self.write(b"+OK\r\n")
-                if command[2] == b"LIB-VER":  # the last one
-                    self._server.greeted(self)
+                if command[2] == b"LIB-VER":  # redis-py's last command of connecting
+                    self._server.on_greeted(self)
             else:
                 self.commands.append(command)
                 self.write(self._server.answer(self, command) or b"")
@@ -79,24 +79,24 @@ class Peer(asyncio.Protocol):
         if data:
             self.transport.write(data)
 
-    async def has(self, count: int) -> None:
-        await seen(lambda: len(self.commands) >= count, f"{count} calls arrive")
+    async def wait_for_calls(self, count: int) -> None:
+        await until_holds(lambda: len(self.commands) >= count, f"{count} calls arrive")
 
 
 class FakeRedis:
-    """A server that gives `answer`'s replies, or none for None. Serves on `async with`, at a loopback port."""
+    """Serve a loopback port within `async with`. `answer` returns the reply to a command, or None for no reply."""
 
     def __init__(
         self,
         answer: Callable[[Peer, list[bytes]], bytes | None] = lambda *_: None,
         *,
         greeting: bytes = b"%1\r\n+proto\r\n:3\r\n",
-        greeted: Callable[[Peer], None] = lambda _: None,
+        on_greeted: Callable[[Peer], None] = lambda _: None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.answer = answer
         self.greeting = greeting
-        self.greeted = greeted
+        self.on_greeted = on_greeted
         self.peers: list[Peer] = []
         self.port = 0
         self._tls = tls
@@ -115,27 +115,29 @@ class FakeRedis:
         self._server.close()
         for peer in self.peers:
             peer.transport.abort()
-        await self.gone("the fake server's connections end")
+        await self.wait_closed("the fake server's connections end")
 
-    async def gone(self, what: str = "the client closes all connections") -> None:
-        await seen(lambda: all(peer.lost for peer in self.peers), what)
+    async def wait_closed(self, what: str = "the client closes all connections") -> None:
+        await until_holds(lambda: all(peer.lost for peer in self.peers), what)
 
 
 @asynccontextmanager
-async def connected(fake: FakeRedis, *, patience: float = PATIENCE) -> AsyncIterator[tuple[MultiplexedConnection, Peer]]:
-    """Give a link and the server's side of it."""
-    connection = await open_connection(Connection(host="127.0.0.1", port=fake.port), patience)
-    assert connection is not None, "the transport of the connection is found"
+async def open_peer(
+    fake: FakeRedis, *, reply_timeout: float = REPLY_TIMEOUT
+) -> AsyncIterator[tuple[MultiplexedConnection, Peer]]:
+    """Open a multiplexed connection to a fake server; return it and the server's side of it."""
+    connection = await open_connection(Connection(host="127.0.0.1", port=fake.port), reply_timeout)
+    assert connection is not None, "the connection has a transport"
     try:
         yield connection, fake.peers[-1]
     finally:
         connection.close()
-        await soon(asyncio.shield(connection.ended))
+        await within_deadline(asyncio.shield(connection.ended))
 
 
 @asynccontextmanager
-async def reaching(url: str, *, patience: float = PATIENCE) -> AsyncIterator[Router]:
-    router = await endpoint.Endpoint(url).open_router(max_connections=4, reply_timeout=patience)
+async def open_router(url: str, *, reply_timeout: float = REPLY_TIMEOUT) -> AsyncIterator[Router]:
+    router = await endpoint.Endpoint(url).open_router(max_connections=4, reply_timeout=reply_timeout)
     try:
         yield router
     finally:
@@ -147,5 +149,5 @@ def connections(router: Router) -> list[MultiplexedConnection]:
     return node.connections._connections
 
 
-def call(router: Router, key: str) -> asyncio.Task[Any]:
+def start_get(router: Router, key: str) -> asyncio.Task[Any]:
     return asyncio.create_task(router.execute(key, "GET", key))

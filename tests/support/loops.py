@@ -1,4 +1,4 @@
-"""Running tests over the event loops of asyncio and of uvloop."""
+"""Run tests over the event loops of asyncio and uvloop."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 both_loops = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 
 
-def all_over(loop: str, main: Coroutine[Any, Any, None]) -> None:
-    """Run a test in an event loop of that make."""
+def run_in_loop(loop: str, main: Coroutine[Any, Any, None]) -> None:
+    """Run a test in an event loop of `asyncio` or `uvloop`. Skip it if uvloop is not installed."""
     factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     if loop == "uvloop":
         try:

@@ -1,4 +1,4 @@
-"""Waiting with a deadline, never for a fixed time."""
+"""Wait for conditions with a deadline, never for a fixed time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-DEADLINE = 20.0  # seconds; far more than anything here takes on a loaded machine
+DEADLINE = 20.0  # seconds; far more than any test needs on a loaded machine
 
 
 def wait_until(condition: Callable[[], bool], what: str, *, deadline: float = DEADLINE) -> None:
@@ -28,13 +28,13 @@ async def until(condition: Callable[[], Awaitable[bool]], what: str, *, deadline
         await asyncio.sleep(0.01)
 
 
-async def seen(condition: Callable[[], bool], what: str) -> None:
+async def until_holds(condition: Callable[[], bool], what: str) -> None:
     async def holds() -> bool:
         return condition()
 
     await until(holds, what)
 
 
-async def soon(call: Awaitable[Any]) -> Any:
-    """Wait for what must not hang."""
+async def within_deadline(call: Awaitable[Any]) -> Any:
+    """Wait for a result; fail the test when none comes in time."""
     return await asyncio.wait_for(call, DEADLINE)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def spare(tmp_path: Path) -> Iterator[Callable[..., tuple[RedisServer, int]]]:
-    """Start a server of the test's own that listens on a TCP port too."""
+def start_server(tmp_path: Path) -> Iterator[Callable[..., tuple[RedisServer, int]]]:
+    """Return a function that starts a server for this test, on a socket and on a TCP port, and returns server and port."""
     started = []
 
     def start(*options: str) -> tuple[RedisServer, int]:
@@ -38,7 +38,7 @@ def spare(tmp_path: Path) -> Iterator[Callable[..., tuple[RedisServer, int]]]:
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Iterator[Path]:
-    """A directory that must be without processes and sockets soon after the test, whatever the test did."""
+    """Return a directory. Fail the test if it leaves processes or a socket there."""
     path = tmp_path / "data"
     yield path
     assert eventually(lambda: not processes_of(path), within=8.0), f"left behind: {processes_of(path)}"

@@ -1,4 +1,4 @@
-"""Commands that reach Redis: none is repeated unasked, none reads half a change, none fails on bytes of other clients."""
+"""Commands of single calls: repetition, atomicity, trimming, and bytes that other clients wrote."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ INCREMENT = [{"op": "increment", "path": "/n", "value": 1}]
 
 
 class CuttingProxy:
-    """Passes requests on to Redis; when told to, cuts the connection after it passed one on, in place of the answer."""
+    """Forward requests to Redis. Close the connection instead of replying to a request that contains `cut_at`."""
 
     def __init__(self, port: int) -> None:
         self._to = port
@@ -36,7 +36,8 @@ class CuttingProxy:
         try:
             while request := await reader.read(65536):
                 redis_writer.write(request)
-                reply = await redis_reader.read(65536)  # requests here are small and come one by one
+                # One read suffices: the requests of these tests are small and come one by one.
+                reply = await redis_reader.read(65536)
                 if self.cut_at in request:
                     self.cuts += 1
                     return
@@ -46,10 +47,10 @@ class CuttingProxy:
             writer.close()
 
 
-async def test_a_change_whose_answer_was_lost_is_not_sent_again_without_a_deadline(
-    spare: Callable[..., tuple[RedisServer, int]],
+async def test_mutation_without_a_deadline_is_not_repeated_after_a_lost_reply(
+    start_server: Callable[..., tuple[RedisServer, int]],
 ) -> None:
-    _server, port = spare()
+    _server, port = start_server()
     proxy = CuttingProxy(port)
     async with await asyncio.start_server(proxy.handle, "127.0.0.1", 0) as listening:
         address = listening.sockets[0].getsockname()[1]
@@ -57,15 +58,15 @@ async def test_a_change_whose_answer_was_lost_is_not_sent_again_without_a_deadli
             for number in range(1, 4):
                 await state.update("counters", "visits", INCREMENT)
                 proxy.cut_at = b"EVALSHA"
-                with pytest.raises(StateUnavailable, match="may have been applied") as told:
+                with pytest.raises(StateUnavailable, match="may have been applied") as error:
                     await state.update("counters", "visits", INCREMENT)
-                assert told.value.maybe_applied
+                assert error.value.maybe_applied
                 proxy.cut_at = b"\x00never"
                 assert proxy.cuts == number
                 assert await state.get("counters", "visits") == {"n": 2 * number}
 
 
-async def test_entry_reads_value_and_revision_at_one_moment(state: StateManager, raw: redis.Redis) -> None:
+async def test_entry_reads_value_and_revision_in_one_script(state: StateManager, raw: redis.Redis) -> None:
     await state.set("users", "ann", 1)
     await state.entry("users", "ann")
     with raw.monitor() as monitor:
@@ -78,7 +79,7 @@ async def test_entry_reads_value_and_revision_at_one_moment(state: StateManager,
 
 
 @pytest.mark.usefixtures("every_change_looks")
-async def test_messages_without_subscriber_do_not_pile_up(server: RedisServer, raw: redis.Redis, namespace: str) -> None:
+async def test_topic_without_subscriber_is_trimmed(server: RedisServer, raw: redis.Redis, namespace: str) -> None:
     async with StateManager(server.url, namespace=namespace, deadline=0) as state:
         for number in range(2000):
             await state.enqueue("mail", number, key="ann")
@@ -86,7 +87,7 @@ async def test_messages_without_subscriber_do_not_pile_up(server: RedisServer, r
     assert 100 <= raw.xlen(names.topic(b"mail", names.lane(b"ann"))) <= 200
 
 
-async def test_many_calls_of_a_forgotten_script_run_once_each(state: StateManager, raw: redis.Redis, namespace: str) -> None:
+async def test_calls_of_a_flushed_script_run_once_each(state: StateManager, raw: redis.Redis, namespace: str) -> None:
     router = await state.open_router()
     appending = loader.Script("return redis.call('RPUSH', KEYS[1], ARGV[1])")
     raw.script_flush()
@@ -100,7 +101,7 @@ async def test_many_calls_of_a_forgotten_script_run_once_each(state: StateManage
 # -- bytes of other clients ------------------------------------------------------------------------------------------------
 
 
-async def test_keys_that_are_no_text_are_listed_and_cleared(state: StateManager, raw: redis.Redis, namespace: str) -> None:
+async def test_keys_that_are_not_utf8_are_listed_and_cleared(state: StateManager, raw: redis.Redis, namespace: str) -> None:
     names = Keyspace(namespace, Layout())
     await state.set("users", "ann", 1)
     raw.hset(names.values(b"users"), b"\xff\xfe", "2")  # type: ignore[arg-type]
@@ -112,14 +113,14 @@ async def test_keys_that_are_no_text_are_listed_and_cleared(state: StateManager,
     assert await state.list("users") == []
 
 
-async def test_a_scope_that_is_no_text_is_named(state: StateManager, raw: redis.Redis, namespace: str) -> None:
+async def test_scope_that_is_not_utf8_is_named_in_the_error(state: StateManager, raw: redis.Redis, namespace: str) -> None:
     await state.set("users", "ann", 1)
     raw.sadd(Keyspace(namespace, Layout()).scopes(3), b"caf\xe9")
     with pytest.raises(CorruptValue, match=re.escape(r"b'caf\xe9' is not UTF-8")):
         await state.list_groups()
 
 
-async def test_listing_does_no_work_per_name(state: StateManager, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_list_creates_no_subject_per_key(state: StateManager, monkeypatch: pytest.MonkeyPatch) -> None:
     await state.set("users", "ann", 1)
     monkeypatch.setattr("motia_redis._store.manager.Subject", None)
     assert await state.list("users") == [1]

@@ -18,8 +18,8 @@ from tests.support.embedded import (
     PROMPTLY,
     USER,
     client,
-    ended,
     eventually,
+    has_ended,
     needs_proc,
     processes_of,
     server_pid,
@@ -38,12 +38,12 @@ def test_processes_share_one_server(directory, join):
         assert server_pid(server.url) == connection.info("server")["process_id"]
 
 
-def test_ten_processes_that_join_at_once_get_one_server(directory):
+def test_ten_concurrent_joins_start_one_server(directory):
     with ExitStack() as stack:
         users = [stack.enter_context(user(directory)) for _ in range(10)]
         urls = [url_of(process) for process in users]
         assert len({server_pid(url) for url in urls}) == 1
-        assert len(processes_of(directory)) == 12  # they, the keeper and the server
+        assert len(processes_of(directory)) == 12  # ten users, the keeper and the server
 
 
 def test_data_survives_leave_and_join(directory, join):
@@ -56,98 +56,98 @@ def test_data_survives_leave_and_join(directory, join):
         assert connection.get("name") == "value"
 
 
-def test_a_join_at_any_time_after_the_last_leave_never_gives_a_server_that_is_ending(join):
+def test_join_after_the_last_leave_never_returns_an_ending_server(join):
     for number in range(30):
         server = join()
         with client(server.url) as connection:
             assert connection.incr("count") == number + 1
         server.leave()
-        time.sleep(0.002 * (number % 15))  # not a wait for anything: it picks the stage of the old server's end
+        time.sleep(0.002 * (number % 15))  # picks the stage of the old server's end; it waits for nothing
 
 
-def test_the_server_ends_with_the_last_leave(directory, join):
+def test_server_ends_after_the_last_leave(directory, join):
     one, two = join(), join()
     pid = server_pid(one.url)
     keeper = status(pid)[1]
     one.leave()
-    one.leave()  # no more than once: `two` still has it
-    assert not eventually(lambda: ended(pid), within=0.3)
+    one.leave()  # must not release the handle `two`
+    assert not eventually(lambda: has_ended(pid), within=0.3)
     two.leave()
-    assert eventually(lambda: ended(pid) and ended(keeper))
+    assert eventually(lambda: has_ended(pid) and has_ended(keeper))
     assert not (directory / "redis.sock").exists()
 
 
-def test_a_handle_that_is_dropped_leaves(directory):
+def test_server_ends_after_its_last_handle_is_garbage_collected(directory):
     server = EmbeddedServer.join(directory)
     pid = server_pid(server.url)
     del server
-    assert eventually(lambda: ended(pid))
+    assert eventually(lambda: has_ended(pid))
 
 
-def test_the_server_ends_when_its_only_user_is_killed(directory):
+def test_server_ends_when_its_only_user_is_killed(directory):
     with user(directory) as only:
         pid = server_pid(url_of(only))
         only.kill()
-        assert eventually(lambda: ended(pid) and not (directory / "redis.sock").exists())
+        assert eventually(lambda: has_ended(pid) and not (directory / "redis.sock").exists())
 
 
-def test_the_server_stays_when_one_of_two_users_is_killed(directory):
+def test_server_keeps_running_when_one_of_two_users_is_killed(directory):
     with user(directory) as starter, user(directory) as other:
         pid = server_pid(url_of(starter))
         url = url_of(other)
         starter.kill()
         starter.wait()
-        assert not eventually(lambda: ended(pid), within=0.3)
+        assert not eventually(lambda: has_ended(pid), within=0.3)
         assert server_pid(url) == pid
 
 
-def test_a_forked_child_is_a_user_of_its_own(directory):
+def test_forked_child_keeps_the_server_running_after_its_parent_left(directory):
     with user(directory, FORKING_USER) as parent:
         pid = server_pid(url_of(parent))
-        assert not eventually(lambda: ended(pid), within=0.3)  # the parent has left
-        parent.communicate("")  # both read the end of their input and end
-        assert eventually(lambda: ended(pid))
+        assert not eventually(lambda: has_ended(pid), within=0.3)  # the parent has left, the child has not
+        parent.communicate("")  # both processes end at the end of their input
+        assert eventually(lambda: has_ended(pid))
 
 
-def test_ctrl_c_at_the_terminal_does_not_reach_the_server(directory, join):
+def test_server_and_keeper_have_their_own_session_and_process_group(directory, join):
     pid = server_pid(join().url)
     for process in (pid, status(pid)[1]):
         assert os.getsid(process) != os.getsid(0)
         assert os.getpgid(process) != os.getpgid(0)
 
 
-def test_a_crashed_server_is_replaced_by_the_next_join(join):
+def test_join_after_a_crash_starts_a_server_with_the_data(join):
     first = join()
     with client(first.url) as connection:
         connection.set("name", "value")
     pid = server_pid(first.url)
     keeper = status(pid)[1]
     os.kill(pid, signal.SIGKILL)
-    assert eventually(lambda: ended(pid))
-    second = join()  # at once, so it meets the keeper's end too
+    assert eventually(lambda: has_ended(pid))
+    second = join()  # at once, while the keeper may still be ending
     assert second.url == first.url
     assert server_pid(second.url) != pid
-    assert eventually(lambda: ended(keeper))
+    assert eventually(lambda: has_ended(keeper))
     with client(first.url) as connection:
         assert connection.get("name") == "value"
     second.leave()
-    assert server_pid(first.url)  # the handle from before the crash counts for the new server
+    assert server_pid(first.url)  # the handle from before the crash keeps the new server running
 
 
-def test_a_crashed_server_leaves_nothing(directory, join):
+def test_crashed_server_leaves_no_process_and_no_socket(directory, join):
     pid = server_pid(join().url)
     os.kill(pid, signal.SIGKILL)
     assert eventually(lambda: not processes_of(directory) and not (directory / "redis.sock").exists())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs the parent death signal")
-def test_a_killed_keeper_takes_its_server_with_it(directory, join):
+def test_server_ends_when_its_keeper_is_killed(directory, join):
     pid = server_pid(join().url)
     os.kill(status(pid)[1], signal.SIGKILL)
-    assert eventually(lambda: ended(pid))
+    assert eventually(lambda: has_ended(pid))
 
 
-def test_a_join_right_after_the_keeper_was_killed_gets_a_server_that_stays(join):
+def test_join_after_the_keeper_was_killed_starts_a_server_that_keeps_running(join):
     server = join()
     with client(server.url) as connection:
         connection.set("name", "value")
@@ -155,21 +155,21 @@ def test_a_join_right_after_the_keeper_was_killed_gets_a_server_that_stays(join)
         pid = server_pid(server.url)
         keeper = status(pid)[1]
         os.kill(keeper, signal.SIGKILL)
-        assert eventually(lambda keeper=keeper: ended(keeper))
-        server = join()  # at once, so it meets the server's end too
+        assert eventually(lambda keeper=keeper: has_ended(keeper))
+        server = join()  # at once, while the server may still be ending
         assert server_pid(server.url) != pid
         with client(server.url) as connection:
             assert connection.get("name") == "value"
-    assert not eventually(lambda: ended(server_pid(server.url)), within=0.3)
+    assert not eventually(lambda: has_ended(server_pid(server.url)), within=0.3)
 
 
 def test_two_servers_never_write_one_aof(directory, join):
     pid = server_pid(join().url)
     keeper = status(pid)[1]
-    os.kill(pid, signal.SIGSTOP)  # alive, unable to end, and without its keeper
+    os.kill(pid, signal.SIGSTOP)  # the server stays alive but cannot end
     try:
         os.kill(keeper, signal.SIGKILL)
-        assert eventually(lambda: ended(keeper))
+        assert eventually(lambda: has_ended(keeper))
         with pytest.raises(StateUnavailable, match="the previous server has not ended"):
             join(start_timeout=0.5)
     finally:
@@ -177,37 +177,37 @@ def test_two_servers_never_write_one_aof(directory, join):
     assert server_pid(join().url) != pid
 
 
-def test_the_end_of_the_keeper_by_sigterm_is_clean(directory, join):
+def test_sigterm_to_the_keeper_shuts_the_server_down_cleanly(directory, join):
     pid = server_pid(join().url)
     os.kill(status(pid)[1], signal.SIGTERM)
-    assert eventually(lambda: ended(pid) and not (directory / "redis.sock").exists())
+    assert eventually(lambda: has_ended(pid) and not (directory / "redis.sock").exists())
     assert "bye bye" in (directory / "redis.log").read_text()
 
 
-def test_a_user_that_blocks_and_ignores_signals_does_not_hand_that_on(directory):
-    deaf = "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})\n"
-    deaf += "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n" + USER
-    with user(directory, deaf) as process:
+def test_keeper_does_not_inherit_blocked_and_ignored_signals(directory):
+    program = "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})\n"
+    program += "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n" + USER
+    with user(directory, program) as process:
         pid = server_pid(url_of(process))
         process.kill()
-        assert eventually(lambda: ended(pid))
+        assert eventually(lambda: has_ended(pid))
 
 
-def test_a_hung_server_is_killed_in_the_end(directory, join):
+def test_blocked_server_is_killed_after_the_last_leave(directory, join):
     server = join()
     pid = server_pid(server.url)
     os.kill(pid, signal.SIGSTOP)
     server.leave()
     with pytest.raises(StateUnavailable, match=r"still starting or ending|has not answered"):
         join(start_timeout=0.1)
-    assert eventually(lambda: ended(pid), within=embedded.STOP_SECONDS + PROMPTLY)
+    assert eventually(lambda: has_ended(pid), within=embedded.STOP_SECONDS + PROMPTLY)
 
 
-def test_no_server_is_lost_or_left_under_random_kills(directory):
-    """Users come and are killed at every stage, also of starting and ending; whoever stays is served."""
+def test_users_killed_at_any_stage_neither_stop_nor_leave_a_server(directory):
+    """One of two users is killed at each stage, also while the server starts or ends; the other one is served."""
     for round_number in range(12):
         with user(directory) as victim, user(directory) as survivor:
-            time.sleep(0.02 * round_number)  # not a wait for anything: it picks the stage
+            time.sleep(0.02 * round_number)  # picks the stage; it waits for nothing
             victim.kill()
             url = url_of(survivor)
             with client(url) as connection:

@@ -22,7 +22,7 @@ from motia_redis._store.limits import Limits, Retention
 from motia_redis._transport import embedded
 from motia_redis._transport.embedded import EmbeddedServer
 from motia_redis.errors import StateUnavailable
-from tests.support.embedded import ended, server_pid
+from tests.support.embedded import has_ended, server_pid
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def sessions(manager: StateManager) -> int:
     return len(manager._sessions._slots)
 
 
-def test_a_loop_that_ended_leaves_no_session(server: RedisServer, namespace: str) -> None:
+def test_ended_loop_leaves_no_session(server: RedisServer, namespace: str) -> None:
     manager = StateManager(server.url, namespace=namespace)
     loops = []
 
@@ -52,9 +52,9 @@ def test_a_loop_that_ended_leaves_no_session(server: RedisServer, namespace: str
 
 
 @pytest.mark.filterwarnings("ignore:loop is closed:ResourceWarning")
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # what the careless program gets, and should
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # the expected warning for a loop that was closed without cleanup
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_loop_that_was_closed_carelessly_is_forgotten(server: RedisServer, namespace: str) -> None:
+def test_loops_closed_without_cleanup_leave_one_session_until_close(server: RedisServer, namespace: str) -> None:
     manager = StateManager(server.url, namespace=namespace)
     for _ in range(3):
         loop = asyncio.new_event_loop()
@@ -66,14 +66,14 @@ def test_a_loop_that_was_closed_carelessly_is_forgotten(server: RedisServer, nam
     gc.collect()
 
 
-async def test_a_failed_opening_leaves_no_session() -> None:
+async def test_failed_connect_leaves_no_session() -> None:
     manager = StateManager("redis://127.0.0.1:1")
     results = await asyncio.gather(*(manager.get("users", "ann") for _ in range(5)), return_exceptions=True)
     assert [type(result) for result in results] == [StateUnavailable] * 5
     assert sessions(manager) == 0
 
 
-async def test_closing_while_others_open_harms_nobody(server: RedisServer, namespace: str) -> None:
+async def test_concurrent_connect_and_close_leave_no_session(server: RedisServer, namespace: str) -> None:
     manager = StateManager(server.url, namespace=namespace)
 
     async def visit() -> None:
@@ -85,7 +85,7 @@ async def test_closing_while_others_open_harms_nobody(server: RedisServer, names
     assert sessions(manager) == 0
 
 
-def test_a_manager_is_copied_by_pickle_without_its_connections(server: RedisServer, namespace: str) -> None:
+def test_pickled_manager_keeps_its_settings_but_not_its_connections(server: RedisServer, namespace: str) -> None:
     manager = StateManager(
         server.url, namespace=namespace, layout=Layout(2, 2), limits=Limits(value_bytes=1000), retention=Retention(7)
     )
@@ -112,7 +112,7 @@ def pid_of(directory: Path) -> int:
 
 
 @linux
-def test_close_releases_the_embedded_server_after_any_number_of_loops(tmp_path: Path) -> None:
+def test_close_stops_the_embedded_server_after_several_loops(tmp_path: Path) -> None:
     manager = StateManager(f"embedded://{tmp_path}")
 
     async def visit() -> None:
@@ -127,11 +127,11 @@ def test_close_releases_the_embedded_server_after_any_number_of_loops(tmp_path: 
         await manager.close()
 
     asyncio.run(end())
-    wait_until(lambda: ended(pid), "the server ends with its last user")
+    wait_until(lambda: has_ended(pid), "the server ends with its last user")
 
 
 @linux
-def test_close_leaves_the_server_to_the_other_loops(tmp_path: Path) -> None:
+def test_close_keeps_the_embedded_server_for_other_loops(tmp_path: Path) -> None:
     manager = StateManager(f"embedded://{tmp_path}")
     opened, done = threading.Event(), threading.Event()
 
@@ -153,10 +153,10 @@ def test_close_leaves_the_server_to_the_other_loops(tmp_path: Path) -> None:
         finally:
             done.set()
         running.result()
-    wait_until(lambda: ended(pid), "the server ends with its last user")
+    wait_until(lambda: has_ended(pid), "the server ends with its last user")
 
 
-def test_loops_in_eight_threads_join_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loops_in_eight_threads_join_the_embedded_server_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manager = StateManager(f"embedded://{tmp_path}")
     joins = []
     join = EmbeddedServer.join
@@ -180,29 +180,29 @@ def test_loops_in_eight_threads_join_once(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @linux
-async def test_a_crashed_embedded_server_is_there_again_for_the_next_call(tmp_path: Path) -> None:
+async def test_failed_calls_restart_a_crashed_embedded_server(tmp_path: Path) -> None:
     async with StateManager(f"embedded://{tmp_path}") as state:
         for round_number in range(1, 4):
             assert await state.update("counters", "visits", INCREMENT) == {"n": round_number}
             pid = pid_of(tmp_path)
             os.kill(pid, signal.SIGKILL)
-            wait_until(lambda pid=pid: ended(pid), "the server is dead")  # type: ignore[misc]
+            wait_until(lambda pid=pid: has_ended(pid), "the server is dead")  # type: ignore[misc]
             failed = await asyncio.gather(*(state.get("counters", "visits") for _ in range(20)), return_exceptions=True)
             assert [error for error in failed if not isinstance(error, StateUnavailable | dict)] == []
             assert await state.get("counters", "visits") == {"n": round_number}
         pid = pid_of(tmp_path)
-    wait_until(lambda: ended(pid), "no handle is left over")
+    wait_until(lambda: has_ended(pid), "the server ends with its last handle")
 
 
 @linux
-async def test_revive_starts_a_crashed_embedded_server(tmp_path: Path) -> None:
+async def test_revive_restarts_only_a_crashed_embedded_server(tmp_path: Path) -> None:
     async with StateManager(f"embedded://{tmp_path}") as state:
         await state.set("users", "ann", 1)
         pid = pid_of(tmp_path)
         await state.revive()
         assert pid_of(tmp_path) == pid
         os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: ended(pid), "the server is dead")
+        wait_until(lambda: has_ended(pid), "the server is dead")
         await asyncio.gather(*(state.revive() for _ in range(10)))
         assert pid_of(tmp_path) != pid
         router = await state.open_router()
@@ -216,12 +216,12 @@ async def test_revive_does_nothing_for_other_urls(state: StateManager) -> None:
 
 
 @linux
-async def test_an_embedded_server_that_cannot_start_again_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_failed_restart_of_the_embedded_server_raises_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with StateManager(f"embedded://{tmp_path}") as state:
         await state.set("users", "ann", 1)
         pid = pid_of(tmp_path)
         os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: ended(pid), "the server is dead")
+        wait_until(lambda: has_ended(pid), "the server is dead")
 
         def missing() -> Path:
             raise StateUnavailable("no program")

@@ -45,11 +45,11 @@ from motia_redis.errors import StateError
         ("embedded://dir", Target("embedded", ("embedded://dir",))),
     ],
 )
-def test_what_a_url_says(url: str, target: Target) -> None:
+def test_parse_returns_the_parts_of_a_url(url: str, target: Target) -> None:
     assert parse(url) == target
 
 
-def test_a_discovered_address_takes_the_place_of_the_hosts() -> None:
+def test_at_puts_a_discovered_address_into_the_url() -> None:
     target = parse("redis+cluster://u:p@a:1?client_name=c")
     assert target.at("10.0.0.1", 7000) == "redis://u:p@10.0.0.1:7000/0?client_name=c"
     assert target.at("::1", 7000) == "redis://u:p@[::1]:7000/0?client_name=c"
@@ -70,7 +70,7 @@ def test_a_discovered_address_takes_the_place_of_the_hosts() -> None:
         "embedded:///srv/c#?",
     ],
 )
-async def test_a_good_url_is_taken(url: str) -> None:
+async def test_valid_url_is_accepted(url: str) -> None:
     place = endpoint.Endpoint(url)
     if not url.startswith("embedded://"):
         await (await place.open_router(max_connections=1, reply_timeout=1.0)).aclose()
@@ -117,7 +117,7 @@ async def test_a_good_url_is_taken(url: str) -> None:
         (Path("/tmp"), "must be a string"),
     ],
 )
-async def test_a_url_that_cannot_be_used_is_one_clear_error(url: Any, reason: str) -> None:
+async def test_connect_rejects_an_invalid_url_without_its_password(url: Any, reason: str) -> None:
     with pytest.raises(StateError, match=reason) as error:
         await StateManager(url).connect()
     assert "secret" not in str(error.value)
@@ -126,7 +126,7 @@ async def test_a_url_that_cannot_be_used_is_one_clear_error(url: Any, reason: st
 
 
 @pytest.mark.parametrize(
-    ("url", "says"),
+    ("url", "reason"),
     [
         ("redis+cluster://", "a host is missing"),
         ("redis+cluster://a:1,,b:2", "a host is missing"),
@@ -142,10 +142,10 @@ async def test_a_url_that_cannot_be_used_is_one_clear_error(url: Any, reason: st
         ("redis://a:1?sentinel_password=secret", "unknown option 'sentinel_password'"),
     ],
 )
-def test_what_cannot_be_used_is_told_without_the_password(url: str, says: str) -> None:
-    with pytest.raises(StateError, match=says) as told:
+def test_invalid_url_of_several_hosts_is_rejected_without_its_password(url: str, reason: str) -> None:
+    with pytest.raises(StateError, match=reason) as error:
         parse(url)
-    assert "secret" not in str(told.value)
+    assert "secret" not in str(error.value)
 
 
 # -- messages -------------------------------------------------------------------------------------------------------------
@@ -168,24 +168,24 @@ def test_what_cannot_be_used_is_told_without_the_password(url: str, says: str) -
         ("embedded://a@b", "embedded://a@b"),
     ],
 )
-def test_what_is_shown_of_a_url_has_no_secret(url: str, shown: str) -> None:
+def test_redact_removes_secrets(url: str, shown: str) -> None:
     assert redact(url) == shown
 
 
-def test_hosts_are_shown_and_users_are_not() -> None:
+def test_redact_keeps_hosts_and_removes_users() -> None:
     assert redact("redis+sentinel://u:secret@a:1,b:2/mymaster?sentinel_password=secret") == "redis+sentinel://a:1,b:2/mymaster"
 
 
 # -- directories of embedded servers ---------------------------------------------------------------------------------------
 
 
-async def test_embedded_with_nothing_behind_it_is_the_default_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_embedded_url_without_directory_uses_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     async with StateManager("embedded://") as state:
         await state.set("users", "ann", 1)
     assert [path.name for path in tmp_path.iterdir()] == [".motia"]
 
 
-async def test_a_home_that_does_not_exist_is_a_clear_error() -> None:
+async def test_embedded_url_of_an_unknown_user_is_rejected() -> None:
     with pytest.raises(StateError, match="nosuchuser"):
         await StateManager("embedded://~nosuchuser/x").connect()
