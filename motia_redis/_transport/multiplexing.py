@@ -1,12 +1,13 @@
-"""Connections that many calls share: calls made while others wait go out together, and their replies come back in that order.
+"""Multiplex the calls of one event loop over few connections to each server.
 
-redis-py opens the connection (address, TLS, password, database); then its transport is handed to a `Link`, which packs commands
-and reads replies with hiredis and keeps nothing but a queue of who waits. A call that is alone is written at once. One that finds
-others waiting is written with all that are made in the same turn of the event loop: so at 64 tasks a system call carries some 64
-commands, and costs a fraction of what it costs to lend a connection to each.
+redis-py opens a connection: address, TLS, password, database. A `MultiplexedConnection` then takes over its transport. It packs
+commands and parses replies with hiredis, and keeps a queue of the calls that wait: replies come in the order of the commands.
 
-What would hold up others goes elsewhere: big commands, and calls whose replies are known to be big, have links of their own, and
-a link in the midst of a big reply takes no new calls. Blocking commands do not belong on links at all (see nodes.py).
+A call that finds no other call waiting is written at once. Calls that are made while others wait are written together, once per
+turn of the event loop. So with 64 tasks one system call carries about 64 commands.
+
+Small calls do not wait behind large ones. Large commands, and calls for keys that had large replies, use secondary connections. A
+connection that is receiving a large reply takes no new calls. Blocking commands need a dedicated connection (see router.py).
 """
 
 from __future__ import annotations
@@ -27,29 +28,30 @@ if TYPE_CHECKING:
 
     from redis.asyncio.connection import AbstractConnection
 
-LARGE: Final = 64 * 1024  # bytes of a command or reply from which on others should not have to wait behind it
-_MAX_CONNECTIONS = 4  # to one node: one for what is small, the others for what is big
-_LARGE_KEYS = 1024  # keys with big replies that are remembered
-_READ_BUFFER = 1024 * 1024  # bytes that hiredis keeps for the next replies instead of giving them back
+LARGE: Final = 64 * 1024  # bytes; other calls should not wait behind a command or reply of this size
+_MAX_CONNECTIONS = 4  # to one node: the first for small calls, and secondary ones
+_LARGE_KEYS = 1024  # the number of keys with large replies that a group remembers
+_READ_BUFFER = 1024 * 1024  # bytes; hiredis keeps a buffer of this size for the next replies instead of freeing it
 _INCOMPLETE: Final = object()
 _Pushed: Final = hiredis.PushNotification
 
 
 class MultiplexedConnection(asyncio.Protocol):
-    """One connection and the calls that wait for their replies on it. Made by `open_link`; belongs to one event loop.
+    """Send calls over one connection and give each its reply. Create it with `open_connection`; it belongs to one event loop.
 
-    Error replies are results: instances of redis-py's ResponseError. A call fails with redis-py's ConnectionError when the
-    connection ends before its reply, and with its TimeoutError when there is none `timeout` seconds after it was written and
-    nothing moves either; the link is `closing` then, and takes no new calls.
+    An error reply is a result: an instance of redis-py's ResponseError. A call fails with redis-py's ConnectionError when the
+    connection ends before its reply arrives. A call fails with redis-py's TimeoutError when no reply has arrived `reply_timeout`
+    seconds after the call was written, unless a large reply or command makes progress. After a time-out the connection is
+    `closing`.
     """
 
     def __init__(self, writer: asyncio.StreamWriter, reply_timeout: float) -> None:
-        self.closing = False  #: takes no new calls; those that wait may still get their replies
-        self._writer = writer  # closes the transport when it is collected itself
+        self.closing = False  #: true when it takes no new calls; waiting calls may still get their replies
+        self._writer = writer  # keeps a reference: the writer closes the transport when it is garbage-collected
         self._transport = writer.transport
         self._timeout = reply_timeout
         self._loop = asyncio.get_running_loop()
-        self.ended: asyncio.Future[None] = self._loop.create_future()  #: done when the connection has ended
+        self.ended: asyncio.Future[None] = self._loop.create_future()  #: done once the connection has ended
         self._reader = hiredis.Reader(
             protocolError=InvalidResponse,
             replyError=DefaultParser.parse_error,
@@ -58,28 +60,28 @@ class MultiplexedConnection(asyncio.Protocol):
         self._reader.setmaxbuf(_READ_BUFFER)
         self._waiting: deque[asyncio.Future[Any]] = deque()
         self._unsent: list[bytes] = []
-        self._sent = 0  # calls so far; those of them that are not answered wait
-        self._last_large = 0  # of those sent, the last one whose command was big
+        self._sent = 0  # the number of calls so far; the last len(_waiting) of them have no reply yet
+        self._last_large = 0  # the value of _sent after the last large command
         self._written = 0  # bytes of commands
-        self._partial = 0  # bytes of a reply that is not complete
-        self._paused = False  # the peer does not keep up with what is written
-        # After each write: how many calls were sent by then, and until when they may wait.
+        self._partial = 0  # bytes received of an incomplete reply
+        self._paused = False  # true while the write buffer is full
+        # One entry per write: the value of _sent after it, and the deadline of its calls.
         self._deadlines: deque[tuple[int, float]] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._last_progress = (0, 0)  # how far what is big had come when the timer was set
+        self._last_progress = (0, 0)  # the result of _progress() when the timer was set
 
     @property
     def pending(self) -> int:
-        """How many calls wait for their replies."""
+        """Return the number of calls that wait for their replies."""
         return len(self._waiting)
 
     @property
     def is_congested(self) -> bool:
-        """Whether a call that is made now would wait for the bytes of a big one."""
+        """Return whether a new call would wait behind a large command or reply."""
         return self._partial >= LARGE or self._sent - len(self._waiting) < self._last_large or self._paused
 
     def send(self, data: bytes) -> asyncio.Future[Any]:
-        """Send one packed command; return the future of its reply. Its cancellation does not take the command back."""
+        """Send one packed command and return the future of its reply. Cancelling the future does not revoke the command."""
         future: asyncio.Future[Any] = self._loop.create_future()
         idle = not self._waiting
         self._waiting.append(future)
@@ -95,7 +97,7 @@ class MultiplexedConnection(asyncio.Protocol):
         return future
 
     def close(self) -> None:
-        """Close the connection; calls that wait fail."""
+        """Close the connection. Waiting calls fail."""
         self.closing = True
         self._transport.abort()
 
@@ -105,10 +107,10 @@ class MultiplexedConnection(asyncio.Protocol):
             self._unsent.clear()
             self._write(data)
 
-    # -- what the event loop calls ------------------------------------------------------------------------------------
+    # -- asyncio.Protocol ---------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """Give the replies to those who wait."""
+        """Parse replies and give each to the oldest waiting call."""
         reader, waiting = self._reader, self._waiting
         partial = self._partial + len(data)
         try:
@@ -118,10 +120,10 @@ class MultiplexedConnection(asyncio.Protocol):
                 if isinstance(reply, _Pushed):
                     continue
                 future = waiting.popleft()
-                if not future.done():  # else its caller was cancelled, or has given up
+                if not future.done():  # a cancelled or timed-out call keeps its place in the queue
                     future.set_result(reply)
-        except (RedisError, IndexError) as error:  # no Redis, or a reply that nobody has asked for
-            self._fail(error if isinstance(error, RedisError) else InvalidResponse("a reply without a call"))
+        except (RedisError, IndexError) as error:  # the server speaks another protocol, or no call waits for the reply
+            self._fail(error if isinstance(error, RedisError) else InvalidResponse("received a reply that belongs to no call"))
             self._transport.abort()
             return
         self._partial = partial
@@ -130,22 +132,22 @@ class MultiplexedConnection(asyncio.Protocol):
             deadlines.popleft()
 
     def eof_received(self) -> None:
-        """Take no more calls: the connection ends."""
+        """Take no new calls, because the server has closed its side."""
         self.closing = True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Fail all calls that wait."""
+        """Fail all waiting calls."""
         self.ended.set_result(None)
         self._fail(RedisConnectionError(f"Connection lost: {exc}" if exc else "Connection closed by server."))
         if self._timer is not None:
             self._timer.cancel()
 
     def pause_writing(self) -> None:
-        """Take note that the peer does not keep up."""
+        """Mark the connection as congested: the write buffer is full."""
         self._paused = True
 
     def resume_writing(self) -> None:
-        """Take note that it does again."""
+        """Mark the write buffer as no longer full."""
         self._paused = False
 
     def _fail(self, error: Exception) -> None:
@@ -156,7 +158,7 @@ class MultiplexedConnection(asyncio.Protocol):
             if not future.done():
                 future.set_exception(error)
 
-    # -- time-outs: one timer, for the oldest write -------------------------------------------------------------------
+    # -- time-outs: one timer, set for the oldest write ---------------------------------------------------------------
 
     def _write(self, data: bytes) -> None:
         self._transport.write(data)
@@ -171,13 +173,13 @@ class MultiplexedConnection(asyncio.Protocol):
         self._timer = self._loop.call_at(when, self._check_timeouts)
 
     def _progress(self) -> tuple[int, int]:
-        """Return how far the reply and the commands have come that are on their way; equal as long as nothing moves."""
-        # Not how much is still to be written: that also changes when a peer that takes nothing is sent more.
+        """Return the bytes received of an incomplete reply, and the bytes sent of the commands if some are unsent."""
+        # The size of the write buffer alone would not do: a new call changes it although the server reads nothing.
         unwritten = self._transport.get_write_buffer_size()
         return self._partial, self._written - unwritten if unwritten else 0
 
     def _check_timeouts(self) -> None:
-        """Fail calls that have waited too long, unless a big reply, or a big command, is on its way and moves."""
+        """Fail calls whose deadline has passed, unless a large reply or command makes progress."""
         self._timer = None
         now = self._loop.time()
         progressing = self._progress() != self._last_progress
@@ -189,7 +191,7 @@ class MultiplexedConnection(asyncio.Protocol):
             self._schedule_check(now + self._timeout if progressing else self._deadlines[0][1])
 
     def _expire(self, sent: int) -> None:
-        """Fail the calls up to this one; their places in the queue stay, as their replies may still come."""
+        """Fail the first `sent` calls. They keep their places in the queue, because their replies may still come."""
         error = RedisTimeoutError(f"no reply for {self._timeout:g} s")
         self.closing = True
         for future in islice(self._waiting, len(self._waiting) - (self._sent - sent)):
@@ -198,49 +200,52 @@ class MultiplexedConnection(asyncio.Protocol):
 
 
 async def open_connection(unopened: Any, reply_timeout: float) -> MultiplexedConnection | None:
-    """Connect with redis-py and take over the transport; None when the connection shows none (it is no real one).
+    """Connect with redis-py and take over the transport. Return None when the connection has no transport (a fake one).
 
-    Errors are those of redis-py for connecting.
+    Raises redis-py's errors for connecting.
     """
     await unopened.connect()
-    # There is no public way to the transport. Whatever a later redis-py keeps there, calls then go through its own client.
+    # redis-py has no public access to the transport. If a later version has other attributes, calls go through its client.
     reader, writer = getattr(unopened, "_reader", None), getattr(unopened, "_writer", None)
     if not isinstance(reader, asyncio.StreamReader) or not isinstance(writer, asyncio.StreamWriter):
         await unopened.disconnect(nowait=True)
         return None
-    if reader.at_eof() or writer.transport.is_closing():  # which a link would not be told any more
+    if reader.at_eof() or writer.transport.is_closing():  # asyncio reports the end only once
         await unopened.disconnect(nowait=True)
         raise RedisConnectionError("Connection closed by server while connecting to it.")
-    unopened._reader = unopened._writer = None  # not its own any more: it neither uses nor closes it
+    unopened._reader = unopened._writer = None  # so that redis-py neither uses nor closes the transport
     connection = MultiplexedConnection(writer, reply_timeout)
     writer.transport.set_protocol(connection)
     return connection
 
 
 class ConnectionGroup:
-    """The links to one node, opened as they are needed."""
+    """Open, choose and close the connections to one node.
 
-    def __init__(self, connection: Callable[[], AbstractConnection], reply_timeout: float) -> None:
-        self._connection = connection
+    `make_connection` returns an unopened connection of redis-py.
+    """
+
+    def __init__(self, make_connection: Callable[[], AbstractConnection], reply_timeout: float) -> None:
+        self._make_connection = make_connection
         self._timeout = reply_timeout
         self._connections: list[MultiplexedConnection] = []
-        self._dedicated: set[MultiplexedConnection] = set()  # taken apart now
-        self._idle_dedicated: list[MultiplexedConnection] = []  # which were, and can be again
+        self._dedicated: set[MultiplexedConnection] = set()  # in use
+        self._idle_dedicated: list[MultiplexedConnection] = []  # ready for reuse
         self._large_keys: dict[Any, None] = {}
         self._opening: asyncio.Task[None] | None = None
         self._closed = False
-        self.unsupported = False  #: connections of this client show no transport: everything has to go through redis-py
+        self.unsupported = False  #: true when this client has no transport: all calls must go through redis-py
 
     def available(self, *, large: bool) -> MultiplexedConnection | None:
-        """Return the link for a call, or None when one has to be opened first."""
+        """Return the connection for a call, or None when one has to be opened first."""
         connections = self._connections
         if large or not connections or connections[0].closing or connections[0].is_congested:
             return self._select_uncongested(large=large)
         return connections[0]
 
     async def get(self, *, large: bool) -> MultiplexedConnection | None:
-        """Return the link for a call, opened if need be; None when this client has none. Errors are redis-py's."""
-        for _ in range(_MAX_CONNECTIONS):  # and no more, where each ends at once
+        """Return the connection for a call; open one if necessary. Return None if unsupported. Raises redis-py's errors."""
+        for _ in range(_MAX_CONNECTIONS):  # bounded, because each new connection may end at once
             if (connection := self.available(large=large)) is not None or self.unsupported:
                 return connection
             try:
@@ -252,10 +257,10 @@ class ConnectionGroup:
         usable = self._usable()
         if not usable:
             raise RedisConnectionError("Connection closed by server while connecting to it.")
-        return _least_busy(usable[large:] or usable)  # late is better than never, as when Redis takes no more clients
+        return _least_busy(usable[large:] or usable)  # congested, but Redis may accept no more clients
 
     async def acquire_dedicated(self) -> MultiplexedConnection | None:
-        """Return a link that nobody else uses until `give_back`, for a command that waits inside of Redis; None as `get`."""
+        """Return a connection for one blocking command, exclusive until `release_dedicated`. Return None if unsupported."""
         self._idle_dedicated = [connection for connection in self._idle_dedicated if not connection.closing]
         connection = self._idle_dedicated.pop() if self._idle_dedicated else await self._open_one()
         if connection is not None:
@@ -263,7 +268,7 @@ class ConnectionGroup:
         return connection
 
     def release_dedicated(self, connection: MultiplexedConnection) -> None:
-        """Take a link back; closed, if its reply is still to come."""
+        """Make a connection available for reuse. Close it if a call still waits on it."""
         self._dedicated.discard(connection)
         if connection.pending:
             connection.close()
@@ -271,7 +276,7 @@ class ConnectionGroup:
             self._idle_dedicated.append(connection)
 
     def _select_uncongested(self, *, large: bool) -> MultiplexedConnection | None:
-        """Return the link that holds a call up least, None for a new one; what is big leaves the first one alone."""
+        """Return the best open connection, or None to open another. Large calls do not use the first connection."""
         usable = self._usable()
         for connection in usable[large:]:
             if not connection.is_congested:
@@ -283,15 +288,15 @@ class ConnectionGroup:
         return [connection for connection in self._connections if not connection.closing]
 
     async def _grow(self) -> None:
-        """Wait until one more link is open: for all who wait it is the same one, or the same error."""
+        """Open one more connection. Concurrent callers wait for the same connection and get the same error."""
         if self._closed:
             raise _closed()
         opening = self._opening
         if opening is None or opening.done():
             opening = self._opening = asyncio.ensure_future(self._open())
-            # Else asyncio complains of an error that nobody has seen when all who waited were cancelled.
+            # Read the error, or asyncio logs "exception was never retrieved" when all callers were cancelled.
             opening.add_done_callback(lambda task: task.cancelled() or task.exception())
-        await asyncio.wait([opening])  # and do not cancel it for the others
+        await asyncio.wait([opening])  # unlike `await opening`, cancelling one caller does not cancel it for the others
         if opening.cancelled():
             raise _closed()
         opening.result()
@@ -302,7 +307,7 @@ class ConnectionGroup:
             self._connections.append(connection)
 
     async def _open_one(self) -> MultiplexedConnection | None:
-        connection = await open_connection(self._connection(), self._timeout)
+        connection = await open_connection(self._make_connection(), self._timeout)
         if connection is None:
             self.unsupported = True
         elif self._closed:
@@ -311,17 +316,17 @@ class ConnectionGroup:
         return connection
 
     def expects_large_reply(self, key: Any) -> bool:
-        """Tell whether calls for this key have had big replies."""
+        """Return whether a call for this key had a large reply."""
         return key in self._large_keys
 
     def note_large_reply(self, key: Any) -> None:
-        """Remember a key with a big reply, so that others do not wait for the next one."""
+        """Remember that a call for this key had a large reply."""
         self._large_keys[key] = None
         if len(self._large_keys) > _LARGE_KEYS:
             del self._large_keys[next(iter(self._large_keys))]
 
     async def aclose(self) -> None:
-        """Close all links, also one that is being opened: for good, even when the wait for their end is cancelled."""
+        """Close all connections, and one that is being opened, and wait for their end. A cancelled call still closes them."""
         self._closed = True
         connections = [*self._connections, *self._dedicated, *self._idle_dedicated]
         ends: list[asyncio.Future[None]] = [connection.ended for connection in connections]
@@ -343,7 +348,7 @@ def _least_busy(connections: Sequence[MultiplexedConnection]) -> MultiplexedConn
 
 
 def pack(command: Sequence[Any]) -> bytes:
-    """Return a command as Redis takes it; names of two words, such as XINFO STREAM, become two."""
+    """Return a command in the Redis protocol. A name of two words, such as XINFO STREAM, becomes two arguments."""
     name = command[0]
     if isinstance(name, str) and " " in name:
         command = (*name.split(), *command[1:])

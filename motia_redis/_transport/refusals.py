@@ -1,4 +1,4 @@
-"""Redis's own error replies, with words a person can act on."""
+"""Explain error replies of Redis and name the remedy."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ import re
 
 from redis.exceptions import AskError, AuthenticationError, InvalidResponse, RedisError
 
-#: What a script's error carries besides its text, as Redis 6.2 (in front) and 7 (behind) write it.
+#: The position inside a script that Redis 6.2 (prefix) and Redis 7 (suffix) add to the text of an error.
 _NOISE = re.compile(
     r"^(?:ERR )?Error running script \([^)]*\): |@?user_script: ?\d+: ?"
     r"| script: [0-9a-f]{40}, on @?user_script:\d+\.?"
 )
-#: By the first word of Redis's own error replies.
+#: By error code, the first word of an error reply. Each text continues "Redis at URL ...".
 _REFUSALS = {
-    "NOAUTH": "needs a password: put it into the URL, redis://user:password@host",
-    "WRONGPASS": "does not accept the user or the password of the URL",
-    "NOPASS": "has no password, and the URL gives one: leave it out",
-    "OOM": "is full (maxmemory): nothing was changed; delete or raise maxmemory, and let maxmemory-policy be noeviction",
-    "READONLY": "is a read-only replica: give the URL of the primary to change anything",
+    "NOAUTH": "needs a password: add it to the URL, redis://user:password@host",
+    "WRONGPASS": "rejects the user or the password of the URL: correct them",
+    "NOPASS": "has no password, but the URL has one: remove it from the URL",
+    "OOM": "is full (maxmemory): nothing was changed; delete data or raise maxmemory, and set maxmemory-policy to noeviction",
+    "READONLY": "is a read-only replica: use the URL of the primary to change state",
     "LOADING": "is loading its data: try again in a moment",
-    "NOPERM": "does not let this user do that: its ACL needs the namespace's keys and the commands",
-    "WRONGTYPE": "holds another type under one of our keys: another client wrote it; delete or rename that key",
-    "MISCONF": "takes no changes, because it cannot save to disk",
-    "MASTERDOWN": "is a replica that has lost its primary",
-    "BUSY": "is busy with a script: try again in a moment",
+    "NOPERM": "denies this user the command or the key: add them to its ACL rule (the README has the complete rule)",
+    "WRONGTYPE": "holds another type under a key of this library: another client wrote it; delete or rename that key",
+    "MISCONF": "rejects writes, because it cannot save to disk: check the free disk space and the server's log",
+    "MASTERDOWN": "is a replica without connection to its primary: use the URL of the primary",
+    "BUSY": "is busy running a script: try again in a moment",
     "MOVED": "is a node of a Cluster: use redis+cluster://",
     "ASK": "is a node of a Cluster: use redis+cluster://",
     "CROSSSLOT": "is a node of a Cluster: use redis+cluster://",
-    "CLUSTERDOWN": "is a node of a Cluster that is not complete: try again in a moment",
-    "NOCLUSTER": "is no node of a Cluster: use redis://",
-    "NOSENTINEL": "is no sentinel: give the sentinels' addresses, or use redis://",
+    "CLUSTERDOWN": "is a node of a Cluster that does not serve all slots: try again in a moment",
+    "NOCLUSTER": "is not a node of a Cluster: use redis://",
+    "NOSENTINEL": "is not a sentinel: use the addresses of the sentinels, or redis://",
     "TRYAGAIN": "is moving these keys to another node: try again in a moment",
-    "NOREPLICAS": "takes no changes while it has too few replicas (min-replicas-to-write)",
+    "NOREPLICAS": "rejects writes while it has too few replicas: connect replicas, or lower min-replicas-to-write",
 }
-#: For replies whose first word says nothing, or that redis-py has taken it from: a part of the text.
+#: By a part of the text: for replies without a specific code, or whose code redis-py removed.
 _CODES_BY_TEXT = {
     "without any password configured": "NOPASS",
     "no password is set": "NOPASS",
@@ -53,35 +53,35 @@ _CODES_BY_TEXT = {
 }
 
 
-#: Refusals that pass; READONLY and MASTERDOWN where a fail-over may have moved the primary.
+#: Refusals that end without a change by the user; the second set only where a fail-over may have moved the primary.
 _TRANSIENT = frozenset({"LOADING", "BUSY", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS"})
 _TRANSIENT_DURING_FAILOVER = frozenset({"READONLY", "MASTERDOWN", "UNBLOCKED"})
 
 
 def clean_message(error: Exception) -> str:
-    """Return the text of an error without what only tells where in a script it came up."""
+    """Return the text of an error without its position inside a script."""
     return _NOISE.sub("", str(error)).lstrip("-").strip() or type(error).__name__
 
 
 def refusal(error: Exception) -> str | None:
-    """Return what Redis says with an error reply, as the end of a sentence; None for an error of another kind.
+    """Return the explanation of an error reply, to follow "Redis at URL". Return None for other errors and unknown codes.
 
-    An error reply means that nothing was changed by the call.
+    After an error reply the call has changed nothing.
     """
     if isinstance(error, InvalidResponse):
-        return f"is not a Redis: it answered in another protocol ({clean_message(error)})"
+        return f"is not a Redis: the server speaks another protocol ({clean_message(error)})"
     code = error_code(error)
     return f"{_REFUSALS[code]} ({clean_message(error)})" if code in _REFUSALS else None
 
 
 def is_transient(error: Exception, *, fails_over: bool) -> bool:
-    """Tell whether an error reply refuses a call for a moment only; `fails_over`: another server may become the primary."""
+    """Return whether a repetition of the call may succeed. `fails_over`: another server may become the primary."""
     code = error_code(error)
     return code in _TRANSIENT or (fails_over and (code in _TRANSIENT_DURING_FAILOVER or isinstance(error, AskError)))
 
 
 def error_code(error: Exception) -> str | None:
-    """Return the code of an error reply, also one that redis-py has taken out of it; None for an error of another kind."""
+    """Return the code of an error reply, even if redis-py removed the code from its text. Return None for other errors."""
     if not isinstance(error, RedisError):
         return None
     text = clean_message(error)

@@ -262,7 +262,7 @@ class Router:
     async def aclose(self) -> None:
         """Close all connections. Calls that wait for a reply fail."""
         nodes, self._nodes = self._nodes, {}
-        async with AsyncExitStack() as closing:  # which goes on to the others when it is cancelled at one
+        async with AsyncExitStack() as closing:  # closes all nodes, also when one wait is cancelled
             for node in nodes.values():
                 closing.push_async_callback(self._close, node)
 
@@ -327,7 +327,7 @@ class Router:
                     await client.aclose()
             slots = [""] * _SLOTS
             for first, last, (host, port, *_), *_ in ranges:
-                # A node that does not know its own address leaves it out: it is the address that answered.
+                # A node that does not know its own address leaves it out. Its address is then the one that answered.
                 url = self._target.at(host.decode(), port) if host not in (b"", b"?", None) else seed
                 slots[first : last + 1] = [url] * (last + 1 - first)
             if all(slots):

@@ -1,4 +1,4 @@
-"""The URLs of a Redis: which can be used, what they say, and how they are shown in messages."""
+"""Parse and check the URL of a Redis, and redact it for messages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FORMS = (
 _MALFORMED = "host, port or options are malformed (a password needs %-escapes for / ? # @ : [ ])"
 _SENTINEL, _CLUSTER = ("redis+sentinel", "rediss+sentinel"), ("redis+cluster", "rediss+cluster")
 _FILE = re.compile(".+", re.DOTALL)
-#: What may stand behind the `?` of a URL. redis-py knows more, most of which would change what this package relies on.
+#: The allowed options after the `?` of a URL. redis-py has more, but most would break assumptions of this library.
 _OPTIONS = {
     "db": re.compile(r"[0-9]{1,6}"),
     "client_name": re.compile(r"[!-~]+"),
@@ -37,37 +37,37 @@ _OPTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a URL says. `seeds` are plain URLs: of the one Redis, of the sentinels, or of nodes of the Cluster."""
+    """Hold the parts of a URL. `seeds` are plain URLs of the one Redis, of the sentinels, or of nodes of the Cluster."""
 
     kind: str  #: "single", "sentinel", "cluster" or "embedded"
     seeds: tuple[str, ...]
-    service: str = ""  #: the sentinels' name for the primary
-    primary: str = ""  #: sentinel and cluster: the URL of a primary, with `{}` in place of host and port
+    service: str = ""  #: sentinel: the name of the primary
+    primary: str = ""  #: sentinel and cluster: the URL of a primary, with `{}` instead of host and port
 
     def at(self, host: str, port: int) -> str:
-        """Return the plain URL of the primary at an address that was discovered."""
+        """Return the plain URL of a primary at a discovered address."""
         return self.primary.replace("{}", f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
 
 
 def redact(url: str) -> str:
-    """Return `url` without user, password and options, for messages; never raises, however malformed the URL is."""
+    """Return `url` without user, password and options, for messages. Never raises, even for a malformed URL."""
     scheme, separator, rest = url.partition("://")
     if not separator or not re.fullmatch("[A-Za-z+.-]+", scheme):
         return re.split("[?#]", url.rpartition("@")[2])[0]
-    if scheme == "embedded":  # a path as it is
+    if scheme == "embedded":  # a path, which has no password
         return url
     shown, *options = re.split("[?#]", rest, maxsplit=1)
-    if scheme == "unix" and rest.startswith("/"):  # a path, in which an @ is an @
+    if scheme == "unix" and rest.startswith("/"):  # a path, which may contain an @
         return f"{scheme}://{shown}"
     if options and "@" not in shown and "@" in options[0]:
-        return f"{scheme}://..."  # a password that holds a ? or #, perhaps
+        return f"{scheme}://..."  # perhaps a password that contains a ? or #
     return f"{scheme}://{shown.rpartition('@')[2]}"
 
 
 def parse(url: object) -> Target:
-    """Return what `url` says when it is the URL of a Redis that this package can use.
+    """Return the parts of the URL of a Redis.
 
-    Raises StateError, which says why not, and never quotes what could be a password.
+    Raises StateError with the reason if the library cannot use the URL. The message never contains a password.
     """
     if not isinstance(url, str):
         raise StateError(f"the URL of a Redis must be a string, not {type(url).__name__}: {url!r:.80}")
@@ -90,7 +90,7 @@ def _sentinel(url: str) -> Target:
     options = parse_qsl(query.removeprefix("?"))
     own = "".join(f"&{pair}" for pair in query.removeprefix("?").split("&") if pair and not pair.startswith("sentinel_"))
     scheme, given = _plain_scheme(url), dict(options)
-    # Sentinels have users of their own, if any; TLS is for all or none.
+    # Sentinels have separate users. TLS applies to sentinels and servers alike.
     user, secret = (_quoted(query, name) for name in ("sentinel_username", "sentinel_password"))
     sentinel_login = f"{user}:{secret}@" if "sentinel_password" in given else ""
     tls = "".join(f"&{pair}" for pair in own.split("&") if pair.startswith("ssl_"))
@@ -99,7 +99,7 @@ def _sentinel(url: str) -> Target:
 
 
 def _quoted(query: str, name: str) -> str:
-    """Return the value of an option as it stands in the URL, escapes and all."""
+    """Return the value of an option as written in the URL, with its escapes."""
     return next((pair.partition("=")[2] for pair in query.removeprefix("?").split("&") if pair.partition("=")[0] == name), "")
 
 
@@ -114,22 +114,22 @@ def _plain_scheme(url: str) -> str:
 def _parts(url: str) -> tuple[str, list[str], str, str]:
     """Return login (with its @), hosts, path (without the first slash) and query (with its ?) of a URL of several hosts."""
     rest, mark, query = url.partition("://")[2].partition("?")
-    places, _, path = rest.partition("/")
-    login, at, hosts = places.rpartition("@")
+    authority, _, path = rest.partition("/")
+    login, at, hosts = authority.rpartition("@")
     return login + at, hosts.split(","), path, mark + query
 
 
 def _several_fault(url: str, scheme: str) -> str | None:
-    """Say what is wrong with a URL of several hosts; None when nothing is."""
+    """Return the fault of a URL of several hosts, or None."""
     login, hosts, path, query = _parts(url)
     if scheme in _SENTINEL:
         service, _, database = path.partition("/")
         if not re.fullmatch(r"[A-Za-z0-9._%-]+", service):
-            return "behind the sentinels stands the name of the service: redis+sentinel://host:port,host:port/mymaster"
+            return "the name of the service must follow the sentinels: redis+sentinel://host:port,host:port/mymaster"
         if not re.fullmatch(r"[0-9]{0,6}", database):
             return "the database must be a number"
     elif path not in ("", "0"):
-        return "a Cluster has the database 0 alone"
+        return "a Cluster has only database 0"
     elif "sentinel_" in query:
         return "the sentinel_ options need redis+sentinel://"
     if not all(hosts):
@@ -139,13 +139,13 @@ def _several_fault(url: str, scheme: str) -> str | None:
 
 
 def _fault(url: str, scheme: str, *, several: bool = False) -> str | None:
-    """Say what is wrong with a URL, without quoting what could be its password; None when nothing is."""
+    """Return the fault of a URL, without quoting a possible password, or None."""
     if any(character < " " for character in url):
-        return "it holds a control character"
+        return "the URL contains a control character"
     if scheme == "embedded":
         return None
     if scheme not in ("redis", "rediss", "unix"):
-        return "it begins with none of the known schemes"
+        return "the URL begins with none of the known schemes"
     try:
         parts = urlsplit(url)
         port, host = parts.port, parts.hostname
@@ -155,21 +155,21 @@ def _fault(url: str, scheme: str, *, several: bool = False) -> str | None:
     if port == 0 or parts.fragment or "@" in parts.query:
         return _MALFORMED
     if scheme == "unix":
-        at_fault = "the socket's path must be absolute, unix:///path" if host or not parts.path else None
+        fault = "the socket's path must be absolute, unix:///path" if host or not parts.path else None
     else:
-        at_fault = None if re.fullmatch(r"(/[0-9]{0,6})?", parts.path) else "the database must be a number"
-    return at_fault or _bad_option(
+        fault = None if re.fullmatch(r"(/[0-9]{0,6})?", parts.path) else "the database must be a number"
+    return fault or _option_fault(
         scheme, options, db_given=several or (scheme != "unix" and len(parts.path) > 1), several=several
     )
 
 
-def _bad_option(scheme: str, options: list[tuple[str, str]], *, db_given: bool, several: bool) -> str | None:
-    """Say which option cannot be used, and why; None when all can."""
+def _option_fault(scheme: str, options: list[tuple[str, str]], *, db_given: bool, several: bool) -> str | None:
+    """Return the fault of the first invalid option, or None."""
     known = [name for name in _OPTIONS if several or not name.startswith("sentinel_")]
     seen = {"db"} if db_given else set()
     for name, value in options:
         if name in ("username", "password"):
-            return f"{name} must stand before the host, not behind the `?`"
+            return f"{name} must be before the host, not after the `?`"
         if name not in known:
             return f"unknown option {name!r:.40} (known: {', '.join(known)})"
         if name.startswith("ssl_") and scheme != "rediss":
@@ -177,6 +177,6 @@ def _bad_option(scheme: str, options: list[tuple[str, str]], *, db_given: bool, 
         if name in seen:
             return f"{name} is given twice"
         if not _OPTIONS[name].fullmatch(value):
-            return f"option {name} has a value that it cannot have"
+            return f"option {name} has an invalid value"
         seen.add(name)
     return None

@@ -107,9 +107,9 @@ async def test_cluster_and_sentinel_urls_of_a_single_redis_are_rejected(tmp_path
     server = Process(tmp_path_factory.mktemp("single") / "server", free_port(), "--save", "")
     try:
         server.start()
-        with pytest.raises(StateUnavailable, match="is no node of a Cluster: use redis://"):
+        with pytest.raises(StateUnavailable, match="is not a node of a Cluster: use redis://"):
             await StateManager(f"redis+cluster://127.0.0.1:{server.port}").connect()
-        with pytest.raises(StateUnavailable, match="is no sentinel"):
+        with pytest.raises(StateUnavailable, match="is not a sentinel"):
             await StateManager(f"redis+sentinel://127.0.0.1:{server.port}/mymaster").connect()
     finally:
         server.end()

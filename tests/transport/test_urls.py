@@ -1,9 +1,14 @@
-"""URLs of several hosts: what they say, and what cannot be used."""
+"""URLs: which are valid, what they contain, and what messages show of them."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+from motia_redis import StateManager
+from motia_redis._transport import endpoint
 from motia_redis._transport.urls import Target, parse, redact
 from motia_redis.errors import StateError
 
@@ -40,23 +45,93 @@ from motia_redis.errors import StateError
         ("embedded://dir", Target("embedded", ("embedded://dir",))),
     ],
 )
-def test_what_a_url_says(url: str, target: Target) -> None:
+def test_parse_returns_the_parts_of_a_url(url: str, target: Target) -> None:
     assert parse(url) == target
 
 
-def test_a_discovered_address_takes_the_place_of_the_hosts() -> None:
+def test_at_puts_a_discovered_address_into_the_url() -> None:
     target = parse("redis+cluster://u:p@a:1?client_name=c")
     assert target.at("10.0.0.1", 7000) == "redis://u:p@10.0.0.1:7000/0?client_name=c"
     assert target.at("::1", 7000) == "redis://u:p@[::1]:7000/0?client_name=c"
 
 
 @pytest.mark.parametrize(
-    ("url", "says"),
+    "url",
+    [
+        "redis://",
+        "redis://host",
+        "redis://user:p%2Fw@host:1/5",
+        "redis://[::1]:6379/",
+        "redis://host?db=3&client_name=orders",
+        "rediss://host?ssl_cert_reqs=none&ssl_ca_certs=/etc/ca.pem&ssl_check_hostname=false",
+        "unix:///tmp/a@b.sock?db=1",
+        "unix://user:pw@/tmp/x.sock",
+        "embedded://",
+        "embedded:///srv/c#?",
+    ],
+)
+async def test_valid_url_is_accepted(url: str) -> None:
+    place = endpoint.Endpoint(url)
+    if not url.startswith("embedded://"):
+        await (await place.open_router(max_connections=1, reply_timeout=1.0)).aclose()
+
+
+# -- errors ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("redis://[bad", "malformed"),
+        ("redis://:secret@[bad", "malformed"),
+        ("redis://host:port/0", "malformed"),
+        ("redis://host:99999/0", "malformed"),
+        ("redis://host:0/0", "malformed"),
+        ("redis://host/0#secret", "malformed"),
+        ("redis://:12/secret@host", "database must be a number"),
+        ("redis://:12?secret=x@host", "malformed"),
+        ("redis://user:secret#x@host/0", "malformed"),
+        ("redis://host?foo=secret", "unknown option 'foo'"),
+        ("redis://host?foo", "malformed"),
+        ("redis://host?decode_responses=true", "unknown option 'decode_responses'"),
+        ("redis://host?protocol=3", "unknown option 'protocol'"),
+        ("redis://host?socket_timeout=0.2", "unknown option 'socket_timeout'"),
+        ("redis://host?password=secret", "password must be before the host"),
+        ("unix:///tmp/x.sock?password=secret", "password must be before the host"),
+        ("redis://host?ssl_cert_reqs=none", "needs rediss://"),
+        ("rediss://host?ssl_cert_reqs=sometimes", "ssl_cert_reqs has an invalid value"),
+        ("rediss://host?ssl_check_hostname=perhaps", "ssl_check_hostname has an invalid value"),
+        ("redis://host?db=one", "db has an invalid value"),
+        ("redis://host?db=", "db has an invalid value"),
+        ("redis://host/1?db=2", "db is given twice"),
+        ("redis://host/notadb", "database must be a number"),
+        ("redis://host/0/1", "database must be a number"),
+        ("redis://host/-1", "database must be a number"),
+        ("unix://", "must be absolute"),
+        ("unix://run/redis.sock", "must be absolute"),
+        ("redis://ho\nst", "control character"),
+        ("embedded://a\x00b", "control character"),
+        ("user:secret@host:6379", "none of the known schemes"),
+        ("http://user:secret@host", "none of the known schemes"),
+        (b"redis://host", "must be a string"),
+        (Path("/tmp"), "must be a string"),
+    ],
+)
+async def test_connect_rejects_an_invalid_url_without_its_password(url: Any, reason: str) -> None:
+    with pytest.raises(StateError, match=reason) as error:
+        await StateManager(url).connect()
+    assert "secret" not in str(error.value)
+    assert type(error.value) is StateError
+    assert error.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
     [
         ("redis+cluster://", "a host is missing"),
         ("redis+cluster://a:1,,b:2", "a host is missing"),
         ("redis+cluster://u:secret@a:port", "malformed"),
-        ("redis+cluster://a:1/3", "a Cluster has the database 0 alone"),
+        ("redis+cluster://a:1/3", "a Cluster has only database 0"),
         ("redis+cluster://a:1?db=3", "db is given twice"),
         ("redis+cluster://a:1?sentinel_password=secret", "need redis\\+sentinel"),
         ("redis+cluster://a:1?ssl_cert_reqs=none", "needs rediss://"),
@@ -67,11 +142,50 @@ def test_a_discovered_address_takes_the_place_of_the_hosts() -> None:
         ("redis://a:1?sentinel_password=secret", "unknown option 'sentinel_password'"),
     ],
 )
-def test_what_cannot_be_used_is_told_without_the_password(url: str, says: str) -> None:
-    with pytest.raises(StateError, match=says) as told:
+def test_invalid_url_of_several_hosts_is_rejected_without_its_password(url: str, reason: str) -> None:
+    with pytest.raises(StateError, match=reason) as error:
         parse(url)
-    assert "secret" not in str(told.value)
+    assert "secret" not in str(error.value)
 
 
-def test_hosts_are_shown_and_users_are_not() -> None:
+# -- messages -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://user:secret@host:1/0?db=1", "redis://host:1/0"),
+        ("redis://host?password=secret", "redis://host"),
+        ("redis://host?password=sec@ret", "redis://..."),
+        ("redis://:sec?ret@host", "redis://..."),
+        ("redis://:sec/ret@host", "redis://host"),
+        ("redis://:sec@ret@host", "redis://host"),
+        ("unix://user:secret@/tmp/x", "unix:///tmp/x"),
+        ("unix:///tmp/a@b?db=1", "unix:///tmp/a@b"),
+        ("redis://[bad", "redis://[bad"),
+        ("secret@host", "host"),
+        ("me:secret://x@host", "host"),
+        ("embedded://a@b", "embedded://a@b"),
+    ],
+)
+def test_redact_removes_secrets(url: str, shown: str) -> None:
+    assert redact(url) == shown
+
+
+def test_redact_keeps_hosts_and_removes_users() -> None:
     assert redact("redis+sentinel://u:secret@a:1,b:2/mymaster?sentinel_password=secret") == "redis+sentinel://a:1,b:2/mymaster"
+
+
+# -- directories of embedded servers ---------------------------------------------------------------------------------------
+
+
+async def test_embedded_url_without_directory_uses_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with StateManager("embedded://") as state:
+        await state.set("users", "ann", 1)
+    assert [path.name for path in tmp_path.iterdir()] == [".motia"]
+
+
+async def test_embedded_url_of_an_unknown_user_is_rejected() -> None:
+    with pytest.raises(StateError, match="nosuchuser"):
+        await StateManager("embedded://~nosuchuser/x").connect()
