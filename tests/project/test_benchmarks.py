@@ -25,7 +25,7 @@ from benchmarks.growing import report as growth_report
 from benchmarks.growing.series import Line, Series
 from benchmarks.triggering import goals as triggers_goals
 from benchmarks.triggering import report as triggers_report
-from benchmarks.triggering.field import RIVALS
+from benchmarks.triggering.contenders import RIVALS
 from benchmarks.updating import report as update_report
 
 if TYPE_CHECKING:
@@ -240,8 +240,8 @@ def test_a_rival_whose_environment_is_missing_is_left_out_and_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(rivals, "FOLDER", tmp_path)
-    field, left_out = triggers._field(["huey"], quick=True)
-    assert [contender.name for contender in field] == ["ours", "bare loop"]
+    selected, left_out = triggers._select(["huey"], quick=True)
+    assert [contender.name for contender in selected] == ["ours", "bare loop"]
     assert left_out == {"huey": "not installed: huey redis hiredis"}
     assert "left out: huey: not installed: huey redis hiredis" in capsys.readouterr().err
 
@@ -365,7 +365,7 @@ def test_the_report_of_calls_tells_goals_met_and_missed() -> None:
 def test_a_goal_against_several_rivals_is_judged_by_the_fastest() -> None:
     rows = {row.goal: row for row in calls_goals.table(calls_result())}
     row = rows["`get` by 64 tasks: rate, of the better of coredis and valkey-glide"]
-    assert (row.where, row.farthest.figure, row.met) == ("Unix, uvloop, valkey-glide", 2.5, 1)
+    assert (row.where, row.worst.figure, row.met) == ("Unix, uvloop, valkey-glide", 2.5, 1)
 
 
 def drained(name: str, rate: float, *, one_by_one: bool = True) -> dict[str, Any]:
@@ -385,7 +385,7 @@ def triggers_result() -> dict[str, Any]:
     return {
         **FACTS,
         "rivals": {"huey": {"huey": "3.0", "redis": "6.0"}},
-        "drains": [drained("ours", 40_000), drained("bare loop", 90_000, one_by_one=False), drained("huey", 5000)],
+        "throughput": [drained("ours", 40_000), drained("bare loop", 90_000, one_by_one=False), drained("huey", 5000)],
         "latencies": [
             {"name": name, "p50": spread(0.5), "p99": spread(1.0), "ratio": {"p50": spread(1.2), "p99": spread(0.8)}}
             for name in ("ours", "bare loop", "huey")
@@ -409,7 +409,7 @@ def test_the_report_of_triggers_tells_goals_met_and_missed() -> None:
 def test_triggers_without_rivals_or_on_an_old_server_have_fewer_goals() -> None:
     result = triggers_result()
     every = set(triggers_goals.judge(result))
-    for section in ("drains", "latencies"):
+    for section in ("throughput", "latencies"):
         result[section] = [row for row in result[section] if row["name"] != "huey"]
     result["server time"] = None
     fewer = set(triggers_goals.judge(result))
@@ -461,5 +461,5 @@ def test_a_machine_names_packages_that_are_not_there() -> None:
 
 
 def test_every_player_of_a_rival_is_there() -> None:
-    folder = ROOT / "benchmarks" / "triggering" / "players"
-    assert all((folder / f"{rival.player}.py").exists() for rival in RIVALS)
+    folder = ROOT / "benchmarks" / "triggering" / "adapters"
+    assert all((folder / f"{rival.adapter}.py").exists() for rival in RIVALS)
