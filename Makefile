@@ -64,7 +64,7 @@ chaos: $(VENV)/dev
 	MOTIA_CHAOS=full $(BIN)/python -m pytest tests/faults -rP
 
 # Rivals that cannot be installed are reported, and the benchmarks go on without them.
-$(VENV)/bench: pyproject.toml benchmarks/triggering/field.py
+$(VENV)/bench: pyproject.toml benchmarks/triggering/contenders.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	$(BIN)/python -m benchmarks --install

@@ -18,7 +18,7 @@ from benchmarks.common import rivals
 from benchmarks.common.program import progress
 from benchmarks.common.results import FOLDER
 from benchmarks.common.rivals import NotInstalled
-from benchmarks.triggering.field import ENVIRONMENTS
+from benchmarks.triggering.contenders import ENVIRONMENTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,10 +52,10 @@ class Outcome:
     name: str
     code: int
     seconds: float
-    last_words: str
+    last_line: str
 
     def __str__(self) -> str:
-        ended = "done" if self.code == 0 else f"FAILED with exit code {self.code}: {self.last_words}"
+        ended = "done" if self.code == 0 else f"FAILED with exit code {self.code}: {self.last_line}"
         return f"{self.name:10}{clock(self.seconds):>6}  {ended}"
 
 
@@ -75,9 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number, part in enumerate(parts, 1):
         left = sum(later.seconds(quick=options.quick) for later in parts[number - 1 :])
         following = ", ".join(later.name for later in parts[number:]) or "nothing"
-        _say(start, f"{part.name}, {number} of {len(parts)}; then {following}; about {clock(left)} to go")
+        _progress(start, f"{part.name}, {number} of {len(parts)}; then {following}; about {clock(left)} to go")
         outcomes.append(run(part.name, ["--quick"] if options.quick else [], start))
-    _say(start, "all ended")
+    _progress(start, "all ended")
     for outcome in outcomes:
         progress(str(outcome))
     return 1 if any(outcome.code for outcome in outcomes) else 0
@@ -86,20 +86,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(name: str, flags: Sequence[str], start: float) -> Outcome:
     """Run one benchmark to its end; its tables go where ours do, its progress with the time since `start` before it."""
     began = time.monotonic()
-    last_words = ""
+    last_line = ""
     command = [sys.executable, "-m", f"benchmarks.{name}", *flags]
     # A session of its own: Ctrl-C reaches us alone, and then it is ended once, in order.
     with subprocess.Popen(command, cwd=FOLDER.parent, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stderr
         try:
             for line in process.stderr:
-                if words := line.rstrip():
-                    _say(start, f"{name}: {words}")
-                    last_words = words
+                if message := line.rstrip():
+                    _progress(start, f"{name}: {message}")
+                    last_line = message
         except BaseException:
             process.terminate()
             raise
-    return Outcome(name, process.returncode, time.monotonic() - began, last_words)
+    return Outcome(name, process.returncode, time.monotonic() - began, last_line)
 
 
 def install() -> None:
@@ -122,8 +122,8 @@ def clock(seconds: float) -> str:
     return f"{seconds // 60:.0f}:{seconds % 60:02.0f}"
 
 
-def _say(start: float, words: str) -> None:
-    progress(f"[{clock(time.monotonic() - start)}] {words}")
+def _progress(start: float, message: str) -> None:
+    progress(f"[{clock(time.monotonic() - start)}] {message}")
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

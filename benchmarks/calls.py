@@ -11,8 +11,8 @@ import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.calling import cases, contenders, footprint, report, values
-from benchmarks.calling.cases import Field, Pace, Place
+from benchmarks.calling import contenders, footprint, report, values
+from benchmarks.calling.harness import LISTED, TASKS, Configuration, Harness, Sampling
 from benchmarks.common import machine, program
 from benchmarks.common.server import Server, find_server
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from benchmarks.calling.cases import Case
+    from benchmarks.calling.harness import Case
 
 EXAMPLES = """examples:
   python -m benchmarks.calls --quick                   prints only
@@ -36,15 +36,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and, if nothing but the defaults was asked for, write results, plots and tables."""
     options = _options(arguments)
     binary = options.server or find_server()
-    pace = Pace(options.rounds, options.seconds)
+    sampling = Sampling(options.rounds, options.seconds)
     left_out: dict[str, str] = {}
     result: dict[str, Any] = {"machine": machine.describe(_PACKAGES), "left out": left_out, "cases": []}
     with Server(binary, tcp=True) as server:
         result["settings"] = _settings(options, server)
         program.progress(report.conditions(result))
-        for index, place in enumerate(_places(server, left_out, quick=options.quick)):
+        for index, configuration in enumerate(_configurations(server, left_out, quick=options.quick)):
             first = index == 0
-            result["cases"] += measure(place, pace, left_out, fill=first, short=options.quick and not first)
+            result["cases"] += measure(configuration, sampling, left_out, fill=first, short=options.quick and not first)
     program.progress("imports")
     result["imports"] = footprint.imports(options.rounds if options.quick else IMPORTS)
     program.progress("memory")
@@ -54,39 +54,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
         program.publish(report, "calls", result, result["settings"]["redis"], options)
 
 
-def measure(place: Place, pace: Pace, left_out: dict[str, str], *, fill: bool, short: bool) -> list[Case]:
-    """Measure all cases in one place; `short`: the reads of many tasks alone."""
-    found: list[Case] = []
+def measure(configuration: Configuration, sampling: Sampling, left_out: dict[str, str], *, fill: bool, short: bool) -> list[Case]:
+    """Measure all cases in one configuration; `short`: the reads of many tasks alone."""
+    cases: list[Case] = []
     with ExitStack() as stack:
-        field = Field.enter(stack, place)
-        for name, why in field.left_out.items():
+        harness = Harness.enter(stack, configuration)
+        for name, why in harness.left_out.items():
             left_out[name] = why
             program.progress(f"left out: {name}: {why}")
         if fill:
-            field.fill()
-        program.progress(f"{place}: get by {cases.TASKS} tasks")
-        found += field.gets(cases.TASKS, pace)
+            harness.fill()
+        program.progress(f"{configuration}: get by {TASKS} tasks")
+        cases += harness.gets(TASKS, sampling)
         if short:
-            return found
-        program.progress(f"{place}: set and update by {cases.TASKS} tasks")
-        found += field.sets(cases.TASKS, pace)
-        program.progress(f"{place}: one at a time")
-        found += field.gets(1, pace) + field.sets(1, pace)
-        program.progress(f"{place}: list")
-        found += field.listing(pace)
-        program.progress(f"{place}: contention")
-        found += field.contention(pace)
-    return found
+            return cases
+        program.progress(f"{configuration}: set and update by {TASKS} tasks")
+        cases += harness.sets(TASKS, sampling)
+        program.progress(f"{configuration}: one at a time")
+        cases += harness.gets(1, sampling) + harness.sets(1, sampling)
+        program.progress(f"{configuration}: list")
+        cases += harness.listing(sampling)
+        program.progress(f"{configuration}: contention")
+        cases += harness.contention(sampling)
+    return cases
 
 
-def _places(server: Server, left_out: dict[str, str], *, quick: bool) -> list[Place]:
+def _configurations(server: Server, left_out: dict[str, str], *, quick: bool) -> list[Configuration]:
     """Return the sockets and loops to measure, the fastest first; `quick`: one loop."""
     loops = ["uvloop", "asyncio"]
     if importlib.util.find_spec("uvloop") is None:
         loops.remove("uvloop")
         left_out["uvloop"] = "not installed"
     sockets = {"Unix": server.url, "TCP": server.tcp_url}
-    return [Place(socket, loop, url) for loop in loops[: 1 if quick else None] for socket, url in sockets.items()]
+    return [Configuration(socket, loop, url) for loop in loops[: 1 if quick else None] for socket, url in sockets.items()]
 
 
 def _settings(options: argparse.Namespace, server: Server) -> dict[str, str]:
@@ -95,8 +95,8 @@ def _settings(options: argparse.Namespace, server: Server) -> dict[str, str]:
         "rounds": str(options.rounds),
         "a turn": f"{options.seconds} s",
         "value": f"{values.BYTES} bytes of JSON",
-        "tasks": str(cases.TASKS),
-        "listed": f"{cases.LISTED:,}",
+        "tasks": str(TASKS),
+        "listed": f"{LISTED:,}",
         "persistence": "off",
     }
 

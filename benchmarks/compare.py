@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             build.check(hello["package"])
         result: dict[str, Any] = {
             "machine": machine.describe(_PACKAGES),
-            "builds": {name: roots[name].words for name in (BASE, HEAD)},
+            "builds": {name: roots[name].description for name in (BASE, HEAD)},
             "settings": _settings(options, server.version, hello["loop"]),
             "cases": [],
         }

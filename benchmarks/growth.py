@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.common import machine, program
 from benchmarks.common.server import Server, find_server
-from benchmarks.growing import report, state, workers
-from benchmarks.growing.member import TASKS
+from benchmarks.growing import report, state_series, worker_series
+from benchmarks.growing.child import TASKS
 from motia_redis._scripts import loader
 
 if TYPE_CHECKING:
@@ -56,10 +56,10 @@ def _series(options: argparse.Namespace) -> dict[str, Callable[[Server], Series]
     processes = (1, 2) if quick else (1, 2, 4, 8)
     events, seconds = (4000, 0.25) if quick else (40_000, 1.5)
     return {
-        "keys": lambda server: state.by_keys(server, keys, times),
-        "scopes": lambda server: state.by_scopes(server, scopes, times),
-        "value size": lambda server: state.by_value_size(server, values, times),
-        "workers": lambda server: workers.by_workers(server, processes, times, events=events, seconds=seconds),
+        "keys": lambda server: state_series.by_keys(server, keys, times),
+        "scopes": lambda server: state_series.by_scopes(server, scopes, times),
+        "value size": lambda server: state_series.by_value_size(server, values, times),
+        "workers": lambda server: worker_series.by_workers(server, processes, times, events=events, seconds=seconds),
     }
 
 
@@ -68,10 +68,12 @@ def _settings(options: argparse.Namespace, server: Server) -> dict[str, str]:
         "redis": server.version,
         "loop": "uvloop" if find_spec("uvloop") else "asyncio",
         "rounds": str(options.rounds),
-        "calls per round": str(state.CALLS),
-        "values": f"{state.VALUE_BYTES} bytes",
-        "keys in each of the scopes, and of each value size": str(state.KEYS_IN_EACH),
-        "workers": f"{workers.KEYS} keys of one scope, a handler that does nothing; {TASKS} tasks in each process that updates",
+        "calls per round": str(state_series.CALLS),
+        "values": f"{state_series.VALUE_BYTES} bytes",
+        "keys in each of the scopes, and of each value size": str(state_series.KEYS_IN_EACH),
+        "workers": (
+            f"{worker_series.KEYS} keys of one scope, a handler that does nothing; {TASKS} tasks in each process that updates"
+        ),
         "mutate script": loader.load("mutate").sha[:12],
         "persistence": "off",
         "connection": "Unix socket",

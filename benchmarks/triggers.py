@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.common import machine, program
 from benchmarks.common.rivals import NotInstalled
 from benchmarks.common.server import Server, find_server
-from benchmarks.triggering import drains, latencies, report, server_time, workers
-from benchmarks.triggering.contender import RATE
-from benchmarks.triggering.field import BARE, BARE_DECODING, ENVIRONMENTS, OURS, RIVALS
+from benchmarks.triggering import latencies, report, server_time, throughput, workers
+from benchmarks.triggering.child import RATE
+from benchmarks.triggering.contenders import BARE, BARE_DECODING, ENVIRONMENTS, OURS, RIVALS
+from benchmarks.triggering.harness import Harness
 from benchmarks.triggering.job import KEYS, VALUE_BYTES
-from benchmarks.triggering.stand import Stand
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Sequence
 
-    from benchmarks.triggering.field import Contender
+    from benchmarks.triggering.contenders import Contender
 
 EXAMPLES = """examples:
   python -m benchmarks --install               makes the rivals' environments: those that are not there are left out
@@ -36,17 +36,17 @@ _PACKAGES = ("motia-redis", "redis", "hiredis", "orjson", "uvloop")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and, if nothing but the defaults was asked for, write results, plots and tables."""
     options = _options(arguments)
-    field, left_out = _field(options.rivals, quick=options.quick)
+    contenders, left_out = _select(options.rivals, quick=options.quick)
     with Server(options.server or find_server()) as server:
-        stand = Stand(server, left_out)
+        harness = Harness(server, left_out)
         result: dict[str, Any] = {
             "machine": machine.describe(_PACKAGES),
-            "rivals": {rival.player: rival.environment.versions() for rival in field if rival.environment},
+            "rivals": {rival.adapter: rival.environment.versions() for rival in contenders if rival.environment},
             "settings": _settings(options, server),
-            "left out": stand.left_out,
+            "left out": harness.left_out,
         }
         program.progress(report.conditions(result))
-        for section, measure in _sections(stand, field, options).items():
+        for section, measure in _sections(harness, contenders, options).items():
             program.progress(section)
             result[section] = measure()
     print(report.text(result))
@@ -54,29 +54,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
         program.publish(report, "triggers", result, result["settings"]["redis"], options)
 
 
-def _sections(stand: Stand, field: Sequence[Contender], options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
+def _sections(harness: Harness, contenders: Sequence[Contender], options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     """Return what measures each section of the result."""
     events, times = options.events, options.rounds
     share = events / OURS.events
-    drained = [replace(contender, events=max(2, int(contender.events * share))) for contender in field]
-    timed = [contender for contender in field if contender.latency]
+    drained = [replace(contender, events=max(2, int(contender.events * share))) for contender in contenders]
+    timed = [contender for contender in contenders if contender.latency]
     # as many events for each: what a worker has read when its first handler begins is the same share of them
     plan = dict.fromkeys((1, 20) if options.quick else (1, 5, 20), max(2, events * 3 // 10))
     return {
-        "drains": lambda: drains.measure_drains(stand, drained, times),
-        "latencies": lambda: latencies.measure_latencies(stand, timed, options.seconds, times),
-        "workers": lambda: workers.measure_workers(stand, events, times),
-        "condition": lambda: drains.measure_condition(stand, events, times),
-        "steps": lambda: drains.measure_steps(stand, plan, times),
-        "server time": lambda: server_time.measure_server_time(stand, events, times),
+        "throughput": lambda: throughput.measure_throughput(harness, drained, times),
+        "latencies": lambda: latencies.measure_latencies(harness, timed, options.seconds, times),
+        "workers": lambda: workers.measure_workers(harness, events, times),
+        "condition": lambda: throughput.measure_condition(harness, events, times),
+        "steps": lambda: throughput.measure_steps(harness, plan, times),
+        "server time": lambda: server_time.measure_server_time(harness, events, times),
     }
 
 
-def _field(rivals: Sequence[str] | None, *, quick: bool) -> tuple[list[Contender], dict[str, str]]:
+def _select(rivals: Sequence[str] | None, *, quick: bool) -> tuple[list[Contender], dict[str, str]]:
     """Return who takes part, and which of the rivals that were asked for cannot, and why not; None asks for the usual ones."""
     usual = [rival for rival in RIVALS if rival.quick or not quick]
-    wanted = usual if rivals is None else [rival for rival in RIVALS if rival.player in rivals]
-    field = [OURS, BARE] if quick else [OURS, BARE, BARE_DECODING]
+    wanted = usual if rivals is None else [rival for rival in RIVALS if rival.adapter in rivals]
+    selected = [OURS, BARE] if quick else [OURS, BARE, BARE_DECODING]
     missing = {}
     for rival in wanted:
         try:
@@ -85,8 +85,8 @@ def _field(rivals: Sequence[str] | None, *, quick: bool) -> tuple[list[Contender
             missing[rival.name] = str(reason)
             program.progress(f"left out: {rival.name}: {reason}")
         else:
-            field.append(rival)
-    return field, missing
+            selected.append(rival)
+    return selected, missing
 
 
 def _settings(options: argparse.Namespace, server: Server) -> dict[str, str]:

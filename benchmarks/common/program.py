@@ -24,7 +24,7 @@ Result = dict[str, Any]
 
 QUICK_ROUNDS = 5  # as few as a median with quartiles means something for
 #: Options that leave the figures what they are by default.
-_HARMLESS = ("server", "no_plot")
+_NEUTRAL_OPTIONS = ("server", "no_plot")
 
 
 class Report(Protocol):
@@ -48,7 +48,7 @@ def new_parser(name: str, about: str | None, examples: str, *, rounds: int, quic
         epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(usual_rounds=rounds)
+    parser.set_defaults(full_rounds=rounds)
     parser.add_argument("--quick", action="store_true", help=f"{quick}; prints only")
     parser.add_argument("--rounds", type=int, help=f"rounds (default {rounds}, quick {QUICK_ROUNDS}); prints only")
     parser.add_argument(
@@ -70,8 +70,8 @@ def read_options(parser: argparse.ArgumentParser, arguments: Sequence[str] | Non
     if options.rounds is not None and options.rounds < 1:
         parser.error("rounds are at least 1")
     given = {name for name, value in vars(options).items() if value != parser.get_default(name)}
-    options.publish = given <= set(_HARMLESS)
-    options.rounds = options.rounds or (QUICK_ROUNDS if options.quick else options.usual_rounds)
+    options.publish = given <= set(_NEUTRAL_OPTIONS)
+    options.rounds = options.rounds or (QUICK_ROUNDS if options.quick else options.full_rounds)
     return options
 
 
@@ -108,6 +108,6 @@ def publish(report: Report, name: str, result: Result, version: str, options: ar
     progress(f"wrote README.md and {results.write(section, result)}")
 
 
-def progress(words: str) -> None:
+def progress(message: str) -> None:
     """Say what is going on, beside the tables, which go to standard output."""
-    print(words, file=sys.stderr, flush=True)
+    print(message, file=sys.stderr, flush=True)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PROJECT = BENCHMARKS.parent
 FOLDER = PROJECT / ".venv-rivals"
 _INSTALL_SECONDS = 300
-_MARK = "requirements.txt"  # written at the end, so an interrupted installation does not count
+_MARKER = "requirements.txt"  # written at the end, so an interrupted installation does not count
 _VERSIONS = "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
 
 
@@ -45,8 +45,8 @@ class Environment:
     @property
     def python(self) -> Path:
         """Its interpreter. Raises NotInstalled when it is not there, or was made for other requirements."""
-        mark = self.folder / _MARK
-        if not mark.exists() or tuple(mark.read_text().split()) != self.requirements:
+        marker = self.folder / _MARKER
+        if not marker.exists() or tuple(marker.read_text().split()) != self.requirements:
             raise NotInstalled(f"not installed: {' '.join(self.requirements)}")
         return self.folder / "bin" / "python"
 
@@ -63,7 +63,7 @@ class Environment:
         shutil.rmtree(self.folder, ignore_errors=True)
         _run([sys.executable, "-m", "venv", str(self.folder)])
         _pip_install(self.folder / "bin" / "python", *self.requirements)
-        (self.folder / _MARK).write_text("\n".join(self.requirements) + "\n")
+        (self.folder / _MARKER).write_text("\n".join(self.requirements) + "\n")
 
     def versions(self) -> dict[str, str]:
         """Return what is installed for each requirement. Raises NotInstalled."""
@@ -102,6 +102,6 @@ def _run(command: list[str]) -> str:
     except subprocess.TimeoutExpired:
         raise NotInstalled(f"cannot be installed: no end after {_INSTALL_SECONDS} s") from None
     if done.returncode:
-        words = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
-        raise NotInstalled(f"cannot be installed: {words[-1]}")
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
+        raise NotInstalled(f"cannot be installed: {lines[-1]}")
     return done.stdout

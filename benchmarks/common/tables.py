@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int = 1) -> str:
     """Return a table; the first `words` columns are words, the others figures and stand to the right."""
-    rule = ["---" if column < words else "---:" for column in range(len(head))]
+    rule = ["---" if column < text_columns else "---:" for column in range(len(head))]
     lines = [head, rule, *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 

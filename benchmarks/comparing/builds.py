@@ -29,7 +29,7 @@ class Build:
     """A folder with the package and its scripts, and what git calls its state."""
 
     root: Path
-    words: str
+    description: str
 
     def child(self, name: str, url: str) -> Child:
         """Start a process of this build, with keys of its own, named after it."""
@@ -79,6 +79,6 @@ def _git(*arguments: str) -> str:
     except OSError as error:
         raise NoBuild(f"git cannot be run: {error}") from None
     if done.returncode:
-        words = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise NoBuild(f"git {arguments[0]}: {words[-1]}")
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise NoBuild(f"git {arguments[0]}: {lines[-1]}")
     return done.stdout.strip()

@@ -6,7 +6,7 @@ This file is run by its path and imports nothing of `benchmarks`: PYTHONPATH lea
 For the same reason it uses only names of `motia_redis` that are public in every build.
 
 It answers its start and every request with a line: `{"ok": ...}` or `{"error": "..."}`, and ends with its input. A request names
-one of `Driver`'s methods and its arguments: `{"do": "run", "work": "get", "tasks": 64, "calls": 10}`.
+one of `Commands`'s methods and its arguments: `{"do": "run", "work": "get", "tasks": 64, "calls": 10}`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _WRITERS = 64
 _VALUE_BYTES = 1000
 
 
-class Driver:
+class Commands:
     """Runs one build, with clocks around it, and checks that the build has done its work."""
 
     def __init__(self, calls: StateManager, triggers: StateManager) -> None:
@@ -167,12 +167,12 @@ async def serve(url: str, namespace: str, loop: str) -> None:
     """Connect and answer requests until there are no more."""
     # Two namespaces: in one, the groups of the drains would keep the events of all other calls.
     async with StateManager(url, namespace=namespace) as calls, StateManager(url, namespace=f"{namespace}-triggers") as triggers:
-        driver = Driver(calls, triggers)
+        commands = Commands(calls, triggers)
         _answer({"ok": {"package": motia_redis.__file__, "loop": loop}})
         # Blocks the loop between two requests, so that a build that is not at work takes no time from the one that is.
         while line := sys.stdin.readline():
             request: dict[str, Any] = json.loads(line)
-            do = getattr(driver, request.pop("do"))
+            do = getattr(commands, request.pop("do"))
             _answer({"ok": await do(**request)})
 
 
@@ -194,8 +194,8 @@ def main(url: str, namespace: str) -> int:
     return 0
 
 
-def _answer(words: dict[str, Any]) -> None:
-    print(json.dumps(words), flush=True)
+def _answer(message: dict[str, Any]) -> None:
+    print(json.dumps(message), flush=True)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def new_runner() -> asyncio.Runner:
 class Probe:
     """One operation at one size. Calling it measures one round, one call after the other, and returns microseconds.
 
-    `operation` gets a name drawn from `names` for every call. A figure is for one of `items` items of a call. `server` holds, by
+    `operation` gets a name chosen from `names` for every call. A figure is for one of `items` items of a call. `server` holds, by
     round, what the server spent of it.
     """
 
@@ -58,17 +58,17 @@ class Probe:
         self._random = random.Random(7)  # the same names in every run
 
     def __call__(self) -> float:
-        drawn = self._random.choices(self._names, k=self._calls)
+        chosen = self._random.choices(self._names, k=self._calls)
         self._client.config_resetstat()
-        spent = self._runner.run(self._spend(drawn))
+        spent = self._runner.run(self._spend(chosen))
         number = self._calls * self._items
         self.server.append(_server_microseconds(self._client) / number)
         return spent * 1e6 / number
 
-    async def _spend(self, drawn: Sequence[str]) -> float:
+    async def _spend(self, chosen: Sequence[str]) -> float:
         operation = self._operation
         began = time.perf_counter()
-        for name in drawn:
+        for name in chosen:
             await operation(name)
         return time.perf_counter() - began
 

@@ -17,7 +17,7 @@ _SERVER = ", server"
 _IN_TABLE_ONLY = "list, no gc"
 _TITLES = {"keys": "Keys per scope", "scopes": "Scopes", "value size": "Bytes of the value", "workers": "Processes"}
 _RATES = {"event handled": "events handled", "update": "updates"}
-_HOW = f"""The exponent is the slope of log cost over log size from the middle size to the largest, round by round: 0 when the
+_METHOD = f"""The exponent is the slope of log cost over log size from the middle size to the largest, round by round: 0 when the
 size does not matter, 1 when twice the size costs twice. What exceeds the one it may have by more than {TOLERANCE} (twice the
 cost for 100 times the size) grows faster than it must. In the server's part {SERVER_SLACK:g} µs more per call do not count, or
 {ITEM_SLACK:g} µs per item: large data bring as much by missing the processor's caches. `scan` reads page by page and keeps none.
@@ -27,10 +27,10 @@ cost for 100 times the size) grows faster than it must. In the server's part {SE
 
 def text(result: Result) -> str:
     """Return the whole report."""
-    parts = [conditions(result), summary(result), _HOW]
+    parts = [conditions(result), summary(result), _METHOD]
     for series in result["series"]:
         parts += [f"**{_TITLES[series['name']]}**\n", table(series)]
-        parts += [f"{name}: {words}.\n" for name, words in series["notes"].items()]
+        parts += [f"{name}: {note}.\n" for name, note in series["notes"].items()]
     return "\n".join(parts)
 
 

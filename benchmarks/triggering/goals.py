@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.common.goals import Verdict
-from benchmarks.triggering.field import BARE, OURS
+from benchmarks.triggering.contenders import BARE, OURS
 from benchmarks.triggering.latencies import PERCENTILES
 
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ LATENCY = 1.0
 
 def judge(result: Result) -> dict[str, Verdict]:
     """Return the verdicts on all goals that the result has figures for, by the goal's words."""
-    return dict([*_drains(result["drains"]), *_own(result), *_latencies(result["latencies"])])
+    return dict([*_throughput(result["throughput"]), *_own(result), *_latencies(result["latencies"])])
 
 
-def _drains(rows: list[Result]) -> Iterator[Judged]:
+def _throughput(rows: list[Result]) -> Iterator[Judged]:
     ours = next(row for row in rows if row["name"] == OURS.name)
     yield f"one worker handles {EVENTS_PER_SECOND:,} events a second", _least(ours["rate"], EVENTS_PER_SECOND)
     rivals = [row for row in rows if row["one by one"] and row["name"] != OURS.name]
@@ -43,8 +43,8 @@ def _own(result: Result) -> Iterator[Judged]:
     if found := result["server time"]:
         yield "server time of an event at most 1.5 times the bare loop's", _most(found["ratio"]["commands"], SERVER_TIME)
     many = max(result["steps"], key=lambda row: int(row["steps"]))
-    words = f"the cost of a step and event grows no faster than linearly ({many['steps']} steps / 1)"
-    yield words, _most(many["ratio"], STEPS)
+    goal = f"the cost of a step and event grows no faster than linearly ({many['steps']} steps / 1)"
+    yield goal, _most(many["ratio"], STEPS)
 
 
 def _latencies(rows: list[Result]) -> Iterator[Judged]:

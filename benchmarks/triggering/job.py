@@ -10,7 +10,7 @@ VALUE_BYTES = 1024
 KEYS = 500
 CONDITION_ONE_IN = 100
 #: The number of an event that only asks whether the worker is there.
-KNOCK = -1
+PING = -1
 
 Value = dict[str, Any]
 

@@ -7,34 +7,34 @@ from statistics import quantiles
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.common import rounds
-from benchmarks.triggering.contender import RATE
-from benchmarks.triggering.field import OURS
+from benchmarks.triggering.child import RATE
+from benchmarks.triggering.contenders import OURS
+from benchmarks.triggering.harness import WORK_SECONDS, Report, complete
 from benchmarks.triggering.processes import Process
-from benchmarks.triggering.stand import WORK_SECONDS, Report, complete
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from benchmarks.triggering.field import Contender
-    from benchmarks.triggering.stand import Stand
+    from benchmarks.triggering.contenders import Contender
+    from benchmarks.triggering.harness import Harness
 
 PERCENTILES = ("p50", "p99")
 _WARM_UP = 20  # events at the start of a turn that are not counted
 
 
-def measure_latencies(stand: Stand, field: Sequence[Contender], seconds: float, times: int) -> list[dict[str, Any]]:
+def measure_latencies(harness: Harness, contenders: Sequence[Contender], seconds: float, times: int) -> list[dict[str, Any]]:
     """Return a row per contender: milliseconds at p50 and p99 of each round, and ours / rival."""
     found: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in PERCENTILES}
 
     def turn(contender: Contender) -> Callable[[], float]:
         def take() -> float:
-            p50, p99 = _percentiles(_latencies(stand, contender, int(seconds * RATE)))
+            p50, p99 = _percentiles(_latencies(harness, contender, int(seconds * RATE)))
             found["p99"][contender.name].append(p99)
             return p50
 
-        return lambda: stand.attempt(contender, take)
+        return lambda: harness.attempt(contender, take)
 
-    p50 = complete(rounds.alternate({contender.name: turn(contender) for contender in field}, times))
+    p50 = complete(rounds.alternate({contender.name: turn(contender) for contender in contenders}, times))
     found["p50"].update(p50)
     return [
         {
@@ -46,14 +46,14 @@ def measure_latencies(stand: Stand, field: Sequence[Contender], seconds: float, 
     ]
 
 
-def _latencies(stand: Stand, contender: Contender, events: int) -> list[float]:
+def _latencies(harness: Harness, contender: Contender, events: int) -> list[float]:
     """Return the milliseconds of each event of one turn. Raises ContenderFailed."""
-    stand.server.client.flushall()
-    job = stand.job(contender, events + _WARM_UP, stamped=True)
+    harness.server.client.flushall()
+    job = harness.job(contender, events + _WARM_UP, stamped=True)
     # The writer first: it makes what some workers would make at the end of the stream. It knocks until a worker answers.
     with Process(contender, "pace", job) as writer, Process(contender, "work", job) as worker:
-        worker.expect("answered", WORK_SECONDS)
-        writer.tell("go")
+        worker.expect("ready", WORK_SECONDS)
+        writer.tell("start")
         report = Report.of(worker.expect("report", events / RATE + WORK_SECONDS))
     return [nanoseconds / 1e6 for nanoseconds in report.latencies[_WARM_UP:]]
 

@@ -8,7 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.triggering.job import KNOCK
+from benchmarks.triggering.job import PING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from benchmarks.triggering.job import Value
 
 #: Begins the lines of standard output that are for the benchmark.
-MARK = "@meter "
+PREFIX = "@meter "
 
 
 class Meter:
@@ -33,7 +33,7 @@ class Meter:
         self._last = 0
         self._cpu = 0.0
         self._latencies: list[int] = []
-        self._knocked = False
+        self._ready = False
 
     def handle(self, value: Value) -> None:
         """Take an event's value."""
@@ -42,10 +42,10 @@ class Meter:
     def count(self, number: int, sent: int = 0) -> None:
         """Take the event `number`, sent at `sent` if its latency matters."""
         now = time.monotonic_ns()
-        if number == KNOCK:
-            if not self._knocked:
-                self._knocked = True
-                say("answered")
+        if number == PING:
+            if not self._ready:
+                self._ready = True
+                emit("ready")
             return
         if not self._handled:
             self._first = now
@@ -60,7 +60,7 @@ class Meter:
 
     def report(self) -> None:
         """Tell the benchmark what was counted so far."""
-        say(
+        emit(
             "report",
             events=len(self._seen),
             handled=self._handled,
@@ -71,9 +71,9 @@ class Meter:
         )
 
 
-def say(kind: str, **facts: Any) -> None:
+def emit(kind: str, **facts: Any) -> None:
     """Send a message to the benchmark."""
-    print(MARK + json.dumps({"kind": kind, **facts}), flush=True)
+    print(PREFIX + json.dumps({"kind": kind, **facts}), flush=True)
 
 
 def listen(orders: dict[str, Callable[[], object]]) -> None:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from benchmarks.common.failures import BenchmarkFailed
 from benchmarks.common.rivals import PROJECT
-from benchmarks.triggering.meter import MARK
+from benchmarks.triggering.meter import PREFIX
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from benchmarks.triggering.field import Contender
+    from benchmarks.triggering.contenders import Contender
     from benchmarks.triggering.job import Job
 
 Message = dict[str, Any]
@@ -35,7 +35,7 @@ class Process:
         self._name = f"{contender.name} ({role})"
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed by __exit__
         self._messages: queue.Queue[Message | None] = queue.Queue()
-        command = [str(contender.python), "-m", "benchmarks.triggering.contender", role, contender.player, job.dump()]
+        command = [str(contender.python), "-m", "benchmarks.triggering.child", role, contender.adapter, job.dump()]
         self._process = subprocess.Popen(
             command,
             cwd=PROJECT,
@@ -54,9 +54,9 @@ class Process:
             try:
                 message = self._messages.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
-                raise ContenderFailed(f"{self._name}: no {kind} within {seconds:.0f} s{self._last_words()}") from None
+                raise ContenderFailed(f"{self._name}: no {kind} within {seconds:.0f} s{self._last_error()}") from None
             if message is None:
-                raise ContenderFailed(f"{self._name} ended{self._last_words()}")
+                raise ContenderFailed(f"{self._name} ended{self._last_error()}")
             if message["kind"] == kind:
                 return message
 
@@ -81,13 +81,13 @@ class Process:
         assert self._process.stdout
         try:
             for line in self._process.stdout:
-                if line.startswith(MARK):
-                    self._messages.put(json.loads(line.removeprefix(MARK)))
+                if line.startswith(PREFIX):
+                    self._messages.put(json.loads(line.removeprefix(PREFIX)))
         except ValueError:  # closed by __exit__
             return
         self._messages.put(None)
 
-    def _last_words(self) -> str:
+    def _last_error(self) -> str:
         self._errors.seek(0)
         lines = [line.strip(" |+-") for line in self._errors.read().decode(errors="replace").splitlines()]
         return next((f": {line}" for line in reversed(lines) if line), "")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.common import machine, plots
 from benchmarks.common.tables import figure, markdown, quartiles
 from benchmarks.triggering import goals
-from benchmarks.triggering.field import BARE, OURS
+from benchmarks.triggering.contenders import BARE, OURS
 from benchmarks.triggering.latencies import PERCENTILES
 from benchmarks.triggering.server_time import FIGURES
 
@@ -22,7 +22,7 @@ _TOOLS = ("redis", "hiredis", "uvloop", "orjson")  # in rivals' environments; no
 def text(result: Result) -> str:
     """Return the whole report; `result` is what `triggers.py` measured."""
     parts = [conditions(result), judged(result)]
-    parts += ["One worker empties a queue; the handler does nothing:\n", drains(result)]
+    parts += ["One worker empties a queue; the handler does nothing:\n", throughput(result)]
     parts += ["Ours with a second worker, and with a condition (events per second):\n", variants(result)]
     parts += ["Ours by the number of steps on one scope:\n", steps(result)]
     parts += ["From the call that sends to the handler, at 200 events a second, in milliseconds:\n", latencies(result)]
@@ -39,19 +39,19 @@ def conditions(result: Result) -> str:
 def judged(result: Result) -> str:
     """Return one line per goal."""
     verdicts = goals.judge(result)
-    rows = [[words, figure(verdict.figure), verdict.demand, verdict.answer] for words, verdict in verdicts.items()]
+    rows = [[goal, figure(verdict.figure), verdict.demand, verdict.answer] for goal, verdict in verdicts.items()]
     return markdown(("goal", "figure", "demanded", "met"), rows)
 
 
-def drains(result: Result) -> str:
+def throughput(result: Result) -> str:
     """Return the table of drains, fastest first."""
     rows = []
-    for row in sorted(result["drains"], key=lambda row: -row["rate"]["median"]):
+    for row in sorted(result["throughput"], key=lambda row: -row["rate"]["median"]):
         ratio = "" if row["name"] == OURS.name else figure(row["ratio"]["median"])
         cells = [row["name"], row["settings"], f"{row['events']:,}", figure(row["rate"]["median"]), quartiles(row["rate"])]
         rows.append([*cells, figure(row["cpu"]["median"]), ratio])
     head = ("contender", "settings", "events", "events/s", "quartiles", "worker CPU, µs/event", "ours / it")
-    return markdown(head, rows, words=2)
+    return markdown(head, rows, text_columns=2)
 
 
 def variants(result: Result) -> str:
@@ -99,26 +99,25 @@ def server_time(result: Result) -> str:
     found = result["server time"]
     if found is None:
         return "Not measured: needs Redis 7.2 or newer.\n"
-    words = {"commands": "all commands (`eventloop_duration_cmd_sum`)", "cpu": "CPU time of the redis-server process"}
+    labels = {"commands": "all commands (`eventloop_duration_cmd_sum`)", "cpu": "CPU time of the redis-server process"}
     rows = []
     for part in FIGURES:
-        cells = [words[part], *(figure(found[name][part]["median"]) for name in (OURS.name, BARE.name))]
+        cells = [labels[part], *(figure(found[name][part]["median"]) for name in (OURS.name, BARE.name))]
         rows.append([*cells, figure(found["ratio"][part]["median"]), quartiles(found["ratio"][part])])
     return markdown(("", OURS.name, BARE.name, "ratio", "quartiles"), rows)
 
 
 def draw(result: Result, name: str) -> None:
     """Write the plots of a result."""
-    plots.draw(f"{name}-drain", _drain_painter(result))
+    plots.draw(f"{name}-throughput", _throughput_painter(result))
     plots.draw(f"{name}-latency", _latency_painter(result))
 
 
 def pictures(name: str) -> str:
     """Return the HTML that shows the plots."""
-    drain = plots.picture(f"{name}-drain", "Events per second of one worker by contender, on a logarithmic axis")
-    return (
-        drain + "\n" + plots.picture(f"{name}-latency", "Latency from send to handler by contender: median and 99th percentile")
-    )
+    rates = plots.picture(f"{name}-throughput", "Events per second of one worker by contender, on a logarithmic axis")
+    times = plots.picture(f"{name}-latency", "Latency from send to handler by contender: median and 99th percentile")
+    return f"{rates}\n{times}"
 
 
 def _colour(name: str) -> str:
@@ -128,9 +127,9 @@ def _colour(name: str) -> str:
     return plots.COLOURS[4] if name.startswith(BARE.name) else plots.COLOURS[2]
 
 
-def _drain_painter(result: Result) -> Callable[[Any], Any]:
+def _throughput_painter(result: Result) -> Callable[[Any], Any]:
     """Return what draws the rates as bars, fastest on top, with the quartiles."""
-    rows = sorted(result["drains"], key=lambda row: row["rate"]["median"])
+    rows = sorted(result["throughput"], key=lambda row: row["rate"]["median"])
     rates = [row["rate"]["median"] for row in rows]
 
     def paint(pyplot: Any) -> Any:

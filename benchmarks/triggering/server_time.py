@@ -11,25 +11,25 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.common import rounds
-from benchmarks.triggering.field import BARE, OURS
-from benchmarks.triggering.players import bare
+from benchmarks.triggering.adapters import bare
+from benchmarks.triggering.contenders import BARE, OURS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import redis
 
-    from benchmarks.triggering.field import Contender
-    from benchmarks.triggering.stand import Stand
+    from benchmarks.triggering.contenders import Contender
+    from benchmarks.triggering.harness import Harness
 
 FIGURES = ("commands", "cpu")
 _COMMANDS = "eventloop_duration_cmd_sum"  # from Redis 7.2 on
 _LAST_ACKNOWLEDGEMENTS = 0.2  # seconds that they may take after the last handler
 
 
-def measure_server_time(stand: Stand, events: int, times: int) -> dict[str, Any] | None:
+def measure_server_time(harness: Harness, events: int, times: int) -> dict[str, Any] | None:
     """Return microseconds per event of ours and of the bare loop, and ours / bare; None where the server is too old to tell."""
-    client = stand.server.client
+    client = harness.server.client
     if _COMMANDS not in client.info("stats"):
         return None
     found: dict[str, dict[str, list[float]]] = {name: {figure: [] for figure in FIGURES} for name in (OURS.name, BARE.name)}
@@ -41,7 +41,7 @@ def measure_server_time(stand: Stand, events: int, times: int) -> dict[str, Any]
             before = _cpu(client)
             write()
             # a worker that is ended at its last event would not have acknowledged it
-            with stand.working(contender, stand.job(contender, events)):
+            with harness.working(contender, harness.job(contender, events)):
                 time.sleep(_LAST_ACKNOWLEDGEMENTS)
                 commands = client.info("stats")[_COMMANDS] / events
                 found[contender.name]["cpu"].append((_cpu(client) - before) * 1e6 / events)
@@ -51,7 +51,7 @@ def measure_server_time(stand: Stand, events: int, times: int) -> dict[str, Any]
         return take
 
     turns = {
-        OURS.name: turn(OURS, lambda: stand.write(OURS, stand.job(OURS, events))),
+        OURS.name: turn(OURS, lambda: harness.write(OURS, harness.job(OURS, events))),
         BARE.name: turn(BARE, lambda: bare.write_state(client, events)),
     }
     rounds.alternate(turns, times)

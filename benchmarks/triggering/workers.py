@@ -9,26 +9,26 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.common import rounds
-from benchmarks.triggering.field import OURS
+from benchmarks.triggering.contenders import OURS
+from benchmarks.triggering.harness import WORK_SECONDS, Report
 from benchmarks.triggering.processes import ContenderFailed, Process
-from benchmarks.triggering.stand import WORK_SECONDS, Report
 from motia_redis import StateManager
 from motia_redis._admin.status import read_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from benchmarks.triggering.stand import Stand
+    from benchmarks.triggering.harness import Harness
 
 _GATED = replace(OURS, options={"gated": True})
 _LOOK_SECONDS = 0.1
 
 
-def measure_workers(stand: Stand, events: int, times: int) -> dict[str, Any]:
+def measure_workers(harness: Harness, events: int, times: int) -> dict[str, Any]:
     """Return the rates of one worker and of two, and two / one."""
 
     def turn(workers: int) -> Callable[[], float]:
-        return lambda: _rate(stand, events, workers)
+        return lambda: _rate(harness, events, workers)
 
     rates = rounds.alternate({"one": turn(1), "two": turn(2)}, times)
     return {
@@ -38,20 +38,20 @@ def measure_workers(stand: Stand, events: int, times: int) -> dict[str, Any]:
     }
 
 
-def _rate(stand: Stand, events: int, count: int) -> float:
+def _rate(harness: Harness, events: int, count: int) -> float:
     """Return events per second, from the first handled by any worker to the last. Raises ContenderFailed.
 
     Lanes move when a worker comes, and only when nothing of them is being handled. So workers get their lanes first, then the
     events are written, while handlers wait at a gate, and then the gate opens. What the workers have read by then (512 entries
     each, at the most) is read outside of the measured time.
     """
-    stand.server.client.flushall()
-    stand.write(_GATED, stand.job(_GATED, 0))  # creates the groups
+    harness.server.client.flushall()
+    harness.write(_GATED, harness.job(_GATED, 0))  # creates the groups
     with ExitStack() as stack:
         # 0 events: a worker does not know how many will be its share, so it reports when asked
-        workers = [stack.enter_context(Process(_GATED, "work", stand.job(_GATED, 0))) for _ in range(count)]
-        asyncio.run(_settled(stand.server.url, count))
-        stand.write(_GATED, stand.job(_GATED, events))
+        workers = [stack.enter_context(Process(_GATED, "work", harness.job(_GATED, 0))) for _ in range(count)]
+        asyncio.run(_settled(harness.server.url, count))
+        harness.write(_GATED, harness.job(_GATED, events))
         for worker in workers:
             worker.tell("open")
         deadline = time.monotonic() + WORK_SECONDS

@@ -70,7 +70,7 @@ class Contender:
     def warm_up(self) -> None:
         """Fill the stream beyond its history: ours then trims it as it always does, and no call pays for memory's first use."""
         self.run(HISTORY + 64)
-        self.tidy()
+        self.trim()
 
     def measure(self, calls: int) -> float:
         """Return the server time per call in microseconds, of calls that start from the first text."""
@@ -78,10 +78,10 @@ class Contender:
         self.client.config_resetstat()
         self.run(calls)
         spent = microseconds_per_call(self.client)
-        self.tidy()
+        self.trim()
         return spent
 
-    def tidy(self) -> None:
+    def trim(self) -> None:
         """Trim the stream to what ours keeps, at nobody's cost."""
         self.client.xtrim(self.stream, maxlen=HISTORY, approximate=False)
 
@@ -120,7 +120,7 @@ class Ours(Contender):
         mutations = self.manager._mutations
         return mutations._mutation(self.session, SCOPE, KEY, change)
 
-    def tidy(self) -> None:
+    def trim(self) -> None:
         """Leave the stream alone."""
 
 
@@ -155,18 +155,18 @@ class Floor(Contender):
     """(c) Read, write, tell; change nothing."""
 
     name = "floor"
-    cut = b""
+    old_text = b""
 
     def call(self) -> tuple[Sequence[bytes], Sequence[bytes]]:
         """Return a call without a change."""
-        return self.keys, [SCOPE, KEY, _request(), self.cut]
+        return self.keys, [SCOPE, KEY, _request(), self.old_text]
 
 
 class LeanFloor(Floor):
     """The floor with an event like ours: the new text, and of the old one a few bytes."""
 
     name = "lean floor"
-    cut = b"1000000"
+    old_text = b"1000000"
 
     def __init__(self, server: Server) -> None:
         super().__init__(server, (_LUA / "floor.lua").read_text())

@@ -37,17 +37,17 @@ def conditions(result: Result) -> str:
 
 
 def summary(result: Result) -> str:
-    """Return one line per goal: how many cases meet it, and the one farthest from it."""
+    """Return one line per goal: how many cases meet it, and the one worst_case from it."""
     rows = []
-    for rival, words in _GOALS.items():
-        for shapes, name in ((goals.NAMED_SHAPES, words), (("repeated",), f"the same, shape `repeated` ({rival})")):
+    for rival, label in _GOALS.items():
+        for shapes, name in ((goals.NAMED_SHAPES, label), (("repeated",), f"the same, shape `repeated` ({rival})")):
             judged = [(case, goals.judge(case, rival)) for case in result["increments"] if case["shape"] in shapes]
-            rows += _summary_row(name, [(_words(case), verdict) for case, verdict in judged if verdict])
+            rows += _summary_row(name, [(_case_name(case), verdict) for case, verdict in judged if verdict])
     appends = [(row["elements"], _append_verdict(row)) for row in result["append"]]
     rows += _summary_row("list append at most 1.5 times the floor", appends)
     slow = [(row["name"], _worst_verdict(row)) for row in result["worst"] if row["operations"] == 1]
     rows += _summary_row("worst document under 50 ms", slow)
-    return markdown(("goal", "farthest from it", "met", "out of reach", "its figure", "its limit"), rows, words=2)
+    return markdown(("goal", "worst_case from it", "met", "out of reach", "its figure", "its limit"), rows, text_columns=2)
 
 
 def increments(result: Result) -> str:
@@ -88,7 +88,7 @@ def worst(result: Result) -> str:
             factor = "no goal"
         cells = [row["name"], f"`{row['ended']}`", f"{row['bytes']:,}"]
         rows.append([*cells, figure(row["times"]["median"]), figure(row["max"]), factor])
-    return markdown(("document and operation", "ended", "bytes", "median ms", "max ms", "of 50 ms"), rows, words=2)
+    return markdown(("document and operation", "ended", "bytes", "median ms", "max ms", "of 50 ms"), rows, text_columns=2)
 
 
 def draw(result: Result, name: str) -> None:
@@ -103,17 +103,17 @@ def pictures(name: str) -> str:
     return times + "\n" + plots.picture(f"{name}-worst", "Server time of one update of the worst documents, in milliseconds")
 
 
-def _summary_row(words: str, judged: Iterable[tuple[str, Verdict]]) -> list[list[str]]:
+def _summary_row(label: str, judged: Iterable[tuple[str, Verdict]]) -> list[list[str]]:
     judged = list(judged)
     if not judged:
-        return [[words, "not measured", "-", "-", "-", "-"]]
-    name, farthest = max(judged, key=lambda pair: pair[1].distance)
+        return [[label, "not measured", "-", "-", "-", "-"]]
+    name, worst_case = max(judged, key=lambda pair: pair[1].distance)
     met = sum(verdict.met for _, verdict in judged)
-    beyond = sum(not verdict.reachable for _, verdict in judged)
-    return [[words, name, f"{met} of {len(judged)}", str(beyond), figure(farthest.figure), figure(farthest.limit)]]
+    out_of_reach = sum(not verdict.reachable for _, verdict in judged)
+    return [[label, name, f"{met} of {len(judged)}", str(out_of_reach), figure(worst_case.figure), figure(worst_case.limit)]]
 
 
-def _words(case: dict[str, Any]) -> str:
+def _case_name(case: dict[str, Any]) -> str:
     return f"{case['shape']} {case['size']:,} {case['position']}"
 
 

@@ -72,11 +72,11 @@ def cases() -> Iterator[Case]:
     yield from _wide_objects()
     yield from _wide_arrays()
     yield from _mixed_sizes()
-    yield from _foreign()
+    yield from _non_canonical()
     yield from _many_operations()
 
 
-def _sealed(text: str) -> bytes:
+def _canonical(text: str) -> bytes:
     return text.encode() + codec.CANONICAL_MARK
 
 
@@ -103,18 +103,18 @@ def _deep() -> Iterator[Case]:
     padding = f'"pad":"{"x" * (MEGABYTE - 6 * levels)}",'
     for name, deep in (("objects", objects), ("arrays", arrays)):
         text = f'{{{padding}"a":{deep},"n":1}}'
-        yield Case(f"100,000 levels of {name}, foreign", text.encode())
-        yield Case(f"100,000 levels of {name}, forged", _sealed(text))
-    yield Case("100,000 unclosed brackets, forged", _sealed(f'{{{padding}"a":{"[" * levels},"n":1}}'))
+        yield Case(f"100,000 levels of {name}, non-canonical", text.encode())
+        yield Case(f"100,000 levels of {name}, falsely marked", _canonical(text))
+    yield Case("100,000 unclosed brackets, falsely marked", _canonical(f'{{{padding}"a":{"[" * levels},"n":1}}'))
     pad = "x" * (MEGABYTE // 250)
     chain = f'{{"p":"{pad}","a":' * 250 + "1" + "}" * 250
-    yield Case("250 levels, member behind them", _sealed(f'{{"a":{chain},"n":1}}'))
-    yield Case("250 levels, member 127 deep", _sealed(chain), {**INCREMENT, "path": "/a" * 126 + "/b"})
+    yield Case("250 levels, member behind them", _canonical(f'{{"a":{chain},"n":1}}'))
+    yield Case("250 levels, member 127 deep", _canonical(chain), {**INCREMENT, "path": "/a" * 126 + "/b"})
     decoys = _fill((f'{{"a":{index % 10}}}' for index in range(MEGABYTE)), MEGABYTE // 127)
     level = f'{{"d":[{decoys}],"a":'
     yield Case(
         "127 levels, each with 1,000 decoys of the name",
-        _sealed(level * 127 + '{"n":1}' + "}" * 127),
+        _canonical(level * 127 + '{"n":1}' + "}" * 127),
         {**INCREMENT, "path": "/a" * 127 + "/n"},
     )
 
@@ -123,35 +123,35 @@ def _same_name() -> Iterator[Case]:
     increment = {**INCREMENT, "path": "/a"}
     same = '{"a":1234567890}'
     array = f'{{"list":[{_fill(cycle([same]))}],"a":5}}'
-    yield Case("same name 60,000 times, array of objects", _sealed(array), increment)
-    yield Case("same name 60,000 times, array of objects, foreign", array.encode(), increment)
+    yield Case("same name 60,000 times, array of objects", _canonical(array), increment)
+    yield Case("same name 60,000 times, array of objects, non-canonical", array.encode(), increment)
     members = _fill(f'"x{index}":{{"a":1}}' for index in range(MEGABYTE))
-    yield Case("same name 60,000 times, in each member of the root", _sealed(f'{{{members},"a":5}}'), increment)
-    yield Case("same name 60,000 times, in each member, none at the root", _sealed(f"{{{members}}}"), increment)
+    yield Case("same name 60,000 times, in each member of the root", _canonical(f'{{{members},"a":5}}'), increment)
+    yield Case("same name 60,000 times, in each member, none at the root", _canonical(f"{{{members}}}"), increment)
     mixed = _fill(f'"x{index}":{value}' for index, value in enumerate(cycle(['{"a":1}', "1", '""', "[]"])) if index < MEGABYTE)
-    yield Case("same name, every 4th member of the root, kinds mixed", _sealed(f'{{{mixed},"a":5}}'), increment)
+    yield Case("same name, every 4th member of the root, kinds mixed", _canonical(f'{{{mixed},"a":5}}'), increment)
     chain = '{"a":' * 100 + "1" + "}" * 100
     nested = _fill(f'"x{index}":{chain}' for index in range(MEGABYTE))
-    yield Case("same name 160,000 times, in chains of 100", _sealed(f'{{{nested},"a":5}}'), increment)
+    yield Case("same name 160,000 times, in chains of 100", _canonical(f'{{{nested},"a":5}}'), increment)
     arrays = _fill(f'"x{index}":[{{"a":1}},{{"b":2}}]' for index in range(MEGABYTE))
-    yield Case("same name 40,000 times, in arrays in members", _sealed(f'{{{arrays},"a":5}}'), increment)
+    yield Case("same name 40,000 times, in arrays in members", _canonical(f'{{{arrays},"a":5}}'), increment)
     missing = {**INCREMENT, "path": "/r/a"}
-    yield Case("same name 60,000 times, one object in", _sealed(f'{{"r":{{{members},"a":5}},"z":0}}'), missing)
+    yield Case("same name 60,000 times, one object in", _canonical(f'{{"r":{{{members},"a":5}},"z":0}}'), missing)
 
 
 def _strings() -> Iterator[Case]:
     for name, members in (("before", "sn"), ("behind", "ns")):
-        sealed = {member: '"\\' * (MEGABYTE // 12) if member == "s" else 1 for member in members}
-        yield Case(f"text of 167,000 quotes and backslashes, member {name}", _encoded(sealed))
-        foreign = {member: '"\\' * (MEGABYTE // 4) if member == "s" else 1 for member in members}
-        yield Case(f"text of 500,000 quotes and backslashes, member {name}, foreign", json.dumps(foreign).encode())
+        canonical = {member: '"\\' * (MEGABYTE // 12) if member == "s" else 1 for member in members}
+        yield Case(f"text of 167,000 quotes and backslashes, member {name}", _encoded(canonical))
+        other = {member: '"\\' * (MEGABYTE // 4) if member == "s" else 1 for member in members}
+        yield Case(f"text of 500,000 quotes and backslashes, member {name}, non-canonical", json.dumps(other).encode())
     text = f'"n\\u0022:{"x" * 10}'
     names = _fill(f'"{text[1:8]}{index}":1' for index in range(MEGABYTE))
-    yield Case("names of escaped quotes", _sealed(f'{{{names},"n":1}}'))
+    yield Case("names of escaped quotes", _canonical(f'{{{names},"n":1}}'))
     append = {"op": "append", "path": "/s", "value": "x"}
     yield Case("append to a text of quotes and backslashes", _encoded({"s": '"\\' * (MEGABYTE // 12)}), append)
-    yield Case("a number of 1,000,000 digits, foreign", b'{"n":' + b"1" * MEGABYTE + b"}")
-    yield Case("a number of 1,000,000 digits, forged", _sealed('{"n":' + "1" * MEGABYTE + "}"))
+    yield Case("a number of 1,000,000 digits, non-canonical", b'{"n":' + b"1" * MEGABYTE + b"}")
+    yield Case("a number of 1,000,000 digits, falsely marked", _canonical('{"n":' + "1" * MEGABYTE + "}"))
 
 
 def _wide_objects() -> Iterator[Case]:
@@ -159,18 +159,18 @@ def _wide_objects() -> Iterator[Case]:
     mixed = _fill(f'"{index:x}":{value}' for index, value in enumerate(islice(cycle(kinds), MEGABYTE)))
     same = _fill(f'"{index:x}":1' for index in range(MEGABYTE))
     for name, members in (("mixed kinds", mixed), ("one kind", same)):
-        yield Case(f"110,000 members of {name}, last", _sealed(f'{{{members},"n":1}}'))
-        yield Case(f"110,000 members of {name}, missing", _sealed(f"{{{members}}}"))
+        yield Case(f"110,000 members of {name}, last", _canonical(f'{{{members},"n":1}}'))
+        yield Case(f"110,000 members of {name}, missing", _canonical(f"{{{members}}}"))
         odd = {**INCREMENT, "path": "/:"}
-        yield Case(f'110,000 members of {name}, last, named ":"', _sealed(f'{{{members},":":1}}'), odd)
-        yield Case(f'110,000 members of {name}, missing, named ":"', _sealed(f"{{{members}}}"), odd)
-        yield Case(f"110,000 members of {name}, foreign", f'{{{members},"n":1}}'.encode())
+        yield Case(f'110,000 members of {name}, last, named ":"', _canonical(f'{{{members},":":1}}'), odd)
+        yield Case(f'110,000 members of {name}, missing, named ":"', _canonical(f"{{{members}}}"), odd)
+        yield Case(f"110,000 members of {name}, non-canonical", f'{{{members},"n":1}}'.encode())
         remove = {"op": "remove", "path": "/n"}
-        yield Case(f"110,000 members of {name}, remove the last", _sealed(f'{{{members},"n":1}}'), remove)
+        yield Case(f"110,000 members of {name}, remove the last", _canonical(f'{{{members},"n":1}}'), remove)
     colons = _fill(f'"{index:x}":":"' for index in range(MEGABYTE))
-    yield Case('members with the value ":", last, named ":"', _sealed(f'{{{colons},":":1}}'), odd)
+    yield Case('members with the value ":", last, named ":"', _canonical(f'{{{colons},":":1}}'), odd)
     decoys = _fill(f'"{index:x}":{{":":1}}' for index in range(MEGABYTE))
-    yield Case('60,000 decoys named ":", last, named ":"', _sealed(f'{{{decoys},":":1}}'), odd)
+    yield Case('60,000 decoys named ":", last, named ":"', _canonical(f'{{{decoys},":":1}}'), odd)
 
 
 def _wide_arrays() -> Iterator[Case]:
@@ -178,18 +178,18 @@ def _wide_arrays() -> Iterator[Case]:
         return {"op": "replace", "path": f"/{index}", "value": 7}
 
     kinds = ["1", '""', "[]", "{}"]
-    yield Case("array of 500,000 digits, the last", _sealed("[" + _fill(cycle("1")) + "]"), at(499_999))
-    yield Case("array of 500,000 digits, out of range", _sealed("[" + _fill(cycle("1")) + "]"), at(9_999_999))
+    yield Case("array of 500,000 digits, the last", _canonical("[" + _fill(cycle("1")) + "]"), at(499_999))
+    yield Case("array of 500,000 digits, out of range", _canonical("[" + _fill(cycle("1")) + "]"), at(9_999_999))
     mixed = "[" + _fill(islice(cycle(kinds), 300_000), 9 * MEGABYTE) + "]"
-    yield Case("array of 300,000 elements of mixed kinds, the last", _sealed(mixed), at(299_999))
-    yield Case("array of 300,000 elements of mixed kinds, out of range", _sealed(mixed), at(9_999_999))
+    yield Case("array of 300,000 elements of mixed kinds, the last", _canonical(mixed), at(299_999))
+    yield Case("array of 300,000 elements of mixed kinds, out of range", _canonical(mixed), at(9_999_999))
     empty = "[" + _fill(cycle(["[]"])) + "]"
-    yield Case("array of 333,000 empty arrays, the last", _sealed(empty), at(333_000))
+    yield Case("array of 333,000 empty arrays, the last", _canonical(empty), at(333_000))
     strings = "[" + _fill(cycle(['""'])) + "]"
-    yield Case("array of 333,000 empty texts, the last", _sealed(strings), at(333_000))
+    yield Case("array of 333,000 empty texts, the last", _canonical(strings), at(333_000))
     runs = "[" + _fill(cycle(["1"] * 15 + ['""'])) + "]"
-    yield Case("array, runs of 15 of one kind", _sealed(runs), at(480_000))
-    yield Case("array of 500,000 digits, foreign", ("[" + _fill(cycle("1")) + "]").encode(), at(400_000))
+    yield Case("array, runs of 15 of one kind", _canonical(runs), at(480_000))
+    yield Case("array of 500,000 digits, non-canonical", ("[" + _fill(cycle("1")) + "]").encode(), at(400_000))
 
 
 def _mixed_sizes() -> Iterator[Case]:
@@ -199,24 +199,24 @@ def _mixed_sizes() -> Iterator[Case]:
         items = _fill(cycle(group))
         index = items.count("[]") + items.count(large) + items.count("]," + "1") - 1
         operation = {"op": "replace", "path": f"/{index}", "value": 7}
-        yield Case(f"{small} empty arrays, one of 2 KB, a digit, and so on", _sealed(f"[{items}]"), operation)
+        yield Case(f"{small} empty arrays, one of 2 KB, a digit, and so on", _canonical(f"[{items}]"), operation)
     group = ["[]"] * 8 + ["[" + _fill(cycle("1"), 8000) + "]"] * 7 + ["1"]
     items = _fill(cycle(group))
     operation = {"op": "replace", "path": f"/{items.count('[') + items.count('],1') - 2}", "value": 7}
-    yield Case("8 empty arrays, 7 of 8 KB, a digit, and so on", _sealed(f"[{items}]"), operation)
+    yield Case("8 empty arrays, 7 of 8 KB, a digit, and so on", _canonical(f"[{items}]"), operation)
     deepest = "[" * 120 + "1" + "]" * 120
     group = ["[]"] * 13 + [deepest, deepest, "1"]
-    yield Case("empty arrays and deep ones in turn", _sealed(f"[{_fill(cycle(group))}]"), {**operation, "path": "/30000"})
+    yield Case("empty arrays and deep ones in turn", _canonical(f"[{_fill(cycle(group))}]"), {**operation, "path": "/30000"})
     objects = (f'"{index:x}":{{}}' if index % 16 < 14 else f'"{index:x}":{{":":{large}}}' for index in range(MEGABYTE))
     odd = {**INCREMENT, "path": "/:"}
-    yield Case('empty objects and large ones with a decoy ":"', _sealed(f'{{{_fill(objects)},":":1}}'), odd)
+    yield Case('empty objects and large ones with a decoy ":"', _canonical(f'{{{_fill(objects)},":":1}}'), odd)
 
 
-def _foreign() -> Iterator[Case]:
+def _non_canonical() -> Iterator[Case]:
     """Yield what another client wrote: of 1 MB, and of 250 KB, which the engine may not refuse for its size alone."""
     letter, pair = r"\u0041", r"\ud83d\ude42"
     for size in (MEGABYTE, MEGABYTE // 4):
-        words = f"foreign, {size // 1000} KB"
+        words = f"non-canonical, {size // 1000} KB"
         for name, piece in (("accents", "é"), ("emoji", "🙂"), (letter, letter), (pair, pair), ("quotes", '\\"')):
             text = piece * (size // len(piece.encode()))
             yield Case(f"text of {name}, {words}", f'{{"s":"{text}","n":1}}'.encode())
@@ -229,16 +229,16 @@ def _foreign() -> Iterator[Case]:
     for tokens in (19_000, 140_000):
         operation = {"op": "replace", "path": f"/{tokens // 2 - 500}", "value": 7}
         digits = "[" + _fill(cycle("1"), tokens) + "]"
-        yield Case(f"array of {tokens // 2:,} digits, read twice, foreign", digits.encode(), operation)
+        yield Case(f"array of {tokens // 2:,} digits, read twice, non-canonical", digits.encode(), operation)
         blanks = _fill((f'"{index:x}" : {{ }}' for index in range(tokens // 3)), 2 * MEGABYTE)
-        yield Case(f"{tokens // 3:,} members with blanks, foreign", f'{{ {blanks} , "n" : 1 }}'.encode())
+        yield Case(f"{tokens // 3:,} members with blanks, non-canonical", f'{{ {blanks} , "n" : 1 }}'.encode())
 
 
 def _many_operations() -> Iterator[Case]:
-    document = _sealed('{"s":"' + "x" * MEGABYTE + '","n":1}')
+    document = _canonical('{"s":"' + "x" * MEGABYTE + '","n":1}')
     test = {"op": "test", "path": "/n", "value": 1}
     yield Case("1,000 tests of one member behind 1 MB of text", document, test, 1000)
     yield Case("60 increments behind 1 MB of text", document, {**INCREMENT, "path": "/n"}, 60)
     members = _fill(f'"x{index}":{{"a":1}}' for index in range(MEGABYTE))
     test = {"op": "test", "path": "/a", "value": 5}
-    yield Case("20 tests, same name 60,000 times", _sealed(f'{{{members},"a":5}}'), test, 20)
+    yield Case("20 tests, same name 60,000 times", _canonical(f'{{{members},"a":5}}'), test, 20)

@@ -1,4 +1,4 @@
-"""The comparison of two builds runs, judges by its own noise, and leaves nothing behind."""
+"""The comparison of two builds runs, takes its limit from the measured noise, and removes its temporary files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmarks.comparing.turns import AGAIN, BASE, HEAD, Case, Turn, case, limi
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent.parent.parent
 COMMAND = [sys.executable, "-m", "benchmarks.compare"]
 TINY = ["--pairs", "2", "--seconds", "0.01", "--events", "200", "--tasks", "1", "4"]
 WORKLOADS = [("get", 1), ("get", 4), ("set", 1), ("set", 4), ("update", 1), ("update", 4), ("drain", None)]
@@ -42,7 +42,7 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield Path(folder)
 
 
-def test_a_build_is_compared_with_a_revision_and_the_worktree_is_removed(temporary: Path, tmp_path: Path) -> None:
+def test_comparison_with_a_revision_reports_all_workloads_and_removes_the_worktree(temporary: Path, tmp_path: Path) -> None:
     file = tmp_path / "out.json"
     command = [*COMMAND, "--base", "HEAD", *TINY, "--json", str(file)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=RUN_SECONDS, check=False)
@@ -59,7 +59,7 @@ def test_a_build_is_compared_with_a_revision_and_the_worktree_is_removed(tempora
     assert not list(temporary.iterdir())
 
 
-def test_an_interrupted_comparison_removes_its_worktree(temporary: Path) -> None:
+def test_interrupted_comparison_removes_its_worktree(temporary: Path) -> None:
     command = [*COMMAND, "--base", "HEAD", "--pairs", "1000", "--only", "calls"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr
@@ -71,7 +71,7 @@ def test_an_interrupted_comparison_removes_its_worktree(temporary: Path) -> None
     assert not list(temporary.iterdir())
 
 
-def test_an_unknown_revision_is_one_line_and_exit_code_1() -> None:
+def test_unknown_revision_gives_one_line_and_exit_code_1() -> None:
     command = [*COMMAND, "--base", "no-such-revision"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=RUN_SECONDS, check=False)
     assert done.returncode == 1
@@ -85,7 +85,7 @@ def measured(*heads: float) -> Case:
     return case("get", 1, 1, {name: [Turn(each, 10, 5) for each in row] for name, row in times.items()})
 
 
-def test_the_limit_is_the_farther_quartile_of_the_a_a_and_two_percent() -> None:
+def test_limit_is_the_larger_quartile_distance_of_the_a_a_plus_two_percent() -> None:
     found = measured(100, 100, 100)
     assert found["A/A"] == {"median": 1.0, "low": 0.981, "high": 1.021}
     assert spread(found) == pytest.approx(0.021)
@@ -93,5 +93,5 @@ def test_the_limit_is_the_farther_quartile_of_the_a_a_and_two_percent() -> None:
 
 
 @pytest.mark.parametrize(("head", "verdict"), [(104, "not slower"), (105, "**slower**"), (97, "not slower"), (95, "faster")])
-def test_a_build_is_slower_only_beyond_the_limit(head: float, verdict: str) -> None:
+def test_build_is_slower_only_above_the_limit(head: float, verdict: str) -> None:
     assert report.verdict(measured(90, head, 120)) == verdict

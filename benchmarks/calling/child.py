@@ -1,9 +1,9 @@
 """The child process of one contender on one event loop and socket: does what it is told, a line of JSON at a time.
 
-    python -m benchmarks.calling.driver redis-py uvloop unix:///tmp/redis.sock
+    python -m benchmarks.calling.child redis-py uvloop unix:///tmp/redis.sock
 
 It answers its start and every request with a line: `{"ok": ...}` or `{"error": "..."}`, and ends with its input. A request names
-one of `Driver`'s methods and its arguments: `{"do": "run", "work": "read", "tasks": 64, "calls": 10}`.
+one of `Commands`'s methods and its arguments: `{"do": "run", "work": "read", "tasks": 64, "calls": 10}`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Timing = dict[str, float]
 
 
-class Driver:
+class Commands:
     """Runs a contender, with a clock around it, and checks afterwards that it has done its work."""
 
     def __init__(self, contender: Contender) -> None:
@@ -105,12 +105,12 @@ async def _timed(work: Callable[[], Awaitable[None]]) -> Timing:
 async def serve(name: str, url: str) -> None:
     """Connect and answer requests until there are no more."""
     async with contenders.ALL[name].connected(url) as contender:
-        driver = Driver(contender)
+        commands = Commands(contender)
         _answer({"ok": None})
         # Blocks the loop between two requests, so that a contender that is not at work takes no time from the one that is.
         while line := sys.stdin.readline():
             request: dict[str, Any] = json.loads(line)
-            do = getattr(driver, request.pop("do"))
+            do = getattr(commands, request.pop("do"))
             _answer({"ok": await do(**request)})
 
 
@@ -135,8 +135,8 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _answer(words: dict[str, Any]) -> None:
-    print(json.dumps(words), flush=True)
+def _answer(message: dict[str, Any]) -> None:
+    print(json.dumps(message), flush=True)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from streaq import Worker
 
-from benchmarks.triggering.contender import run
+from benchmarks.triggering.child import run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -27,15 +27,15 @@ ENVIRONMENTS = {
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One line of the tables. `player` is its module in `players`."""
+    """One line of the tables. `adapter` is its module in `adapters`."""
 
     name: str
-    player: str
+    adapter: str
     events: int  #: of one drain: about a second of work, 20,000 at most
     options: dict[str, Any] = field(default_factory=dict)
     environment: Environment | None = None  #: None: the benchmark's own
     variables: dict[str, str] = field(default_factory=dict)  #: of its processes' environment
-    words: str = ""  #: its settings, for the tables
+    settings: str = ""  #: its settings, for the tables
     one_by_one: bool = True  #: whether its handler gets each event by itself, decoded
     latency: bool = False  #: whether its latency is measured, too
     quick: bool = False  #: whether it takes part in `--quick`
@@ -46,23 +46,23 @@ class Contender:
         return self.environment.python if self.environment else Path(sys.executable)
 
 
-OURS = Contender("ours", "ours", 20_000, words="default guarantees, `Worker` on uvloop", latency=True, quick=True)
+OURS = Contender("ours", "ours", 20_000, settings="default guarantees, `Worker` on uvloop", latency=True, quick=True)
 BARE = Contender(
     "bare loop",
     "bare",
     20_000,
-    words="`XREADGROUP COUNT 100`, `XACK` per batch, nothing decoded",
+    settings="`XREADGROUP COUNT 100`, `XACK` per batch, nothing decoded",
     one_by_one=False,
     latency=True,
     quick=True,
 )
 BARE_DECODING = Contender(
-    "bare loop, decoding", "bare", 20_000, {"decode": True}, words="the same, old and new value decoded", one_by_one=False
+    "bare loop, decoding", "bare", 20_000, {"decode": True}, settings="the same, old and new value decoded", one_by_one=False
 )
 
 
-def _rival(name: str, player: str, events: int, words: str, **more: Any) -> Contender:
-    return Contender(name, player, events, environment=ENVIRONMENTS[player], words=words, **more)
+def _rival(name: str, adapter: str, events: int, settings: str, **more: Any) -> Contender:
+    return Contender(name, adapter, events, environment=ENVIRONMENTS[adapter], settings=settings, **more)
 
 
 RIVALS = (

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from benchmarks.growing import filling
+from benchmarks.growing import dataset
 from benchmarks.growing.probes import Probe, WrongOutcome, measure, new_runner
 from benchmarks.growing.series import ITEM_SLACK, SERVER_SLACK, Line, Series
 from motia_redis import StateManager, types
@@ -24,10 +24,10 @@ KEYS_IN_EACH = 10  # of the many scopes, and of each value size
 CALLS = 300  # of one round
 _LISTED = 5000  # items of one round, at least
 _BYTES = 5_000_000  # of values in one round, at most; events hold them for 20 s
-_INCREMENT: list[types.Operation] = [{"op": "increment", "path": filling.COUNTER, "value": 1}]
+_INCREMENT: list[types.Operation] = [{"op": "increment", "path": dataset.COUNTER, "value": 1}]
 
 
-class _Bench:
+class _Harness:
     """A server with a manager for it, and the lines measured so far."""
 
     def __init__(self, server: Server, runner: Runner, times: int) -> None:
@@ -48,7 +48,7 @@ class _Bench:
         """Fill scopes; return the seconds it took and the bytes of memory that each key takes."""
         keyspace = self.runner.run(self.manager(namespace).connect())
         before = self._memory()
-        seconds = filling.fill(self.client, keyspace, scopes, keys=keys, size=size)
+        seconds = dataset.fill(self.client, keyspace, scopes, keys=keys, size=size)
         return seconds, (self._memory() - before) / (keys * len(scopes))
 
     def probe(self, operation: Operation, names: Sequence[str], *, calls: int = CALLS, items: int = 1) -> Probe:
@@ -80,75 +80,77 @@ class _Bench:
 
 def by_keys(server: Server, sizes: Sequence[int], times: int) -> Series:
     """Measure scopes of more and more keys."""
-    names = {size: [filling.name(index) for index in range(size)] for size in sizes}
-    with _bench(server, times) as bench:
+    names = {size: [dataset.name(index) for index in range(size)] for size in sizes}
+    with _harness(server, times) as harness:
         # The largest first: it makes the buffers that would count as memory of the small ones.
-        fills = {size: bench.fill([_scope(size)], keys=size, size=VALUE_BYTES) for size in reversed(sizes)}
-        state = bench.manager()
+        fills = {size: harness.fill([_scope(size)], keys=size, size=VALUE_BYTES) for size in reversed(sizes)}
+        state = harness.manager()
         operations = {size: _operations(state, _scope(size), VALUE_BYTES) for size in sizes}
         for size in sizes:
-            bench.runner.run(_check(state, _scope(size), VALUE_BYTES, size))
+            harness.runner.run(_check(state, _scope(size), VALUE_BYTES, size))
             operations[size]["count"] = _all_of(partial(state.count, _scope(size)), size)
         for name in operations[sizes[0]]:
-            bench.run(name, {size: bench.probe(operations[size][name], names[size]) for size in sizes})
+            harness.run(name, {size: harness.probe(operations[size][name], names[size]) for size in sizes})
         for name, read in {"scan": _scanned, "list": _listed, "list, no gc": _listed_without_gc}.items():
             probes = {}
             for size in sizes:
                 operation = _all_of(partial(read, state, _scope(size)), size)
-                probes[size] = bench.probe(operation, names[size][:1], calls=max(1, _LISTED // size), items=size)
-            bench.run(name, probes, unit="µs per item", warm=False)
-        bench.lines.append(Line("memory", "bytes per key", 0, {size: [memory] for size, (_, memory) in reversed(fills.items())}))
+                probes[size] = harness.probe(operation, names[size][:1], calls=max(1, _LISTED // size), items=size)
+            harness.run(name, probes, unit="µs per item", warm=False)
+        harness.lines.append(
+            Line("memory", "bytes per key", 0, {size: [memory] for size, (_, memory) in reversed(fills.items())})
+        )
     notes = {f"filling {size:,} keys": f"{seconds:.1f} s" for size, (seconds, _) in fills.items() if seconds > 1}
-    return Series("keys", "keys per scope", bench.lines, notes)
+    return Series("keys", "keys per scope", harness.lines, notes)
 
 
 def by_scopes(server: Server, sizes: Sequence[int], times: int) -> Series:
-    """Measure namespaces of more and more scopes; drawn is the scope, the key is the same in all."""
+    """Measure namespaces of more and more scopes; chosen is the scope, the key is the same in all."""
     names = {size: [f"scope{index:07d}" for index in range(size)] for size in sizes}
-    key, value = filling.name(KEYS_IN_EACH // 2), filling.value(VALUE_BYTES)
-    with _bench(server, times) as bench:
+    key, value = dataset.name(KEYS_IN_EACH // 2), dataset.value(VALUE_BYTES)
+    with _harness(server, times) as harness:
         gets, sets, groups = {}, {}, {}
         for size in sizes:
-            state = bench.manager(f"scopes{size}")
-            bench.fill(names[size], keys=KEYS_IN_EACH, size=VALUE_BYTES, namespace=state.namespace)
-            bench.runner.run(_check(state, names[size][-1], VALUE_BYTES, KEYS_IN_EACH))
-            gets[size] = bench.probe(partial(state.get, key=key), names[size])
-            sets[size] = bench.probe(partial(state.set, key=key, value=value), names[size])
+            state = harness.manager(f"scopes{size}")
+            harness.fill(names[size], keys=KEYS_IN_EACH, size=VALUE_BYTES, namespace=state.namespace)
+            harness.runner.run(_check(state, names[size][-1], VALUE_BYTES, KEYS_IN_EACH))
+            gets[size] = harness.probe(partial(state.get, key=key), names[size])
+            sets[size] = harness.probe(partial(state.set, key=key, value=value), names[size])
             operation = _all_of(partial(_group_count, state), size)
-            groups[size] = bench.probe(operation, names[size][:1], calls=max(2, _LISTED // 100 // size), items=size)
-        bench.run("get", gets)
-        bench.run("set", sets)
-        bench.run("list_groups", groups, unit="µs per scope")
-        bench.lines += [_whole_call(line) for line in bench.lines[-2:]]
-    return Series("scopes", "scopes", bench.lines)
+            groups[size] = harness.probe(operation, names[size][:1], calls=max(2, _LISTED // 100 // size), items=size)
+        harness.run("get", gets)
+        harness.run("set", sets)
+        harness.run("list_groups", groups, unit="µs per scope")
+        harness.lines += [_whole_call(line) for line in harness.lines[-2:]]
+    return Series("scopes", "scopes", harness.lines)
 
 
 def by_value_size(server: Server, sizes: Sequence[int], times: int) -> Series:
     """Measure values of more and more bytes."""
-    names = [filling.name(index) for index in range(KEYS_IN_EACH)]
-    with _bench(server, times) as bench:
-        state = bench.manager()
+    names = [dataset.name(index) for index in range(KEYS_IN_EACH)]
+    with _harness(server, times) as harness:
+        state = harness.manager()
         operations = {size: _operations(state, _scope(size), size) for size in sizes}
         for size in sizes:
-            bench.fill([_scope(size)], keys=KEYS_IN_EACH, size=size)
-            bench.runner.run(_check(state, _scope(size), size, KEYS_IN_EACH))
+            harness.fill([_scope(size)], keys=KEYS_IN_EACH, size=size)
+            harness.runner.run(_check(state, _scope(size), size, KEYS_IN_EACH))
         for name in operations[sizes[0]]:
             probes = {}
             for size in sizes:
                 calls = max(8, min(CALLS, _BYTES // size))
-                probes[size] = bench.probe(operations[size][name], names, calls=calls)
-            bench.run(name, probes, limit=1)
-    return Series("value size", "bytes of the value", bench.lines)
+                probes[size] = harness.probe(operations[size][name], names, calls=calls)
+            harness.run(name, probes, limit=1)
+    return Series("value size", "bytes of the value", harness.lines)
 
 
 @contextmanager
-def _bench(server: Server, times: int) -> Iterator[_Bench]:
+def _harness(server: Server, times: int) -> Iterator[_Harness]:
     with new_runner() as runner:
-        bench = _Bench(server, runner, times)
+        harness = _Harness(server, runner, times)
         try:
-            yield bench
+            yield harness
         finally:
-            bench.close()
+            harness.close()
 
 
 def _whole_call(line: Line) -> Line:
@@ -163,7 +165,7 @@ def _scope(size: int) -> str:
 
 def _operations(state: StateManager, scope: str, size: int) -> dict[str, Operation]:
     """Return get, set and update of a scope whose values have `size` bytes."""
-    value = filling.value(size)
+    value = dataset.value(size)
     return {
         "get": lambda key: state.get(scope, key),
         "set": lambda key: state.set(scope, key, value),
@@ -173,8 +175,8 @@ def _operations(state: StateManager, scope: str, size: int) -> dict[str, Operati
 
 async def _check(state: StateManager, scope: str, size: int, keys: int) -> None:
     """Make sure that what was filled in reads as if `set` had written it, and that calls do their job. Raises WrongOutcome."""
-    key = filling.name(keys // 2)
-    value = filling.value(size, key)
+    key = dataset.name(keys // 2)
+    value = dataset.value(size, key)
     found = await state.get(scope, key)
     updated = await state.update(scope, key, _INCREMENT)
     await state.set(scope, key, value)
@@ -207,7 +209,7 @@ async def _group_count(state: StateManager) -> int:
 
 
 def _all_of(read: Callable[[], Awaitable[int]], number: int) -> Operation:
-    """Return the operation that reads all items and makes sure of their number, whatever name was drawn."""
+    """Return the operation that reads all items and makes sure of their number, whatever name was chosen."""
 
     async def operation(_: str) -> None:
         if (found := await read()) != number:

@@ -1,7 +1,7 @@
-"""One process of the crew: obeys its parent, a line of JSON for a line of JSON, until its input ends.
+"""One process of the workers: obeys its parent, a line of JSON for a line of JSON, until its input ends.
 
 work     run a worker for the step, until `rest`; answered once it runs
-tally    what it handled since `work`: how many, first and last moment (CLOCK_MONOTONIC)
+count    what it handled since `work`: how many, first and last moment (CLOCK_MONOTONIC)
 rest     stop the worker; answered when it gave its lanes back
 write    update keys of its own with 64 tasks, from one moment to another; answered with the numbers of calls
 """
@@ -27,7 +27,7 @@ TASKS = 64
 LEASE, HEARTBEAT = 30.0, 0.5
 
 
-class Member:
+class Child:
     """What one process holds: the manager and, while it works, a worker."""
 
     def __init__(self, url: str, number: int) -> None:
@@ -38,14 +38,14 @@ class Member:
         self._worker: Worker | None = None
         self._running: asyncio.Task[None] | None = None
 
-    async def obey(self) -> None:
+    async def serve(self) -> None:
         """Do what the lines say until they end."""
         async with self._state:
             while line := await asyncio.to_thread(sys.stdin.readline):
                 order = json.loads(line)
                 answer = await getattr(self, order.pop("do"))(**order)
                 print(json.dumps(answer), flush=True)
-            await self.rest()
+            await self.stop()
 
     async def work(self) -> dict[str, Any]:
         self._handled, self._first, self._last = 0, 0.0, 0.0
@@ -55,10 +55,10 @@ class Member:
         self._running = asyncio.create_task(self._worker.run())
         return {}
 
-    async def tally(self) -> dict[str, Any]:
+    async def count(self) -> dict[str, Any]:
         return {"handled": self._handled, "first": self._first, "last": self._last}
 
-    async def rest(self) -> dict[str, Any]:
+    async def stop(self) -> dict[str, Any]:
         if self._worker and self._running:
             self._worker.stop()
             await self._running
@@ -86,10 +86,10 @@ class Member:
 
 
 def main() -> None:
-    """Run in a process of the crew: `python -m benchmarks.growing.member URL NUMBER`."""
+    """Run in a process of the workers: `python -m benchmarks.growing.child URL NUMBER`."""
     logging.getLogger("motia_redis._store.sessions").setLevel(logging.ERROR)  # that nothing is kept on disk is meant
     with new_runner() as runner:
-        runner.run(Member(sys.argv[1], int(sys.argv[2])).obey())
+        runner.run(Child(sys.argv[1], int(sys.argv[2])).serve())
 
 
 if __name__ == "__main__":

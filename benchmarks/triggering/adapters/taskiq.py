@@ -13,7 +13,7 @@ from taskiq.api import run_receiver_task
 from taskiq.serializers import ORJSONSerializer
 from taskiq_redis import ListQueueBroker, RedisStreamBroker
 
-from benchmarks.triggering.contender import run
+from benchmarks.triggering.child import run
 from benchmarks.triggering.job import Job, Value  # noqa: TC001  # taskiq looks its tasks' annotations up
 
 if TYPE_CHECKING:

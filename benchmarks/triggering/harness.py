@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from benchmarks.common.server import Server
-    from benchmarks.triggering.field import Contender
+    from benchmarks.triggering.contenders import Contender
 
 WRITE_SECONDS = 60
 WORK_SECONDS = 30
@@ -54,7 +54,7 @@ class Report:
 
 
 @dataclass(slots=True)
-class Stand:
+class Harness:
     """A server and the rivals that had to be left out, with the reason."""
 
     server: Server

@@ -6,27 +6,27 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.common import rounds
-from benchmarks.triggering.field import OURS
-from benchmarks.triggering.stand import complete
+from benchmarks.triggering.contenders import OURS
+from benchmarks.triggering.harness import complete
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from benchmarks.triggering.field import Contender
+    from benchmarks.triggering.contenders import Contender
+    from benchmarks.triggering.harness import Harness, Report
     from benchmarks.triggering.snapshot import Snapshot
-    from benchmarks.triggering.stand import Report, Stand
 
 Row = dict[str, Any]
 
 
-def measure_drains(stand: Stand, field: Sequence[Contender], times: int) -> list[Row]:
+def measure_throughput(harness: Harness, contenders: Sequence[Contender], times: int) -> list[Row]:
     """Return a row per contender: events per second, CPU time of the worker per event, and ours / rival."""
-    turns = {contender.name: _Drain(stand, contender, contender.events) for contender in field}
-    rates = _alternate(stand, turns, times)
+    turns = {contender.name: _Drain(harness, contender, contender.events) for contender in contenders}
+    rates = _alternate(harness, turns, times)
     return [
         {
             "name": turn.contender.name,
-            "settings": turn.contender.words,
+            "settings": turn.contender.settings,
             "events": turn.contender.events,
             "one by one": turn.contender.one_by_one,
             "rate": rounds.Spread.of(rates[name]).as_dict(),
@@ -39,10 +39,10 @@ def measure_drains(stand: Stand, field: Sequence[Contender], times: int) -> list
     ]
 
 
-def measure_condition(stand: Stand, events: int, times: int) -> Row:
+def measure_condition(harness: Harness, events: int, times: int) -> Row:
     """Return the rates of looking at all events, without a condition and with one that lets a hundredth through."""
     filtered = replace(OURS, name="condition", options={"condition": True})
-    rates = _alternate(stand, {turn.name: _Drain(stand, turn, events) for turn in (OURS, filtered)}, times)
+    rates = _alternate(harness, {turn.name: _Drain(harness, turn, events) for turn in (OURS, filtered)}, times)
     return {
         "events": events,
         "without": rounds.Spread.of(rates[OURS.name]).as_dict(),
@@ -51,13 +51,13 @@ def measure_condition(stand: Stand, events: int, times: int) -> Row:
     }
 
 
-def measure_steps(stand: Stand, plan: dict[int, int], times: int) -> list[Row]:
+def measure_steps(harness: Harness, plan: dict[int, int], times: int) -> list[Row]:
     """Return, for a number of steps on one scope and of events each, the microseconds per step and event."""
     turns = {
-        str(steps): _Drain(stand, replace(OURS, options={"steps": steps}), events, handlings=steps)
+        str(steps): _Drain(harness, replace(OURS, options={"steps": steps}), events, handlings=steps)
         for steps, events in plan.items()
     }
-    rates = _alternate(stand, turns, times)
+    rates = _alternate(harness, turns, times)
     costs = {name: [1e6 / rate for rate in row] for name, row in rates.items()}
     one = costs[str(min(plan))]
     return [
@@ -74,25 +74,25 @@ def measure_steps(stand: Stand, plan: dict[int, int], times: int) -> list[Row]:
 class _Drain:
     """A contender's turn: put back what it wrote once, start a worker, take its report."""
 
-    def __init__(self, stand: Stand, contender: Contender, events: int, handlings: int = 1) -> None:
+    def __init__(self, harness: Harness, contender: Contender, events: int, handlings: int = 1) -> None:
         self.contender = contender
         self.reports: list[Report] = []
-        self._stand = stand
+        self._harness = harness
         self._snapshot: Snapshot | None = None
-        self._write = stand.job(contender, events)
-        self._work = stand.job(contender, events * handlings)
+        self._write = harness.job(contender, events)
+        self._work = harness.job(contender, events * handlings)
 
     def __call__(self) -> float:
         """Return the rate."""
         if self._snapshot is None:
-            self._snapshot = self._stand.fill(self.contender, self._write)
+            self._snapshot = self._harness.fill(self.contender, self._write)
         self._snapshot.restore()
-        self.reports.append(self._stand.work(self.contender, self._work))
+        self.reports.append(self._harness.work(self.contender, self._work))
         return self.reports[-1].rate
 
 
-def _alternate(stand: Stand, turns: dict[str, _Drain], times: int) -> dict[str, list[float]]:
+def _alternate(harness: Harness, turns: dict[str, _Drain], times: int) -> dict[str, list[float]]:
     def attempt(turn: _Drain) -> Callable[[], float]:
-        return lambda: stand.attempt(turn.contender, turn)
+        return lambda: harness.attempt(turn.contender, turn)
 
     return complete(rounds.alternate({name: attempt(turn) for name, turn in turns.items()}, times))

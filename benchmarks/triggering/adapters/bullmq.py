@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bullmq import Queue, Worker
 
-from benchmarks.triggering.contender import run
+from benchmarks.triggering.child import run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -10,7 +10,7 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.triggering.contender import run
+from benchmarks.triggering.child import run
 from benchmarks.triggering.job import key
 from benchmarks.triggering.meter import Meter, listen
 from motia_redis import StateManager, StateTriggerInput, Worker, state, step

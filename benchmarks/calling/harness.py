@@ -23,7 +23,7 @@ _CHANGING = "ours, changing"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Configuration:
     """Where calls are made: over which socket, in which event loop."""
 
     socket: str
@@ -35,11 +35,11 @@ class Place:
 
     def child(self, contender: str) -> Child:
         """Start a contender's process here."""
-        return Child(contender, [sys.executable, "-m", "benchmarks.calling.driver", contender, self.loop, self.url])
+        return Child(contender, [sys.executable, "-m", "benchmarks.calling.child", contender, self.loop, self.url])
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class Sampling:
     """How long and how often is measured."""
 
     rounds: int
@@ -47,7 +47,7 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class Samples:
     """A contender's figures in a case, by round: microseconds per call, and of CPU per call."""
 
     times: Sequence[float]
@@ -57,11 +57,11 @@ class Column:
 class Turn:
     """One contender's turn at a work: gives microseconds per call, and notes the CPU time per call beside it."""
 
-    def __init__(self, child: Child, work: str, tasks: int, pace: Pace) -> None:
+    def __init__(self, child: Child, work: str, tasks: int, sampling: Sampling) -> None:
         self.cpu: list[float] = []
         self._child, self._tasks = child, tasks
         self._order = {"do": "list_all"} if work == "list" else {"do": "run", "work": work, "tasks": tasks}
-        self._calls = self._calibrated(pace.seconds)
+        self._calls = self._calibrate(sampling.seconds)
 
     def __call__(self) -> float:
         spent = self._child.ask(calls=self._calls, **self._order)
@@ -69,7 +69,7 @@ class Turn:
         self.cpu.append(spent["cpu"] / done * 1e6)
         return float(spent["seconds"]) / done * 1e6
 
-    def _calibrated(self, seconds: float) -> int:
+    def _calibrate(self, seconds: float) -> int:
         """Return how many calls of each task take about so long; warms up on the way."""
         calls = 1
         while (spent := float(self._child.ask(calls=calls, **self._order)["seconds"])) < seconds / 4:
@@ -106,23 +106,23 @@ class Contention:
 
 
 @dataclass(slots=True)
-class Field:
+class Harness:
     """The running children of a place, by contender, and who was left out, why."""
 
-    place: Place
+    configuration: Configuration
     children: dict[str, Child] = field(default_factory=dict)
-    partners: dict[str, Child] = field(default_factory=dict)  #: the second processes, for contention
+    second_processes: dict[str, Child] = field(default_factory=dict)  #: the second processes, for contention
     left_out: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def enter(cls, stack: ExitStack, place: Place) -> Field:
+    def enter(cls, stack: ExitStack, configuration: Configuration) -> Harness:
         """Start them all, stopped with the stack. Raises ChildFailed when one of the two that every case needs does not start."""
-        started = cls(place)
+        started = cls(configuration)
         for name in contenders.ALL:
-            started.children[name] = stack.enter_context(place.child(name))
+            started.children[name] = stack.enter_context(configuration.child(name))
         for name in (OURS, PLAIN):
-            started.partners[name] = stack.enter_context(place.child(name))
-            started.partners[name].wait()
+            started.second_processes[name] = stack.enter_context(configuration.child(name))
+            started.second_processes[name].wait()
         for name, child in list(started.children.items()):
             try:
                 child.wait()
@@ -134,55 +134,58 @@ class Field:
                 del started.children[name]
         return started
 
-    def gets(self, tasks: int, pace: Pace) -> list[Case]:
+    def gets(self, tasks: int, sampling: Sampling) -> list[Case]:
         """Measure reads."""
-        columns = _take_turns({name: Turn(child, "read", tasks, pace) for name, child in self._competing(tasks)}, pace)
-        return [self._case("get", tasks, columns)]
+        samples = _take_turns({name: Turn(child, "read", tasks, sampling) for name, child in self._contenders(tasks)}, sampling)
+        return [self._case("get", tasks, samples)]
 
-    def sets(self, tasks: int, pace: Pace) -> list[Case]:
+    def sets(self, tasks: int, sampling: Sampling) -> list[Case]:
         """Measure writes and, in the same rounds, our updates: those are compared with the writes of the others."""
-        turns = {name: Turn(child, "write", tasks, pace) for name, child in self._competing(tasks)}
-        columns = _take_turns({**turns, _CHANGING: Turn(self.children[OURS], "change", tasks, pace)}, pace)
-        changing = columns.pop(_CHANGING)
-        return [self._case("set", tasks, columns), self._case("update", tasks, {**columns, OURS: changing})]
+        turns = {name: Turn(child, "write", tasks, sampling) for name, child in self._contenders(tasks)}
+        samples = _take_turns({**turns, _CHANGING: Turn(self.children[OURS], "change", tasks, sampling)}, sampling)
+        changing = samples.pop(_CHANGING)
+        return [self._case("set", tasks, samples), self._case("update", tasks, {**samples, OURS: changing})]
 
-    def listing(self, pace: Pace) -> list[Case]:
+    def listing(self, sampling: Sampling) -> list[Case]:
         """Measure the list of all values of a scope. Raises AssertionError when the two lists differ."""
         if self.children[OURS].ask("digest") != self.children[PLAIN].ask("digest"):
             raise AssertionError("the listed values differ")
-        columns = _take_turns({name: Turn(self.children[name], "list", 1, pace) for name in (OURS, PLAIN)}, pace)
-        return [self._case("list", 1, columns)]
+        samples = _take_turns({name: Turn(self.children[name], "list", 1, sampling) for name in (OURS, PLAIN)}, sampling)
+        return [self._case("list", 1, samples)]
 
-    def contention(self, pace: Pace) -> list[Case]:
+    def contention(self, sampling: Sampling) -> list[Case]:
         """Measure the increments of one member by tasks of two processes."""
-        turns = {name: Contention((self.children[name], partner), 2 * pace.seconds) for name, partner in self.partners.items()}
-        return [self._case("contended increment", TASKS, _take_turns(turns, pace))]
+        turns = {
+            name: Contention((self.children[name], partner), 2 * sampling.seconds)
+            for name, partner in self.second_processes.items()
+        }
+        return [self._case("contended increment", TASKS, _take_turns(turns, sampling))]
 
     def fill(self) -> None:
         """Write what is listed; it stays for the other places of the same server."""
         for name in (OURS, PLAIN):
             self.children[name].ask("fill", count=LISTED)
 
-    def _competing(self, tasks: int) -> list[tuple[str, Child]]:
+    def _contenders(self, tasks: int) -> list[tuple[str, Child]]:
         """Return who takes part: what is called one at a time is compared with redis-py alone."""
         return [(name, child) for name, child in self.children.items() if tasks > 1 or name in (OURS, PLAIN)]
 
-    def _case(self, work: str, tasks: int, columns: Mapping[str, Column]) -> Case:
+    def _case(self, work: str, tasks: int, samples: Mapping[str, Samples]) -> Case:
         """Return a case: times and CPU times in microseconds per call, ours / rival, and rival / ours for rates."""
-        ours, rivals = columns[OURS], {name: column for name, column in columns.items() if name != OURS}
+        ours, rivals = samples[OURS], {name: sample for name, sample in samples.items() if name != OURS}
         return {
             "work": work,
             "tasks": tasks,
-            "socket": self.place.socket,
-            "loop": self.place.loop,
-            "times": {name: Spread.of(column.times).as_dict() for name, column in columns.items()},
-            "cpu": {name: Spread.of(column.cpu).as_dict() for name, column in columns.items()},
-            "ratios": {name: ratio(ours.times, column.times).as_dict() for name, column in rivals.items()},
-            "speedups": {name: ratio(column.times, ours.times).as_dict() for name, column in rivals.items()},
-            "cpu_ratios": {name: ratio(ours.cpu, column.cpu).as_dict() for name, column in rivals.items()},
+            "socket": self.configuration.socket,
+            "loop": self.configuration.loop,
+            "times": {name: Spread.of(sample.times).as_dict() for name, sample in samples.items()},
+            "cpu": {name: Spread.of(sample.cpu).as_dict() for name, sample in samples.items()},
+            "ratios": {name: ratio(ours.times, sample.times).as_dict() for name, sample in rivals.items()},
+            "speedups": {name: ratio(sample.times, ours.times).as_dict() for name, sample in rivals.items()},
+            "cpu_ratios": {name: ratio(ours.cpu, sample.cpu).as_dict() for name, sample in rivals.items()},
         }
 
 
-def _take_turns(turns: Mapping[str, Turn | Contention], pace: Pace) -> dict[str, Column]:
-    times = alternate(turns, pace.rounds)
-    return {name: Column(times[name], turn.cpu) for name, turn in turns.items()}
+def _take_turns(turns: Mapping[str, Turn | Contention], sampling: Sampling) -> dict[str, Samples]:
+    times = alternate(turns, sampling.rounds)
+    return {name: Samples(times[name], turn.cpu) for name, turn in turns.items()}

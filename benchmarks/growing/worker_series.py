@@ -1,0 +1,141 @@
+"""How fast events are handled, and values updated, by more and more processes.
+
+Every round drains the same events: they are written once, and before each round the step is set back to their beginning, once its
+workers hold their lanes and wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from benchmarks.common import rounds
+from benchmarks.growing import dataset
+from benchmarks.growing.child import SCOPE, STEP, WRITTEN
+from benchmarks.growing.probes import WrongOutcome, new_runner
+from benchmarks.growing.series import Line, Series
+from benchmarks.growing.workers import Workers
+from motia_redis import StateManager
+from motia_redis._admin.status import read_status
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.common.server import Server
+
+KEYS = 500
+VALUE_BYTES = 200
+_WRITERS = 64  # tasks that write the events
+_RETAINING_GROUP = "retain"  # a group that never reads, so that no event is trimmed
+_SETTLE_SECONDS = 0.3  # seconds from holding all lanes to waiting for events in all of them
+_START_DELAY_SECONDS = 0.2  # seconds from the order to the common start
+_TIMEOUT_SECONDS = 60  # seconds for anything that takes one
+
+
+def by_workers(server: Server, sizes: Sequence[int], times: int, *, events: int, seconds: float) -> Series:
+    """Measure draining so many events, and updating for so many seconds; the cost is wall time per event or call."""
+    with new_runner() as runner, Workers(server.url, max(sizes)) as workers:
+        state = StateManager(server.url)
+        try:
+            drains = _Drains(server, runner, workers, state)
+            drains.write(events)
+            handled = rounds.alternate({str(size): partial(drains.once, size) for size in sizes}, times)
+            updates = _Updates(workers)
+            updates.once(max(sizes), seconds / 2)  # opens the connections
+            updated = rounds.alternate({str(size): partial(updates.once, size, seconds) for size in sizes}, times)
+            values = runner.run(state.list(WRITTEN))
+        finally:
+            runner.run(state.close())
+    if (found := sum(value["count"] for value in values)) != updates.made:
+        raise WrongOutcome(f"{updates.made} updates made {found} increments")
+    lines = [
+        Line(name, "µs", 0, {int(size): spent for size, spent in figures.items()})
+        for name, figures in (("event handled", handled), ("update", updated))
+    ]
+    return Series("workers", "processes", lines)
+
+
+class _Drains:
+    """Written events, and one drain of them after the other."""
+
+    def __init__(self, server: Server, runner: asyncio.Runner, workers: Workers, state: StateManager) -> None:
+        self._client = server.client
+        self._runner = runner
+        self._workers = workers
+        self._state = state
+        keyspace = runner.run(state.connect())
+        self._streams = keyspace.event_streams(SCOPE)
+        # A key in each lane, to wake who waits for it.
+        self._lane_keys = {keyspace.lane(name.encode()): name for name in map(dataset.name, range(KEYS))}
+        self._written = 0
+
+    def write(self, events: int) -> None:
+        """Write the events, evenly over the keys."""
+        for stream in self._streams:
+            self._client.xgroup_create(stream, _RETAINING_GROUP, "0", mkstream=True)
+        self._runner.run(self._write([dataset.name(index % KEYS) for index in range(events)]))
+
+    def once(self, number: int) -> float:
+        """Return the microseconds per event from the first to the last one that `number` workers handle."""
+        self._workers.tell(number, do="work")
+        try:
+            self._wait_for_lanes(number)
+            for stream in self._streams:
+                self._client.xgroup_setid(stream, STEP, "0")
+            self._runner.run(self._write(list(self._lane_keys.values())))
+            return self._wait_for_handlers(number)
+        finally:
+            self._workers.tell(number, do="stop")
+
+    async def _write(self, keys: list[str]) -> None:
+        value = dataset.value(VALUE_BYTES)
+        left = iter(keys)
+
+        async def write() -> None:
+            for key in left:
+                await self._state.set(SCOPE, key, value)
+
+        await asyncio.gather(*(write() for _ in range(_WRITERS)))
+        self._written += len(keys)
+
+    def _wait_for_lanes(self, number: int) -> None:
+        """Wait until each worker holds its share."""
+        share = len(self._streams) // number
+        deadline = time.monotonic() + _TIMEOUT_SECONDS
+        while time.monotonic() < deadline:
+            workers = self._runner.run(read_status(self._state)).workers
+            if len(workers) == number and all(worker.lanes[STEP] == share for worker in workers):
+                time.sleep(_SETTLE_SECONDS)
+                return
+            time.sleep(0.1)
+        raise WrongOutcome(f"{number} workers did not share the lanes evenly within {_TIMEOUT_SECONDS} s")
+
+    def _wait_for_handlers(self, number: int) -> float:
+        deadline = time.monotonic() + _TIMEOUT_SECONDS
+        while time.monotonic() < deadline:
+            counts = self._workers.tell(number, do="count")
+            handled = int(sum(count["handled"] for count in counts))
+            if handled > self._written:
+                raise WrongOutcome(f"{handled} events handled of {self._written}")
+            if handled == self._written:
+                spent = max(count["last"] for count in counts) - min(count["first"] for count in counts)
+                return float(spent) * 1e6 / handled
+            time.sleep(0.1)
+        raise WrongOutcome(f"{number} workers did not handle {self._written} events within {_TIMEOUT_SECONDS} s")
+
+
+class _Updates:
+    """Processes that update at the same time, each with many tasks; `made` counts all their calls."""
+
+    def __init__(self, workers: Workers) -> None:
+        self.made = 0
+        self._workers = workers
+
+    def once(self, number: int, seconds: float) -> float:
+        """Return the microseconds per call of `number` processes together."""
+        start = time.monotonic() + _START_DELAY_SECONDS
+        answers = self._workers.tell(number, do="write", start=start, end=start + seconds)
+        self.made += sum(answer["made"] for answer in answers)
+        return seconds * 1e6 / float(sum(answer["in_time"] for answer in answers))

@@ -1,0 +1,204 @@
+"""Figures, goals and reports: what the benchmarks make of their measurements."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.calling import goals as calls_goals
+from benchmarks.calling import report as calls_report
+from benchmarks.common import machine, plots, program, results, tables
+from benchmarks.common.goals import Verdict
+from benchmarks.common.rounds import Spread, alternate, ratio
+from benchmarks.growing import report as growth_report
+from benchmarks.growing.series import Line, Series
+from benchmarks.triggering import goals as triggers_goals
+from benchmarks.triggering import report as triggers_report
+from benchmarks.updating import report as update_report
+
+ROOT = Path(__file__).parent.parent.parent.parent
+
+
+@pytest.mark.parametrize("name", ["update", "update-redis-7.0", "calls", "triggers", "growth"])
+def test_page_has_a_section_for_every_benchmark(name: str) -> None:
+    assert tables.has(results.README, name)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "results").glob("*.json")), ids=lambda path: path.stem)
+def test_tables_of_the_page_match_the_result_file(path: Path) -> None:
+    reports = {"update": update_report, "calls": calls_report, "triggers": triggers_report, "growth": growth_report}
+    result = json.loads(path.read_text())
+    assert result["benchmark"] == path.stem
+    assert reports[path.stem.partition("-")[0]].text(result).strip() in results.README.read_text()
+
+
+def test_each_round_starts_with_the_next_contender() -> None:
+    order: list[str] = []
+    figures = alternate({name: lambda name=name: order.append(name) or 1.0 for name in "abc"}, 2)
+    assert "".join(order) == "abcbca"
+    assert figures == {"a": [1.0, 1.0], "b": [1.0, 1.0], "c": [1.0, 1.0]}
+
+
+def test_ratio_is_the_median_of_the_ratios_of_each_round() -> None:
+    assert ratio([1, 20, 3], [2, 40, 6]) == Spread(0.5, 0.5, 0.5)
+
+
+def test_goal_is_met_if_the_figure_equals_the_limit() -> None:
+    assert Verdict(2.0, 2.0).met
+    assert Verdict(2.0, 2.0, at_least=True).met
+    assert not Verdict(2.1, 2.0).met
+    assert not Verdict(1.9, 2.0, at_least=True).met
+    assert (Verdict(4.0, 2.0).distance, Verdict(1.0, 2.0, at_least=True).distance) == (2.0, 2.0)
+
+
+def spread(middle: float) -> dict[str, float]:
+    return {"median": middle, "low": middle * 0.9, "high": middle * 1.1}
+
+
+FACTS = {
+    "machine": {"cpu": "Example", "cores": "2"},
+    "settings": {"redis": "8.2.3", "rounds": "5"},
+    "left out": {"celery": "broken"},
+}
+CONDITIONS = "Machine: cpu Example, cores 2.  \nSettings: redis 8.2.3, rounds 5.  \nLeft out: celery: broken.\n"
+
+
+def case(work: str, tasks: int, **times: float) -> dict[str, Any]:
+    named = {name.replace("_", "-"): spent for name, spent in times.items()}
+    ratios = {name: named["ours"] / spent for name, spent in named.items() if name != "ours"}
+    return {
+        "work": work,
+        "tasks": tasks,
+        "socket": "Unix",
+        "loop": "uvloop",
+        "times": {name: spread(spent) for name, spent in named.items()},
+        "cpu": {name: spread(spent) for name, spent in named.items()},
+        "ratios": {name: spread(each) for name, each in ratios.items()},
+        "speedups": {name: spread(1 / each) for name, each in ratios.items()},
+        "cpu_ratios": {name: spread(each) for name, each in ratios.items()},
+    }
+
+
+def calls_result() -> dict[str, Any]:
+    statements = {"ours": "import motia_redis", "its parts": "import redis.asyncio"}
+    return {
+        **FACTS,
+        "cases": [case("get", 1, ours=90, redis_py=100), case("get", 64, ours=10, redis_py=50, coredis=40, valkey_glide=25)],
+        "imports": {"statements": statements, "milliseconds": dict.fromkeys(statements, spread(100)), "excess": spread(70)},
+        "memory": {"keys": 1000, "value_bytes": 200, "bytes": {"plain hash": 1e6, "ours, settled": 1.5e6}},
+    }
+
+
+def test_report_of_calls_shows_met_and_missed_goals() -> None:
+    printed = calls_report.text(calls_result())
+    assert printed.startswith(CONDITIONS)
+    assert "| `get`, one at a time: time, of redis-py's | Unix, uvloop | 0.90 times | ≤ 1.00 times | yes |" in printed
+    assert "| `get` by 64 tasks: rate, of redis-py's | Unix, uvloop | 5.00 times | ≥ 6.00 times | **0 of 1** |" in printed
+    assert "| 70.0 ms | ≤ 60.0 ms | **0 of 1** |" in printed
+    assert (
+        "| get | Unix, uvloop | redis-py | 90.0 (81.0 to 99.0) | 100 (90.0 to 110) | 0.90 (0.81 to 0.99) | ≤ 1.00 | yes |"
+        in printed
+    )
+    assert "100,000 (90,909 to 111,111)" in printed
+
+
+def test_goal_against_several_rivals_is_compared_with_the_fastest() -> None:
+    rows = {row.goal: row for row in calls_goals.table(calls_result())}
+    row = rows["`get` by 64 tasks: rate, of the better of coredis and valkey-glide"]
+    assert (row.where, row.worst.figure, row.met) == ("Unix, uvloop, valkey-glide", 2.5, 1)
+
+
+def drained(name: str, rate: float, *, one_by_one: bool = True) -> dict[str, Any]:
+    return {
+        "name": name,
+        "settings": "as they are",
+        "events": 1000,
+        "one by one": one_by_one,
+        "rate": spread(rate),
+        "cpu": spread(1e6 / rate),
+        "ratio": spread(40_000 / rate),
+    }
+
+
+def triggers_result() -> dict[str, Any]:
+    times = {"commands": spread(20), "cpu": spread(30)}
+    return {
+        **FACTS,
+        "rivals": {"huey": {"huey": "3.0", "redis": "6.0"}},
+        "throughput": [drained("ours", 40_000), drained("bare loop", 90_000, one_by_one=False), drained("huey", 5000)],
+        "latencies": [
+            {"name": name, "p50": spread(0.5), "p99": spread(1.0), "ratio": {"p50": spread(1.2), "p99": spread(0.8)}}
+            for name in ("ours", "bare loop", "huey")
+        ],
+        "workers": {"events": 1000, "one": spread(40_000), "two": spread(72_000), "ratio": spread(1.8)},
+        "condition": {"events": 1000, "without": spread(40_000), "with": spread(60_000), "ratio": spread(1.5)},
+        "steps": [{"steps": steps, "events": 300, "cost": spread(20), "ratio": spread(1.0)} for steps in (1, 5, 20)],
+        "server time": {"events": 1000, "ours": times, "bare loop": times, "ratio": {part: spread(1.0) for part in times}},
+    }
+
+
+def test_report_of_triggers_shows_met_and_missed_goals() -> None:
+    printed = triggers_report.text(triggers_result())
+    assert printed.startswith(CONDITIONS.replace("Settings", "Rivals: huey 3.0.  \nSettings"))
+    assert "| one worker handles 30,000 events a second | 40,000 | ≥ 30,000 | yes |" in printed
+    assert "| 10 times the best rival that delivers one by one (huey) | 8.00 | ≥ 10.0 | **no** |" in printed
+    assert "| latency, p50: at most the best rival's (huey) | 1.20 | ≤ 1.00 | **no** |" in printed
+    assert "| two workers against one | 1,000 | 40,000 | 72,000 | 1.80 | 1.62 to 1.98 |" in printed
+
+
+def test_triggers_have_fewer_goals_without_rivals_or_on_an_old_server() -> None:
+    result = triggers_result()
+    every = set(triggers_goals.judge(result))
+    for section in ("throughput", "latencies"):
+        result[section] = [row for row in result[section] if row["name"] != "huey"]
+    result["server time"] = None
+    fewer = set(triggers_goals.judge(result))
+    assert fewer < every
+    assert len(every - fewer) == 4
+    assert "Not measured: needs Redis 7.2 or newer." in triggers_report.text(result)
+
+
+def growth_result() -> dict[str, Any]:
+    sizes = (100, 1000, 10_000)
+    fast, steady = ({size: [cost(size)] * 5 for size in sizes} for cost in (lambda size: size / 10.0, lambda size: 50.0))
+    lines = [Line("get", "µs", 0, steady), Line("list", "µs", 0, fast), Line("scan", "µs", 1, fast)]
+    return {**FACTS, "series": [Series("keys", "keys per scope", lines, {"filling": "2 s"}).as_dict()]}
+
+
+def test_report_of_growth_names_operations_that_grow_too_fast() -> None:
+    printed = growth_report.text(growth_result())
+    assert printed.startswith(CONDITIONS)
+    assert "2 of 3 grow no faster than they must; faster: list over keys per scope." in printed
+    assert "| get, µs | 50.0 | 50.0 | 50.0 | 0.00 | 0 | no |" in printed
+    assert "| list, µs | 10.0 | 100 | 1,000 | 1.00 | 0 | **yes** |" in printed
+    assert "filling: 2 s." in printed
+
+
+@pytest.mark.skipif(not find_spec("matplotlib"), reason="matplotlib, of the extra bench, is not installed")
+@pytest.mark.parametrize(
+    ("report", "name", "result"),
+    [
+        (calls_report, "calls", calls_result()),
+        (triggers_report, "triggers", triggers_result()),
+        (growth_report, "growth", ROOT / "benchmarks" / "results" / "growth.json"),
+        (update_report, "update", ROOT / "benchmarks" / "results" / "update.json"),
+    ],
+)
+def test_every_linked_plot_is_drawn_in_a_light_and_a_dark_variant(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, report: program.Report, name: str, result: Any
+) -> None:
+    monkeypatch.setattr(plots, "PLOTS", tmp_path)
+    report.draw(json.loads(result.read_text()) if isinstance(result, Path) else result, name)
+    page = report.pictures(name)
+    drawn = sorted(path.name for path in tmp_path.iterdir())
+    assert drawn
+    assert all(f"plots/{plot}" in page for plot in drawn)
+    assert page.count("<picture>") * 2 == len(drawn)
+
+
+def test_machine_description_names_packages_that_are_not_installed() -> None:
+    assert machine.describe(("no-such-package",))["no-such-package"] == "not installed"
