@@ -39,7 +39,7 @@ _REASONS = {
     ("OVERFLOW", "digits"): "the number has more than 400 characters",
     ("TOODEEP", "result"): "the result would be nested deeper than 1,000 levels",
     ("TOOMUCH", "bytes moved"): "all operations together move more than 64 MiB; split the update, or the value",
-    ("TOOMUCH", "items walked"): "too many items stand before the one in question; split the update, or the value",
+    ("TOOMUCH", "items scanned"): "the parser must scan too many items to find the path; split the update, or the value",
 }
 
 

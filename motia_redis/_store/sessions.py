@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
-from motia_redis._scripts import loader
+from motia_redis._scripts import state as scripts
 from motia_redis._store import keyspace
 from motia_redis._store.keyspace import Keyspace, Layout
 from motia_redis._transport import endpoint, failures, health, urls
@@ -177,7 +177,6 @@ class Sessions:
         """Return the namespace's layout, written only if there is none (a replica can be read), and the server's clock."""
         key, subject = keyspace.layout_key(namespace), f"namespace {namespace!r}"
         wanted = self.layout or Layout()
-        arguments = [str(keyspace.LAYOUT_VERSION), str(wanted.partitions), str(wanted.lanes)]
         try:
             # What does not answer its first command soon is no Redis, or of no use.
             async with asyncio.timeout(endpoint.CONNECT_TIMEOUT):
@@ -186,7 +185,9 @@ class Sessions:
                 reply, (seconds, microseconds), info, config = await router.pipeline(key, commands)
                 clock = b"%d" % (seconds * 1000 + microseconds // 1000), time.monotonic()
                 if reply == [None, None, None]:
-                    reply = await loader.load("ensure_layout")(router, [key], arguments)
+                    reply = await scripts.ensure_layout(
+                        router, layout=key, version=keyspace.LAYOUT_VERSION, partitions=wanted.partitions, lanes=wanted.lanes
+                    )
         except (RedisError, OSError) as error:
             raise await self.to_unavailable(subject, error) from error
         try:
