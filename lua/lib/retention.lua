@@ -30,8 +30,8 @@ local function first_needed(call, stream)
   return needed
 end
 
--- How many entries one XTRIM removes, more than the 64 changes between two calls of `trim`; and after how many bytes a call leaves
--- the rest to the next one. Both are about a millisecond of the server's time, for small entries and for entries of 100 KB.
+-- How many entries one XTRIM removes: more than the 64 changes between two calls of `trim`. After how many bytes a call ends and
+-- leaves the rest to the next one. Both are about a millisecond of server time, for small entries and for entries of 100 KB.
 local AT_ONCE = 100
 local BYTES = 1024 * 1024
 

@@ -7,7 +7,7 @@
     values        JSON values to the last digit: read, copied, compared
     model         what must come out of an update; none of our code
     documents     random documents
-    foreign_text  JSON as other programs write it, and what is JSON no more
+    noncanonical  JSON as other programs write it, and what is JSON no more
     operations    random operations on a document
     cases         a stored text and an update of it: drawn, saved, loaded
     runner        does the same in Redis, many cases per round trip
@@ -21,8 +21,8 @@ from tests.fuzzing.campaign import fuzz
 from tests.fuzzing.cases import Case, expect
 from tests.fuzzing.documents import draw_value
 from tests.fuzzing.failures import shrink, try_case
-from tests.fuzzing.foreign_text import BROKEN, foreign
 from tests.fuzzing.model import Model, pointer, resolve
+from tests.fuzzing.noncanonical import BROKEN, encode_noncanonical
 from tests.fuzzing.operations import draw_existing, is_wanted
 from tests.fuzzing.runner import BATCH, Runner
 from tests.fuzzing.values import load
@@ -36,8 +36,8 @@ __all__ = [
     "Runner",
     "draw_existing",
     "draw_value",
+    "encode_noncanonical",
     "expect",
-    "foreign",
     "fuzz",
     "is_wanted",
     "judge",

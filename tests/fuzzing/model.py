@@ -1,4 +1,4 @@
-"""What an update must do, said with the `jsonpatch` package and Python's own arithmetic: none of our code but the seal."""
+"""What an update must do, by the `jsonpatch` package and Python's own arithmetic: none of our code but the canonical mark."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ import pytest
 
 from motia_redis._scripts import loader
 from motia_redis._store import codec
-from tests.fuzzing import documents, foreign_text, operations
-from tests.fuzzing.foreign_text import foreign
+from tests.fuzzing import documents, noncanonical, operations
+from tests.fuzzing.noncanonical import encode_noncanonical
 from tests.fuzzing.values import equal, fits, is_json, load, same
 
 LUA = shutil.which("lua5.1")
@@ -71,7 +71,7 @@ def _numbers(seed: int, count: int) -> list[str]:
     rnd = random.Random(seed)
     numbers = [str(rnd.choice((1, -1)) * rnd.randrange(10 ** rnd.randrange(1, 21))) for _ in range(count // 2)]
     numbers += [repr(documents.draw_number(rnd)) for _ in range(count // 3)]
-    numbers += [rnd.choice(foreign_text.SPELLINGS) for _ in range(count - len(numbers))]
+    numbers += [rnd.choice(noncanonical.SPELLINGS) for _ in range(count - len(numbers))]
     rnd.shuffle(numbers)
     return numbers
 
@@ -119,7 +119,7 @@ def test_canonical_spells_any_string_as_the_codec_does() -> None:
         + documents.NAMES
     )
     texts += [f"\\u{code:04x}" for code in (0x41, 0x22, 0x5C, 0x7B, 0xD83D)] + ["\\\\u0041", '\\\\"', "\\\\\\"]
-    tokens: list[tuple[bytes]] = [(foreign(rnd, text).encode(),) for text in texts]
+    tokens: list[tuple[bytes]] = [(encode_noncanonical(rnd, text).encode(),) for text in texts]
     answers = lua(
         'local noncanonical = require("lib.noncanonical")\nrun(function(token) return noncanonical.canonicalize(token) end)',
         tokens,
@@ -135,7 +135,7 @@ def test_texts_are_equal_whatever_their_spelling() -> None:
         value = documents.draw_value(rnd)
         other = operations.draw_tested(rnd, value) if rnd.random() < 0.7 else documents.draw_value(rnd)
         if is_json(other):
-            pairs.append((foreign(rnd, value).encode(), codec.encode(other, subject="", max_bytes=1 << 30)))
+            pairs.append((encode_noncanonical(rnd, value).encode(), codec.encode(other, subject="", max_bytes=1 << 30)))
     body = 'local equal = require("lib.equal")\nrun(function(a, b) return equal.equal(a, b) end)'
     # `equal` is given values without the blanks around them.
     answers = lua(body, pairs)  # type: ignore[arg-type]
@@ -221,9 +221,9 @@ run(function(text, open, index) return scan_items.find_element(document(text), t
 
 def test_only_json_passes_the_check_of_noncanonical_texts() -> None:
     rnd = random.Random(9)
-    texts = [foreign(rnd, documents.draw_value(rnd)).encode() for _ in range(400)]
-    texts += [foreign_text.damaged(rnd, text) for text in texts for _ in range(4)] + [
-        text.encode() for text in foreign_text.BROKEN
+    texts = [encode_noncanonical(rnd, documents.draw_value(rnd)).encode() for _ in range(400)]
+    texts += [noncanonical.damaged(rnd, text) for text in texts for _ in range(4)] + [
+        text.encode() for text in noncanonical.BROKEN
     ]
     body = 'run(function(text) return require("lib.noncanonical").new_parser(fail).check(text) end)'
     outcomes = set()
