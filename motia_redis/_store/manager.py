@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from motia_redis._scripts import state as scripts
+from motia_redis._scripts import storage as scripts
 from motia_redis._store import codec, keyspace, patch
 from motia_redis._store.durability import Durability
 from motia_redis._store.keyspace import Subject

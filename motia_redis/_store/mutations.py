@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 
 from motia_redis._ids import generator, random_id
 from motia_redis._scripts import error_codes
-from motia_redis._scripts import state as scripts
+from motia_redis._scripts import storage as scripts
 from motia_redis._store import keyspace
 from motia_redis._store.retries import RETRY_MARGIN, Retries
 from motia_redis._tracing import current_trace_id

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from motia_redis._scripts import state as scripts
+from motia_redis._scripts import storage as scripts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping

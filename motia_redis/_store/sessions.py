@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
-from motia_redis._scripts import state as scripts
+from motia_redis._scripts import storage as scripts
 from motia_redis._store import keyspace
 from motia_redis._store.keyspace import Keyspace, Layout
 from motia_redis._transport import endpoint, failures, health, urls
