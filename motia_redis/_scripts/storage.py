@@ -17,20 +17,16 @@ _GET_ENTRY: Final = loader.load("get_entry")
 _SCAN_KEYS: Final = loader.load("scan_keys")
 _ENSURE_LAYOUT: Final = loader.load("ensure_layout")
 
+_new = tuple.__new__  # makes a NamedTuple without its own __new__, which is a function call in Python
 _SEARCHING = b"SEARCHING"  # the status that asks for another call, while the script searches for an earlier attempt
 
 
 class Mutation(NamedTuple):
-    """One call of `mutate`: keys first, then arguments. `trimmed` is needed with options, and for an idempotency record."""
+    """One call of `mutate`."""
 
-    values: bytes
-    revisions: bytes
-    scopes: bytes
-    events: bytes
-    request_record: bytes
-    trimmed: bytes | None
-    idempotency_record: bytes | None
-
+    #: Values, revisions, scopes, events, record of the request; with options also what was trimmed; with an idempotency key also
+    #: its record.
+    keys: Sequence[bytes]
     scope: bytes
     key: bytes
     request: bytes
@@ -40,8 +36,7 @@ class Mutation(NamedTuple):
 
     def encode(self) -> tuple[Sequence[bytes], Sequence[bytes]]:
         """Return KEYS and ARGV."""
-        keys = self[:5] if self.trimmed is None else self[:6] if self.idempotency_record is None else self[:7]
-        return keys, (self.scope, self.key, self.request, self.trace, self.options, *self.change)  # type: ignore[return-value]
+        return self.keys, (self.scope, self.key, self.request, self.trace, self.options, *self.change)
 
 
 class Mutated(NamedTuple):
@@ -50,7 +45,7 @@ class Mutated(NamedTuple):
     revision: bytes | None  #: None: a delete found no value
     text: bytes | None  #: the new text of an update, the old text of a delete that is not quiet
     dropped: int  #: unhandled events that the hard cap dropped
-    following: Sequence[Any] = ()  #: the replies of the commands that followed
+    following: Sequence[Any] = ()  #: replies of the commands that followed
 
 
 class Message(NamedTuple):
@@ -76,7 +71,7 @@ class Enqueued(NamedTuple):
     entry_id: bytes
     request: bytes  #: the message's id: the request id of the attempt that was applied
     dropped: int  #: unhandled messages that the hard cap dropped
-    following: Sequence[Any] = ()  #: the replies of the commands that followed
+    following: Sequence[Any] = ()  #: replies of the commands that followed
 
 
 class StoredEntry(NamedTuple):
@@ -96,25 +91,29 @@ class KeysPage(NamedTuple):
 
 async def mutate(router: Router, mutation: Mutation, *, following: Sequence[Sequence[Any]] = ()) -> Mutated:
     """Change one value and append its event. Commands in `following` run after it over the same connection."""
-    keys, arguments = mutation.encode()
+    # The most frequent call of all: it takes its parts from the tuple without a function call for each.
+    keys, scope, key, request, trace, options, change = mutation
+    arguments = (scope, key, request, trace, options, *change)
     replies = await _MUTATE.call_with(router, keys, arguments, following)
     while replies[0] == _SEARCHING:
         replies = await _MUTATE.call_with(router, keys, arguments, following)
-    return _mutated(replies[0], replies[1:] if following else ())
+    reply = replies[0]
+    size = len(reply)
+    if size == 1:
+        return _new(Mutated, (reply[0], None, 0, replies[1:] if following else ()))
+    if size == 2:
+        return _new(Mutated, (reply[0], reply[1], 0, replies[1:] if following else ()))
+    return _mutated(reply, replies[1:])
 
 
 async def mutate_many(router: Router, mutations: Sequence[Mutation]) -> list[Mutated]:
     """Run `mutate` for first attempts without idempotency key, each atomically. Those for one node run in order."""
-    return [_mutated(reply) for reply in await _MUTATE.call_many(router, [mutation.encode() for mutation in mutations])]
+    return [_mutated(reply, ()) for reply in await _MUTATE.call_many(router, [mutation.encode() for mutation in mutations])]
 
 
-def _mutated(reply: list[Any], following: Sequence[Any] = ()) -> Mutated:
-    size = len(reply)
-    if size == 2:  # the most frequent reply of an update
-        return Mutated(reply[0], reply[1], 0, following)
-    if size == 1:
-        return Mutated(reply[0], None, 0, following)
-    return Mutated(reply[0], reply[1], reply[2], following) if reply else Mutated(None, None, 0, following)
+def _mutated(reply: list[Any], following: Sequence[Any]) -> Mutated:
+    revision, text, dropped = (*reply, None, None, None)[:3]
+    return Mutated(revision, text, dropped or 0, following)
 
 
 async def enqueue(router: Router, message: Message, *, following: Sequence[Sequence[Any]] = ()) -> Enqueued:

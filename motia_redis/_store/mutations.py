@@ -126,7 +126,7 @@ class Mutations:
                 self._check(subject, reply)
             if self._wait_commands:
                 # Redis waits for what this connection wrote last: a write of its own, behind all the others.
-                mark = session.keyspace.request(calls[0].events, _request_id())
+                mark = session.keyspace.request(calls[0].keys[3], _request_id())
                 _, safe = await session.router.pipeline(mark, [("SET", mark, b"", "PX", 1000), *self._wait_commands])
                 self._durability.check(subject, safe)
 
@@ -147,17 +147,15 @@ class Mutations:
     ) -> scripts.Mutation:
         """Return the mutation script's call for one change."""
         request = request or _request_id()
-        values, revisions, scopes, events, request_record = session.keyspace.mutation_keys(scope, key, request)
-        options, trimmed = b"", None
+        keys = session.keyspace.mutation_keys(scope, key, request)
+        options = b""
         limits = self._trim_limits() if limits is None else limits
         if expected or limits or attempt_token:
             options = b"%b\n%b\n%b" % (expected, limits, attempt_token)
-            trimmed = session.keyspace.trimmed(events)
-        record = session.keyspace.idempotency(events, claim) if claim else None
-        return scripts.Mutation(
-            values, revisions, scopes, events, request_record, trimmed, record,
-            scope, key, request, _trace(), options, change,
-        )  # fmt: skip
+            keys.append(session.keyspace.trimmed(keys[3]))
+        if claim:
+            keys.append(session.keyspace.idempotency(keys[3], claim))
+        return scripts.Mutation(keys, scope, key, request, _trace(), options, change)
 
     def _trim_limits(self) -> bytes:
         """Return what the script trims the stream to: nothing for most changes. One in 64 looks for what can go, for all.
