@@ -1,14 +1,18 @@
--- Acknowledge entries of lanes of one partition that the worker still holds.
+-- Acknowledge entries on lanes of one partition, those that the worker still holds.
 --
--- KEYS     1 hash of the partition's leases; then of each lane  its stream  hash of its step's recorded attempts
--- ARGV     1 worker id; then of each lane  its name  its group  entry ids...  and "" before the next lane
--- RETURNS  1, or 0 when a lane is no longer the worker's: then nothing of it was acknowledged
+-- KEYS     1 hash of the partition's leases
+--          2... for each lane: its stream, the hash of its step's recorded attempts
+-- ARGV     1 worker id
+--          2... for each lane: its name, its group, 1 or more entry ids; an empty argument separates two lanes
+-- RETURNS  1 when the worker holds all the lanes; 0 when it does not: then nothing was acknowledged on the lanes it does not hold
+-- ERRORS   none of its own
 -- COST     the number of entries
--- INVARIANT an entry is acknowledged by the holder of its lane only.
+-- INVARIANT only the holder of a lane acknowledges its entries.
 
 local lease = require("lib.lease")
 
 local leases, worker = KEYS[1], ARGV[1]
+local FIRST_LANE_KEY, FIRST_LANE_ARGUMENT = 2, 2
 
 local function acknowledge(stream, attempts, lane, group, ids)
   redis.call("XACK", stream, group, unpack(ids))
@@ -21,8 +25,8 @@ local function acknowledge(stream, attempts, lane, group, ids)
   end
 end
 
-local accepted, at = 1, 2
-for key = 2, #KEYS, 2 do
+local accepted, at = 1, FIRST_LANE_ARGUMENT
+for key = FIRST_LANE_KEY, #KEYS, 2 do
   local lane, group, ids = ARGV[at], ARGV[at + 1], {}
   at = at + 2
   while ARGV[at] and ARGV[at] ~= "" do

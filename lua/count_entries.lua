@@ -1,16 +1,17 @@
--- Count a part of a stream's entries from an id on.
+-- Count the entries of a stream after an id.
 --
 -- KEYS     1 the stream
--- ARGV     1 id behind which to begin  2 how many to count at most
--- RETURNS  {count, id of the last one counted; "" when the stream ends there}
--- COST     the bytes of the entries counted: at most ARGV[2] entries, and not many more than 4 MiB
--- INVARIANT nothing is changed.
+-- ARGV     1 entry id after which to count  2 how many to count at most (1 or more)
+-- RETURNS  {count, id of the last entry counted}; the id is "" when the count reached the end of the stream
+-- ERRORS   none of its own
+-- COST     the bytes of the entries counted: at most ARGV 2 entries, and not many more than 4 MiB
+-- INVARIANT nothing changes.
 
 local stream = KEYS[1]
 local position, most = ARGV[1], tonumber(ARGV[2])
 
 local BYTES = 4 * 1024 * 1024
-local count, bytes, page = 0, 0, 4 -- few at first: entries can be large
+local count, bytes, page = 0, 0, 4 -- the first page is small because entries can be large
 while count < most and bytes < BYTES do
   local entries = redis.call("XRANGE", stream, "(" .. position, "+", "COUNT", math.min(page, most - count))
   if #entries == 0 then

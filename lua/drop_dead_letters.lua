@@ -1,16 +1,18 @@
--- Remove dead letters of a step for good.
+-- Delete dead letters of a step.
 --
 -- KEYS     1 stream of the step's dead letters  2 hash of the partition's leases
--- ARGV     1 step  2... ids of letters
--- RETURNS  the number of letters removed
--- COST     the number of letters
--- INVARIANT the step is remembered as forgotten only while it has letters.
+-- ARGV     1 step  2... ids of dead letters
+-- RETURNS  the number of dead letters deleted
+-- ERRORS   none of its own
+-- COST     the number of dead letters
+-- INVARIANT a forgotten step stays on record only while it has dead letters.
 
 local dead, leases = KEYS[1], KEYS[2]
 local step = ARGV[1]
+local FIRST_LETTER = 2
 
 local removed = 0
-for index = 2, #ARGV do
+for index = FIRST_LETTER, #ARGV do
   removed = removed + redis.call("XDEL", dead, ARGV[index])
 end
 if redis.call("XLEN", dead) == 0 then

@@ -1,17 +1,20 @@
 -- Append a message to a topic.
 --
--- KEYS     1 stream of the topic's lane  2 hash of what was trimmed from the partition's streams  3 record of the request
---          4 record of the idempotency key, if any
--- ARGV     1 topic  2 key ("" = none)  3 JSON text  4 request id  5 trace id ("" = none)
---          6 "" or, to trim the stream, "<history>:<cap>:<age>": see lib/retention.lua  7 "" or what lib/once.lua takes
--- RETURNS  {id of the stream entry, request id}, and the number of unhandled messages that the hard cap dropped, if any
---          The status SEARCHING: call again; whether the request was applied before is not clear yet.
--- ERRORS   REUSED   UNKNOWN <why>
--- COST     the bytes of the message
+-- KEYS     1 stream of the topic's lane  2 hash that records what was trimmed from the partition's streams
+--          3 record of the request       4 record of the idempotency key; absent without one
+-- ARGV     1 topic  2 key ("" = none)  3 data (JSON)  4 request id  5 trace id ("" = none)
+--          6 "" = do not trim; else "<history>:<cap>:<age>", see lib/retention.lua
+--          7 attempt token: "" for a first attempt without idempotency key; else see lib/dedupe.lua
+-- RETURNS  {id of the stream entry, request id of the message}
+--          a third element is the number of unhandled messages that the hard cap dropped, if it dropped any
+--          the status SEARCHING: call again, because the search for an earlier attempt is not finished
+-- ERRORS   REUSED   UNKNOWN <reason>
+-- COST     the bytes of the message; when it trims, see lib/retention.lua; when it repeats a call, see lib/dedupe.lua
 -- INVARIANT a message is in the stream once, or not at all.
 
-local stream, trimmed = KEYS[1], KEYS[2]
-local topic, key, data, request, trace, limits, again = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local stream, trimmed, request_record, idempotency_record = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local topic, key, data, request, trace = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local limits, attempt_token = ARGV[6], ARGV[7]
 
 local function append()
   return redis.call(
@@ -19,7 +22,7 @@ local function append()
   )
 end
 
-local first = again == "" and redis.call("EXISTS", KEYS[3]) == 0
+local first = attempt_token == "" and redis.call("EXISTS", request_record) == 0
 if first and limits == "" then
   return { append(), request }
 end
@@ -40,12 +43,12 @@ end
 if first then
   return append_and_trim()
 end
-local once = require("lib.once")
-local keys = { record = KEYS[3], key = KEYS[4], stream = stream, trimmed = trimmed, newest = false }
-local known = once.before(redis.call, keys, request, again)
+local dedupe = require("lib.dedupe")
+local keys = { record = request_record, key = idempotency_record, stream = stream, trimmed = trimmed, newest = false }
+local known = dedupe.find_reply(redis.call, keys, request, attempt_token)
 if known then
   return known
 end
 local reply = append_and_trim()
-once.after(redis.call, keys, again, reply)
+dedupe.record_reply(redis.call, keys, attempt_token, reply)
 return reply

@@ -1,8 +1,9 @@
--- Write a namespace's layout if it has none, and tell which it has.
+-- Write the layout of a namespace if it has none, and return the stored one.
 --
 -- KEYS     1 hash of the layout
--- ARGV     1 version  2 partitions  3 lanes
--- RETURNS  {version, partitions, lanes} as stored
+-- ARGV     1 version  2 partitions  3 lanes (decimal, 1 or more)
+-- RETURNS  {version, partitions, lanes} as stored; nil for a field that the hash does not have
+-- ERRORS   none of its own
 -- COST     constant
 -- INVARIANT a layout is written once and never changed.
 

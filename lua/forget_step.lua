@@ -1,17 +1,19 @@
--- Remove what a step has in one partition: its consumer groups, which hold history, its recorded attempts and its lanes.
+-- Remove what a step has in one partition: its consumer groups, its recorded attempts and its lanes.
 --
 -- KEYS     1 hash of the partition's leases  2 hash of the step's recorded attempts  3 stream of the step's dead letters
---          4... streams that the step may have a group on
--- ARGV     1 step  2 what to do with the dead letters: "keep" or "drop"
--- RETURNS  {groups removed, dead letters that were there}
+--          4... streams on which the step may have a group
+-- ARGV     1 step  2 "keep" or "drop": what to do with the dead letters
+-- RETURNS  {number of groups removed, number of dead letters that the step had}
+-- ERRORS   none of its own
 -- COST     the number of streams, of lanes in the partition and of the step's pending entries
--- INVARIANT whoever looks for dead letters finds those that are kept: the step stays known as forgotten.
+-- INVARIANT a step whose dead letters are kept stays on record as forgotten, so that they can be found.
 
 local leases, attempts, dead = KEYS[1], KEYS[2], KEYS[3]
 local step, letters = ARGV[1], ARGV[2]
+local FIRST_STREAM = 4
 
 local groups = 0
-for index = 4, #KEYS do
+for index = FIRST_STREAM, #KEYS do
   if redis.call("EXISTS", KEYS[index]) == 1 then
     groups = groups + redis.call("XGROUP", "DESTROY", KEYS[index], step)
   end

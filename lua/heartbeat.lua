@@ -1,10 +1,11 @@
--- Tell that a worker lives, and learn which others do.
+-- Record that a worker is alive, and return all workers that are.
 --
--- KEYS     1 hash of the namespace's workers: id -> "<expiry, unix milliseconds> <description>"
--- ARGV     1 worker id  2 description (JSON)  3 time to live (milliseconds; 0 = leave)
--- RETURNS  {id, description, id, description, ...} of the workers that live, this one included unless it leaves
+-- KEYS     1 hash of the namespace's workers: id -> "<expiry, Unix milliseconds> <description>"
+-- ARGV     1 worker id  2 description (JSON)  3 time to live (milliseconds; 0 = the worker leaves)
+-- RETURNS  {id, description, id, description, ...} of the live workers, this one included unless it leaves
+-- ERRORS   none of its own
 -- COST     the number of workers
--- INVARIANT the hash holds no worker whose time ran out before this call.
+-- INVARIANT the hash holds no worker that had expired before this call.
 
 local workers = KEYS[1]
 local id, description, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])

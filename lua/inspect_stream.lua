@@ -1,11 +1,13 @@
--- Tell how far each group of a stream has come.
+-- Return the position of each consumer group of a stream.
 --
 -- KEYS     1 the stream
 -- ARGV     none
--- RETURNS  for each group: {name, entries pending, id of the oldest entry not handled ("" = none), entries not yet delivered
---          (-1 = this server does not know: count_entries.lua does), id of the last entry delivered}; {} without stream
--- COST     constant for each group, and the bytes of three entries
--- INVARIANT nothing is changed.
+-- RETURNS  for each group {name, number of pending entries, id of the oldest entry not handled ("" = none), number of entries not
+--          yet delivered (-1 = unknown on this server: use count_entries.lua), id of the last entry delivered};
+--          {} when there is no stream
+-- ERRORS   none of its own
+-- COST     the number of groups, and for each the bytes of an entry
+-- INVARIANT nothing changes.
 
 local stream = KEYS[1]
 
@@ -32,7 +34,7 @@ for _, flat in ipairs(redis.call("XINFO", "GROUPS", stream)) do
     oldest = following[1]
     if first and first[1] == oldest then
       undelivered = length
-    elseif group.lag then -- not before Redis 7, and not after a deletion ahead
+    elseif group.lag then -- absent before Redis 7, and after a deletion among the entries not yet delivered
       undelivered = math.min(group.lag, length)
     else
       undelivered = -1

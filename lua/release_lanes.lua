@@ -1,23 +1,25 @@
--- Give lanes back, so that others can take them at once. They stay on record as lanes that nobody holds.
+-- Release lanes, so that other workers can acquire them at once. The lanes stay on record without a holder.
 --
 -- KEYS     1 hash of the partition's leases
--- ARGV     1 worker id  2 "stay" or "leave" (the worker gives up everything)  3... names of lanes
--- RETURNS  the number of lanes given back
+-- ARGV     1 worker id  2 "stay" or "leave" (also end the worker's leases in this partition)  3... names of lanes
+-- RETURNS  the number of lanes released
+-- ERRORS   none of its own
 -- COST     the number of lanes
--- INVARIANT a lane that somebody else holds is not touched.
+-- INVARIANT a lane that another worker holds does not change.
 
 local leases = KEYS[1]
-local worker, which = ARGV[1], ARGV[2]
+local worker, mode = ARGV[1], ARGV[2]
+local FIRST_LANE = 3
 
 local released = 0
-for index = 3, #ARGV do
+for index = FIRST_LANE, #ARGV do
   local field = "lane " .. ARGV[index]
   if redis.call("HGET", leases, field) == worker then
     redis.call("HSET", leases, field, "")
     released = released + 1
   end
 end
-if which == "leave" then
+if mode == "leave" then
   redis.call("HDEL", leases, "worker " .. worker)
 end
 return released

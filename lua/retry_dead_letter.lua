@@ -1,11 +1,13 @@
--- Put the event of a dead letter back to the end of its lane, for its step alone, in place of the letter.
+-- Append the event of a dead letter to the end of its stream, for its step alone, and delete the dead letter.
 --
--- KEYS     1 stream of the step's dead letters  2 stream that the letter's event was in
--- ARGV     1 step  2 id of the letter
--- RETURNS  {"retried", id of the new entry}, or, with nothing changed: {"gone"} there is no such letter of that stream,
---          {"empty"} it has no event (it was trimmed), {"no group"} the step has no consumer group there: nobody would read it
--- COST     the bytes of the letter, and a look at each group of the stream
--- INVARIANT an event is in the lane or a dead letter, never both and never neither.
+-- KEYS     1 stream of the step's dead letters  2 stream that the event came from
+-- ARGV     1 step  2 id of the dead letter
+-- RETURNS  {"retried", id of the new entry}; or, with nothing changed: {"gone"} = the step has no such dead letter from that
+--          stream, {"empty"} = the dead letter has no event, which was trimmed earlier, {"no group"} = the step has no consumer
+--          group on the stream, so nobody would read the event
+-- ERRORS   none of its own
+-- COST     the bytes of the dead letter, and the number of groups of the stream
+-- INVARIANT an event is either in the stream or a dead letter, never both and never neither.
 
 local dead, stream = KEYS[1], KEYS[2]
 local step, id = ARGV[1], ARGV[2]
@@ -35,7 +37,7 @@ if not found then
   return { "no group" }
 end
 
--- `only` keeps the entry from the other steps, `revision` is what the change had. A change is known by its request once only.
+-- `only` hides the entry from other steps. `revision` is that of the change. A request id must occur in one change event only.
 local kept, revision = { "only", step }, about.id
 local is_change = string.sub(event[2], 1, 6) == "state:"
 for index = 1, #event, 2 do

@@ -1,10 +1,11 @@
--- List one page of a scope's keys without their values.
+-- Return one page of a scope's keys, without their values.
 --
 -- KEYS     1 hash of the scope's values
--- ARGV     1 cursor ("0" to begin)  2 about how many keys
--- RETURNS  {next cursor ("0" at the end), keys, bytes of the keys and their values}
--- COST     the page: about ARGV[2] keys, and the bytes of their values inside of Redis
--- INVARIANT nothing is changed; a key that is there all the time is in some page, maybe in two.
+-- ARGV     1 cursor ("0" to begin)  2 about how many keys (1 or more)
+-- RETURNS  {next cursor ("0" at the end), {key, ...}, bytes of these keys and their values}
+-- ERRORS   none of its own
+-- COST     about ARGV 2 keys, and the bytes of their values, which stay inside Redis
+-- INVARIANT nothing changes. A key that exists during the whole scan is in at least one page.
 
 local values = KEYS[1]
 local cursor, count = ARGV[1], ARGV[2]

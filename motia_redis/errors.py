@@ -18,7 +18,7 @@ script reports carry the same code there (`code` below); a test holds the two li
     │   ├── NumberOverflow   the sum does not fit its kind of number                  OVERFLOW
     │   ├── TooDeep          the result could not be read back                        TOODEEP
     │   └── TooMuchWork      the operations cost more than one call may               TOOMUCH
-    ├── CorruptValue         the stored text is not JSON (a foreign client wrote it)  CORRUPT
+    ├── CorruptValue         the stored text is not JSON (another client wrote it)  CORRUPT
     ├── RevisionConflict     `if_revision` does not hold                              CONFLICT
     ├── LayoutMismatch       this namespace was created with another layout
     ├── StateUnavailable     Redis cannot be reached or refused the call

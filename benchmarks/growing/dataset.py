@@ -1,7 +1,7 @@
 """Filling a namespace with many keys, straight into its hashes.
 
 A million keys through `StateManager.set` would take minutes and leave a million events. What is written here is what `set` leaves
-behind once its events are trimmed (docs/internals.md, "Keys"): the sealed text of the value, a revision, the scope in the set.
+behind once its events are trimmed (docs/internals.md, "Keys"): the canonical JSON of the value, a revision, the scope in the set.
 """
 
 from __future__ import annotations

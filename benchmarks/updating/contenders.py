@@ -108,7 +108,7 @@ class Ours(Contender):
         super().prepare(text, operation)
 
     def reset(self) -> None:
-        """Store the text by the script: sealed, with its event."""
+        """Store the text by the script: as canonical JSON, with its event."""
         keys, arguments = self._mutation([b"set", self.text + codec.CANONICAL_MARK])
         self.client.evalsha(self.sha, len(keys), *keys, *arguments)
 
@@ -116,9 +116,9 @@ class Ours(Contender):
         """Return what the manager sends."""
         return self._mutation(self.change)
 
-    def _mutation(self, change: list[bytes]) -> tuple[list[bytes], list[bytes]]:
+    def _mutation(self, change: list[bytes]) -> tuple[Sequence[bytes], Sequence[bytes]]:
         mutations = self.manager._mutations
-        return mutations._mutation(self.session, SCOPE, KEY, change)
+        return mutations._mutation(self.session, SCOPE, KEY, change).encode()
 
     def trim(self) -> None:
         """Leave the stream alone."""

@@ -5,7 +5,7 @@ local byte, find, match = string.byte, string.find, string.match
 local ARRAY, OBJECT, COMMA = 91, 123, 44
 local BLANK, SOLID = "^[ \t\r\n]", "[^ \t\r\n]"
 
--- The index that a path segment names, "-" for the end.
+-- Return the index that a path segment names; "-" for the end.
 local function index_of(document, segment)
   if segment == '"-"' then
     return "-"
@@ -17,32 +17,32 @@ local function index_of(document, segment)
   return tonumber(digits)
 end
 
--- The functions of walk.lua, or those of foreign.lua that stand for them.
-local function walker(document)
-  return document.nav.find_element and document.nav or require("lib.walk")
+-- Return what has find_element and container_end for the document: its parser, or scan_items.lua for canonical JSON.
+local function item_parser(document)
+  return document.parser.find_element and document.parser or require("lib.scan_items")
 end
 
--- The start of the element that `segment` names in the array at `start`; or nil and the number of elements.
+-- Return the start of the element that `segment` names in the array at `start`; or nil and the number of elements.
 local function element(document, start, segment)
   local index = index_of(document, segment)
   if index == "-" then
     document.fail("BADINDEX", "end")
   end
-  return walker(document).find_element(document, start, index)
+  return item_parser(document).find_element(document, start, index)
 end
 
--- The item `segment` of the container at `start`: where its value begins, and where the item (with its name) does. Nil when it is
--- not there, with the number of elements if `start` is an array. `close` is the end of the container where known.
+-- Return where the value of the item `segment` of the container at `start` begins, and where the item (with its name) does. If
+-- there is no such item, return nil, and the number of elements of an array. `close` is the end of the container, if known.
 local function child(document, start, segment, close)
   if byte(document.text, start) == OBJECT then
-    local item, value = document.nav.find_member(document, start, segment, close)
+    local item, value = document.parser.find_member(document, start, segment, close)
     return value, item
   end
   local value, size = element(document, start, segment)
   return value, value or size
 end
 
--- The container that the last segment of a path points into; raises when it is not there, or is none.
+-- Return the container that the last segment of a path points into. Raises when there is none.
 local function parent_of(document, path)
   local start, around, close = document.follow(document, path, #path - 1)
   local kind = start and byte(document.text, start)
@@ -52,12 +52,12 @@ local function parent_of(document, path)
   return start, around, close
 end
 
--- Add an item (a member with its name, or an element) behind the last of the container at `start`.
+-- Add an item (a member with its name, or an element) after the last one of the container at `start`.
 local function append_item(document, start, item, around, close)
   local text = document.text
-  close = close or walker(document).container_end(document, start, around)
+  close = close or item_parser(document).container_end(document, start, around)
   if not close then
-    document.fail("CORRUPT", "the text is not what its seal says")
+    document.fail("CORRUPT", "the text is not the canonical JSON that its mark promises")
   end
   local last = close - 1
   while find(text, BLANK, last) do
@@ -66,7 +66,7 @@ local function append_item(document, start, item, around, close)
   document.splice(document, last + 1, last, last == start and item or "," .. item)
 end
 
--- Remove the item whose first byte is `item` and whose value starts at `value`, with one comma beside it.
+-- Remove the item whose first byte is `item` and whose value starts at `value`, with one adjacent comma.
 local function remove_item(document, item, value)
   local text, last = document.text, document.value_end(document, value)
   local after = find(text, SOLID, last + 1)
@@ -81,8 +81,8 @@ local function remove_item(document, item, value)
   document.splice(document, byte(text, before) == COMMA and before or item, last, "")
 end
 
--- Put a value at a path: into a new or existing member, over the whole document, or, in an array, `insert`ed before the element
--- or over it.
+-- Put a value at a path: a new member, or in place of a member or of the whole document. In an array, `insert` puts it before the
+-- element; otherwise it replaces the element.
 local function put(document, path, value, insert)
   if #path == 0 then
     document.splice(document, document.first, document.last, value)
@@ -116,7 +116,7 @@ local function put(document, path, value, insert)
   end
 end
 
--- Remove what is at a path; `must_exist` tells what to do when an object has no such member.
+-- Remove the value at a path. `must_exist`: raise when an object has no such member.
 local function remove(document, path, must_exist)
   local start, _, close = parent_of(document, path)
   local value, item = child(document, start, path[#path], close)
@@ -129,7 +129,7 @@ local function remove(document, path, must_exist)
   end
 end
 
--- Put a value where there is none; in strict mode, and inside of an array, that is an error.
+-- Add a member that does not exist yet. Raises in strict mode, and when the parent is an array.
 local function create(document, path, value, strict)
   local start, around, close = parent_of(document, path)
   if byte(document.text, start) == ARRAY then

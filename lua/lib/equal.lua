@@ -1,36 +1,36 @@
--- Whether two JSON texts hold the same value, as RFC 6902 defines it for `test`: objects whatever their order, strings
--- whatever their escapes, numbers by their value.
+-- Compares two JSON texts as RFC 6902 defines it for `test`: the order of members, the spelling of strings and the spelling of
+-- numbers do not matter.
 
-local foreign = require("lib.foreign")
+local noncanonical = require("lib.noncanonical")
 local number = require("lib.number")
 
 local byte, sub = string.byte, string.sub
 
--- The value at `pos` as a tree, and its last byte. Leaves are tokens (strings spelled in one way); the text is known to be JSON.
+-- Return the value at `pos` as a tree, and its last byte. Leaves are tokens, strings among them canonical. The text must be JSON.
 -- COST: a few searches per token.
 local function parse(text, pos)
   local first = byte(text, pos)
   if first == 34 then
-    local last = foreign.string_end(text, pos)
-    return foreign.canonical(sub(text, pos, last)), last
+    local last = noncanonical.string_end(text, pos)
+    return noncanonical.canonicalize(sub(text, pos, last)), last
   elseif first ~= 123 and first ~= 91 then
-    local last = foreign.scalar_end(text, pos)
+    local last = noncanonical.scalar_end(text, pos)
     return sub(text, pos, last), last
   end
   local tree = { kind = first, size = 0, items = {} }
-  pos = foreign.solid(text, pos + 1)
+  pos = noncanonical.solid(text, pos + 1)
   while byte(text, pos) ~= first + 2 do
     local name, last = tree.size
     if first == 123 then
       local name_end
       name, name_end = parse(text, pos)
-      pos = foreign.solid(text, foreign.solid(text, name_end + 1) + 1)
+      pos = noncanonical.solid(text, noncanonical.solid(text, name_end + 1) + 1)
     end
     tree.items[name], last = parse(text, pos)
     tree.size = tree.size + 1
-    pos = foreign.solid(text, last + 1)
+    pos = noncanonical.solid(text, last + 1)
     if byte(text, pos) == 44 then
-      pos = foreign.solid(text, pos + 1)
+      pos = noncanonical.solid(text, pos + 1)
     end
   end
   return tree, pos
@@ -58,7 +58,7 @@ local function same(a, b)
   return true
 end
 
--- COST: nothing much when the bytes are equal, else a few searches per token of both.
+-- Return whether both texts hold the same value. COST: one comparison when the bytes are equal, else some searches per token.
 local function equal(a, b)
   return a == b or same((parse(a, 1)), (parse(b, 1)))
 end

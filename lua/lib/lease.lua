@@ -1,7 +1,8 @@
--- Leases of one partition, in one hash: "worker <id>" -> when its leases run out (unix milliseconds), "lane <name>" -> the
--- id of the worker that holds the lane, "" for one that was given back: so the hash knows all lanes that ever had a holder. A
--- lease holds while both say so; ids are never used twice. "forgotten <step>" -> "": the step left dead letters. `call` is
--- redis.call.
+-- Reads the leases of one partition. They are one hash with these fields:
+--   "worker <id>"       when the leases of the worker run out (Unix milliseconds)
+--   "lane <name>"       id of the worker that holds the lane; "" after it was released, so the hash lists every lane ever held
+--   "forgotten <step>"  "": the step was forgotten and left dead letters
+-- A lease is valid while both its lane and its worker say so. Worker ids are never reused. `call` is redis.call.
 
 local function now(call)
   local time = call("TIME")
@@ -13,7 +14,7 @@ local function is_alive(call, leases, worker)
   return expiry and tonumber(expiry) > now(call)
 end
 
--- Whether `worker` holds `lane` at this moment.
+-- Return whether `worker` holds `lane` now.
 local function holds(call, leases, worker, lane)
   return call("HGET", leases, "lane " .. lane) == worker and is_alive(call, leases, worker)
 end

@@ -1,4 +1,4 @@
--- The operations of an update, but for the increment of patch.lua: each takes a document and {path, value or from or members}.
+-- The operations of an update, except increment (see patch.lua). Each takes a document and {path, value or from or members}.
 
 local container = require("lib.container")
 
@@ -7,7 +7,7 @@ local byte, find, gsub, sub = string.byte, string.find, string.gsub, string.sub
 local ARRAY, QUOTE, OBJECT = 91, 34, 123
 local DEPTH = 1000 -- deeper documents cannot be read back by get()
 
--- The text of the value at a path, and where it starts; or nil.
+-- Return the text of the value at a path, and where it starts; or nil.
 local function read(document, path)
   local start = document.follow(document, path, #path)
   if start then
@@ -16,21 +16,21 @@ local function read(document, path)
   return nil
 end
 
--- The value at `from`; raises when there is none, or when it would be nested too deep at `path`.
--- COST: its bytes; a step per bracket if it is large enough to be deep.
+-- Return the value at `from`. Raises when there is none, or when it would be nested too deep at `path`.
+-- COST: its bytes, and a step per bracket if it is large enough to be that deep.
 local function read_source(document, operation)
   local value = read(document, operation.from)
   if not value then
     document.fail("PATHMISSING", "from")
   end
   if #operation.path > #operation.from and #value / 2 + #operation.path > DEPTH then
-    -- Strings hold no brackets in sealed text; in foreign text the depth found is too large rather than too small.
+    -- Strings in canonical JSON hold no brackets. In non-canonical JSON the depth found may be too large, never too small.
     local brackets, depth, deepest = gsub(value, "[^%[%]{}]+", ""), 0, 0
     for index = 1, #brackets do
       depth = depth + (find(brackets, "^[%[{]", index) and 1 or -1)
       deepest = depth > deepest and depth or deepest
     end
-    document.work = document.work + 400 * #brackets
+    document.cost = document.cost + 400 * #brackets
     if deepest + #operation.path > DEPTH then
       document.fail("TOODEEP", "result")
     end
@@ -66,7 +66,7 @@ end
 
 function operations.move(document, operation)
   local value = read_source(document, operation)
-  -- A move onto itself changes nothing; removing first would lose the member's place.
+  -- A move onto itself must change nothing; removing the member first would lose its position.
   if table.concat(operation.from, "/") ~= table.concat(operation.path, "/") then
     container.remove(document, operation.from, true)
     container.put(document, operation.path, value, true)
@@ -82,7 +82,7 @@ function operations.test(document, operation)
   if not value then
     container.create(document, operation.path, operation.value, true)
   end
-  document.work = document.work + #value
+  document.cost = document.cost + #value
   if value ~= operation.value and not require("lib.equal").equal(value, operation.value) then
     document.fail("TESTFAILED", "other value")
   end
@@ -121,7 +121,7 @@ function operations.merge(document, operation, strict)
   end
 end
 
--- Read what belongs to the operation `name` from `arguments`, apply it, and return the cursor behind it. COST: see patch.lua.
+-- Read the parameters of the operation `name` from `arguments`, apply it, and return the cursor after them. COST: see patch.lua.
 local function apply(document, name, path, arguments, cursor, strict)
   local operation = { path = path }
   if name == "move" or name == "copy" then
@@ -140,7 +140,7 @@ local function apply(document, name, path, arguments, cursor, strict)
     end
     operation.members, cursor = members, cursor + 2 * count + 1
   end
-  if document.work > document.budget then
+  if document.cost > document.budget then
     document.fail("TOOMUCH", "bytes moved")
   end
   operations[name](document, operation, strict)

@@ -1,18 +1,18 @@
--- Applies update operations to a JSON text by splicing: finds the bytes a path names and replaces just those.
+-- Applies update operations to a JSON text by splicing: finds the bytes that a path names and replaces only those.
 --
 -- A document has the text, the first and last byte of its value, how many bytes at both ends (prefix, suffix) no splice touched,
--- the work done so far and its budget (in bytes moved), and a navigator that finds the way. Paths are lists of JSON string
--- tokens, values JSON text, both spelled the way sealed text spells them. A failing operation raises {code, detail}; nothing
--- outside of the document is touched.
+-- the cost so far and its budget (in bytes moved), and a parser: canonical.lua, or one of noncanonical.lua. A path is a list of
+-- JSON string tokens, a value is JSON text; both are canonical JSON. A failing operation raises {code, detail}. Nothing outside
+-- the document changes.
 --
--- A script makes its functions anew at every call, so what most updates need stands here, and the rest in parts that are made
--- when an operation comes to them.
+-- A script creates its functions again in every call. So this part has what most updates need. The other parts are created when
+-- an operation needs them.
 
-local sealed = require("lib.sealed")
+local canonical = require("lib.canonical")
 
 local byte, find, format, sub = string.byte, string.find, string.format, string.sub
 
-local SEAL = "\t\r\t"
+local MARK = "\t\r\t"
 local ARRAY, OBJECT = 91, 123
 local BUDGET = 64 * 1024 * 1024
 
@@ -23,8 +23,8 @@ end
 -- Replace bytes first..last. COST: copies the text.
 local function splice(document, first, last, replacement)
   local text = document.text
-  document.work = document.work + #text
-  if document.work > document.budget then
+  document.cost = document.cost + #text
+  if document.cost > document.budget then
     fail("TOOMUCH", "bytes moved")
   end
   if first - 1 < document.prefix then
@@ -38,15 +38,15 @@ local function splice(document, first, last, replacement)
   document.last = document.last + #document.text - #text
 end
 
--- Follow the first `depth` segments of a path: where that value begins, and the last byte of the container around it and its own,
--- where known. Nil when it is not there.
+-- Follow the first `depth` segments of a path. Return where that value begins, and, where known, the last byte of the container
+-- around it and its own last byte. Return nil when there is no such value.
 local function follow(document, path, depth)
   local start, around, close = document.first, nil, document.last
   for level = 1, depth do
     local kind = byte(document.text, start)
     if kind == OBJECT then
       local _
-      _, start = document.nav.find_member(document, start, path[level], close)
+      _, start = document.parser.find_member(document, start, path[level], close)
     elseif kind == ARRAY then
       start = require("lib.container").element(document, start, path[level])
     else
@@ -61,14 +61,14 @@ local function follow(document, path, depth)
 end
 
 local function value_end(document, start)
-  local last = document.nav.value_end(document, start)
+  local last = document.parser.value_end(document, start)
   if not last then
-    fail("CORRUPT", "the text is not what its seal says")
+    fail("CORRUPT", "the text is not the canonical JSON that its mark promises")
   end
   return last
 end
 
--- Add to a number. Small integers, the most usual, are added here; the rest needs more care.
+-- Add to a number. Small integers, the most frequent case, are added here; number.lua adds the others.
 local function increment(document, path, amount, strict)
   local start = follow(document, path, #path)
   if not start then
@@ -89,20 +89,20 @@ end
 
 local function new_document(text)
   return {
-    text = text, first = 1, last = #text - #SEAL, prefix = #text, suffix = #text, changed = false,
-    operation = 0, work = 0, budget = BUDGET, nav = sealed,
+    text = text, first = 1, last = #text - #MARK, prefix = #text, suffix = #text, changed = false,
+    operation = 0, cost = 0, budget = BUDGET, parser = canonical,
     fail = fail, splice = splice, follow = follow, value_end = value_end,
   }
 end
 
--- Apply the operations that stand in `arguments` from `cursor` on (their number first, then as in mutate.lua's header) to
--- `document`, which knows by `document.operation` which one it is at (from 0).
--- COST: per operation, finding its place and a copy of the text; see sealed.lua, walk.lua and foreign.lua.
+-- Apply the operations in `arguments` from `cursor` on (their number first, then as in the header of mutate.lua) to `document`.
+-- `document.operation` is the index (from 0) of the operation that is being applied.
+-- COST: per operation, a search and a copy of the text; see canonical.lua, scan_items.lua and noncanonical.lua.
 local function apply(document, arguments, cursor, strict)
   local text, count = document.text, tonumber(arguments[cursor])
-  if sub(text, -#SEAL) ~= SEAL then
-    document.nav = require("lib.foreign").navigator(fail)
-    document.first, document.last = document.nav.check(text)
+  if sub(text, -#MARK) ~= MARK then
+    document.parser = require("lib.noncanonical").new_parser(fail)
+    document.first, document.last = document.parser.check(text)
   end
   cursor = cursor + 1
   for index = 1, count do

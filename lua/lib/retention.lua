@@ -1,4 +1,4 @@
--- Which entries of a stream may go: those that no group still needs, beyond a history.
+-- Trims streams: removes entries that no group needs and that are older than the history. `call` is redis.call.
 
 local function is_before(a, b)
   local ms_a, seq_a = string.match(a, "(%d+)-(%d+)")
@@ -7,7 +7,7 @@ local function is_before(a, b)
   return ms_a < ms_b or (ms_a == ms_b and tonumber(seq_a) < tonumber(seq_b))
 end
 
--- The first entry that a group still needs; nil when there is no group. `call` is redis.call. COST: one look per group.
+-- Return the id of the first entry that a group still needs; nil when there is no group. COST: one XPENDING per group.
 local function first_needed(call, stream)
   local needed
   for _, group in ipairs(call("XINFO", "GROUPS", stream)) do
@@ -30,8 +30,8 @@ local function first_needed(call, stream)
   return needed
 end
 
--- How many entries go at once, more than the 64 changes that come between two looks; and how many bytes one look removes before
--- it leaves the rest to the next. Both are about a millisecond of the server's time, be the entries small or of 100 KB.
+-- How many entries one XTRIM removes: more than the 64 changes between two calls of `trim`. After how many bytes a call ends and
+-- leaves the rest to the next one. Both are about a millisecond of server time, for small entries and for entries of 100 KB.
 local AT_ONCE = 100
 local BYTES = 1024 * 1024
 
@@ -43,20 +43,20 @@ local function size(entry)
   return bytes
 end
 
--- Cut the oldest entries off a stream; returns their number.
-local function cut(call, stream, trimmed, how, limit)
+-- Remove the oldest entries of a stream, record the floor, and return the number of entries removed.
+local function trim_head(call, stream, trimmed, strategy, threshold)
   local count, bytes, first = 0, 0, nil
   repeat
-    local gone = call("XTRIM", stream, how, "~", limit, "LIMIT", AT_ONCE)
-    if gone == 0 and count == 0 then -- whole nodes go: on a server that is set to larger ones, none may fit
-      gone = call("XTRIM", stream, how, "~", limit)
+    local removed = call("XTRIM", stream, strategy, "~", threshold, "LIMIT", AT_ONCE)
+    if removed == 0 and count == 0 then -- XTRIM removes whole nodes: on a server set to larger ones, none may fit LIMIT
+      removed = call("XTRIM", stream, strategy, "~", threshold)
     end
-    if gone > 0 then
-      count = count + gone
+    if removed > 0 then
+      count = count + removed
       first = call("XRANGE", stream, "-", "+", "COUNT", 1)[1]
-      bytes = bytes + gone * (first and size(first) or 0) -- what went was about as large as what comes next
+      bytes = bytes + removed * (first and size(first) or 0) -- an estimate: removed entries are about as large as the next one
     end
-  until gone == 0 or bytes >= BYTES
+  until removed == 0 or bytes >= BYTES
   if count > 0 then
     local time = call("TIME")
     call("HSET", trimmed, "floor " .. stream, first and first[1] or string.format("%.0f-0", time[1] * 1000 + 1000))
@@ -64,11 +64,32 @@ local function cut(call, stream, trimmed, how, limit)
   return count
 end
 
--- Trim what nobody needs and is older than the history: a stream no longer than its count stays as it is, and entries younger
--- than its age stay. Whole nodes go, so somewhat more stays. Beyond the hard cap the age does not count, and events go that a
--- group still needs; their number is returned. In the hash `trimmed`, "dropped <stream>" counts those, and "floor <stream>" is an
--- id behind all that were ever trimmed. `limits` is "<history, count>:<cap>:<age, milliseconds>".
--- COST: a look per group and the removal of BYTES, or of AT_ONCE entries where those are more.
+-- Return the first id that is younger than `age` milliseconds.
+local function first_young(call, age)
+  local time = call("TIME")
+  return string.format("%.0f-0", math.max(0, time[1] * 1000 + math.floor(time[2] / 1000) - age))
+end
+
+-- Trim a stream to its hard cap, first the entries that no group needs. Return how many a group still needed; nil = none.
+local function trim_to_cap(call, stream, trimmed, cap, needed)
+  if needed then
+    trim_head(call, stream, trimmed, "MINID", needed)
+  end
+  local dropped = trim_head(call, stream, trimmed, "MAXLEN", cap)
+  if not needed or dropped == 0 then
+    return nil
+  end
+  call("HINCRBY", trimmed, "dropped " .. stream, dropped)
+  return dropped
+end
+
+-- Remove entries that no group needs and that are older than the history. A stream within its history count is not trimmed, and
+-- entries younger than the age stay. Somewhat more stays, because XTRIM removes whole nodes. Over the hard cap the age does not
+-- count, and entries go that a group still needs: return their number; nil = none.
+--
+-- `limits` is "<history, count>:<cap, count>:<age, milliseconds>". In the hash `trimmed`, "dropped <stream>" counts the entries
+-- that a group still needed, and "floor <stream>" is an id after all entries ever trimmed.
+-- COST: one XPENDING per group, and the removal of about BYTES, or of AT_ONCE entries where those are more.
 local function trim(call, stream, trimmed, limits)
   local history, cap, age = string.match(limits, "^(%d+):(%d+):(%d+)$")
   local length = call("XLEN", stream)
@@ -76,27 +97,18 @@ local function trim(call, stream, trimmed, limits)
     return nil
   end
   local needed = first_needed(call, stream)
-  local crowded = length > tonumber(cap)
-  if not needed and (age == "0" or crowded) then
-    cut(call, stream, trimmed, "MAXLEN", crowded and cap or history)
-    return nil
+  local over_cap = length > tonumber(cap)
+  if over_cap then
+    return trim_to_cap(call, stream, trimmed, cap, needed)
   end
-  local oldest = needed
-  if age ~= "0" and not crowded then
-    local time = call("TIME")
-    local young = string.format("%.0f-0", math.max(0, time[1] * 1000 + math.floor(time[2] / 1000) - tonumber(age)))
-    if not needed or is_before(young, needed) then
-      oldest = young
-    end
+  local young = age ~= "0" and first_young(call, tonumber(age)) or nil
+  if young and not (needed and is_before(needed, young)) then
+    needed = young
   end
-  cut(call, stream, trimmed, "MINID", oldest)
-  if not crowded then
-    return nil
-  end
-  local lost = cut(call, stream, trimmed, "MAXLEN", cap)
-  if lost > 0 then
-    call("HINCRBY", trimmed, "dropped " .. stream, lost)
-    return lost
+  if needed then
+    trim_head(call, stream, trimmed, "MINID", needed)
+  else
+    trim_head(call, stream, trimmed, "MAXLEN", history)
   end
   return nil
 end

@@ -9,7 +9,7 @@ from heapq import heapify, heappop, heapreplace
 from typing import TYPE_CHECKING, Any
 
 from motia_redis._admin import registry
-from motia_redis._scripts import loader
+from motia_redis._scripts import administration
 from motia_redis._steps import events
 from motia_redis._store import codec
 from motia_redis.errors import DeadLetterMissing, StepMissing
@@ -261,26 +261,25 @@ def _letter(place: _Place, entry_id: bytes, fields: Mapping[bytes, bytes]) -> De
     )
 
 
-async def _retry(router: Router, keyspace: Keyspace, letters: list[DeadLetter]) -> list[Any]:
-    calls: Any = []
+async def _retry(router: Router, keyspace: Keyspace, letters: list[DeadLetter]) -> list[administration.RetryOutcome]:
+    calls = []
     for letter in letters:
         place, entry_id = _place(keyspace, letter.step, letter.id)
-        calls.append(([place.stream, letter.fields[b"stream"]], [letter.step, entry_id]))
-    return await loader.load("retry_dead_letter").many(router, calls)
+        calls.append(administration.Letter(place.stream, letter.fields[b"stream"], letter.step, entry_id))
+    return await administration.retry_dead_letter(router, calls)
 
 
-def _check(letter: DeadLetter, outcome: list[bytes]) -> None:
+def _check(letter: DeadLetter, outcome: administration.RetryOutcome) -> None:
     """Raise what kept a letter from being retried, if anything did."""
     subject = f"dead letter {letter.id} of step {letter.step!r}"
-    if outcome[0] == b"gone":
+    if outcome == "gone":
         raise _missing(letter.step, letter.id)
-    if outcome[0] == b"empty":
+    if outcome == "empty":
         raise DeadLetterMissing(f"{subject}: its event was trimmed before the step gave up; drop the letter")
-    if outcome[0] == b"no group":
+    if outcome == "no group":
         raise StepMissing(f"{subject}: the step has no consumer group on {letter.stream}; start a worker that runs it")
 
 
 async def _drop(router: Router, keyspace: Keyspace, place: _Place, ids: list[str]) -> int:
-    keys = [place.stream, keyspace.leases(place.stream)]
-    removed: int = await loader.load("drop_dead_letters")(router, keys, [place.step, *ids])
-    return removed
+    leases = keyspace.leases(place.stream)
+    return await administration.drop_dead_letters(router, dead=place.stream, leases=leases, step=place.step, ids=ids)

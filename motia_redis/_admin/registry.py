@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from redis.exceptions import RedisError
 
-from motia_redis._scripts import loader
+from motia_redis._scripts import administration
 from motia_redis._transport import failures
 from motia_redis.errors import StepInUse, StepMissing
 
@@ -136,15 +136,17 @@ async def forget_step(state: StateManager, name: str, *, with_dead_letters: bool
             places = ", ".join(sorted(f"process {worker.pid} on {worker.host}" for worker in running))
             raise StepInUse(f"step {name!r} is run by {places}: stop it first, or force it")
         topics = sorted({stream for step, stream in registry.lanes if step == name} - set(keyspace.event_streams()))
-        calls: list[Any] = []
+        partitions = []
         for partition in range(keyspace.layout.partitions):
             streams = [keyspace.events(partition, lane) for lane in range(keyspace.layout.lanes)]
             first = streams[0]
-            keys = [keyspace.leases(first), keyspace.attempts(first, name), keyspace.dead(first, name), *streams]
-            keys += [stream for stream in topics if partition_of(stream) == partition]
-            calls.append((keys, [name, "drop" if with_dead_letters else "keep"]))
-        replies = await loader.load("forget_step").many(router, calls)
-    groups, letters = sum(reply[0] for reply in replies), sum(reply[1] for reply in replies)
+            streams += [stream for stream in topics if partition_of(stream) == partition]
+            leases, attempts, dead = keyspace.leases(first), keyspace.attempts(first, name), keyspace.dead(first, name)
+            partitions.append(administration.StepKeys(leases, attempts, dead, streams))
+        counts = await administration.forget_step(
+            router, partitions, step=name, dead_letters="drop" if with_dead_letters else "keep"
+        )
+    groups, letters = sum(count.groups for count in counts), sum(count.dead_letters for count in counts)
     if not groups and not letters and not any(name in steps for steps in registry.steps):
         raise StepMissing(f"there is no step {name!r} in namespace {state.namespace!r}")
     return Forgotten(groups, letters, with_dead_letters)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from motia_redis._admin import registry
-from motia_redis._scripts import loader
+from motia_redis._scripts import administration
 
 if TYPE_CHECKING:
     from motia_redis._admin.registry import Registry
@@ -113,10 +113,9 @@ def _workers(known: Registry) -> list[WorkerStatus]:
 async def _groups(router: Router, keyspace: Keyspace, known: Registry) -> dict[str, _Sum]:
     """Return how far the groups have come, added up by step."""
     streams = list(dict.fromkeys([*keyspace.event_streams(), *(stream for _, stream in known.lanes)]))
-    calls: list[Any] = [([stream], []) for stream in streams]
     sums: dict[str, _Sum] = {}
     to_count: list[tuple[_Sum, bytes, bytes]] = []
-    for stream, groups in zip(streams, await loader.load("inspect_stream").many(router, calls), strict=True):
+    for stream, groups in zip(streams, await administration.inspect_stream(router, streams), strict=True):
         for raw_name, pending, oldest, undelivered, delivered in groups:
             name = raw_name.decode(errors="replace")  # any nodes can make a group
             found = sums.setdefault(name, _Sum())
@@ -140,8 +139,8 @@ async def _count(router: Router, to_count: list[tuple[_Sum, bytes, bytes]]) -> N
     for _ in range(_COUNTED // _PAGE):
         if not to_count:
             return
-        calls: list[Any] = [([stream], [position, str(_PAGE)]) for _, stream, position in to_count]
-        replies = await loader.load("count_entries").many(router, calls)
+        positions = [administration.Position(stream, position) for _, stream, position in to_count]
+        replies = await administration.count_entries(router, positions, limit=_PAGE)
         rest = []
         for (found, stream, _), (count, position) in zip(to_count, replies, strict=True):
             found.lag += count

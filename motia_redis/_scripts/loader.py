@@ -1,8 +1,8 @@
-"""The Lua scripts: found, put together from their parts, and called by their hash.
+"""Load the Lua scripts, assemble each from its parts, and call it by its hash.
 
-An entry point `lua/<name>.lua` takes its parts by `require("lib.<part>")`. The loader puts each part once, as a function that
-makes it, in the order of need: in front, or where a line `-- PARTS` stands. Redis makes a script's functions anew at every call,
-so a call that returns above that line pays for none of them.
+An entry point `lua/<name>.lua` requires its parts by `require("lib.<part>")`. The loader inserts each part once, as a function
+that creates it, in dependency order: at the top, or at a line `-- PARTS`. Redis creates the functions of a script again in every
+call, so a call that returns above that line pays for none of the parts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _REQUIRE = re.compile(r'require\("lib\.(\w+)"\)')
 
 
 class ScriptError(Exception):
-    """A script that cannot be put together; a defect of this package, not of its use."""
+    """A script cannot be assembled: a defect of this package, not of its use."""
 
 
 class Script:
@@ -38,29 +38,37 @@ class Script:
     async def __call__(self, router: Router, keys: Sequence[bytes | str], arguments: Sequence[bytes | str]) -> Any:
         """Run the script atomically at the node of its keys and return its reply.
 
-        A server that does not know it (new, flushed, failed over) answers NOSCRIPT without running anything; the script is then
-        sent whole, so one call runs it once.
+        A server that does not know the script (new, flushed, failed over) answers NOSCRIPT and runs nothing. The script is then
+        sent as a whole. So one call runs the script once.
         """
-        return (await self.then(router, keys, arguments, ()))[0]
+        return (await self.call_with(router, keys, arguments, ()))[0]
 
-    async def then(
+    async def call_with(
         self,
         router: Router,
         keys: Sequence[bytes | str],
         arguments: Sequence[bytes | str],
         following: Sequence[Sequence[Any]],
     ) -> list[Any]:
-        """Run the script and then, over the same connection, other commands, which change nothing; return all replies."""
-        rest = (len(keys), *keys, *arguments)
+        """Run the script, then other commands over the same connection, which must change nothing; return all replies."""
         try:
-            return await router.pipeline(keys[0], [("EVALSHA", self.sha, *rest), *following])
+            return await router.pipeline(keys[0], [("EVALSHA", self.sha, len(keys), *keys, *arguments), *following])
         except NoScriptError:
-            return await router.pipeline(keys[0], [("EVAL", self.source, *rest), *following])
+            return await router.pipeline(keys[0], [("EVAL", self.source, len(keys), *keys, *arguments), *following])
 
-    async def many(self, router: Router, calls: Sequence[tuple[Sequence[bytes], Sequence[bytes]]]) -> list[Any]:
+    async def call_at(
+        self, router: Router, address: str, keys: Sequence[bytes | str], arguments: Sequence[bytes | str | int]
+    ) -> Any:
+        """Run the script at the node of an `address`, whichever node serves its keys now, and return its reply."""
+        try:
+            return await router.execute_at(address, "EVALSHA", self.sha, len(keys), *keys, *arguments)
+        except NoScriptError:
+            return await router.execute_at(address, "EVAL", self.source, len(keys), *keys, *arguments)
+
+    async def call_many(self, router: Router, calls: Sequence[tuple[Sequence[bytes], Sequence[bytes | str]]]) -> list[Any]:
         """Run the script once per (keys, arguments), each atomically; return the replies.
 
-        Calls for one node go in order and in one round trip. Raises the first error after all calls have run.
+        Calls for one node run in order, in one round trip. Raises the first error after all calls have run.
         """
         commands = [(keys[0], ("EVALSHA", self.sha, len(keys), *keys, *arguments)) for keys, arguments in calls]
         replies = await router.gather(commands, return_exceptions=True)
@@ -80,7 +88,7 @@ def assemble(name: str, directory: Path) -> str:
     def add(text: str, chain: tuple[str, ...]) -> str:
         for part in _REQUIRE.findall(text):
             if part in chain:
-                raise ScriptError(f"{' -> '.join((*chain, part))}: lua/lib parts require each other in a circle")
+                raise ScriptError(f"{' -> '.join((*chain, part))}: lua/lib parts require each other in a cycle")
             if part not in parts:
                 body = add(_read(directory / "lib" / f"{part}.lua"), (*chain, part))
                 parts[part] = f"local function lib_{part}()\n{body}end\n"
@@ -99,7 +107,7 @@ def _read(path: Path) -> str:
 
 
 def directory() -> Path:
-    """Return where the Lua files are: inside of the installed package, or beside it in the repository."""
+    """Return the directory of the Lua files: inside the installed package, or beside it in the repository."""
     package = Path(__file__).parent.parent
     inside = package / "lua"
     return inside if inside.is_dir() else package.parent / "lua"
@@ -107,5 +115,5 @@ def directory() -> Path:
 
 @cache
 def load(name: str) -> Script:
-    """Return the script `name`, read once for the process."""
+    """Return the script `name`; its files are read once per process."""
     return Script(assemble(name, directory()))

@@ -1,10 +1,10 @@
 r"""Values to JSON text and back, without silent changes.
 
-Text that this library writes is *sealed*: compact JSON in which no string holds a raw `{ } [ ]` or an escaped quote (they are
-spelled `\u007b`, `\u0022` and so on, which every JSON reader understands), followed by `SEAL`, three bytes of white space that
-no other writer ends a document with. In sealed text every quote delimits a string and every bracket is structure, which is
-what lets the patch engine find its way with a few fast searches. Text without the seal is read just as well, and updated by
-an exact, slower walk.
+This library writes *canonical JSON*: compact JSON in which no string holds a raw `{ } [ ]` or an escaped quote. They are spelled
+`\u007b`, `\u0022` and so on, which every JSON reader understands. `CANONICAL_MARK` follows, three bytes of white space with which
+no other writer ends a document. In canonical JSON every quote delimits a string and every bracket is structure, so the patch
+engine finds a path with a few fast searches. *Non-canonical JSON*, without the mark, is read in the same way, and is updated by
+an exact, slower parser.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PLAIN = bytes(byte for byte in range(256) if byte not in b'"{}[]')
 
 
 def encode(value: Any, *, subject: object, max_bytes: int) -> bytes:
-    """Return `value` as JSON text of the sealed form, still without the seal.
+    """Return `value` as canonical JSON, without its mark.
 
     Tuples become arrays, enum members their value and UUIDs their text. `where` opens the message of the errors:
     InvalidValue names the first part of the value that JSON cannot hold (NaN, an int over 64 bits, a lone surrogate, a
@@ -49,7 +49,7 @@ def encode(value: Any, *, subject: object, max_bytes: int) -> bytes:
 
 
 def encode_name(name: str) -> bytes:
-    """Return a member name as it stands in sealed text, quotes included. Raises TypeError for a lone surrogate."""
+    """Return a member name as canonical JSON, quotes included. Raises TypeError for a lone surrogate."""
     return _canonicalize(orjson.dumps(name))
 
 

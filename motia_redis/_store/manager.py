@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from motia_redis._scripts import loader
+from motia_redis._scripts import storage as scripts
 from motia_redis._store import codec, keyspace, patch
 from motia_redis._store.durability import Durability
 from motia_redis._store.keyspace import Subject
@@ -184,10 +184,10 @@ class StateManager:
 
         async def read(session: Session, _: Attempt) -> Any:
             names = session.keyspace.state_keys(scope_bytes, key_bytes)
-            return await loader.load("entry")(session.router, [names.values, names.revisions], [key_bytes])
+            return await scripts.get_entry(session.router, values=names.values, revisions=names.revisions, key=key_bytes)
 
         found = await self._retries.run(subject, read)
-        return Entry(codec.decode(found[0], subject=subject), found[1].decode(errors="replace")) if found else None
+        return Entry(codec.decode(found.text, subject=subject), found.revision.decode(errors="replace")) if found else None
 
     async def list(self, scope: str) -> builtins.list[Any]:
         """Return all values of a scope, in no promised order.
@@ -322,7 +322,7 @@ class StateManager:
         reply = await self._mutations.apply(
             subject, scope_bytes, key_bytes, change, if_revision=if_revision, idempotency_key=idempotency_key, operations=ops
         )
-        return codec.decode(reply[1], subject=subject)
+        return codec.decode(reply.text or b"", subject=subject)
 
     async def delete(
         self, scope: str, key: str, *, if_revision: str | None = ANY, idempotency_key: str | None = None
@@ -336,7 +336,7 @@ class StateManager:
         reply = await self._mutations.apply(
             subject, scope_bytes, key_bytes, [b"delete"], if_revision=if_revision, idempotency_key=idempotency_key
         )
-        return codec.decode(reply[1], subject=subject) if reply else None
+        return None if reply.text is None else codec.decode(reply.text, subject=subject)
 
     async def clear(self, scope: str) -> None:
         """Delete all values of a scope, with one event per key.

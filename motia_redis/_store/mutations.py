@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import ResponseError
 
 from motia_redis._ids import generator, random_id
-from motia_redis._scripts import error_codes, loader
+from motia_redis._scripts import error_codes
+from motia_redis._scripts import storage as scripts
 from motia_redis._store import keyspace
 from motia_redis._store.retries import RETRY_MARGIN, Retries
 from motia_redis._tracing import current_trace_id
@@ -19,7 +20,6 @@ from motia_redis.errors import RevisionConflict, StateError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from motia_redis._scripts.loader import Script
     from motia_redis._store.durability import Durability
     from motia_redis._store.limits import Limits, Retention
     from motia_redis._store.retries import Attempt
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _TRIM_INTERVAL = 0.1  # seconds: where there are few changes, one in 64 would come late
-_SEARCHING = b"SEARCHING"  # the scripts' reply while they look for an earlier attempt
 ANY: Final[Any] = object()  #: the `if_revision` of a call that gave none
 
 
@@ -43,8 +42,6 @@ class Mutations:
         self._durability = durability
         self._wait_commands = durability.wait_commands
         self._lifetime = int(idempotency_seconds * 1000)
-        self._mutate = loader.load("mutate")
-        self._enqueue = loader.load("enqueue")
         # Events stay for as long as an attempt may look for them.
         self._trimming = retention.encode(retries.deadline + RETRY_MARGIN if retries.deadline else 0.0)
         self._next_trim = 0.0
@@ -59,22 +56,24 @@ class Mutations:
         if_revision: str | None,
         idempotency_key: str | None,
         operations: object = None,
-    ) -> list[bytes]:
+    ) -> scripts.Mutated:
         """Run the mutation script for one key, once, and return its reply. `operations` are shown by errors."""
         request = _request_id()
         expected = b"" if if_revision is ANY else _expected(if_revision, subject)
-        once = _NO_CLAIM
+        claim = _NO_CLAIM
         if idempotency_key is not None:
-            once = self._claim(idempotency_key, b"%b\n%b" % (scope, key), [expected, *change])
+            claim = self._claim(idempotency_key, b"%b\n%b" % (scope, key), [expected, *change])
 
-        async def attempt(session: Session, attempt: Attempt) -> list[bytes]:
-            attempt_token = once.attempt_token(attempt)
-            keys, arguments = self._mutation(
-                session, scope, key, change, request=request, expected=expected, attempt_token=attempt_token
+        async def attempt(session: Session, attempt: Attempt) -> scripts.Mutated:
+            attempt_token = claim.attempt_token(attempt)
+            mutation = self._mutation(
+                session, scope, key, change, request=request, expected=expected, attempt_token=attempt_token, claim=claim.name
             )
-            reply = await self._send(subject, session, self._mutate, keys + once.keys(session, keys[3]), arguments)
-            if reply and not attempt_token and change[0] != b"update":  # an update that touched nothing tells an old revision
-                session.clock.update(reply[0])
+            reply = await scripts.mutate(session.router, mutation, following=self._wait_commands)
+            if reply.following or reply.dropped:
+                self._check(subject, reply)
+            if reply.revision and not attempt_token and change[0] != b"update":  # an update without effect has an old revision
+                session.clock.update(reply.revision)
             return reply
 
         try:
@@ -88,16 +87,30 @@ class Mutations:
     async def append(self, subject: object, topic: bytes, key: bytes, data: bytes, *, idempotency_key: str | None) -> str:
         """Append a message to a topic, once; return its id."""
         request = _request_id()
-        once = self._claim(idempotency_key, topic, [key, data]) if idempotency_key is not None else _NO_CLAIM
+        claim = self._claim(idempotency_key, topic, [key, data]) if idempotency_key is not None else _NO_CLAIM
 
-        async def attempt(session: Session, attempt: Attempt) -> list[bytes]:
-            stream = session.keyspace.topic(topic, session.keyspace.lane(key or once.name or request))
-            names = [stream, session.keyspace.trimmed(stream), session.keyspace.request(stream, request)]
-            arguments = [topic, key, data, request, _trace(), self._trim_limits(), once.attempt_token(attempt)]
-            return await self._send(subject, session, self._enqueue, names + once.keys(session, stream), arguments)
+        async def attempt(session: Session, attempt: Attempt) -> scripts.Enqueued:
+            names = session.keyspace
+            stream = names.topic(topic, names.lane(key or claim.name or request))
+            message = scripts.Message(
+                stream=stream,
+                trimmed=names.trimmed(stream),
+                request_record=names.request(stream, request),
+                idempotency_record=names.idempotency(stream, claim.name) if claim.name else None,
+                topic=topic,
+                key=key,
+                data=data,
+                request=request,
+                trace=_trace(),
+                limits=self._trim_limits(),
+                attempt_token=claim.attempt_token(attempt),
+            )
+            reply = await scripts.enqueue(session.router, message, following=self._wait_commands)
+            self._check(subject, reply)
+            return reply
 
         try:
-            return (await self._retries.run(subject, attempt, is_mutation=True))[1].decode()
+            return (await self._retries.run(subject, attempt, is_mutation=True)).request.decode()
         except ResponseError as error:
             raise _to_error(subject, error) from None
 
@@ -109,11 +122,11 @@ class Mutations:
             # One of them looks for what can be trimmed: several looks in a row would hold others up.
             calls = [self._mutation(session, scope, key, change, limits=b"") for key in keys[:-1]]
             calls.append(self._mutation(session, scope, keys[-1], change, limits=self._trimming))
-            for reply in await self._mutate.many(session.router, calls):
-                self._report_dropped(subject, reply)
+            for reply in await scripts.mutate_many(session.router, calls):
+                self._check(subject, reply)
             if self._wait_commands:
                 # Redis waits for what this connection wrote last: a write of its own, behind all the others.
-                mark = session.keyspace.request(calls[0][0][3], _request_id())
+                mark = session.keyspace.request(calls[0].keys[3], _request_id())
                 _, safe = await session.router.pipeline(mark, [("SET", mark, b"", "PX", 1000), *self._wait_commands])
                 self._durability.check(subject, safe)
 
@@ -130,8 +143,9 @@ class Mutations:
         expected: bytes = b"",
         attempt_token: bytes = b"",
         limits: bytes | None = None,
-    ) -> tuple[list[bytes], list[bytes]]:
-        """Return the mutation script's keys and arguments for one change."""
+        claim: bytes = b"",
+    ) -> scripts.Mutation:
+        """Return the mutation script's call for one change."""
         request = request or _request_id()
         keys = session.keyspace.mutation_keys(scope, key, request)
         options = b""
@@ -139,7 +153,9 @@ class Mutations:
         if expected or limits or attempt_token:
             options = b"%b\n%b\n%b" % (expected, limits, attempt_token)
             keys.append(session.keyspace.trimmed(keys[3]))
-        return keys, [scope, key, request, _trace(), options, *change]
+        if claim:
+            keys.append(session.keyspace.idempotency(keys[3], claim))
+        return scripts.Mutation(keys, scope, key, request, _trace(), options, change)
 
     def _trim_limits(self) -> bytes:
         """Return what the script trims the stream to: nothing for most changes. One in 64 looks for what can go, for all.
@@ -152,23 +168,13 @@ class Mutations:
         self._next_trim = now + _TRIM_INTERVAL
         return self._trimming
 
-    async def _send(
-        self, subject: object, session: Session, script: Script, keys: list[bytes], arguments: list[bytes]
-    ) -> list[bytes]:
-        reply: Any = _SEARCHING
-        safe: list[Any] = []
-        while reply == _SEARCHING:
-            reply, *safe = await script.then(session.router, keys, arguments, self._wait_commands)
-        if safe:
-            self._durability.check(subject, safe[0])
-        self._report_dropped(subject, reply)
-        return reply  # type: ignore[no-any-return]  # what the script's RETURNS says
-
-    @staticmethod
-    def _report_dropped(subject: object, reply: list[Any]) -> None:
-        if len(reply) > 2:
+    def _check(self, subject: object, reply: scripts.Mutated | scripts.Enqueued) -> None:
+        """Check that a change is as durable as required, and report the entries that it made Redis drop."""
+        if reply.following:
+            self._durability.check(subject, reply.following[0])
+        if reply.dropped:
             _log.error(
-                "%s: its lane is over the hard cap: %d entries were dropped that a step had not handled", subject, reply[2]
+                "%s: its lane is over the hard cap: %d entries were dropped that a step had not handled", subject, reply.dropped
             )
 
     def _claim(self, idempotency_key: str, place: bytes, call: list[bytes]) -> IdempotencyClaim:
@@ -179,15 +185,11 @@ class Mutations:
 
 
 class IdempotencyClaim:
-    """The caller's idempotency key, if there is one, as the scripts take it."""
+    """The caller's idempotency key, if there is one, as the scripts take it. `name` is the name of its record; empty = none."""
 
     def __init__(self, name: bytes, claim: bytes) -> None:
         self.name = name
         self._claim = claim
-
-    def keys(self, session: Session, stream: bytes) -> list[bytes]:
-        """Return the key of its record."""
-        return [session.keyspace.idempotency(stream, self.name)] if self.name else []
 
     def attempt_token(self, attempt: Attempt) -> bytes:
         """Return what tells the script which attempt this is: nothing for the first one without a key."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import floor
 from typing import TYPE_CHECKING, Any
 
-from motia_redis._scripts import loader
+from motia_redis._scripts import storage
 from motia_redis._store import keyspace
 from motia_redis._store.keyspace import Layout
 from motia_redis.errors import LayoutMismatch
@@ -56,8 +56,9 @@ async def open_namespace(router: Router, namespace: str, required: Layout | None
     clock = ServerClock(b"%d" % (seconds * 1000 + microseconds // 1000), time.monotonic())
     if reply == [None, None, None]:
         wanted = required or Layout()
-        arguments = [str(keyspace.LAYOUT_VERSION), str(wanted.partitions), str(wanted.lanes)]
-        reply = await loader.load("ensure_layout")(router, [key], arguments)
+        reply = await storage.ensure_layout(
+            router, layout=key, version=keyspace.LAYOUT_VERSION, partitions=wanted.partitions, lanes=wanted.lanes
+        )
     return OpenedNamespace(_checked_layout(namespace, reply, required), clock, info, config)
 
 

@@ -84,7 +84,7 @@ class _Operation:
         return b"increment" if self.name == "decrement" else str(self.name).encode()
 
     def segments(self, field: str) -> list[bytes]:
-        """Split a JSON Pointer into member names as sealed text spells them."""
+        """Split a JSON Pointer into member names as canonical JSON spells them."""
         pointer = self.given(field)
         if not isinstance(pointer, str):
             raise InvalidPointer(f"{self.subject}: `{field}` must be a string, not {type(pointer).__name__}")

@@ -10,9 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import NoScriptError
-
-from motia_redis._scripts import loader
+from motia_redis._scripts import storage as scripts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -67,15 +65,9 @@ class Scan:
 
     def fields(self, key: bytes) -> AsyncGenerator[list[bytes]]:
         """Yield the fields of a hash; the values stay in Redis."""
-        script = loader.load("scan_keys")
 
         async def read(router: Router, address: str, cursor: Any, count: int) -> tuple[Any, Any, int]:
-            rest = (1, key, cursor, count)
-            try:
-                following, page, size = await router.execute_at(address, "EVALSHA", script.sha, *rest)
-            except NoScriptError:
-                following, page, size = await router.execute_at(address, "EVAL", script.source, *rest)
-            return int(following), page, size
+            return await scripts.scan_keys(router, address, values=key, cursor=cursor, count=count)
 
         return self._pages(key, read, PageSize())
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
 
-from motia_redis._scripts import loader
+from motia_redis._scripts import delivery as scripts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,28 +63,27 @@ class Acknowledger:
                 pause = min(pause * 2, _RECONNECT[1])
 
     async def _send(self, done: Mapping[Lane, list[Delivery]]) -> None:
-        accepted = await loader.load("acknowledge").many(self._router, self._calls(done))
+        accepted = await scripts.acknowledge(self._router, self._calls(done))
         for lane, deliveries in done.items():
             self._inflight.remove(lane, deliveries)
         if not all(accepted) and self._leases.worker:
             _log.warning("worker %s: an acknowledgement was refused: the lane has another holder", self._leases.worker)
             self._leases.drop_all()
 
-    def _calls(self, done: Mapping[Lane, list[Delivery]]) -> list[Any]:
-        """Return keys and arguments of the script: for lanes of one partition together, as far as it may acknowledge at once."""
-        calls: list[Any] = []
-        filling: dict[bytes, tuple[list[Any], list[Any]]] = {}
+    def _calls(self, done: Mapping[Lane, list[Delivery]]) -> list[scripts.Acknowledgement]:
+        """Return the calls of the script: lanes of one partition together, up to the entries that one call may acknowledge."""
+        calls: list[scripts.Acknowledgement] = []
+        filling: dict[bytes, tuple[list[scripts.LaneEntries], int]] = {}
         for lane, deliveries in done.items():
             group = lane.subscription.group
-            partition, attempts = self._keyspace.leases(lane.stream), self._keyspace.attempts(lane.stream, group)
+            leases, attempts = self._keyspace.leases(lane.stream), self._keyspace.attempts(lane.stream, group)
             ids = [delivery.id for delivery in deliveries]
             for at in range(0, len(ids), _AT_ONCE):
                 some = ids[at : at + _AT_ONCE]
-                call = filling.get(partition)
-                if call is None or len(call[1]) + len(some) > _AT_ONCE:
-                    call = filling[partition] = [partition, lane.stream, attempts], [self._leases.worker, lane.name, group, *some]
-                    calls.append(call)
-                else:
-                    call[0].extend((lane.stream, attempts))
-                    call[1].extend((b"", lane.name, group, *some))
+                lanes, size = filling.get(leases, ([], _AT_ONCE))
+                if size + len(some) > _AT_ONCE:
+                    lanes, size = [], 0
+                    calls.append(scripts.Acknowledgement(leases, self._leases.worker, lanes))
+                lanes.append(scripts.LaneEntries(lane.stream, attempts, lane.name, group, some))
+                filling[leases] = lanes, size + len(some)
         return calls

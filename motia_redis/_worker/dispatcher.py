@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError
 
 from motia_redis._ids import generator
-from motia_redis._scripts import loader
+from motia_redis._scripts import delivery as scripts
 from motia_redis._steps import invocation
 from motia_redis._steps.logs import enter_step
 from motia_redis._tracing import enter_trace
@@ -313,18 +313,22 @@ class Dispatcher:
         """Move an entry to the step's dead letters and acknowledge it, in one atomic step."""
         lane, step = delivery.lane, delivery.lane.subscription.group
         _log.error("step %s: giving up on %s after %d attempts: %r", step, delivery.id, delivery.attempts, error, exc_info=error)
-        keys = [
-            self._keyspace.leases(lane.stream),
-            lane.stream,
-            self._keyspace.attempts(lane.stream, step),
-            self._keyspace.dead(lane.stream, step),
-        ]
         text = str(error)[:_ERROR_TEXT].encode(errors="replace")
-        story: list[bytes | str] = [type(error).__name__, text, str(delivery.attempts)]
 
-        async def move() -> Any:
-            return await loader.load("dead_letter")(
-                self._router, keys, [self._leases.worker, lane.name, step, delivery.id, *story]
+        async def move() -> bool:
+            return await scripts.dead_letter(
+                self._router,
+                leases=self._keyspace.leases(lane.stream),
+                stream=lane.stream,
+                recorded=self._keyspace.attempts(lane.stream, step),
+                dead=self._keyspace.dead(lane.stream, step),
+                worker=self._leases.worker,
+                lane=lane.name,
+                group=step,
+                entry_id=delivery.id,
+                error_type=type(error).__name__,
+                error_text=text,
+                attempts=delivery.attempts,
             )
 
         await self._until_done(lane, move)

@@ -16,13 +16,13 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import orjson
 from redis.exceptions import RedisError
 
 from motia_redis._ids import random_id
-from motia_redis._scripts import loader
+from motia_redis._scripts import delivery
 from motia_redis._transport import failures
 from motia_redis.errors import StateUnavailable
 
@@ -183,14 +183,16 @@ class Leases:
 
     async def _leave(self) -> None:
         if self.worker:
-            calls: Any = [([partition], [self.worker, "leave"]) for partition in self._partitions]
-            await loader.load("release_lanes").many(self._router, calls)
-            await self._announce("0")
+            partitions = [delivery.PartitionLanes(leases, ()) for leases in self._partitions]
+            await delivery.release_lanes(self._router, partitions, worker=self.worker, leave=True)
+            await self._announce(0)
 
-    async def _announce(self, ttl: str) -> dict[str, list[str]]:
-        """Announce this worker for `ttl` milliseconds (0: it leaves). Return the steps of each live worker."""
-        reply = await loader.load("heartbeat")(self._router, [self._keyspace.workers], [self.worker, self._description, ttl])
-        return {reply[i].decode(): orjson.loads(reply[i + 1])["steps"] for i in range(0, len(reply), 2)}
+    async def _announce(self, ttl_ms: int) -> dict[str, list[str]]:
+        """Announce this worker for `ttl_ms` milliseconds (0: it leaves). Return the steps of each live worker."""
+        live = await delivery.heartbeat(
+            self._router, workers=self._keyspace.workers, worker=self.worker, description=self._description, ttl_ms=ttl_ms
+        )
+        return {worker.id.decode(): orjson.loads(worker.description)["steps"] for worker in live}
 
     # -- one heartbeat ------------------------------------------------------------------------------------------------
 
@@ -199,16 +201,15 @@ class Leases:
         asked = time.monotonic()
         first = not self.worker
         worker = self.worker or random_id(16)
-        ttl = str(int(self._ttl * 1000))
-        calls: Any = [([partition], [worker, ttl, "first" if first else "again"]) for partition in self._partitions]
-        renewed = await loader.load("renew_leases").many(self._router, calls)
+        ttl_ms = int(self._ttl * 1000)
+        renewed = await delivery.renew_leases(self._router, self._partitions, worker=worker, ttl_ms=ttl_ms, begin=first)
         if not all(renewed):
             self.drop_all()
             return False
         self.worker = worker
         self._valid_until = asked + self._ttl
         # A worker that stops leaves the list first, so that others acquire each lane as soon as it is released.
-        self._assign(await self._announce("0" if self._stopping else ttl))
+        self._assign(await self._announce(0 if self._stopping else ttl_ms))
         return await self._rebalance()
 
     def _assign(self, workers: dict[str, list[str]]) -> None:
@@ -235,10 +236,8 @@ class Leases:
                 self._on_change()
         drained = {name: lane for name, lane in self.lanes.items() if lane.is_drained}
         if drained:
-            release: Any = [
-                ([partition], [self.worker, "stay", *names]) for partition, names in self._by_partition(drained).items()
-            ]
-            await loader.load("release_lanes").many(self._router, release)
+            release = [delivery.PartitionLanes(leases, names) for leases, names in self._by_partition(drained).items()]
+            await delivery.release_lanes(self._router, release, worker=self.worker)
             for name in drained:
                 self.lanes.pop(name, None)
         await self._acquire([name for name in self._assigned if name not in self.lanes])
@@ -249,15 +248,15 @@ class Leases:
         if not by_partition:
             return
         worker = self.worker
-        calls: Any = [([partition], [worker, *names]) for partition, names in by_partition.items()]
-        replies = await loader.load("acquire_lanes").many(self._router, calls)
+        partitions = [delivery.PartitionLanes(leases, names) for leases, names in by_partition.items()]
+        replies = await delivery.acquire_lanes(self._router, partitions, worker=worker)
         if worker != self.worker:
             return  # the leases were lost meanwhile
         for names, outcomes in zip(by_partition.values(), replies, strict=True):
             for name, outcome in zip(names, outcomes, strict=True):
                 if outcome:
                     subscription, stream = self._places[name]
-                    lane = self.lanes[name] = Lane(name, subscription, stream, holder_crashed=outcome == b"dead")
+                    lane = self.lanes[name] = Lane(name, subscription, stream, holder_crashed=outcome == "dead")
                     self.mark_ready(lane)
         self._on_change()
 

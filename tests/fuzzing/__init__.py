@@ -7,7 +7,7 @@
     values        reads, copies and compares JSON values, with the exact text of each number
     model         computes the expected result of an update, independent of the library
     documents     draws random documents
-    foreign_text  writes JSON as other programs do, and damages it
+    noncanonical  writes JSON as other programs do, and damages it
     operations    draws random operations on a document
     cases         draws, saves and loads cases: a stored text and an update of it
     runner        runs the updates in Redis, many cases for each round trip
@@ -21,9 +21,9 @@ from tests.fuzzing.cases import Case, expect
 from tests.fuzzing.comparison import find_mismatch, kept, old_text
 from tests.fuzzing.documents import draw_value
 from tests.fuzzing.failures import shrink, try_case
-from tests.fuzzing.foreign_text import BROKEN, foreign
 from tests.fuzzing.loop import fuzz
 from tests.fuzzing.model import Model, pointer, resolve
+from tests.fuzzing.noncanonical import BROKEN, encode_noncanonical
 from tests.fuzzing.operations import draw_existing, is_wanted
 from tests.fuzzing.runner import BATCH, Runner
 from tests.fuzzing.values import load
@@ -36,9 +36,9 @@ __all__ = [
     "Runner",
     "draw_existing",
     "draw_value",
+    "encode_noncanonical",
     "expect",
     "find_mismatch",
-    "foreign",
     "fuzz",
     "is_wanted",
     "kept",

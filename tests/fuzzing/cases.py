@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from motia_redis._store import codec
-from tests.fuzzing.documents import draw_value, seal
-from tests.fuzzing.foreign_text import damaged, foreign
+from tests.fuzzing.documents import draw_value, encode_canonical
 from tests.fuzzing.model import Model
+from tests.fuzzing.noncanonical import damaged, encode_noncanonical
 from tests.fuzzing.operations import draw_operation
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Case:
     by_set: bool = False
 
     @property
-    def is_sealed(self) -> bool:
+    def is_canonical(self) -> bool:
         """Whether the text has the mark of canonical JSON."""
         return self.text is not None and self.text.endswith(codec.CANONICAL_MARK)
 
@@ -35,7 +35,7 @@ class Case:
         return {
             "text": None if self.text is None else self.text.decode("latin-1"),
             "text_base64": None if self.text is None else base64.b64encode(self.text).decode(),
-            "form": "missing" if self.text is None else "sealed" if self.is_sealed else "foreign",
+            "form": "missing" if self.text is None else "canonical" if self.is_canonical else "non-canonical",
             "operations": self.operations,
             "strict": self.strict,
         }
@@ -65,7 +65,9 @@ def _deep_case(rnd: random.Random) -> Case:
     value: Any = [0, 1]
     for _ in range(rnd.choice((120, 200, 249))):
         value = [value]
-    return Case(seal(value), [{"op": "copy", "from": "", "path": "/0" * 119}] * rnd.randrange(1, 9), rnd.random() < 0.5)
+    return Case(
+        encode_canonical(value), [{"op": "copy", "from": "", "path": "/0" * 119}] * rnd.randrange(1, 9), rnd.random() < 0.5
+    )
 
 
 def draw_case(rnd: random.Random) -> tuple[Case, Model]:
@@ -78,10 +80,10 @@ def draw_case(rnd: random.Random) -> tuple[Case, Model]:
     text, value, by_set = None, None, False
     if dice > 0.02:
         value = draw_value(rnd)
-        text = seal(value)
+        text = encode_canonical(value)
         by_set = dice < 0.15
         if dice > 0.6:
-            text = foreign(rnd, value).encode()
+            text = encode_noncanonical(rnd, value).encode()
             if dice > 0.85:
                 text = damaged(rnd, text)
             elif rnd.random() < 0.3:

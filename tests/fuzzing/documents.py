@@ -132,5 +132,5 @@ def draw_value(rnd: random.Random) -> Any:
     return value
 
 
-def seal(value: Any) -> bytes:
+def encode_canonical(value: Any) -> bytes:
     return codec.encode(value, subject="fuzz", max_bytes=1 << 30) + codec.CANONICAL_MARK

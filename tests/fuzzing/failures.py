@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.fuzzing.cases import Case, expect
 from tests.fuzzing.comparison import find_mismatch
-from tests.fuzzing.documents import seal
+from tests.fuzzing.documents import encode_canonical
 from tests.fuzzing.values import load, plain
 
 if TYPE_CHECKING:
@@ -71,9 +71,9 @@ def _smaller_values(value: Any) -> Iterator[Any]:
 def _smaller_cases(case: Case) -> Iterator[Case]:
     for index in range(len(case.operations) - 1, -1, -1):
         yield Case(case.text, case.operations[:index] + case.operations[index + 1 :], case.strict)
-    if case.text is not None and case.is_sealed:
+    if case.text is not None and case.is_canonical:
         for value in _smaller_values(plain(load(case.text))):
-            yield Case(seal(value), case.operations, case.strict)
+            yield Case(encode_canonical(value), case.operations, case.strict)
     elif case.text is not None:
         size = len(case.text) // 2
         while size:
@@ -100,7 +100,7 @@ async def shrink(runner: Runner, failure: Failure, *, tries: int = 600) -> Failu
             tries -= 1
             if tries < 0:
                 return failure
-            if case.text is not None and case.is_sealed != failure.case.is_sealed:
+            if case.text is not None and case.is_canonical != failure.case.is_canonical:
                 continue  # a non-canonical text must not get the mark of canonical JSON by chance
             smaller = await try_case(runner, case)
             if smaller and way(smaller.found) == way(failure.found):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from motia_redis import errors
-from motia_redis._scripts import error_codes, loader
+from motia_redis._scripts import administration, delivery, error_codes, loader, storage
 
 LUA = loader.directory()
 ENTRY_POINTS = sorted(path.stem for path in LUA.glob("*.lua"))
@@ -38,11 +41,11 @@ def test_parts_stand_where_the_entry_point_wants_them(lua: Path) -> None:
     assert text == "if short then\n  return 0\nend\nlocal function lib_a()\nreturn 1\nend\nreturn lib_a()\n"
 
 
-def test_a_circle_of_parts_is_refused(lua: Path) -> None:
+def test_a_cycle_of_parts_is_rejected(lua: Path) -> None:
     (lua / "lib" / "a.lua").write_text('local b = require("lib.b")\n')
     (lua / "lib" / "b.lua").write_text('local a = require("lib.a")\n')
     (lua / "main.lua").write_text('local a = require("lib.a")\n')
-    with pytest.raises(loader.ScriptError, match=r"main -> a -> b -> a: .* in a circle"):
+    with pytest.raises(loader.ScriptError, match=r"main -> a -> b -> a: .* in a cycle"):
         loader.assemble("main", lua)
 
 
@@ -56,10 +59,57 @@ def test_a_missing_part_is_named(lua: Path) -> None:
 def test_every_entry_point_opens_with_the_header(name: str) -> None:
     text = (LUA / f"{name}.lua").read_text()
     header = text[: text.index("\n\n")]
-    titles = re.findall(r"^-- ([A-Z]{4,})", header, re.MULTILINE)
-    assert titles == [title for title in ("KEYS", "ARGV", "RETURNS", "ERRORS", "COST", "INVARIANT") if title in titles]
-    assert {"KEYS", "ARGV", "RETURNS", "COST", "INVARIANT"} <= set(titles)
+    assert re.match(r"-- [A-Z].+\.\n", header), "the first line says the purpose"
+    titles = re.findall(r"^-- ([A-Z]{4,}) +\S", header, re.MULTILINE)
+    assert titles == ["KEYS", "ARGV", "RETURNS", "ERRORS", "COST", "INVARIANT"]
     assert "#!" not in text, "Redis 6.2 knows no #!lua line"
+
+
+_BINDING = re.compile(r"local [\w, ]+ = (?:tonumber\()?(?:KEYS|ARGV)\[\d+\]\)?(?:, (?:tonumber\()?(?:KEYS|ARGV)\[\d+\]\)?)*")
+
+
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_keys_and_arguments_are_bound_at_the_top(name: str) -> None:
+    """An index that is a number stands in the binding lines only; any other index reads a tail whose offset has a name."""
+    code = re.sub(r" *--.*", "", (LUA / f"{name}.lua").read_text()).lstrip()
+    lines = code.splitlines()
+    top = [line for line in lines[: lines.index("")] if line]
+    while top and top[0].startswith("local lease = require"):  # a part stands above
+        rest = lines[lines.index("") + 1 :]
+        lines, top = rest, rest[: rest.index("")]
+    bound = [line for line in top if _BINDING.fullmatch(line)]
+    assert bound
+    body = "\n".join(line for line in lines if line not in bound)
+    assert not re.search(r"\b(KEYS|ARGV)\[\d", body)
+    if re.search(r"\b(KEYS|ARGV)\b", body):
+        assert re.search(r"^local FIRST_\w+(, FIRST_\w+)* = \d", body, re.MULTILINE), "name the offset of the tail"
+
+
+def _calls(tree: ast.AST) -> dict[str, int]:
+    """Return how often each script is loaded in a module."""
+    loads = Counter[str]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in {"loader.load", "load"} and node.args:
+            assert isinstance(node.args[0], ast.Constant), ast.unparse(node)
+            loads[str(node.args[0].value)] += 1
+    return loads
+
+
+def test_every_entry_point_has_one_typed_function_and_is_loaded_in_one_place() -> None:
+    functions = [
+        name
+        for module in (storage, delivery, administration)
+        for name, value in vars(module).items()
+        if inspect.iscoroutinefunction(value) and value.__module__ == module.__name__ and not name.endswith("_many")
+    ]
+    assert sorted(functions) == ENTRY_POINTS
+    package = Path(errors.__file__).parent
+    loads = Counter[str]()
+    for path in package.rglob("*.py"):
+        found = _calls(ast.parse(path.read_text()))
+        assert not found or path.parent.name == "_scripts", f"{path} loads a script: call its typed function"
+        loads.update(found)
+    assert loads == Counter(ENTRY_POINTS)
 
 
 @pytest.mark.parametrize("path", PARTS, ids=lambda path: path.stem)

@@ -13,8 +13,8 @@ import pytest
 
 from motia_redis._scripts import loader
 from motia_redis._store import codec
-from tests.fuzzing import documents, foreign_text, operations
-from tests.fuzzing.foreign_text import foreign
+from tests.fuzzing import documents, noncanonical, operations
+from tests.fuzzing.noncanonical import encode_noncanonical
 from tests.fuzzing.values import equal, fits, is_json, load, same
 
 LUA = shutil.which("lua5.1")
@@ -25,7 +25,7 @@ PRELUDE = """
 local function unhex(text) return (text:gsub("%x%x", function(pair) return string.char(tonumber(pair, 16)) end)) end
 local function hex(value) return (tostring(value):gsub(".", function(char) return ("%02x"):format(char:byte()) end)) end
 local function fail(code, detail) error({ code = code, detail = detail }, 0) end
-local function document(text) return { text = text, work = 0, budget = 1e9 } end
+local function document(text) return { text = text, cost = 0, budget = 1e9 } end
 local function run(call)
   for line in io.lines() do
     local arguments = {}
@@ -71,7 +71,7 @@ def _numbers(seed: int, count: int) -> list[str]:
     rnd = random.Random(seed)
     numbers = [str(rnd.choice((1, -1)) * rnd.randrange(10 ** rnd.randrange(1, 21))) for _ in range(count // 2)]
     numbers += [repr(documents.draw_number(rnd)) for _ in range(count // 3)]
-    numbers += [rnd.choice(foreign_text.SPELLINGS) for _ in range(count - len(numbers))]
+    numbers += [rnd.choice(noncanonical.SPELLINGS) for _ in range(count - len(numbers))]
     rnd.shuffle(numbers)
     return numbers
 
@@ -119,8 +119,11 @@ def test_canonical_spells_any_string_as_the_codec_does() -> None:
         + documents.NAMES
     )
     texts += [f"\\u{code:04x}" for code in (0x41, 0x22, 0x5C, 0x7B, 0xD83D)] + ["\\\\u0041", '\\\\"', "\\\\\\"]
-    tokens: list[tuple[bytes]] = [(foreign(rnd, text).encode(),) for text in texts]
-    answers = lua('local foreign = require("lib.foreign")\nrun(function(token) return foreign.canonical(token) end)', tokens)  # type: ignore[arg-type]
+    tokens: list[tuple[bytes]] = [(encode_noncanonical(rnd, text).encode(),) for text in texts]
+    answers = lua(
+        'local noncanonical = require("lib.noncanonical")\nrun(function(token) return noncanonical.canonicalize(token) end)',
+        tokens,
+    )  # type: ignore[arg-type]
     for text, (token,), [found] in zip(texts, tokens, answers, strict=True):
         assert found == codec.encode_name(text), (text, token)
 
@@ -132,7 +135,7 @@ def test_texts_are_equal_whatever_their_spelling() -> None:
         value = documents.draw_value(rnd)
         other = operations.draw_tested(rnd, value) if rnd.random() < 0.7 else documents.draw_value(rnd)
         if is_json(other):
-            pairs.append((foreign(rnd, value).encode(), codec.encode(other, subject="", max_bytes=1 << 30)))
+            pairs.append((encode_noncanonical(rnd, value).encode(), codec.encode(other, subject="", max_bytes=1 << 30)))
     body = 'local equal = require("lib.equal")\nrun(function(a, b) return equal.equal(a, b) end)'
     # `equal` is given values without the blanks around them.
     answers = lua(body, pairs)  # type: ignore[arg-type]
@@ -145,7 +148,7 @@ def test_texts_are_equal_whatever_their_spelling() -> None:
 
 
 NAVIGATE = """
-local sealed, walk = require("lib.sealed"), require("lib.walk")
+local canonical, scan_items = require("lib.canonical"), require("lib.scan_items")
 run(function(text, open, name, close)
   local start, value = %s.find_member(document(text), tonumber(open), name, tonumber(close))
   return start, value
@@ -168,7 +171,7 @@ CRAFTED = [
 ]
 
 
-@pytest.mark.parametrize("part", ["sealed", "walk"])
+@pytest.mark.parametrize("part", ["canonical", "scan_items"])
 def test_a_member_is_found_where_it_is_and_nowhere_else(part: str) -> None:
     rnd = random.Random(7)
     objects = CRAFTED + [value for value in (documents.draw_value(rnd) for _ in range(300)) if isinstance(value, dict)]
@@ -209,20 +212,20 @@ def test_an_element_is_found_by_its_index_across_all_seams() -> None:
             head = len(codec.encode(array[:index], subject="", max_bytes=1 << 30)) - 1 + (index > 0)
             expected.append([b"%d" % (6 + head)] if index < len(array) else [b"nil", b"%d" % len(array)])
     body = """
-local walk = require("lib.walk")
-run(function(text, open, index) return walk.find_element(document(text), tonumber(open), tonumber(index)) end)
+local scan_items = require("lib.scan_items")
+run(function(text, open, index) return scan_items.find_element(document(text), tonumber(open), tonumber(index)) end)
 """
     for call, position, found in zip(calls, expected, lua(body, calls), strict=True):
         assert found == position, call
 
 
-def test_only_json_passes_the_check_of_foreign_texts() -> None:
+def test_only_json_passes_the_check_of_noncanonical_texts() -> None:
     rnd = random.Random(9)
-    texts = [foreign(rnd, documents.draw_value(rnd)).encode() for _ in range(400)]
-    texts += [foreign_text.damaged(rnd, text) for text in texts for _ in range(4)] + [
-        text.encode() for text in foreign_text.BROKEN
+    texts = [encode_noncanonical(rnd, documents.draw_value(rnd)).encode() for _ in range(400)]
+    texts += [noncanonical.damaged(rnd, text) for text in texts for _ in range(4)] + [
+        text.encode() for text in noncanonical.BROKEN
     ]
-    body = 'local foreign = require("lib.foreign")\nrun(function(text) return foreign.navigator(fail).check(text) end)'
+    body = 'run(function(text) return require("lib.noncanonical").new_parser(fail).check(text) end)'
     outcomes = set()
     for text, found in zip(texts, lua(body, [(text,) for text in texts]), strict=True):
         try:

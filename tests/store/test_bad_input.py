@@ -131,7 +131,7 @@ async def test_values_over_the_limit_are_refused_as_given_and_as_result(server: 
         await state.set("scope", "key", {"list": ["x" * 900]})
         with pytest.raises(ValueTooLarge, match="1102 bytes of JSON, the limit is 1000"):
             await state.set("scope", "key", "x" * 1100)
-        with pytest.raises(ValueTooLarge, match=r"scope 'scope' key 'key': the result would be 1\d\d\d bytes"):
+        with pytest.raises(ValueTooLarge, match=r"scope 'scope' key 'key': the result of the update would be 1\d\d\d bytes"):
             await state.update("scope", "key", [{"op": "add", "path": "/list/-", "value": "x" * 900}])
         assert await state.get("scope", "key") == {"list": ["x" * 900]}
         # An update may make room first: only the result counts.

@@ -1,4 +1,4 @@
-"""codec: sealed text, whose strings hold no raw bracket and no escaped quote, and which reads back as the same value."""
+"""codec: canonical JSON, whose strings hold no raw bracket and no escaped quote, and which reads back as the same value."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def encode(value: Any) -> bytes:
 
 @settings(max_examples=500)
 @given(values)
-def test_sealed_text_reads_back_as_the_value_and_keeps_its_promises(value: Any) -> None:
+def test_canonical_json_reads_back_as_the_value_and_keeps_its_promises(value: Any) -> None:
     text = encode(value)
     assert orjson.dumps(orjson.loads(text + codec.CANONICAL_MARK)) == orjson.dumps(value)
     strings = text.split(b'"')[1::2]

@@ -19,9 +19,9 @@ from tests.fuzzing import (
     Runner,
     draw_existing,
     draw_value,
+    encode_noncanonical,
     expect,
     find_mismatch,
-    foreign,
     fuzz,
     is_wanted,
     kept,
@@ -108,11 +108,13 @@ def _texts(seed: int) -> Iterator[tuple[random.Random, bytes]]:
     rnd = random.Random(seed)
     while True:
         value = draw_value(rnd)
-        sealed = rnd.random() < 0.5
+        canonical = rnd.random() < 0.5
         text = (
-            codec.encode(value, subject="", max_bytes=1 << 30) + codec.CANONICAL_MARK if sealed else foreign(rnd, value).encode()
+            codec.encode(value, subject="", max_bytes=1 << 30) + codec.CANONICAL_MARK
+            if canonical
+            else encode_noncanonical(rnd, value).encode()
         )
-        if len(text) < 4000 and not (not sealed and text.endswith(codec.CANONICAL_MARK)):
+        if len(text) < 4000 and not (not canonical and text.endswith(codec.CANONICAL_MARK)):
             yield rnd, text
 
 
@@ -182,8 +184,8 @@ async def test_a_broken_text_is_refused_and_stays(runner: Runner, broken: bytes)
 
 
 @pytest.mark.parametrize("end", [b"\r\t", b"\t\r", b"\t\t", b"\t", b"\t\r\t ", b"\t\r\n"])
-async def test_a_part_of_the_seal_is_no_seal(runner: Runner, end: bytes) -> None:
-    # Read as sealed text, the brace inside of the string would be structure.
+async def test_a_part_of_the_mark_is_no_mark(runner: Runner, end: bytes) -> None:
+    # Read as canonical JSON, the brace inside of the string would be structure.
     case = Case(b'{"s":"}{","a":"[","n":1}' + end, [{"op": "increment", "path": "/n", "value": 1}], strict=True)
     [seen] = await runner.run([case])
     assert find_mismatch(case, expect(case), seen) is None

@@ -222,7 +222,7 @@ async def test_concurrent_increments_are_all_counted(state: StateManager) -> Non
     assert await state.get("counters", "visits") == {"n": 500}
 
 
-async def test_values_of_foreign_clients_are_read_and_have_the_first_revision(
+async def test_values_of_other_clients_are_read_and_have_the_first_revision(
     state: StateManager, raw: redis.Redis, namespace: str
 ) -> None:
     raw.hset(Keyspace(namespace, Layout()).values(b"users"), "ann", ' { "a" : [ 1 , "\\u00e9" ] }\n')

@@ -205,7 +205,7 @@ async def test_values_of_set_keep_every_digit(state: StateManager) -> None:
         '{"c":"\\\\","x":"\\\\\\"","a":<n>,"a2":"}"}',
     ],
 )
-async def test_foreign_text_is_updated_in_place(state: StateManager, raw: redis.Redis, namespace: str, text: str) -> None:
+async def test_noncanonical_json_is_updated_in_place(state: StateManager, raw: redis.Redis, namespace: str, text: str) -> None:
     values = Keyspace(namespace, Layout()).values(b"docs")
     raw.hset(values, "doc", text.replace("<n>", "41"))
     assert (await state.update("docs", "doc", [op("increment", "/a", 1)]))["a"] == 42
@@ -221,7 +221,7 @@ async def test_foreign_text_is_updated_in_place(state: StateManager, raw: redis.
         b"[" * 2000 + b"]" * 2000, b'{"a":-}', b'{"a":1.}', b'{"a":1e}', b'{"a":+1}', b'{a:1}',
     ],
 )  # fmt: skip
-async def test_broken_foreign_text_is_refused_and_stays(
+async def test_broken_noncanonical_json_is_rejected_and_stays(
     state: StateManager, raw: redis.Redis, namespace: str, text: bytes
 ) -> None:
     values = Keyspace(namespace, Layout()).values(b"docs")

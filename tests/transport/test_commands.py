@@ -93,7 +93,7 @@ async def test_calls_of_a_flushed_script_run_once_each(state: StateManager, raw:
     raw.script_flush()
     key = f"{namespace}:list".encode()
     calls: Any = [([key], [b"%d" % number]) for number in range(5)]
-    assert await appending.many(router, calls) == [1, 2, 3, 4, 5]
+    assert await appending.call_many(router, calls) == [1, 2, 3, 4, 5]
     assert raw.lrange(key, 0, -1) == [b"0", b"1", b"2", b"3", b"4"]
     await router.aclose()
 

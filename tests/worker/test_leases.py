@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from motia_redis._scripts import loader
+from motia_redis._scripts import delivery
 from motia_redis._worker.leases import assign, lane_name
 from tests.support.waiting import until
 
@@ -51,22 +51,40 @@ class Guard:
         self.attempts, self.dead = (tag + "attempts:Step").encode(), (tag + "dead:Step").encode()
         self.lane = lane_name("Step", self.stream)
 
-    async def call(self, script: str, keys: list[bytes], *arguments: Any) -> Any:
-        return await loader.load(script)(self.router, keys, arguments)
+    async def renew(self, worker: str, ttl: int, *, begin: bool = False) -> bool:
+        (valid,) = await delivery.renew_leases(self.router, [self.leases], worker=worker, ttl_ms=ttl, begin=begin)
+        return valid
 
-    async def renew(self, worker: str, ttl: int, which: str = "again") -> int:
-        return await self.call("renew_leases", [self.leases], worker, str(ttl), which)
-
-    async def acquire(self, worker: str) -> bytes:
-        (outcome,) = await self.call("acquire_lanes", [self.leases], worker, self.lane)
+    async def acquire(self, worker: str) -> delivery.Outcome:
+        lanes = [delivery.PartitionLanes(self.leases, [self.lane])]
+        ((outcome,),) = await delivery.acquire_lanes(self.router, lanes, worker=worker)
         return outcome
 
-    async def acknowledge(self, worker: str, entry_id: bytes) -> int:
-        return await self.call("acknowledge", [self.leases, self.stream, self.attempts], worker, self.lane, "Step", entry_id)
+    async def release(self, worker: str) -> int:
+        lanes = [delivery.PartitionLanes(self.leases, [self.lane])]
+        (released,) = await delivery.release_lanes(self.router, lanes, worker=worker)
+        return released
 
-    async def bury(self, worker: str, entry_id: bytes) -> int:
-        keys = [self.leases, self.stream, self.attempts, self.dead]
-        return await self.call("dead_letter", keys, worker, self.lane, "Step", entry_id, "ValueError", "text", "3")
+    async def acknowledge(self, worker: str, entry_id: bytes) -> bool:
+        entries = delivery.LaneEntries(self.stream, self.attempts, self.lane, "Step", [entry_id])
+        (accepted,) = await delivery.acknowledge(self.router, [delivery.Acknowledgement(self.leases, worker, [entries])])
+        return accepted
+
+    async def dead_letter(self, worker: str, entry_id: bytes) -> bool:
+        return await delivery.dead_letter(
+            self.router,
+            leases=self.leases,
+            stream=self.stream,
+            recorded=self.attempts,
+            dead=self.dead,
+            worker=worker,
+            lane=self.lane,
+            group="Step",
+            entry_id=entry_id,
+            error_type="ValueError",
+            error_text=b"text",
+            attempts=3,
+        )
 
     async def deliver(self) -> bytes:
         """Append an entry and read it for the group; return its id."""
@@ -91,62 +109,62 @@ async def guard(state: StateManager, namespace: str) -> Any:
 
 async def test_a_lane_has_one_holder(guard: Guard) -> None:
     for worker in ("one", "two"):
-        await guard.renew(worker, 10_000, "first")
-    assert await guard.acquire("one") == b"free"
-    assert await guard.acquire("two") == b""
-    assert await guard.acquire("one") == b"held"
-    assert await guard.call("release_lanes", [guard.leases], "two", "stay", guard.lane) == 0
-    assert await guard.call("release_lanes", [guard.leases], "one", "stay", guard.lane) == 1
-    assert await guard.acquire("two") == b"free", "handed over, not taken from the dead"
+        await guard.renew(worker, 10_000, begin=True)
+    assert await guard.acquire("one") == "free"
+    assert await guard.acquire("two") == ""
+    assert await guard.acquire("one") == "held"
+    assert await guard.release("two") == 0
+    assert await guard.release("one") == 1
+    assert await guard.acquire("two") == "free", "handed over, not taken from the dead"
 
 
 async def test_a_lane_moves_only_when_its_holder_s_lease_ran_out(guard: Guard) -> None:
-    await guard.renew("one", 150, "first")
-    await guard.renew("two", 10_000, "first")
-    assert await guard.acquire("one") == b"free"
-    assert await guard.acquire("two") == b""
+    await guard.renew("one", 150, begin=True)
+    await guard.renew("two", 10_000, begin=True)
+    assert await guard.acquire("one") == "free"
+    assert await guard.acquire("two") == ""
 
     async def taken() -> bool:
-        return await guard.acquire("two") == b"dead"
+        return await guard.acquire("two") == "dead"
 
     await until(taken, "the lease runs out")
-    assert await guard.renew("one", 10_000) == 0, "what ran out does not come to life again"
-    assert await guard.acquire("one") == b""
+    assert not await guard.renew("one", 10_000), "what ran out does not come to life again"
+    assert await guard.acquire("one") == ""
 
 
 async def test_workers_that_died_leave_no_trace(guard: Guard) -> None:
-    await guard.renew("one", 20, "first")
+    await guard.renew("one", 20, begin=True)
     await asyncio.sleep(0.05)
-    await guard.renew("two", 10_000, "first")
+    await guard.renew("two", 10_000, begin=True)
     assert list(await guard.router.execute(guard.leases, "HGETALL", guard.leases)) == [b"worker two"]
 
 
 async def test_who_lost_the_lane_can_neither_acknowledge_nor_bury(guard: Guard) -> None:
     entry_id = await guard.deliver()
-    await guard.renew("one", 100, "first")
+    await guard.renew("one", 100, begin=True)
     await guard.acquire("one")
     await asyncio.sleep(0.15)
-    for attempt in (guard.acknowledge, guard.bury):
+    for attempt in (guard.acknowledge, guard.dead_letter):
         assert await attempt("one", entry_id) == 0, "its time is over, though nobody took the lane yet"
-    await guard.renew("two", 10_000, "first")
-    assert await guard.acquire("two") == b"dead"
-    for attempt in (guard.acknowledge, guard.bury):
+    await guard.renew("two", 10_000, begin=True)
+    assert await guard.acquire("two") == "dead"
+    for attempt in (guard.acknowledge, guard.dead_letter):
         assert await attempt("one", entry_id) == 0
     assert await guard.pending() == 1
-    assert await guard.acknowledge("two", entry_id) == 1
+    assert await guard.acknowledge("two", entry_id)
     assert await guard.pending() == 0
 
 
 async def test_a_dead_letter_is_moved_as_a_whole_or_not_at_all(guard: Guard) -> None:
     entry_id = await guard.deliver()
-    await guard.renew("one", 10_000, "first")
+    await guard.renew("one", 10_000, begin=True)
     await guard.acquire("one")
     await guard.router.execute(guard.dead, "SET", guard.dead, "not a stream")
     with pytest.raises(Exception, match="WRONGTYPE"):
-        await guard.bury("one", entry_id)
+        await guard.dead_letter("one", entry_id)
     assert await guard.pending() == 1
     await guard.router.execute(guard.dead, "DEL", guard.dead)
-    assert await guard.bury("one", entry_id) == 1
-    assert await guard.bury("one", entry_id) == 1, "a second call changes nothing"
+    assert await guard.dead_letter("one", entry_id)
+    assert await guard.dead_letter("one", entry_id), "a second call changes nothing"
     assert await guard.router.execute(guard.dead, "XLEN", guard.dead) == 1
     assert await guard.pending() == 0

@@ -15,7 +15,7 @@ import pytest
 
 from motia_redis import FlowContext, StateManager, StateTriggerInput, Worker, logger, queue, step
 from motia_redis import state as state_trigger
-from motia_redis._scripts import loader
+from motia_redis._scripts import delivery
 from motia_redis._steps.application import Application
 from motia_redis._store.limits import Retention
 from motia_redis._tracing import trace
@@ -478,10 +478,9 @@ async def test_lanes_are_acknowledged_together_and_each_for_its_holder_only(stat
     leases, attempts = tag + b"leases", tag + b"attempts:Step"
     streams = [tag + b"events:%d" % number for number in range(3)]
     names = [lane_name("Step", stream) for stream in streams]
-    await loader.load("renew_leases")(router, [leases], ["mine", "60000", "first"])
-    await loader.load("renew_leases")(router, [leases], ["other", "60000", "first"])
-    await loader.load("acquire_lanes")(router, [leases], ["mine", names[0], names[2]])
-    await loader.load("acquire_lanes")(router, [leases], ["other", names[1]])
+    for worker, lanes in (("mine", [names[0], names[2]]), ("other", [names[1]])):
+        await delivery.renew_leases(router, [leases], worker=worker, ttl_ms=60000, begin=True)
+        await delivery.acquire_lanes(router, [delivery.PartitionLanes(leases, lanes)], worker=worker)
     ids = []
     for stream, name in zip(streams, names, strict=True):
         await router.execute(stream, "XGROUP CREATE", stream, "Step", "0", "MKSTREAM")
@@ -489,18 +488,17 @@ async def test_lanes_are_acknowledged_together_and_each_for_its_holder_only(stat
         await router.execute(stream, "XREADGROUP", "GROUP", "Step", "worker", "STREAMS", stream, ">")
         await router.execute(attempts, "HSET", attempts, name + b" " + ids[-1][0], "1")
 
-    async def acknowledge(*numbers: int) -> Any:
-        keys = [leases, *(key for number in numbers for key in (streams[number], attempts))]
-        lanes = [[names[number], b"Step", *ids[number]] for number in numbers]
-        arguments = [part for lane in lanes for part in (b"", *lane)]
-        return await loader.load("acknowledge")(router, keys, [b"mine", *arguments[1:]])
+    async def acknowledge(*numbers: int) -> bool:
+        lanes = [delivery.LaneEntries(streams[number], attempts, names[number], "Step", ids[number]) for number in numbers]
+        (accepted,) = await delivery.acknowledge(router, [delivery.Acknowledgement(leases, "mine", lanes)])
+        return accepted
 
     async def left() -> list[int]:
         return [(await router.execute(stream, "XPENDING", stream, "Step"))["pending"] for stream in streams]
 
-    assert await acknowledge(1, 0) == 0
+    assert not await acknowledge(1, 0)
     assert await left() == [0, 2, 2]
-    assert await acknowledge(0, 2) == 1
+    assert await acknowledge(0, 2)
     assert await left() == [0, 2, 0]
     assert await router.execute(attempts, "HKEYS", attempts) == [names[1] + b" " + ids[1][0]]
     await router.aclose()

@@ -1,29 +1,31 @@
--- That a request is applied once, however often and late its attempts arrive. `call` is redis.call.
+-- Ensures that a request is applied once, however often and late its attempts arrive. `call` is redis.call.
 --
--- Only a first attempt can have been applied without a trace of its request but the event: every repetition leaves a record, an
--- idempotency key from the first attempt on. So a repetition without record looks for the event, back to the time of the first
--- attempt; and an attempt that comes when a later one has been here is void. A long look goes on with the next call: the record
--- says how far it came, and since it stands there nothing can be added that would have to be looked at.
+-- Every repetition leaves a record. With an idempotency key, the first attempt leaves one too. Without a key, the only trace of a
+-- first attempt is its event. So a repetition without record searches for the event, back to the time of the first attempt.
+-- An attempt that arrives after a later one is rejected. A long search continues in the next call, from where the record says.
+-- While the record exists, no attempt can add an event that the search would miss.
 --
--- `again` is "" for a first attempt without idempotency key, else
--- "<attempt>:<began, server's clock, milliseconds; 0 = unknown>:<milliseconds since>:<lifetime of the key>:<fingerprint>".
--- The record of a request:          "<attempt>\n" and "<revision>\n<text>" once it was applied, "?<id>" while it is looked for
--- The record of an idempotency key: "<fingerprint>\n<revision>\n<text>"
--- An outcome without revision is "\n": the request was right and found nothing to do.
+-- An attempt token is "" for a first attempt without idempotency key, else
+-- "<attempt>:<start by the server's clock, milliseconds; 0 = unknown>:<milliseconds since>:<lifetime of the key>:<fingerprint>".
+-- The record of a request is "<attempt>\n", then "<revision>\n<text>" once it was applied, or "?<id>" while the search goes on.
+-- The record of an idempotency key is "<fingerprint>\n<revision>\n<text>".
+-- A reply without revision is recorded as "\n": the request was valid and there was nothing to change.
+--
+-- COST of a search: at most MOST_ENTRIES entries or about MOST_BYTES in one call.
 
-local RECORD_LIFETIME = 600000 -- milliseconds in which a lost attempt may still arrive
-local MARGIN = 5000 -- milliseconds that clocks may drift apart
-local MOST_ENTRIES, MOST_BYTES = 1000, 1024 * 1024 -- that one call looks at
+local RECORD_LIFETIME = 600000 -- milliseconds in which a delayed attempt may still arrive
+local MARGIN = 5000 -- milliseconds by which clocks may differ
+local MOST_ENTRIES, MOST_BYTES = 1000, 1024 * 1024 -- that one call reads
 
-local function parse(again)
-  local attempt, began, elapsed, lifetime, fingerprint = string.match(again, "^(%d+):(%d+):(%d+):(%d+):(%x*)$")
+local function parse(attempt_token)
+  local attempt, began, elapsed, lifetime, fingerprint = string.match(attempt_token, "^(%d+):(%d+):(%d+):(%d+):(%x*)$")
   return {
     attempt = tonumber(attempt or 1), began = tonumber(began or 0), elapsed = tonumber(elapsed or 0),
     lifetime = lifetime, fingerprint = fingerprint,
   }
 end
 
-local function outcome(record)
+local function reply_of_record(record)
   local revision, text = string.match(record, "^([^\n]*)\n(.*)$")
   if not revision then
     return nil
@@ -47,8 +49,8 @@ local function milliseconds(id)
   return tonumber(string.match(id, "^(%d+)"))
 end
 
--- The reply that a change, or a message, had.
-local function reply_of(id, fields)
+-- Return the reply that the change or the message with this event had.
+local function reply_of_event(id, fields)
   local kind = field(fields, "type")
   if kind == "topic" then
     return { id, field(fields, "request") }
@@ -56,7 +58,7 @@ local function reply_of(id, fields)
   return { id, field(fields, kind == "state:deleted" and "old" or "new") }
 end
 
--- Look for the event of a request, from `newest` back to `since`. Returns its reply, or from where on the next call has to look.
+-- Search for the event of a request, from `newest` back to `since`. Return its reply; or nil and where the next call continues.
 local function find(call, stream, trimmed, request, newest, since)
   local entries, bytes, page = 0, 0, 1
   while true do
@@ -66,7 +68,7 @@ local function find(call, stream, trimmed, request, newest, since)
         return nil
       end
       if field(entry[2], "request") == request then
-        return reply_of(entry[1], entry[2])
+        return reply_of_event(entry[1], entry[2])
       end
       for _, part in ipairs(entry[2]) do
         bytes = bytes + #part
@@ -87,7 +89,7 @@ local function find(call, stream, trimmed, request, newest, since)
     end
     page = math.max(1, math.min(MOST_ENTRIES - entries, math.floor((MOST_BYTES - bytes) / (bytes / entries + 1))))
   end
-  -- The stream begins later than that: what came before may have been trimmed.
+  -- The stream begins after `since`: the event may have been trimmed.
   local floor = call("HGET", trimmed, "floor " .. stream)
   if floor and milliseconds(floor) >= since then
     return unknown("trimmed")
@@ -95,7 +97,7 @@ local function find(call, stream, trimmed, request, newest, since)
   return nil
 end
 
--- Record a reply, of a repetition or under an idempotency key. An error reply is none: what was refused may be tried again.
+-- Record the reply of a repetition, or under an idempotency key. An error reply is not recorded: the caller may try again.
 local function remember(call, keys, asked, reply)
   local done = reply.err and "" or (reply[1] or "") .. "\n" .. (reply[2] or "")
   if asked.attempt > 1 then
@@ -106,24 +108,25 @@ local function remember(call, keys, asked, reply)
   end
 end
 
--- What to answer instead of running the request: a reply, an error, or the status SEARCHING: call again. nil = run it. `keys` has
--- record, key (the idempotency key's record, if any), stream, trimmed and newest: the key's revision, false = there is none.
-local function before(call, keys, request, again)
-  local asked = parse(again)
+-- Return the reply for a request that must not run: its earlier reply, an error, or the status SEARCHING (call again). Return nil
+-- for a request that must run. `keys` has record, key (the record of the idempotency key, if any), stream, trimmed, and newest
+-- (the revision of the key; false = none).
+local function find_reply(call, keys, request, attempt_token)
+  local asked = parse(attempt_token)
   local known = keys.key and call("GET", keys.key)
   if known then
     local fingerprint, rest = string.match(known, "^(%x*)\n(.*)$")
     if fingerprint ~= asked.fingerprint then
       return { err = "REUSED" }
     end
-    call("SET", keys.key, known, "KEEPTTL") -- a write of this connection, so that its WAIT covers the first
-    return outcome(rest)
+    call("SET", keys.key, known, "KEEPTTL") -- a write on this connection, so that its WAIT covers the first attempt's
+    return reply_of_record(rest)
   end
   local from = keys.newest or "+"
   local record = call("GET", keys.record)
   if record then
     local attempt, rest = string.match(record, "^(%d+)\n(.*)$")
-    local reply = outcome(rest)
+    local reply = reply_of_record(rest)
     if reply then
       call("SET", keys.record, record, "KEEPTTL")
       return reply
@@ -152,9 +155,9 @@ local function before(call, keys, request, again)
   return found
 end
 
--- Record what running the request gave.
-local function after(call, keys, again, reply)
-  remember(call, keys, parse(again), reply)
+-- Record the reply of a request that ran.
+local function record_reply(call, keys, attempt_token, reply)
+  remember(call, keys, parse(attempt_token), reply)
 end
 
-return { before = before, after = after }
+return { find_reply = find_reply, record_reply = record_reply }

@@ -28,7 +28,7 @@ BROKEN = [
 _SHORT = {'"': '\\"', "\\": "\\\\", "/": "\\/", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
-def _foreign_string(rnd: random.Random, text: str) -> str:
+def _noncanonical_string(rnd: random.Random, text: str) -> str:
     parts = []
     for char in text:
         if char in _SHORT and (rnd.random() < 0.6 or (char in '"\\' and rnd.random() < 0.5)):
@@ -42,7 +42,7 @@ def _foreign_string(rnd: random.Random, text: str) -> str:
     return '"' + "".join(parts) + '"'
 
 
-def foreign(rnd: random.Random, value: Any) -> str:
+def encode_noncanonical(rnd: random.Random, value: Any) -> str:
     """A value as some other program might write it."""
 
     def blank() -> str:
@@ -53,20 +53,21 @@ def foreign(rnd: random.Random, value: Any) -> str:
         if rnd.random() < 0.3:
             rnd.shuffle(members)
         inner = ",".join(
-            f"{blank()}{_foreign_string(rnd, name)}{blank()}:{blank()}{foreign(rnd, item)}{blank()}" for name, item in members
+            f"{blank()}{_noncanonical_string(rnd, name)}{blank()}:{blank()}{encode_noncanonical(rnd, item)}{blank()}"
+            for name, item in members
         )
         return "{" + (inner or blank()) + "}"
     if isinstance(value, list):
-        return "[" + (",".join(blank() + foreign(rnd, item) + blank() for item in value) or blank()) + "]"
+        return "[" + (",".join(blank() + encode_noncanonical(rnd, item) + blank() for item in value) or blank()) + "]"
     if isinstance(value, str):
-        return _foreign_string(rnd, value)
+        return _noncanonical_string(rnd, value)
     if is_number(value) and rnd.random() < 0.3:
         return rnd.choice(SPELLINGS)
     return json.dumps(value)
 
 
 def damaged(rnd: random.Random, text: bytes) -> bytes:  # noqa: PLR0911  # one way to damage after the other
-    """A foreign text that is JSON no more; or still is, by chance."""
+    """A non-canonical text that is JSON no more; or still is, by chance."""
     at = rnd.randrange(len(text) + 1)
     kind = rnd.randrange(9)
     if kind == 0:

@@ -1,16 +1,16 @@
--- Finds its way in any JSON text, such as another client writes: white space, escapes of every form, any member order. The text
--- is checked as a whole first; what is not JSON, or could not be read back, is refused, never spliced.
+-- Parses non-canonical JSON, which other clients write: with white space and escapes of every form. The whole text is checked
+-- first. Text that is not JSON, or that could not be read back, is rejected and never spliced.
 --
 -- Every token costs some hundred nanoseconds here, so a call has a budget of tokens.
 
 local byte, char, find, gsub, rep, sub = string.byte, string.char, string.find, string.gsub, string.rep, string.sub
 
-local BYTES = 128 * 1024 -- larger texts are refused at once
-local TOKENS = 15000 -- a call's budget: some tens of milliseconds
+local BYTES = 128 * 1024 -- larger texts are rejected unread
+local TOKENS = 15000 -- budget of a call: some tens of milliseconds
 local DEPTH = 1000 -- deeper documents cannot be read back by get()
 local ESCAPES = '^' .. rep('[^"\\%z\1-\31]*\\["\\/bfnrt]', 8)
 
--- Members of the form `codec.py` writes, so that names compare as bytes.
+-- The spelling that codec.py writes, so that names can be compared as bytes.
 local SPELLING = { ["\\/"] = "/", ['\\"'] = "\\u0022", ["\\\\"] = "\\u005c" }
 local SHORT = { [8] = "\\b", [9] = "\\t", [10] = "\\n", [12] = "\\f", [13] = "\\r" }
 
@@ -30,7 +30,7 @@ local function utf8(code)
   )
 end
 
--- How codec.py spells the character `code` inside of a string.
+-- Return the character `code` as codec.py spells it inside a string.
 local function spell(code)
   if SHORT[code] then
     return SHORT[code]
@@ -40,12 +40,12 @@ local function spell(code)
   return utf8(code)
 end
 
--- A string token as codec.py spells it. COST: its bytes.
-local function canonical(token)
+-- Return a string token as codec.py spells it. COST: its bytes.
+local function canonicalize(token)
   if not find(token, "[\\{}%[%]]") then
     return token
   end
-  -- Escaped backslashes first: what is left of `\u` and `\"` then is an escape.
+  -- Escaped backslashes first: every `\u` and `\"` that remains is then an escape.
   token = gsub(token, '\\["\\/]', SPELLING)
   token = gsub(token, "\\u([dD][89aAbB]%x%x)\\u([dD][c-fC-F]%x%x)", function(high, low)
     return utf8(0x10000 + (tonumber(high, 16) - 0xD800) * 0x400 + tonumber(low, 16) - 0xDC00)
@@ -62,7 +62,7 @@ local function solid(text, pos)
   return find(text, "[^ \t\r\n]", pos) or #text + 1
 end
 
--- The closing quote of the string opened at `pos`, or nil. COST: its bytes, plus a search per 8 escapes.
+-- Return the closing quote of the string opened at `pos`, or nil. COST: its bytes, plus a search per 8 escapes.
 local function string_end(text, pos)
   pos = pos + 1
   while true do
@@ -86,7 +86,7 @@ local function string_end(text, pos)
   end
 end
 
--- The last byte of the number or word at `pos`, or nil.
+-- Return the last byte of the number or word at `pos`, or nil.
 local function scalar_end(text, pos)
   local _, last = find(text, "^%-?%d+", pos)
   if not last then
@@ -104,7 +104,7 @@ local function scalar_end(text, pos)
   last = fraction or last
   local _, exponent = find(text, "^[eE][+-]?%d+", last + 1)
   last = exponent or last
-  -- What no double can hold could not be read back.
+  -- A number that no double can hold could not be read back.
   if last - pos > 300 or exponent then
     local number = tonumber(sub(text, pos, last))
     return number and number - number == 0 and last or nil
@@ -117,7 +117,7 @@ local function spend(budget)
   return budget.tokens >= 0
 end
 
--- The last byte of the value at `pos`; nil and why, when it is not JSON. COST: a few searches per token.
+-- Return the last byte of the value at `pos`; or nil and the reason why it is not JSON. COST: a few searches per token.
 local function checked_end(text, pos, budget)
   local closers, depth = {}, 0
   while true do
@@ -129,7 +129,7 @@ local function checked_end(text, pos, budget)
       depth = depth + 1
       closers[depth] = first + 2
       if depth > DEPTH then
-        return nil, "nested too deep"
+        return nil, "it is nested deeper than 1,000 levels"
       end
       local after = solid(text, pos + 1)
       if byte(text, after) == first + 2 then
@@ -145,7 +145,7 @@ local function checked_end(text, pos, budget)
     if not last and not (first == 123 or first == 91) then
       return nil, "no JSON at byte " .. pos
     end
-    -- Behind a value: close what ends here, step to the next item.
+    -- After a value: close the containers that end here, then step to the next item.
     while last do
       if depth == 0 then
         return last
@@ -171,7 +171,7 @@ local function checked_end(text, pos, budget)
   end
 end
 
--- The forms that a character outside of ASCII may have in UTF-8: no overlong ones, no surrogates, nothing over U+10FFFF.
+-- The forms of a character outside ASCII in UTF-8: no overlong forms, no surrogates, nothing over U+10FFFF.
 local CHARACTERS = {
   "^[\194-\223][\128-\191]",
   "^[\225-\236\238\239][\128-\191][\128-\191]",
@@ -182,7 +182,7 @@ local CHARACTERS = {
   "^\244[\128-\143][\128-\191][\128-\191]",
 }
 
--- Whether the text is UTF-8. COST: a search or more per character outside of ASCII.
+-- Return whether the text is UTF-8. COST: one to seven searches per character outside ASCII.
 local function is_utf8(text)
   local pos = find(text, "[\128-\255]")
   while pos do
@@ -202,8 +202,8 @@ local function is_utf8(text)
   return true
 end
 
--- A navigator with the functions of sealed.lua, which share one budget; raises {code, detail} through `fail`.
-local function navigator(fail)
+-- Return a parser with the functions of canonical.lua and scan_items.lua, which share one budget. They raise by `fail`.
+local function new_parser(fail)
   local budget = { tokens = TOKENS }
 
   local function text_end(text, start)
@@ -218,7 +218,7 @@ local function navigator(fail)
     return text_end(document.text, start)
   end
 
-  -- Readers disagree on which of two members of one name counts; an update must not choose.
+  -- Readers disagree on which of two members with one name counts. An update must not choose one.
   local function find_member(document, open, name)
     local text = document.text
     local found_name, found_value
@@ -229,7 +229,7 @@ local function navigator(fail)
       end
       local name_end = string_end(text, pos)
       local value = solid(text, solid(text, name_end + 1) + 1)
-      if canonical(sub(text, pos, name_end)) == name then
+      if canonicalize(sub(text, pos, name_end)) == name then
         if found_name then
           fail("CORRUPT", "two members of one name")
         end
@@ -258,7 +258,7 @@ local function navigator(fail)
     return pos
   end
 
-  -- Check the whole text: the first and last byte of its value.
+  -- Check the whole text and return the first and last byte of its value.
   local function check(text)
     if #text > BYTES then
       fail("CORRUPT", "too long for an update in place")
@@ -281,8 +281,8 @@ local function navigator(fail)
 end
 
 return {
-  navigator = navigator,
-  canonical = canonical,
+  new_parser = new_parser,
+  canonicalize = canonicalize,
   scalar_end = scalar_end,
   solid = solid,
   string_end = string_end,

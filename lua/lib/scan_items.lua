@@ -1,76 +1,76 @@
--- Walks sealed text item by item: for names that cannot be found by their text alone, and for elements by their index.
+-- Scans canonical JSON item by item: for names that cannot be found by their text alone, and for elements by their index.
 
 local byte, find, rep, sub = string.byte, string.find, string.rep, string.sub
 
 local ARRAY, QUOTE, OBJECT, CLOSE_ARRAY, CLOSE_OBJECT, COMMA = 91, 34, 123, 93, 125, 44
 local BULK = 16 -- items of one kind that one match skips
-local SMALL = 64 -- bytes: only after items up to this size is a bulk match tried, so that no match is large for nothing
-local STEP = 650 -- what a step of a walk costs, in bytes that a copy would move in that time
+local SMALL = 64 -- bytes: a bulk match is tried only after items up to this size, so that no match reads much in vain
+local STEP = 650 -- cost of a step, in bytes that a copy would move in that time
 
 local VALUES = { [OBJECT] = "%b{}", [ARRAY] = "%b[]", [QUOTE] = '%b""' }
 local SCALAR = "[%w+.%-]+"
 
--- Step to the next member: how many were passed; 0 at the last. A bulk match may pass BULK members, none of which ends behind
--- `limit`. COST: one match and the bytes it passes.
-local function step(walk, limit)
-  local document, pos = walk.document, walk.pos
+-- Step to the next member and return how many members that skipped; 0 at the last one. A bulk match may skip BULK members, if
+-- none of them ends after `limit`. COST: one match and the bytes it skips.
+local function step(cursor, limit)
+  local document, pos = cursor.document, cursor.pos
   local text = document.text
-  document.work = document.work + STEP
-  if document.work > document.budget then
-    document.fail("TOOMUCH", "items walked")
+  document.cost = document.cost + STEP
+  if document.cost > document.budget then
+    document.fail("TOOMUCH", "items scanned")
   end
   local first = byte(text, find(text, '"', pos + 1, true) + 2)
   local kind = VALUES[first] and first or 0
-  if kind ~= walk.kind then
-    walk.kind, walk.run = kind, 0
+  if kind ~= cursor.kind then
+    cursor.kind, cursor.run = kind, 0
   end
-  local item = walk.ones[kind]
+  local item = cursor.ones[kind]
   if not item then
     item = '^%b"":' .. (VALUES[kind] or SCALAR)
-    walk.ones[kind], walk.bulks[kind] = item, "^" .. rep(sub(item, 2) .. ",", BULK)
+    cursor.ones[kind], cursor.bulks[kind] = item, "^" .. rep(sub(item, 2) .. ",", BULK)
   end
-  if walk.run >= 2 then
-    local _, last = find(text, walk.bulks[kind], pos)
+  if cursor.run >= 2 then
+    local _, last = find(text, cursor.bulks[kind], pos)
     if last and last < limit then
-      walk.pos = last + 1
+      cursor.pos = last + 1
       return BULK
     end
-    walk.run = -BULK -- not again before that many of this kind
+    cursor.run = -BULK -- do not try another bulk match before so many members of this kind
   end
   local _, last = find(text, item, pos)
   if not last or byte(text, last + 1) ~= COMMA then
     return 0
   end
-  walk.pos, walk.run = last + 2, last - pos <= SMALL and walk.run + 1 or 0
+  cursor.pos, cursor.run = last + 2, last - pos <= SMALL and cursor.run + 1 or 0
   return 1
 end
 
--- As sealed.find_member. COST: a search or two per member before the one in question, or per BULK of them.
+-- Do the same as canonical.find_member. COST: one or two searches per member before the one found, or per BULK of them.
 local function find_member(document, open, name)
   local text, needle = document.text, name .. ":"
   if byte(text, open + 1) == CLOSE_OBJECT then
     return nil
   end
-  local walk = { document = document, pos = open + 1, ones = {}, bulks = {}, run = 0, kind = nil }
+  local cursor = { document = document, pos = open + 1, ones = {}, bulks = {}, run = 0, kind = nil }
   while true do
-    local candidate = find(text, needle, walk.pos, true)
+    local candidate = find(text, needle, cursor.pos, true)
     if not candidate then
       return nil
     end
-    document.work = document.work + candidate - walk.pos
-    while walk.pos < candidate do
-      if step(walk, candidate) == 0 then
+    document.cost = document.cost + candidate - cursor.pos
+    while cursor.pos < candidate do
+      if step(cursor, candidate) == 0 then
         return nil
       end
     end
-    if walk.pos == candidate then
+    if cursor.pos == candidate then
       return candidate, candidate + #needle
     end
   end
 end
 
--- The start of element `index` (from 0) of the array opened at `open`; or nil and the number of elements.
--- COST: a search per element before it, or per BULK of a kind.
+-- Return the start of element `index` (from 0) of the array opened at `open`; or nil and the number of elements.
+-- COST: a search per element before it, or per BULK of one kind.
 local function find_element(document, open, index)
   local text, pos, count = document.text, open + 1, 0
   local kind, run, bulks = nil, 0, {}
@@ -78,9 +78,9 @@ local function find_element(document, open, index)
     return nil, 0
   end
   while count < index do
-    document.work = document.work + STEP
-    if document.work > document.budget then
-      document.fail("TOOMUCH", "items walked")
+    document.cost = document.cost + STEP
+    if document.cost > document.budget then
+      document.fail("TOOMUCH", "items scanned")
     end
     local first = byte(text, pos)
     local pattern = VALUES[first] or SCALAR
@@ -111,8 +111,8 @@ local function find_element(document, open, index)
   return pos
 end
 
--- The closing bracket of the container opened at `open`. When `close`, the end of the container around it, is known and the text
--- between holds nothing that could end this one earlier, it is found by a plain find alone.
+-- Return the closing bracket of the container opened at `open`. A plain find suffices if `close`, the end of the container around
+-- it, is known and no bytes between could end this one earlier.
 -- COST: the bytes of the container.
 local function container_end(document, open, close)
   local text, kind = document.text, byte(document.text, open)

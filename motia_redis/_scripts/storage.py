@@ -1,0 +1,144 @@
+"""The scripts that change and read state: one typed function per Lua entry point. The header of each Lua file is its contract."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from motia_redis._scripts import loader
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from motia_redis._transport.router import Router
+
+_MUTATE: Final = loader.load("mutate")
+_ENQUEUE: Final = loader.load("enqueue")
+_GET_ENTRY: Final = loader.load("get_entry")
+_SCAN_KEYS: Final = loader.load("scan_keys")
+_ENSURE_LAYOUT: Final = loader.load("ensure_layout")
+
+_new = tuple.__new__  # makes a NamedTuple without its own __new__, which is a function call in Python
+_SEARCHING = b"SEARCHING"  # the status that asks for another call, while the script searches for an earlier attempt
+
+
+class Mutation(NamedTuple):
+    """One call of `mutate`."""
+
+    #: Values, revisions, scopes, events, record of the request; with options also what was trimmed; with an idempotency key also
+    #: its record.
+    keys: Sequence[bytes]
+    scope: bytes
+    key: bytes
+    request: bytes
+    trace: bytes
+    options: bytes
+    change: Sequence[bytes]  #: the kind of change and its parameters
+
+    def encode(self) -> tuple[Sequence[bytes], Sequence[bytes]]:
+        """Return KEYS and ARGV."""
+        return self.keys, (self.scope, self.key, self.request, self.trace, self.options, *self.change)
+
+
+class Mutated(NamedTuple):
+    """The reply of `mutate`."""
+
+    revision: bytes | None  #: None: a delete found no value
+    text: bytes | None  #: the new text of an update, the old text of a delete that is not quiet
+    dropped: int  #: unhandled events that the hard cap dropped
+    following: Sequence[Any] = ()  #: replies of the commands that followed
+
+
+class Message(NamedTuple):
+    """One call of `enqueue`: keys first, then arguments."""
+
+    stream: bytes
+    trimmed: bytes
+    request_record: bytes
+    idempotency_record: bytes | None
+
+    topic: bytes
+    key: bytes
+    data: bytes
+    request: bytes
+    trace: bytes
+    limits: bytes
+    attempt_token: bytes
+
+
+class Enqueued(NamedTuple):
+    """The reply of `enqueue`."""
+
+    entry_id: bytes
+    request: bytes  #: the message's id: the request id of the attempt that was applied
+    dropped: int  #: unhandled messages that the hard cap dropped
+    following: Sequence[Any] = ()  #: replies of the commands that followed
+
+
+class StoredEntry(NamedTuple):
+    """The reply of `get_entry`."""
+
+    text: bytes
+    revision: bytes
+
+
+class KeysPage(NamedTuple):
+    """The reply of `scan_keys`."""
+
+    cursor: int  #: where the next page begins; 0 = this page is the last one
+    keys: list[bytes]
+    size: int  #: bytes of these keys and their values
+
+
+async def mutate(router: Router, mutation: Mutation, *, following: Sequence[Sequence[Any]] = ()) -> Mutated:
+    """Change one value and append its event. Commands in `following` run after it over the same connection."""
+    # The most frequent call of all: it takes its parts from the tuple without a function call for each.
+    keys, scope, key, request, trace, options, change = mutation
+    arguments = (scope, key, request, trace, options, *change)
+    replies = await _MUTATE.call_with(router, keys, arguments, following)
+    while replies[0] == _SEARCHING:
+        replies = await _MUTATE.call_with(router, keys, arguments, following)
+    reply = replies[0]
+    size = len(reply)
+    if size == 1:
+        return _new(Mutated, (reply[0], None, 0, replies[1:] if following else ()))
+    if size == 2:
+        return _new(Mutated, (reply[0], reply[1], 0, replies[1:] if following else ()))
+    return _mutated(reply, replies[1:])
+
+
+async def mutate_many(router: Router, mutations: Sequence[Mutation]) -> list[Mutated]:
+    """Run `mutate` for first attempts without idempotency key, each atomically. Those for one node run in order."""
+    return [_mutated(reply, ()) for reply in await _MUTATE.call_many(router, [mutation.encode() for mutation in mutations])]
+
+
+def _mutated(reply: list[Any], following: Sequence[Any]) -> Mutated:
+    revision, text, dropped = (*reply, None, None, None)[:3]
+    return Mutated(revision, text, dropped or 0, following)
+
+
+async def enqueue(router: Router, message: Message, *, following: Sequence[Sequence[Any]] = ()) -> Enqueued:
+    """Append a message to a topic. Commands in `following` run after it over the same connection."""
+    keys: Any = message[:3] if message.idempotency_record is None else message[:4]
+    replies: list[Any] = [_SEARCHING]
+    while replies[0] == _SEARCHING:
+        replies = await _ENQUEUE.call_with(router, keys, message[4:], following)
+    reply = replies[0]
+    return Enqueued(reply[0], reply[1], reply[2] if len(reply) > 2 else 0, replies[1:])
+
+
+async def get_entry(router: Router, *, values: bytes, revisions: bytes, key: bytes) -> StoredEntry | None:
+    """Return the text and the revision of a key, or None when it holds no value."""
+    reply = await _GET_ENTRY(router, (values, revisions), (key,))
+    return StoredEntry(*reply) if reply else None
+
+
+async def scan_keys(router: Router, address: str, *, values: bytes, cursor: int, count: int) -> KeysPage:
+    """Return a page of about `count` keys, read at the node of `address`: a cursor is valid for one node only."""
+    following, keys, size = await _SCAN_KEYS.call_at(router, address, (values,), (cursor, count))
+    return KeysPage(int(following), keys, size)
+
+
+async def ensure_layout(router: Router, *, layout: bytes | str, version: int, partitions: int, lanes: int) -> list[bytes | None]:
+    """Write the layout if there is none; return the stored version, partitions and lanes, None for a missing field."""
+    reply: list[bytes | None] = await _ENSURE_LAYOUT(router, (layout,), (str(version), str(partitions), str(lanes)))
+    return reply
