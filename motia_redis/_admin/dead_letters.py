@@ -9,6 +9,7 @@ from heapq import heapify, heappop, heapreplace
 from typing import TYPE_CHECKING, Any
 
 from motia_redis._admin import registry
+from motia_redis._admin.connections import open_namespace
 from motia_redis._scripts import administration
 from motia_redis._steps import events
 from motia_redis._store import codec
@@ -89,7 +90,7 @@ class DeadLetters:
 
     async def count(self, step: str | None = None) -> int:
         """Return how many letters a step has, or all steps. Cost: two round trips; steps times partitions."""
-        async with registry.session(self._state, "dead letters") as (router, keyspace):
+        async with open_namespace(self._state, "dead letters") as (router, keyspace):
             return sum((await _filled(router, keyspace, step)).values())
 
     async def list(self, step: str | None = None, *, limit: int = 100) -> list[DeadLetter]:
@@ -97,7 +98,7 @@ class DeadLetters:
 
         Cost: a few round trips, and the bytes of the letters; they are read page by page.
         """
-        async with registry.session(self._state, "dead letters") as (router, keyspace):
+        async with open_namespace(self._state, "dead letters") as (router, keyspace):
             found: builtins.list[DeadLetter] = []
             async for letter in _merged(router, [*await _filled(router, keyspace, step)]):
                 if len(found) >= limit:
@@ -107,7 +108,7 @@ class DeadLetters:
 
     async def get(self, step: str, id: str) -> DeadLetter:
         """Return one letter. Raises DeadLetterMissing."""
-        async with registry.session(self._state, f"dead letter {id}") as (router, keyspace):
+        async with open_namespace(self._state, f"dead letter {id}") as (router, keyspace):
             return await self._get(router, keyspace, step, id)
 
     # -- running again ------------------------------------------------------------------------------------------------
@@ -122,7 +123,7 @@ class DeadLetters:
 
         Raises DeadLetterMissing (also when the event was trimmed) and StepMissing (the step was forgotten); the letter stays.
         """
-        async with registry.session(self._state, f"dead letter {id}") as (router, keyspace):
+        async with open_namespace(self._state, f"dead letter {id}") as (router, keyspace):
             letter = await self._get(router, keyspace, step, id)
             (outcome,) = await _retry(router, keyspace, [letter])
         _check(letter, outcome)
@@ -130,7 +131,7 @@ class DeadLetters:
     async def retry_all(self, step: str | None = None) -> tuple[int, builtins.list[str]]:
         """Retry all letters that there are now, as `retry` does; return their number, and why any others were left."""
         retried, left = 0, []
-        async with registry.session(self._state, "dead letters") as (router, keyspace):
+        async with open_namespace(self._state, "dead letters") as (router, keyspace):
             for place in await _filled(router, keyspace, step):
                 async for page in _pages(router, place):
                     for letter, outcome in zip(page, await _retry(router, keyspace, page), strict=True):
@@ -146,7 +147,7 @@ class DeadLetters:
 
     async def drop(self, step: str, id: str) -> None:
         """Remove a letter for good. Raises DeadLetterMissing."""
-        async with registry.session(self._state, f"dead letter {id}") as (router, keyspace):
+        async with open_namespace(self._state, f"dead letter {id}") as (router, keyspace):
             place, entry_id = _place(keyspace, step, id)
             if not await _drop(router, keyspace, place, [entry_id]):
                 raise _missing(step, id)
@@ -154,7 +155,7 @@ class DeadLetters:
     async def drop_all(self, step: str | None = None) -> int:
         """Remove all letters that there are now, of a step or of all steps; return their number."""
         dropped = 0
-        async with registry.session(self._state, "dead letters") as (router, keyspace):
+        async with open_namespace(self._state, "dead letters") as (router, keyspace):
             for place in await _filled(router, keyspace, step):
                 async for page in _pages(router, place):
                     dropped += await _drop(router, keyspace, place, [letter.id.partition("/")[2] for letter in page])

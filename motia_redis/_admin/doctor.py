@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
-from motia_redis._admin import registry
+from motia_redis._admin.connections import open_router
 from motia_redis._store import keyspace
 from motia_redis._transport import health
 from motia_redis._transport.health import Finding
@@ -39,7 +39,7 @@ async def examine(state: StateManager) -> list[Examined]:
 
     Cost: a few round trips to each.
     """
-    async with registry.raw_router(state, "doctor") as router:
+    async with open_router(state, "doctor") as router:
         return [await _examine(state, router, client) for client in await router.primaries()]
 
 

@@ -6,19 +6,17 @@ every lane that ever had a holder, those of topics included.
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from redis.exceptions import RedisError
 
+from motia_redis._admin.connections import open_namespace
 from motia_redis._scripts import administration
-from motia_redis._transport import failures
 from motia_redis.errors import StepInUse, StepMissing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import Mapping
 
     from motia_redis._store.keyspace import Keyspace
     from motia_redis._store.manager import StateManager
@@ -44,26 +42,6 @@ class Registry:
     lanes: Mapping[tuple[str, bytes], str | None]  #: step and stream -> id of the live worker that holds the lane, or None
     dropped: Mapping[bytes, int]  #: stream -> unhandled entries that the hard cap has dropped from it so far
     steps: tuple[frozenset[str], ...]  #: for each partition: the steps that have, or had, a lane there or left dead letters
-
-
-@asynccontextmanager
-async def session(state: StateManager, subject: str) -> AsyncIterator[tuple[Router, Keyspace]]:
-    """Lend clients of its own, and the keyspace; errors of Redis inside of the block become StateUnavailable."""
-    keyspace = await state.connect()
-    async with raw_router(state, subject) as router:
-        yield router, keyspace
-
-
-@asynccontextmanager
-async def raw_router(state: StateManager, subject: str) -> AsyncIterator[Router]:
-    """Lend clients as `session` does, without connecting: that would create the namespace."""
-    router = await state.open_router(max_connections=4)
-    try:
-        yield router
-    except (RedisError, OSError) as error:
-        raise failures.to_unavailable(subject, state.url, error) from error
-    finally:
-        await router.aclose()
 
 
 async def read(router: Router, keyspace: Keyspace) -> Registry:
@@ -129,7 +107,7 @@ async def forget_step(state: StateManager, name: str, *, with_dead_letters: bool
     `force` does it all the same. Cost: a round trip; the number of streams and of the step's pending entries. Raises StepInUse,
     StepMissing, StateUnavailable.
     """
-    async with session(state, f"step {name!r}") as (router, keyspace):
+    async with open_namespace(state, f"step {name!r}") as (router, keyspace):
         registry = await read(router, keyspace)
         running = [worker for worker in registry.workers.values() if name in worker.steps]
         if running and not force:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from motia_redis._admin import registry
+from motia_redis._admin.connections import open_namespace
 from motia_redis._scripts import administration
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ async def read_status(state: StateManager) -> Status:
     through the keyspace. Cost: three round trips; lanes times steps. Redis 6.2, which does not know how far behind a group is,
     has to count: up to 10,000 entries in each lane, a page at a time. Raises StateUnavailable.
     """
-    async with registry.session(state, "status") as (router, keyspace):
+    async with open_namespace(state, "status") as (router, keyspace):
         known = await registry.read(router, keyspace)
         sums = await _groups(router, keyspace, known)
         for partition, names in enumerate(known.steps):

@@ -4,93 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import redis
 
-from motia_redis import StateManager, StateTriggerInput, queue, step
+from motia_redis import StateManager, StateTriggerInput, queue
 from motia_redis import state as state_trigger
-from motia_redis._admin.dead_letters import DeadLetter, DeadLetters
+from motia_redis._admin.dead_letters import DeadLetters
 from motia_redis._admin.registry import forget_step
 from motia_redis.errors import DeadLetterMissing, StateUnavailable, StepMissing
+from tests.support.commands import error_line, run_command
+from tests.support.dead_letters import FailingHandler, failing_step, wait_for_dead_letters, wait_until_drained
 from tests.support.waiting import until
-from tests.worker.test_worker import Recorder, pending, record, working
+from tests.support.workers import Recorder, pending, record, working
 
 if TYPE_CHECKING:
-    from motia_redis._steps.definitions import Step
     from tests.support.servers import RedisServer
 
 
-class Sick:
-    """A handler that raises while it is sick, and records what reached it when it is well."""
-
-    def __init__(self) -> None:
-        self.well = False
-        self.seen = Recorder()
-
-    async def __call__(self, input: Any, ctx: Any) -> None:
-        if not self.well:
-            raise ValueError("cannot\ndigest \x1b[31mthis")
-        await self.seen(input, ctx)
-
-
-def failing(handler: Any, name: str, *triggers: Any) -> Step:
-    return step({"name": name, "triggers": list(triggers), "max_attempts": 2, "backoff": 0.01}).handle(handler)
-
-
-async def buried(letters: DeadLetters, count: int, step: str | None = None) -> list[DeadLetter]:
-    """Wait for that many letters and return them."""
-
-    async def there() -> bool:
-        return await letters.count(step) == count
-
-    await until(there, f"{count} dead letters")
-    return await letters.list(step)
-
-
-async def drained(raw: redis.Redis, namespace: str, *steps: str) -> None:
-    """Wait until the steps have read and acknowledged all that there is."""
-
-    async def done() -> bool:
-        for key in raw.scan_iter(f"{{{namespace}:*", _type="stream"):
-            end = raw.xinfo_stream(key)["last-generated-id"]
-            for group in raw.xinfo_groups(key):
-                behind = group["last-delivered-id"] != end and raw.xlen(key)
-                if group["name"].decode() in steps and (group["pending"] or behind):
-                    return False
-        return True
-
-    await until(done, f"{steps} have nothing left")
-
-
-async def motia_redis(server: RedisServer, namespace: str, *arguments: str, input: str = "") -> subprocess.CompletedProcess[str]:
-    """Run the command on the test's namespace."""
-    where = ["--redis", server.url, "--namespace", namespace]
-    command = [sys.executable, "-m", "motia_redis", *arguments, *where]
-    return await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, input=input, check=False)
-
-
-def error_of(done: subprocess.CompletedProcess[str]) -> str:
-    """Return the one line that a command failed with."""
-    assert done.returncode == 2, done
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("motia-redis: error: ")
-    return line.removeprefix("motia-redis: error: ")
-
-
 async def test_a_letter_tells_the_whole_story(state: StateManager) -> None:
-    sick = Sick()
+    failing = FailingHandler()
     letters = DeadLetters(state)
     await state.set("users", "ann", {"n": 1})
-    async with working(state, failing(sick, "Sick", state_trigger(), queue("mail"))):
+    async with working(state, failing_step(failing, "Sick", state_trigger(), queue("mail"))):
         await state.set("users", "ann", {"n": 2})
         entry = await state.entry("users", "ann")
         assert entry is not None
         await state.enqueue("mail", {"to": "ann"}, key="k")
-        change, message = sorted(await buried(letters, 2), key=lambda letter: letter.event_type or "")
+        change, message = sorted(await wait_for_dead_letters(letters, 2), key=lambda letter: letter.event_type or "")
     assert (change.step, change.scope, change.key, change.topic) == ("Sick", "users", "ann", None)
     assert (change.event_type, change.revision, change.entry_id) == ("state:updated", entry.revision, entry.revision)
     assert (change.error_type, change.error_text, change.attempts) == ("ValueError", "cannot\ndigest \x1b[31mthis", 2)
@@ -113,10 +55,14 @@ async def test_a_letter_tells_the_whole_story(state: StateManager) -> None:
 async def test_letters_of_all_partitions_are_listed_by_time_and_their_ids_differ(state: StateManager) -> None:
     letters = DeadLetters(state)
     assert await letters.list() == []
-    async with working(state, failing(Sick(), "One", state_trigger()), failing(Sick(), "Two", state_trigger(scope="scope3"))):
+    async with working(
+        state,
+        failing_step(FailingHandler(), "One", state_trigger()),
+        failing_step(FailingHandler(), "Two", state_trigger(scope="scope3")),
+    ):
         for number in range(60):
             await state.set(f"scope{number % 30}", f"key{number}", number)
-        found = await buried(letters, 62)
+        found = await wait_for_dead_letters(letters, 62)
     assert [letter.time for letter in found] == sorted(letter.time for letter in found)
     one = await letters.list("One")
     assert sorted(letter.new_value for letter in one) == list(range(60))
@@ -130,23 +76,23 @@ async def test_letters_of_all_partitions_are_listed_by_time_and_their_ids_differ
 async def test_a_retried_letter_runs_once_in_its_step_only_with_its_original_revision(
     state: StateManager, raw: redis.Redis, namespace: str
 ) -> None:
-    sick, other = Sick(), Recorder()
+    failing, other = FailingHandler(), Recorder()
     letters = DeadLetters(state)
-    steps = [failing(sick, "Sick", state_trigger()), record(other, state_trigger())]
+    steps = [failing_step(failing, "Sick", state_trigger()), record(other, state_trigger())]
     async with working(state, *steps, workers=2):
         await state.set("users", "ann", 1)
         entry = await state.entry("users", "ann")
-        (letter,) = await buried(letters, 1)
-        sick.well = True
+        (letter,) = await wait_for_dead_letters(letters, 1)
+        failing.fixed = True
         await state.set("users", "ann", 2)
-        await sick.seen.wait(1)
+        await failing.received.wait(1)
         await letters.retry("Sick", letter.id)
-        await sick.seen.wait(2)
-        await drained(raw, namespace, "Sick", "Record")
+        await failing.received.wait(2)
+        await wait_until_drained(raw, namespace, "Sick", "Record")
     assert entry is not None
-    assert [i.new_value for i in sick.seen.inputs] == [2, 1], "behind the newer event of its key, as retry says"
+    assert [i.new_value for i in failing.received.inputs] == [2, 1], "behind the newer event of its key, as retry says"
     assert [i.new_value for i in other.inputs] == [1, 2], "the other step does not see it again"
-    again, ctx = sick.seen.inputs[1], sick.seen.contexts[1]
+    again, ctx = failing.received.inputs[1], failing.received.contexts[1]
     assert again.revision == ctx.trigger.revision == entry.revision
     assert again.timestamp == int(entry.revision.split("-")[0])
     assert ctx.trigger.attempt == 1
@@ -173,9 +119,9 @@ async def test_a_retried_event_waits_for_its_key(state: StateManager) -> None:
         running.discard(input.item_id)
 
     letters = DeadLetters(state)
-    async with working(state, failing(handler, "Step", state_trigger())):
+    async with working(state, failing_step(handler, "Step", state_trigger())):
         await state.set("users", "ann", 1)
-        (letter,) = await buried(letters, 1)
+        (letter,) = await wait_for_dead_letters(letters, 1)
         first = False
         await state.set("users", "ann", 2)
         await letters.retry("Step", letter.id)
@@ -196,11 +142,11 @@ async def test_a_retried_event_waits_for_its_key(state: StateManager) -> None:
 
 
 async def test_a_letter_that_fails_again_is_one_letter_again(state: StateManager) -> None:
-    sick = Sick()
+    failing = FailingHandler()
     letters = DeadLetters(state)
-    async with working(state, failing(sick, "Sick", state_trigger())):
+    async with working(state, failing_step(failing, "Sick", state_trigger())):
         await state.set("users", "ann", {"deep": [1, {}]})
-        (first,) = await buried(letters, 1)
+        (first,) = await wait_for_dead_letters(letters, 1)
         for _ in range(2):
             (letter,) = await letters.list()
             await letters.retry("Sick", letter.id)
@@ -212,62 +158,66 @@ async def test_a_letter_that_fails_again_is_one_letter_again(state: StateManager
         (last,) = await letters.list()
         assert last.id != first.id
         assert (last.revision, last.new_value, last.old_value) == (first.revision, {"deep": [1, {}]}, None)
-        sick.well = True
+        failing.fixed = True
         await letters.retry("Sick", last.id)
-        await sick.seen.wait(1)
-    assert sick.seen.inputs[0].revision == first.revision
+        await failing.received.wait(1)
+    assert failing.received.inputs[0].revision == first.revision
     assert await letters.count() == 0
 
 
 async def test_a_message_is_retried_with_its_id(state: StateManager) -> None:
-    sick = Sick()
+    failing = FailingHandler()
     letters = DeadLetters(state)
-    async with working(state, failing(sick, "Sick", queue("mail"))):
+    async with working(state, failing_step(failing, "Sick", queue("mail"))):
         message = await state.enqueue("mail", {"to": "ann"})
-        (letter,) = await buried(letters, 1)
-        sick.well = True
+        (letter,) = await wait_for_dead_letters(letters, 1)
+        failing.fixed = True
         await letters.retry("Sick", letter.id)
-        await sick.seen.wait(1)
-    assert sick.seen.inputs == [{"to": "ann"}]
-    assert sick.seen.contexts[0].trigger.message_id == message
+        await failing.received.wait(1)
+    assert failing.received.inputs == [{"to": "ann"}]
+    assert failing.received.contexts[0].trigger.message_id == message
 
 
 async def test_one_letter_is_moved_by_many_who_retry_it_at_once(state: StateManager, raw: redis.Redis, namespace: str) -> None:
-    sick = Sick()
+    failing = FailingHandler()
     letters = DeadLetters(state)
-    async with working(state, failing(sick, "Sick", state_trigger())):
+    async with working(state, failing_step(failing, "Sick", state_trigger())):
         await state.set("users", "ann", 1)
-        (letter,) = await buried(letters, 1)
-        sick.well = True
+        (letter,) = await wait_for_dead_letters(letters, 1)
+        failing.fixed = True
         results = await asyncio.gather(*(letters.retry("Sick", letter.id) for _ in range(8)), return_exceptions=True)
-        await sick.seen.wait(1)
-        await drained(raw, namespace, "Sick")
+        await failing.received.wait(1)
+        await wait_until_drained(raw, namespace, "Sick")
     assert sum(isinstance(result, DeadLetterMissing) for result in results) == 7
-    assert len(sick.seen.inputs) == 1
+    assert len(failing.received.inputs) == 1
 
 
 async def test_retry_all_takes_what_there_is_and_ends_though_all_fail_again(state: StateManager) -> None:
-    sick = Sick()
+    failing = FailingHandler()
     letters = DeadLetters(state)
-    async with working(state, failing(sick, "Sick", state_trigger())):
+    async with working(state, failing_step(failing, "Sick", state_trigger())):
         for number in range(50):
             await state.set("users", f"key{number}", number)
-        await buried(letters, 50)
+        await wait_for_dead_letters(letters, 50)
         retried, left = await letters.retry_all()
         assert (retried, left) == (50, [])
-        await buried(letters, 50)
-        sick.well = True
+        await wait_for_dead_letters(letters, 50)
+        failing.fixed = True
         assert await letters.retry_all("Sick") == (50, [])
-        await sick.seen.wait(50)
-    assert sorted(i.new_value for i in sick.seen.inputs) == list(range(50))
+        await failing.received.wait(50)
+    assert sorted(i.new_value for i in failing.received.inputs) == list(range(50))
 
 
 async def test_drop_removes_one_or_all(state: StateManager, raw: redis.Redis, namespace: str) -> None:
     letters = DeadLetters(state)
-    async with working(state, failing(Sick(), "Sick", state_trigger()), failing(Sick(), "Other", state_trigger(scope="users"))):
+    async with working(
+        state,
+        failing_step(FailingHandler(), "Sick", state_trigger()),
+        failing_step(FailingHandler(), "Other", state_trigger(scope="users")),
+    ):
         for number in range(25):
             await state.set("users", f"key{number}", number)
-        found = await buried(letters, 50)
+        found = await wait_for_dead_letters(letters, 50)
     mine = [letter for letter in found if letter.step == "Sick"]
     await letters.drop("Sick", mine[3].id)
     with pytest.raises(DeadLetterMissing, match="has no dead letter"):
@@ -289,9 +239,9 @@ async def test_an_unknown_id_is_an_error_that_names_it(state: StateManager, id: 
 
 async def test_a_letter_that_cannot_run_stays(state: StateManager, raw: redis.Redis, namespace: str) -> None:
     letters = DeadLetters(state)
-    async with working(state, failing(Sick(), "Sick", state_trigger())):
+    async with working(state, failing_step(FailingHandler(), "Sick", state_trigger())):
         await state.set("users", "ann", 1)
-        (letter,) = await buried(letters, 1)
+        (letter,) = await wait_for_dead_letters(letters, 1)
     await forget_step(state, "Sick", force=True)
     assert [found.id for found in await letters.list()] == [letter.id], "found, though its step is forgotten"
     with pytest.raises(StepMissing, match="no consumer group"):
@@ -312,13 +262,13 @@ async def test_a_letter_without_its_event_is_not_retried(state: StateManager, ra
         raise ValueError
 
     letters = DeadLetters(state)
-    async with working(state, failing(handler, "Sick", state_trigger())):
+    async with working(state, failing_step(handler, "Sick", state_trigger())):
         await state.set("users", "ann", 1)
         await started.wait()
         for key in raw.scan_iter(f"{{{namespace}:*:events:*"):
             raw.xtrim(key, maxlen=0, approximate=False)
         gate.set()
-        (letter,) = await buried(letters, 1)
+        (letter,) = await wait_for_dead_letters(letters, 1)
     assert (letter.event_type, letter.scope, letter.error_type) == (None, None, "ValueError")
     with pytest.raises(DeadLetterMissing, match="trimmed"):
         await letters.retry("Sick", letter.id)
@@ -336,7 +286,7 @@ async def test_another_type_under_the_letters_key_loses_no_event(state: StateMan
     keyspace = await state.connect()
     (stream,) = keyspace.event_streams("users", "ann")
     raw.set(keyspace.dead(stream, "Sick"), "not a stream")
-    async with working(state, failing(handler, "Sick", state_trigger())):
+    async with working(state, failing_step(handler, "Sick", state_trigger())):
         await state.set("users", "ann", 1)
         await failed.wait()
         await asyncio.sleep(0.5)  # it tries to bury, in vain
@@ -344,7 +294,7 @@ async def test_another_type_under_the_letters_key_loses_no_event(state: StateMan
         with pytest.raises(StateUnavailable, match="WRONGTYPE"):
             await letters.list("Sick")
         raw.delete(keyspace.dead(stream, "Sick"))
-        await buried(letters, 1)
+        await wait_for_dead_letters(letters, 1)
         assert await pending(raw, namespace) == 0
 
 
@@ -352,83 +302,83 @@ async def test_another_type_under_the_letters_key_loses_no_event(state: StateMan
 
 
 async def test_the_commands_show_retry_and_drop(state: StateManager, server: RedisServer, namespace: str) -> None:
-    sick = Sick()
+    failing = FailingHandler()
     letters = DeadLetters(state)
-    done = await motia_redis(server, namespace, "dead", "list")
+    done = await run_command(server, namespace, "dead", "list")
     assert (done.returncode, done.stdout, done.stderr) == (0, "no dead letters\n", "")
-    done = await motia_redis(server, namespace, "dead", "list", "--json")
+    done = await run_command(server, namespace, "dead", "list", "--json")
     assert json.loads(done.stdout) == []
-    async with working(state, failing(sick, "Sick", state_trigger(), queue("mail"))):
+    async with working(state, failing_step(failing, "Sick", state_trigger(), queue("mail"))):
         for number in range(4):
             await state.set("users", f"key{number}", {"n": number})
         await state.enqueue("mail", {"to": "a  b"})
-        found = await buried(letters, 5)
+        found = await wait_for_dead_letters(letters, 5)
 
-        done = await motia_redis(server, namespace, "dead", "list")
+        done = await run_command(server, namespace, "dead", "list")
         head, *rows = done.stdout.splitlines()
         assert head.split() == ["ID", "STEP", "TIME", "EVENT", "OF", "ATTEMPTS", "ERROR"]
         assert [row.split()[0] for row in rows] == [letter.id for letter in found]
         assert "\x1b" not in done.stdout, "no control characters of an error reach the terminal"
         assert all(row.index("ValueError: cannot digest") == head.index("ERROR") for row in rows), "aligned"
-        listed = json.loads((await motia_redis(server, namespace, "dead", "list", "--json", "--limit", "2")).stdout)
+        listed = json.loads((await run_command(server, namespace, "dead", "list", "--json", "--limit", "2")).stdout)
         assert [letter["id"] for letter in listed] == [letter.id for letter in found[:2]]
-        done = await motia_redis(server, namespace, "dead", "list", "--limit", "2")
+        done = await run_command(server, namespace, "dead", "list", "--limit", "2")
         assert "the oldest 2 of 5" in done.stderr
 
         change = next(letter for letter in found if letter.key == "key2")
         message = next(letter for letter in found if letter.topic)
-        shown = await motia_redis(server, namespace, "dead", "show", "--step", "Sick", change.id)
+        shown = await run_command(server, namespace, "dead", "show", "--step", "Sick", change.id)
         assert 'new_value   {"n":2}' in shown.stdout
-        shown = await motia_redis(server, namespace, "dead", "show", "--step", "Sick", message.id)
+        shown = await run_command(server, namespace, "dead", "show", "--step", "Sick", message.id)
         assert 'data        {"to":"a  b"}' in shown.stdout
-        shown = await motia_redis(server, namespace, "dead", "show", "--json", "--step", "Sick", change.id)
+        shown = await run_command(server, namespace, "dead", "show", "--json", "--step", "Sick", change.id)
         facts = json.loads(shown.stdout)
         assert (facts["old_value"], facts["new_value"], facts["revision"]) == (None, {"n": 2}, change.revision)
         assert (facts["error_type"], facts["attempts"], facts["scope"], facts["key"]) == ("ValueError", 2, "users", "key2")
 
-        sick.well = True
-        done = await motia_redis(server, namespace, "dead", "retry", "--step", "Sick", change.id)
+        failing.fixed = True
+        done = await run_command(server, namespace, "dead", "retry", "--step", "Sick", change.id)
         assert done.returncode == 0
         assert done.stdout.startswith("retried 1 dead letter; it runs again after the newer events of its key")
-        await sick.seen.wait(1)
-        assert sick.seen.inputs[0].new_value == {"n": 2}
-        done = await motia_redis(server, namespace, "dead", "drop", "--step", "Sick", message.id)
+        await failing.received.wait(1)
+        assert failing.received.inputs[0].new_value == {"n": 2}
+        done = await run_command(server, namespace, "dead", "drop", "--step", "Sick", message.id)
         assert (done.returncode, done.stdout) == (0, "dropped 1 dead letter\n")
-        done = await motia_redis(server, namespace, "dead", "retry", "--all")
+        done = await run_command(server, namespace, "dead", "retry", "--all")
         assert done.stdout.startswith("retried 3 dead letters; ")
-        await sick.seen.wait(4)
+        await failing.received.wait(4)
     assert await letters.count() == 0
 
 
 async def test_drop_all_asks_first(state: StateManager, server: RedisServer, namespace: str) -> None:
     letters = DeadLetters(state)
-    async with working(state, failing(Sick(), "Sick", state_trigger())):
+    async with working(state, failing_step(FailingHandler(), "Sick", state_trigger())):
         await state.set("users", "ann", 1)
         await state.set("users", "bob", 1)
-        await buried(letters, 2)
+        await wait_for_dead_letters(letters, 2)
     for answer in ("", "n\n"):
-        done = await motia_redis(server, namespace, "dead", "drop", "--all", input=answer)
+        done = await run_command(server, namespace, "dead", "drop", "--all", input=answer)
         assert done.returncode == 2
         assert "error: nothing was dropped" in done.stderr.splitlines()[-1]
         assert "Traceback" not in done.stderr
     assert await letters.count() == 2
-    done = await motia_redis(server, namespace, "dead", "drop", "--all", "--step", "Other", "--yes")
+    done = await run_command(server, namespace, "dead", "drop", "--all", "--step", "Other", "--yes")
     assert done.stdout == "dropped 0 dead letters\n"
-    done = await motia_redis(server, namespace, "dead", "drop", "--all", input="y\n")
+    done = await run_command(server, namespace, "dead", "drop", "--all", input="y\n")
     assert (done.returncode, done.stdout) == (0, "dropped 2 dead letters\n")
     assert await letters.count() == 0
 
 
 async def test_what_the_commands_cannot_do_is_one_line(state: StateManager, server: RedisServer, namespace: str) -> None:
     for verb in ("show", "retry", "drop"):
-        done = await motia_redis(server, namespace, "dead", verb, "--step", "Sick", "0/1-1")
-        assert error_of(done) == "step 'Sick' has no dead letter '0/1-1'"
-    done = await motia_redis(server, namespace, "dead", "retry", "--step", "Sick", "0/1-1", "0/2-2")
-    assert error_of(done) == "step 'Sick' has no dead letter '0/1-1' (and 1 more like it)"
+        done = await run_command(server, namespace, "dead", verb, "--step", "Sick", "0/1-1")
+        assert error_line(done) == "step 'Sick' has no dead letter '0/1-1'"
+    done = await run_command(server, namespace, "dead", "retry", "--step", "Sick", "0/1-1", "0/2-2")
+    assert error_line(done) == "step 'Sick' has no dead letter '0/1-1' (and 1 more like it)"
     for arguments in (["retry"], ["drop"], ["retry", "0/1-1"], ["drop", "--all", "0/1-1"]):
-        done = await motia_redis(server, namespace, "dead", *arguments)
+        done = await run_command(server, namespace, "dead", *arguments)
         assert (done.returncode, "Traceback" in done.stderr) == (2, False)
-    done = await motia_redis(server, "mistyped", "dead", "list")
-    assert error_of(done).startswith("there is no namespace 'mistyped' in this Redis")
+    done = await run_command(server, "mistyped", "dead", "list")
+    assert error_line(done).startswith("there is no namespace 'mistyped' in this Redis")
     with redis.Redis.from_url(server.url) as client:
         assert not client.exists("mistyped:layout"), "looking creates nothing"

@@ -19,10 +19,11 @@ from motia_redis._admin.dead_letters import DeadLetters
 from motia_redis._admin.registry import forget_step
 from motia_redis._admin.status import StepStatus, read_status
 from motia_redis.errors import StepInUse, StepMissing
-from tests.admin.test_dead_letters import Sick, buried, drained, error_of, failing, motia_redis
 from tests.support.applications import Command
+from tests.support.commands import error_line, run_command
+from tests.support.dead_letters import FailingHandler, failing_step, wait_for_dead_letters, wait_until_drained
 from tests.support.waiting import until
-from tests.worker.test_worker import Recorder, record, working
+from tests.support.workers import Recorder, record, working
 
 if TYPE_CHECKING:
     import redis
@@ -37,7 +38,7 @@ async def status_of(state: StateManager, name: str) -> StepStatus:
 async def test_a_new_namespace_has_no_steps_and_no_workers(state: StateManager, server: RedisServer, namespace: str) -> None:
     found = await read_status(state)
     assert (found.namespace, found.steps, found.workers) == (namespace, [], [])
-    done = await motia_redis(server, namespace, "status")
+    done = await run_command(server, namespace, "status")
     assert (done.returncode, done.stdout) == (0, "no steps\n\nno workers\n")
 
 
@@ -52,8 +53,8 @@ async def test_the_numbers_of_a_step_that_keeps_up_one_that_lags_and_one_that_fa
 
     steps = [
         record(Recorder(), state_trigger(scope="users"), queue("mail")),
-        failing(slow, "Slow", state_trigger(scope="users", key="ann")),
-        failing(Sick(), "Sick", state_trigger(scope="orders")),
+        failing_step(slow, "Slow", state_trigger(scope="users", key="ann")),
+        failing_step(FailingHandler(), "Sick", state_trigger(scope="orders")),
     ]
     # A key in each lane, so that the lagging step has one event pending and the rest behind it in its one lane.
     async with working(state, *steps):
@@ -62,11 +63,11 @@ async def test_the_numbers_of_a_step_that_keeps_up_one_that_lags_and_one_that_fa
         for number in range(1, 4):
             await state.set("orders", f"key{number}", number)
         await state.enqueue("mail", 1)
-        await buried(DeadLetters(state), 3)
-        await drained(raw, namespace, "Record", "Sick")
+        await wait_for_dead_letters(DeadLetters(state), 3)
+        await wait_until_drained(raw, namespace, "Record", "Sick")
         found = await read_status(state)
-        done = await motia_redis(server, namespace, "status")
-        told = json.loads((await motia_redis(server, namespace, "status", "--json")).stdout)
+        done = await run_command(server, namespace, "status")
+        told = json.loads((await run_command(server, namespace, "status", "--json")).stdout)
         gate.set()
     keeps_up, sick, lags = found.steps
     assert [step.name for step in found.steps] == ["Record", "Sick", "Slow"]
@@ -96,7 +97,7 @@ async def test_the_lag_without_a_worker_is_exact_and_its_age_that_of_the_oldest(
 ) -> None:
     async with working(state, record(Recorder(), state_trigger(scope="users"), queue("mail"))):
         await state.set("users", "before", 0)
-        await drained(raw, namespace, "Record")
+        await wait_until_drained(raw, namespace, "Record")
     entry = None
     for number in range(300):
         await state.set("users", f"key{number}", number)
@@ -128,7 +129,7 @@ async def test_what_the_hard_cap_dropped_is_shown(
     raw.hset(keyspace.trimmed(one), b"dropped " + one, 7)
     raw.hset(keyspace.trimmed(two), b"dropped " + two, 2)
     assert (await read_status(state)).dropped == {one.decode(): 7, two.decode(): 2}
-    done = await motia_redis(server, namespace, "status")
+    done = await run_command(server, namespace, "status")
     assert "the hard cap has dropped 9 unhandled events: " in done.stdout
     assert f"{one.decode()} 7" in done.stdout
 
@@ -150,9 +151,9 @@ async def test_entries_are_counted_page_by_page(state: StateManager, raw: redis.
 
 
 async def test_the_cost_is_that_of_lanes_and_steps_and_no_scan(state: StateManager, raw: redis.Redis) -> None:
-    async with working(state, record(Recorder(), state_trigger()), failing(Sick(), "Sick", state_trigger())):
+    async with working(state, record(Recorder(), state_trigger()), failing_step(FailingHandler(), "Sick", state_trigger())):
         await state.set("users", "ann", 1)
-        await buried(DeadLetters(state), 1)
+        await wait_for_dead_letters(DeadLetters(state), 1)
     with raw.pipeline() as pipeline:
         for number in range(2000):
             pipeline.set(f"foreign{number}", 1)
@@ -178,7 +179,7 @@ async def test_a_worker_that_died_holds_nothing(state: StateManager, server: Red
             return [w.pid for w in found.workers] == [worker.process.pid] and found.steps[0].lanes_held == 8
 
         await until(works, "the worker holds all lanes")
-        assert error_of(await motia_redis(server, namespace, "steps", "forget", "Step")) == (
+        assert error_line(await run_command(server, namespace, "steps", "forget", "Step")) == (
             f"step 'Step' is run by process {worker.process.pid} on {socket.gethostname()}: stop it first, or force it"
         )
         worker.process.kill()
@@ -201,7 +202,7 @@ async def test_a_forgotten_step_holds_no_history(server: RedisServer, raw: redis
     (stream,) = keyspace.event_streams("users", "ann")
     recorder = Recorder()
     stays = record(recorder, state_trigger(scope="users"))
-    async with working(state, stays, failing(Recorder(), "Goes", state_trigger(scope="users"))):
+    async with working(state, stays, failing_step(Recorder(), "Goes", state_trigger(scope="users"))):
         pass
     async with working(state, stays):
         for number in range(1500):
@@ -227,30 +228,30 @@ async def test_forget_takes_groups_attempts_and_lanes_and_asks_for_the_letters(
 ) -> None:
     letters = DeadLetters(state)
     steps = [
-        failing(Sick(), "Sick", state_trigger(scope="users"), queue("mail")),
+        failing_step(FailingHandler(), "Sick", state_trigger(scope="users"), queue("mail")),
         record(Recorder(), state_trigger(scope="users")),
     ]
     async with working(state, *steps):
         await state.set("users", "ann", 1)
         await state.enqueue("mail", 1)
-        await buried(letters, 2)
+        await wait_for_dead_letters(letters, 2)
         with pytest.raises(StepInUse, match=f"process {os.getpid()} on "):
             await forget_step(state, "Sick")
         assert (await status_of(state, "Sick")).lanes == 16, "refused: nothing was changed"
     (stream,) = (await state.connect()).event_streams("users", "ann")
     raw.hset((await state.connect()).attempts(stream, "Sick"), "something", 1)
 
-    done = await motia_redis(server, namespace, "steps", "forget", "Sick")
+    done = await run_command(server, namespace, "steps", "forget", "Sick")
     assert (done.returncode, done.stdout) == (0, "forgot step Sick: 16 consumer groups removed, 2 dead letters kept\n")
     found = await status_of(state, "Sick")
     assert (found.lanes, found.dead_letters) == (0, 2), "status shows what is left of it"
-    done = await motia_redis(server, namespace, "steps", "forget", "Sick", "--with-dead-letters")
+    done = await run_command(server, namespace, "steps", "forget", "Sick", "--with-dead-letters")
     assert done.stdout == "forgot step Sick: 0 consumer groups removed, 2 dead letters dropped\n"
     assert [step.name for step in (await read_status(state)).steps] == ["Record"]
     assert await letters.count() == 0
     assert not raw.keys(f"{{{namespace}:*Sick*")
     assert not [field for key in raw.keys(f"{{{namespace}:*:leases") for field in raw.hkeys(key) if b"Sick" in field]
-    error = error_of(await motia_redis(server, namespace, "steps", "forget", "Sick"))
+    error = error_line(await run_command(server, namespace, "steps", "forget", "Sick"))
     assert error == f"there is no step 'Sick' in namespace '{namespace}'"
 
 

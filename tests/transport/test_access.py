@@ -20,11 +20,11 @@ from motia_redis._admin.status import read_status
 from motia_redis._transport import endpoint
 from motia_redis._transport.embedded import find_server
 from motia_redis.errors import RevisionConflict, StateUnavailable, UpdateFailed
-from tests.admin.test_dead_letters import Sick, buried, failing
-from tests.faults.test_durability import current_server
 from tests.support.certificates import create_certificate
 from tests.support.clusters import Process, free_port
-from tests.worker.test_worker import Recorder, record, working
+from tests.support.dead_letters import FailingHandler, failing_step, wait_for_dead_letters
+from tests.support.servers import current_server
+from tests.support.workers import Recorder, record, working
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,17 +44,20 @@ async def make_all_calls(state: StateManager) -> None:
     with pytest.raises(RevisionConflict):
         await state.set("users", "ann", 1, if_revision=None)
     assert await state.entry("users", "ann") is not None
-    recorder, sick = Recorder(), Sick()
-    steps = [record(recorder, state_trigger(scope="orders"), queue("mail")), failing(sick, "Sick", state_trigger(scope="orders"))]
+    recorder, failing = Recorder(), FailingHandler()
+    steps = [
+        record(recorder, state_trigger(scope="orders"), queue("mail")),
+        failing_step(failing, "Sick", state_trigger(scope="orders")),
+    ]
     async with working(state, *steps):
         await state.set("orders", "one", 1)
         await state.enqueue("mail", "hello")
         await recorder.wait(2)
         letters = DeadLetters(state)
-        found = await buried(letters, 1)
-        sick.well = True
+        found = await wait_for_dead_letters(letters, 1)
+        failing.fixed = True
         await letters.retry("Sick", found[0].id)
-        await sick.seen.wait(1)
+        await failing.received.wait(1)
         assert len((await read_status(state)).steps) == 2
     assert await state.list("orders") == [1]
     assert sorted(await state.list_groups()) == ["orders", "users"]

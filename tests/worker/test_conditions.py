@@ -12,7 +12,7 @@ from motia_redis import state as state_trigger
 from motia_redis._steps.application import Application
 from motia_redis._tracing import current_trace_id, trace
 from tests.support.waiting import until
-from tests.worker.test_worker import working
+from tests.support.workers import working
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,7 +19,7 @@ from motia_redis._worker.inflight import Inflight
 from motia_redis._worker.leases import Lane
 from motia_redis._worker.subscriptions import Subscription
 from tests.support.waiting import until
-from tests.worker.test_worker import working
+from tests.support.workers import working
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from motia_redis import state as state_trigger
 from motia_redis._transport.router import Router
 from tests.support.waiting import until
-from tests.worker.test_worker import Recorder, record, working
+from tests.support.workers import Recorder, record, working
 
 if TYPE_CHECKING:
     import pytest

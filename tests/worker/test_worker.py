@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import subprocess
@@ -23,65 +22,14 @@ from motia_redis._worker.leases import lane_name
 from motia_redis.errors import StateError, StateUnavailable
 from tests.support.applications import Command
 from tests.support.waiting import until
+from tests.support.workers import Recorder, pending, record, working
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     import redis
 
-    from motia_redis._steps.definitions import Step
     from tests.support.servers import RedisServer
-
-
-@contextlib.asynccontextmanager
-async def working(state: StateManager, *steps: Step, workers: int = 1, **settings: Any) -> AsyncIterator[list[Worker]]:
-    """Run workers, with settings of `Worker`, for the steps inside of the block, and stop them gracefully behind it."""
-    team = [Worker(Application(tuple(steps)), state, **settings) for _ in range(workers)]
-    for worker in team:
-        await worker.prepare()
-    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
-        for worker in team:
-            tasks.create_task(worker.run())
-        try:
-            yield team
-        finally:
-            for worker in team:
-                worker.stop()
-
-
-class Recorder:
-    """Collects what a handler got."""
-
-    def __init__(self) -> None:
-        self.inputs: list[Any] = []
-        self.contexts: list[FlowContext] = []
-
-    async def __call__(self, input: Any, ctx: FlowContext) -> None:
-        self.inputs.append(input)
-        self.contexts.append(ctx)
-
-    async def wait(self, count: int) -> None:
-        """Wait until that many inputs are there."""
-
-        async def reached() -> bool:
-            return len(self.inputs) >= count
-
-        await until(reached, f"{count} inputs, there are {len(self.inputs)}")
-
-
-def record(recorder: Any, *triggers: Any, **config: Any) -> Step:
-    """Return a step that hands its input to `recorder`."""
-    return step({"name": "Record", "triggers": list(triggers), **config}).handle(recorder)
-
-
-async def pending(raw: redis.Redis, namespace: str) -> int:
-    """Return how many entries are read and not acknowledged, over all streams of the namespace."""
-    total = 0
-    for key in raw.scan_iter(f"{{{namespace}:*", _type="stream"):
-        for group in raw.xinfo_groups(key):
-            total += group["pending"]
-    return total
 
 
 async def test_a_change_reaches_its_step_with_old_and_new_value(state: StateManager) -> None:

@@ -1,0 +1,98 @@
+"""The commands `status` and `doctor`: the state of a namespace, and the configuration of its Redis."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from motia_redis._cli.namespace import json_option, run_on_namespace
+from motia_redis._cli.options import connection_options
+from motia_redis._cli.output import counted, plain, print_json, table
+
+if TYPE_CHECKING:
+    from motia_redis._admin.status import Status
+
+
+@click.command()
+@connection_options
+@json_option
+def status(*, redis_url: str | None, namespace: str, as_json: bool) -> None:
+    """Show steps, what they have not handled yet, their workers and dead letters.
+
+    LAG is what is not delivered to a worker yet, PENDING what is delivered and not handled, OLDEST the age of the oldest of both
+    in seconds. Lanes are the streams that a step reads; each is worked by one worker at a time.
+
+    \b
+    Example:
+      motia-redis status --redis redis://localhost:6379/0
+    """  # noqa: D301 - \b is click's mark for a paragraph that must not be wrapped
+    from dataclasses import asdict  # noqa: PLC0415 - slow
+
+    from motia_redis._admin.status import read_status  # noqa: PLC0415
+
+    found = run_on_namespace(redis_url, namespace, read_status)
+    if as_json:
+        print_json(asdict(found))
+    else:
+        _print_status(found)
+
+
+def _print_status(found: Status) -> None:
+    if found.steps:
+        head = ["STEP", "LAG", "PENDING", "OLDEST", "LANES", "DEAD"]
+        rows = [
+            [
+                step.name,
+                f"{step.lag}{'' if step.lag_exact else '+'}",
+                step.pending,
+                "-" if step.oldest_age is None else f"{step.oldest_age:.1f}",
+                f"{step.lanes_held}/{step.lanes}",
+                step.dead_letters,
+            ]
+            for step in found.steps
+        ]
+        table(head, rows, right=head[1:])
+    else:
+        click.echo("no steps")
+    click.echo()
+    if found.dropped:
+        count = counted(sum(found.dropped.values()), "unhandled event")
+        click.echo(f"the hard cap has dropped {count}: {plain(', '.join(f'{k} {v}' for k, v in found.dropped.items()))}\n")
+    if not found.workers:
+        click.echo("no workers")
+        return
+    head = ["WORKER", "HOST", "PID", "LANES"]
+    lanes = [" ".join(f"{name}:{count}" for name, count in worker.lanes.items()) for worker in found.workers]
+    table(head, [[w.id, w.host, w.pid, text] for w, text in zip(found.workers, lanes, strict=True)], right=["PID"])
+
+
+@click.command()
+@connection_options
+@json_option
+def doctor(*, redis_url: str | None, namespace: str, as_json: bool) -> None:
+    """Check whether a Redis keeps what is given to it, with the remedy for what is wrong.
+
+    Ends with 1 when a check failed: state may get lost, or nothing works.
+
+    \b
+    Example:
+      motia-redis doctor --redis redis://localhost:6379/0
+    """  # noqa: D301
+    from dataclasses import asdict  # noqa: PLC0415 - slow
+
+    from motia_redis._admin.doctor import examine  # noqa: PLC0415
+
+    nodes = run_on_namespace(redis_url, namespace, examine, must_exist=False)
+    if as_json:
+        print_json([asdict(node) for node in nodes])
+    else:
+        for node in nodes:
+            click.echo(f"{node.address}")
+            for line in node.findings:
+                click.echo(f"  {line.outcome:<8} {line.check:<12} {plain(line.found)}")
+                if line.remedy and line.outcome != "ok":
+                    click.echo(f"  {'':<8} {'':<12} -> {line.remedy}")
+    if any(line.outcome == "failed" for node in nodes for line in node.findings):
+        sys.exit(1)
