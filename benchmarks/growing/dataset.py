@@ -1,7 +1,7 @@
 """The data set: many keys, written directly into the hashes of a namespace.
 
 A million calls of `StateManager.set` would take minutes and leave a million events. This module writes what `set` leaves after
-its events are trimmed (docs/internals.md, "Keys"): canonical JSON, a revision, and the scope in the set of scopes.
+its events are trimmed (docs/internals.md, "Keyspace"): canonical JSON, a revision, and the scope in the set of scopes.
 """
 
 from __future__ import annotations

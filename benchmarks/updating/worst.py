@@ -216,16 +216,16 @@ def _non_canonical() -> Iterator[Case]:
     """Yield non-canonical documents of 1 MB, and of 250 KB, which the engine must not reject for their size."""
     letter, pair = r"\u0041", r"\ud83d\ude42"
     for size in (MEGABYTE, MEGABYTE // 4):
-        words = f"non-canonical, {size // 1000} KB"
+        suffix = f"non-canonical, {size // 1000} KB"
         for name, piece in (("accents", "é"), ("emoji", "🙂"), (letter, letter), (pair, pair), ("quotes", '\\"')):
             text = piece * (size // len(piece.encode()))
-            yield Case(f"text of {name}, {words}", f'{{"s":"{text}","n":1}}'.encode())
-        yield Case(f"one name of {letter}, {words}", f'{{"{letter * (size // 6)}":1,"n":1}}'.encode())
-        yield Case(f"blanks, {words}", b'{"n":' + b" " * size + b"1}")
+            yield Case(f"text of {name}, {suffix}", f'{{"s":"{text}","n":1}}'.encode())
+        yield Case(f"one name of {letter}, {suffix}", f'{{"{letter * (size // 6)}":1,"n":1}}'.encode())
+        yield Case(f"blanks, {suffix}", b'{"n":' + b" " * size + b"1}")
         names = _fill((f'"{letter}{index}":1' for index in range(MEGABYTE)), size)
-        yield Case(f"names with {letter}, {words}", f'{{{names},"n":1}}'.encode())
+        yield Case(f"names with {letter}, {suffix}", f'{{{names},"n":1}}'.encode())
         ones = _fill(cycle(['"a":1']), size)
-        yield Case(f"broken, last brace missing, {words}", f"{{{ones}".encode())
+        yield Case(f"broken, last brace missing, {suffix}", f"{{{ones}".encode())
     for tokens in (19_000, 140_000):
         operation = {"op": "replace", "path": f"/{tokens // 2 - 500}", "value": 7}
         digits = "[" + _fill(cycle("1"), tokens) + "]"
