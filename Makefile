@@ -15,9 +15,9 @@ help:
 	@echo "make docs    the documentation site, into build/docs"
 	@echo "make fuzz    random updates against an independent model: CASES=200000 SEED=1, or SECONDS=60"
 	@echo "make chaos   the long runs of the fault tests: kills, pauses, bad networks, fail-overs, a million keys (about 9 minutes)"
-	@echo "make bench   all benchmarks beside their rivals (under 20 minutes), into benchmarks/README.md: ONLY=\"calls triggers\""
-	@echo "make bench-quick     the same picture in two minutes, only printed"
-	@echo "make bench-compare BASE=main     is this build slower than that of another git revision? (about 5 minutes)"
+	@echo "make bench   run all benchmarks with their rivals (under 20 minutes), write benchmarks/README.md: ONLY=\"calls triggers\""
+	@echo "make bench-quick     all benchmarks in two minutes, printed only"
+	@echo "make bench-compare BASE=main     compare the speed with another git revision (about 5 minutes)"
 	@echo "make format  put the code into its format"
 	@echo "make clean   remove the environment and everything built"
 
@@ -63,7 +63,7 @@ fuzz: $(VENV)/dev
 chaos: $(VENV)/dev
 	MOTIA_CHAOS=full $(BIN)/python -m pytest tests/faults -rP
 
-# Rivals that cannot be installed are reported, and the benchmarks go on without them.
+# Rivals that cannot be installed are reported and left out.
 $(VENV)/bench: pyproject.toml benchmarks/triggering/contenders.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .

@@ -1,1 +1,1 @@
-"""What motia-redis costs and carries, measured. Not part of the wheel; see README.md beside this file."""
+"""Benchmarks of motia-redis. They are not part of the wheel. README.md in this folder describes them."""

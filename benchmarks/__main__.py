@@ -1,7 +1,7 @@
-"""All benchmarks, one after the other, each in a process of its own.
+"""Run all benchmarks, one after the other, each in its own process.
 
-Prints their tables, and on standard error what is going on, after how long, and what comes next. A full run writes README.md,
-results/ and plots/; a quick one writes nothing. One that fails does not keep the others from running.
+Tables go to standard output; progress with elapsed and remaining time goes to standard error. A full run writes README.md,
+results/ and plots/. A quick run writes nothing. If one benchmark fails, the others still run.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 EXAMPLES = """examples:
-  python -m benchmarks --install                        the rivals first: who is not installed is left out
-  python -m benchmarks --quick                          the whole picture in two minutes; prints only
-  python -m benchmarks                                  all figures; writes README.md, results/ and plots/
-  python -m benchmarks --quick --only calls triggers    some of them
-  python -m benchmarks.calls --help                     what one of them can do besides
+  python -m benchmarks --install                        install the rivals; a benchmark leaves out rivals that are missing
+  python -m benchmarks --quick                          all benchmarks in two minutes; prints only
+  python -m benchmarks                                  all benchmarks; writes README.md, results/ and plots/
+  python -m benchmarks --quick --only calls triggers    some of the benchmarks
+  python -m benchmarks.calls --help                     the options of one benchmark
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One benchmark, and about how many seconds it takes on two cores."""
+    """One benchmark with its approximate duration in seconds on two cores."""
 
     name: str
     full: int
     quick: int
 
     def seconds(self, *, quick: bool) -> int:
-        """Return how long a run takes, about."""
+        """Return the approximate duration of a run."""
         return self.quick if quick else self.full
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one benchmark ended, after how many seconds."""
+    """Exit code, duration and last progress line of one benchmark."""
 
     name: str
     code: int
@@ -63,7 +63,7 @@ PARTS = (Part("update", 160, 15), Part("calls", 245, 18), Part("triggers", 325, 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what was asked for; return 1 when any of it failed."""
+    """Run the selected benchmarks; return 1 if one of them failed."""
     options = _options(arguments)
     if options.install:
         install()
@@ -75,20 +75,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number, part in enumerate(parts, 1):
         left = sum(later.seconds(quick=options.quick) for later in parts[number - 1 :])
         following = ", ".join(later.name for later in parts[number:]) or "nothing"
-        _progress(start, f"{part.name}, {number} of {len(parts)}; then {following}; about {clock(left)} to go")
+        _progress(start, f"{part.name}, {number} of {len(parts)}; then {following}; about {clock(left)} left")
         outcomes.append(run(part.name, ["--quick"] if options.quick else [], start))
-    _progress(start, "all ended")
+    _progress(start, "all benchmarks ended")
     for outcome in outcomes:
         progress(str(outcome))
     return 1 if any(outcome.code for outcome in outcomes) else 0
 
 
 def run(name: str, flags: Sequence[str], start: float) -> Outcome:
-    """Run one benchmark to its end; its tables go where ours do, its progress with the time since `start` before it."""
+    """Run one benchmark; print its tables, and its progress lines with the time since `start`."""
     began = time.monotonic()
     last_line = ""
     command = [sys.executable, "-m", f"benchmarks.{name}", *flags]
-    # A session of its own: Ctrl-C reaches us alone, and then it is ended once, in order.
+    # A separate session: Ctrl-C reaches only this process, which then terminates the child once.
     with subprocess.Popen(command, cwd=FOLDER.parent, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stderr
         try:
@@ -103,8 +103,8 @@ def run(name: str, flags: Sequence[str], start: float) -> Outcome:
 
 
 def install() -> None:
-    """Install the rivals that are not there; report those that cannot be, which are left out of the benchmarks then."""
-    progress("installing the extra bench")
+    """Install missing rivals. Report those that cannot be installed; the benchmarks leave them out."""
+    progress("installing the extra `bench`")
     failed = rivals.install_extra()
     for name, environment in ENVIRONMENTS.items():
         try:
@@ -118,7 +118,7 @@ def install() -> None:
 
 
 def clock(seconds: float) -> str:
-    """Return minutes and seconds."""
+    """Format a duration as minutes and seconds."""
     return f"{seconds // 60:.0f}:{seconds % 60:02.0f}"
 
 
@@ -135,9 +135,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     minutes = round(sum(part.full for part in PARTS) / 60)
-    parser.add_argument("--quick", action="store_true", help=f"two minutes in place of {minutes}; prints only")
-    parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=f"of {', '.join(names)} (default: all)")
-    parser.add_argument("--install", action="store_true", help="install the rivals that are not there; measure nothing")
+    parser.add_argument("--quick", action="store_true", help=f"take two minutes instead of {minutes}; print only")
+    parser.add_argument(
+        "--only", nargs="+", choices=names, metavar="NAME", help=f"run only these: {', '.join(names)} (default: all)"
+    )
+    parser.add_argument("--install", action="store_true", help="install missing rivals and exit")
     return parser.parse_args(arguments)
 
 

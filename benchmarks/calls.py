@@ -1,7 +1,7 @@
-"""What a call costs its caller: ours against redis-py, coredis and valkey-glide, one at a time and by many tasks at once.
+"""Measure time and CPU of calls in the client: motia-redis, redis-py, coredis and valkey-glide, with one task and with 64.
 
-Also the increment of one member that everybody wants, `list`, the time of the import, and the memory that values take in Redis.
-Needs the extra `bench` for a redis-server 8.2 and the rivals; who is not installed is left out.
+Also measure increments of one contended value, `list`, the import time, and the memory of values in Redis. The extra `bench`
+provides a redis-server 8.2 and the rivals. Rivals that are not installed are left out.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 EXAMPLES = """examples:
   python -m benchmarks.calls --quick                   prints only
   python -m benchmarks.calls                           writes README.md, plots/ and results/
-  python -m benchmarks.calls --quick --seconds 0.5     longer turns, less noise; prints only
+  python -m benchmarks.calls --quick --seconds 0.5     longer turns with less noise; prints only
 """
 KEYS, QUICK_KEYS = 100_000, 20_000
 IMPORTS = 9
@@ -33,7 +33,7 @@ _PACKAGES = (*dict.fromkeys(kind.package for kind in contenders.ALL.values()), "
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print, and, if nothing but the defaults was asked for, write results, plots and tables."""
+    """Measure and print. With default settings, also write results, plots and tables."""
     options = _options(arguments)
     binary = options.server or find_server()
     sampling = Sampling(options.rounds, options.seconds)
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(configuration: Configuration, sampling: Sampling, left_out: dict[str, str], *, fill: bool, short: bool) -> list[Case]:
-    """Measure all cases in one configuration; `short`: the reads of many tasks alone."""
+    """Measure all cases of one configuration. `short` measures only the reads of many tasks."""
     cases: list[Case] = []
     with ExitStack() as stack:
         harness = Harness.enter(stack, configuration)
@@ -80,7 +80,7 @@ def measure(configuration: Configuration, sampling: Sampling, left_out: dict[str
 
 
 def _configurations(server: Server, left_out: dict[str, str], *, quick: bool) -> list[Configuration]:
-    """Return the sockets and loops to measure, the fastest first; `quick`: one loop."""
+    """Return the sockets and event loops to measure, the fastest first. `quick` selects one loop."""
     loops = ["uvloop", "asyncio"]
     if importlib.util.find_spec("uvloop") is None:
         loops.remove("uvloop")
@@ -102,12 +102,12 @@ def _settings(options: argparse.Namespace, server: Server) -> dict[str, str]:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = program.new_parser("calls", __doc__, EXAMPLES, rounds=7, quick="short turns, one event loop, little over TCP")
-    parser.add_argument("--seconds", type=float, help="one turn of one contender (default 0.25, quick 0.06); prints only")
+    parser = program.new_parser("calls", __doc__, EXAMPLES, rounds=7, quick="short turns, one event loop, only `get` over TCP")
+    parser.add_argument("--seconds", type=float, help="duration of one turn (default 0.25, quick 0.06); print only")
     options = program.read_options(parser, arguments)
     options.seconds = options.seconds or (0.06 if options.quick else 0.25)
     if not 0 < options.seconds <= 10:
-        parser.error("a turn takes more than 0 and at most 10 seconds")
+        parser.error("--seconds must be greater than 0 and at most 10")
     return options
 
 

@@ -1,8 +1,9 @@
-"""Is this build slower than that of another git revision? Both run in alternation, beside an A/A of the base with itself.
+"""Compare the speed of this checkout with that of another git revision. The builds alternate within each round.
 
-Head is this checkout, uncommitted changes included. The base is checked out into a temporary folder, which is removed at the end.
-A workload is slower when the median of head / base, taken round by round, is above the limit: 1, plus the spread of the A/A
-(the farther quartile of base / base, which is 1 without noise), plus 2 %. The verdicts do not change the exit code.
+Head is this checkout with its uncommitted changes. The base is checked out into a temporary folder, which is removed at the end.
+A second process of the base measures the noise (A/A). A workload is slower if the median of head / base, taken in each round, is
+above the limit. The limit is 1 + the distance from 1 of the farther quartile of base / base + 2 %. The verdicts do not change the
+exit code.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ if TYPE_CHECKING:
     from benchmarks.common.children import Child
 
 EXAMPLES = """examples:
-  python -m benchmarks.compare --base main                             is this slower than main?
-  python -m benchmarks.compare --base HEAD                             are the uncommitted changes slower?
-  python -m benchmarks.compare --base v0.1 --only calls --tasks 2 8    some workloads, by other numbers of tasks
-  python -m benchmarks.compare --base HEAD~5 --quick --json out.json   a first look, and all figures
+  python -m benchmarks.compare --base main                             this checkout against main
+  python -m benchmarks.compare --base HEAD                             the uncommitted changes against the last commit
+  python -m benchmarks.compare --base v0.1 --only calls --tasks 2 8    some workloads with other numbers of tasks
+  python -m benchmarks.compare --base HEAD~5 --quick --json out.json   a short run; all figures as JSON
 """
 _PACKAGES = ("redis", "hiredis", "orjson", "uvloop")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print; write the result where that was asked for."""
+    """Measure and print. With `--json`, also write the result."""
     options = _options(arguments)
     with ExitStack() as stack:
         roots = {HEAD: builds.head(), BASE: stack.enter_context(builds.base(options.base))}
@@ -80,25 +81,34 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--base", required=True, metavar="REV", help="the git revision to compare this checkout with")
     parser.add_argument(
-        "--only", nargs="+", choices=WORKS, default=list(WORKS), metavar="NAME", help=f"of {', '.join(WORKS)} (default: all)"
+        "--only",
+        nargs="+",
+        choices=WORKS,
+        default=list(WORKS),
+        metavar="NAME",
+        help=f"run only these: {', '.join(WORKS)} (default: all)",
     )
     parser.add_argument(
-        "--tasks", nargs="+", type=int, default=[1, 64], metavar="N", help="tasks that make calls at once (default: 1 64)"
+        "--tasks", nargs="+", type=int, default=[1, 64], metavar="N", help="numbers of concurrent tasks (default: 1 64)"
     )
-    parser.add_argument("--pairs", type=int, help="rounds of base, head and base again (default 20, quick 6)")
-    parser.add_argument("--seconds", type=float, help="one turn of one build at calls (default 0.4, quick 0.1)")
-    parser.add_argument("--events", type=int, help="events of one drain (default 10000, quick 2000)")
-    parser.add_argument("--server", metavar="PATH", help="the redis-server (default: as the other benchmarks)")
+    parser.add_argument("--pairs", type=int, help="rounds, each with base, head and base again (default 20, quick 6)")
+    parser.add_argument("--seconds", type=float, help="duration of one turn of calls (default 0.4, quick 0.1)")
+    parser.add_argument("--events", type=int, help="events of one `drain` turn (default 10000, quick 2000)")
+    parser.add_argument(
+        "--server",
+        metavar="PATH",
+        help="redis-server to use (default: that of the extra `bench`, else the one that embedded:// uses)",
+    )
     parser.add_argument("--quick", action="store_true", help="fewer pairs, shorter turns")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures, by round, to this file")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures of all rounds to this file")
     options = parser.parse_args(arguments)
     for name, usual, quick in (("pairs", 20, 6), ("seconds", 0.4, 0.1), ("events", 10_000, 2_000)):
         if getattr(options, name) is None:
             setattr(options, name, quick if options.quick else usual)
     if options.pairs < 1 or min(options.tasks) < 1 or options.events < 2:
-        parser.error("pairs and tasks are at least 1, events at least 2")
+        parser.error("--pairs and --tasks must be at least 1, --events at least 2")
     if not 0 < options.seconds <= 10:
-        parser.error("a turn takes more than 0 and at most 10 seconds")
+        parser.error("--seconds must be greater than 0 and at most 10")
     return options
 
 

@@ -1,6 +1,7 @@
-"""How the cost of a call grows with what there is: keys, scopes, bytes of a value, processes.
+"""Measure how the cost of calls grows with the number of keys, scopes and processes, and with the size of a value.
 
-Each series ends in a growth exponent: 0, the size does not matter; 1, twice the size costs twice. Needs 2 GB of memory.
+Each line has a growth exponent. 0: the cost does not depend on the size. 1: twice the size costs twice as much. Needs 2 GB of
+memory.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
 EXAMPLES = """examples:
   python -m benchmarks.growth --quick            prints only
   python -m benchmarks.growth                    writes README.md, plots/ and results/
-  python -m benchmarks.growth --only workers     one of the series; prints only
+  python -m benchmarks.growth --only workers     one series; prints only
 """
 _PACKAGES = ("motia-redis", "redis", "hiredis", "orjson", "uvloop")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print, and, if nothing but the defaults was asked for, write results, plots and tables."""
+    """Measure and print. With default settings, also write results, plots and tables."""
     options = _options(arguments)
     binary = options.server or find_server()
     result: dict[str, Any] = {"machine": machine.describe(_PACKAGES), "settings": {}, "series": []}
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _series(options: argparse.Namespace) -> dict[str, Callable[[Server], Series]]:
-    """Return what measures each series."""
+    """Return the function that measures each series."""
     times, quick = options.rounds, options.quick
     keys = (100, 1000, 10_000) if quick else (100, 1000, 10_000, 100_000, 1_000_000)
     scopes = (1, 10, 100, 1000) if quick else (1, 10, 100, 1000, 10_000)
@@ -81,8 +82,8 @@ def _settings(options: argparse.Namespace, server: Server) -> dict[str, str]:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = program.new_parser("growth", __doc__, EXAMPLES, rounds=5, quick="no large sizes, two processes at the most")
-    parser.add_argument("--only", choices=("keys", "scopes", "value size", "workers"), help="one of the series; prints only")
+    parser = program.new_parser("growth", __doc__, EXAMPLES, rounds=5, quick="no large sizes, at most two processes")
+    parser.add_argument("--only", choices=("keys", "scopes", "value size", "workers"), help="run only this series; print only")
     return program.read_options(parser, arguments)
 
 

@@ -1,6 +1,6 @@
-"""What delivering events to handlers costs: ours against a bare loop and against job and message libraries.
+"""Measure the delivery of events to handlers: motia-redis, a bare loop, and job and message libraries.
 
-Rivals live in environments of their own, in `.venv-rivals/`; those that are not there are left out.
+Each rival has its own environment in `.venv-rivals/`. Rivals that are not installed are left out.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from benchmarks.triggering.contenders import Contender
 
 EXAMPLES = """examples:
-  python -m benchmarks --install               makes the rivals' environments: those that are not there are left out
+  python -m benchmarks --install               installs the rivals
   python -m benchmarks.triggers --quick        prints only
   python -m benchmarks.triggers --rivals huey  one rival; prints only
   python -m benchmarks.triggers                writes README.md, plots/ and results/
@@ -34,7 +34,7 @@ _PACKAGES = ("motia-redis", "redis", "hiredis", "orjson", "uvloop")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print, and, if nothing but the defaults was asked for, write results, plots and tables."""
+    """Measure and print. With default settings, also write results, plots and tables."""
     options = _options(arguments)
     contenders, left_out = _select(options.rivals, quick=options.quick)
     with Server(options.server or find_server()) as server:
@@ -55,15 +55,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _sections(harness: Harness, contenders: Sequence[Contender], options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
-    """Return what measures each section of the result."""
+    """Return the function that measures each section of the result."""
     events, times = options.events, options.rounds
     share = events / OURS.events
-    drained = [replace(contender, events=max(2, int(contender.events * share))) for contender in contenders]
+    scaled = [replace(contender, events=max(2, int(contender.events * share))) for contender in contenders]
     timed = [contender for contender in contenders if contender.latency]
-    # as many events for each: what a worker has read when its first handler begins is the same share of them
+    # The same number of events for each: the share that a worker reads before its first handler starts is then equal.
     plan = dict.fromkeys((1, 20) if options.quick else (1, 5, 20), max(2, events * 3 // 10))
     return {
-        "throughput": lambda: throughput.measure_throughput(harness, drained, times),
+        "throughput": lambda: throughput.measure_throughput(harness, scaled, times),
         "latencies": lambda: latencies.measure_latencies(harness, timed, options.seconds, times),
         "workers": lambda: workers.measure_workers(harness, events, times),
         "condition": lambda: throughput.measure_condition(harness, events, times),
@@ -73,7 +73,7 @@ def _sections(harness: Harness, contenders: Sequence[Contender], options: argpar
 
 
 def _select(rivals: Sequence[str] | None, *, quick: bool) -> tuple[list[Contender], dict[str, str]]:
-    """Return who takes part, and which of the rivals that were asked for cannot, and why not; None asks for the usual ones."""
+    """Return the contenders, and for each rival that is left out the reason. None selects the default rivals."""
     usual = [rival for rival in RIVALS if rival.quick or not quick]
     wanted = usual if rivals is None else [rival for rival in RIVALS if rival.adapter in rivals]
     selected = [OURS, BARE] if quick else [OURS, BARE, BARE_DECODING]
@@ -107,19 +107,25 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         __doc__,
         EXAMPLES,
         rounds=5,
-        quick="a quarter of the events, two rivals: the fastest in drains and in latency",
+        quick="a quarter of the events, two rivals: the ones with the best throughput and latency",
     )
     parser.add_argument(
-        "--events", type=int, help="events of a drain, slower rivals' in proportion (default 20000, quick 5000); prints only"
+        "--events",
+        type=int,
+        help="events of a throughput turn, scaled down for slower rivals (default 20000, quick 5000); print only",
     )
     parser.add_argument(
-        "--rivals", nargs="*", choices=ENVIRONMENTS, metavar="NAME", help=f"of {', '.join(ENVIRONMENTS)}, or none; prints only"
+        "--rivals",
+        nargs="*",
+        choices=ENVIRONMENTS,
+        metavar="NAME",
+        help=f"only these: {', '.join(ENVIRONMENTS)}; without a name: no rivals; print only",
     )
     options = program.read_options(parser, arguments)
     options.events = options.events or (OURS.events // 4 if options.quick else OURS.events)
     options.seconds = 0.3 if options.quick else 1.2
     if options.events < 100:
-        parser.error("events are at least 100")
+        parser.error("--events must be at least 100")
     return options
 
 

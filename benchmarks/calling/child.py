@@ -1,9 +1,9 @@
-"""The child process of one contender on one event loop and socket: does what it is told, a line of JSON at a time.
+"""The child process of one contender on one event loop and socket. It carries out requests, one line of JSON each.
 
     python -m benchmarks.calling.child redis-py uvloop unix:///tmp/redis.sock
 
-It answers its start and every request with a line: `{"ok": ...}` or `{"error": "..."}`, and ends with its input. A request names
-one of `Commands`'s methods and its arguments: `{"do": "run", "work": "read", "tasks": 64, "calls": 10}`.
+It sends a reply at its start and to each request: `{"ok": ...}` or `{"error": "..."}`. It ends with its input.
+A request names one of `Commands`'s methods and its arguments: `{"do": "run", "work": "read", "tasks": 64, "calls": 10}`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Timing = dict[str, float]
 
 
 class Commands:
-    """Runs a contender, with a clock around it, and checks afterwards that it has done its work."""
+    """Runs and times a contender, and checks the results of its calls."""
 
     def __init__(self, contender: Contender) -> None:
         self.contender = contender
@@ -38,16 +38,16 @@ class Commands:
             await self.contender.set(values.key(task), values.build(task))
 
     async def run(self, work: str, tasks: int, calls: int) -> Timing:
-        """Time `calls` calls by each of `tasks` tasks. Raises AssertionError when the values are not as they should be then."""
+        """Time `calls` calls by each of `tasks` tasks. Raises AssertionError if the values are wrong afterwards."""
         before = await self._counters(tasks)
         timing = await _timed(lambda: self.contender.concurrently(work, tasks, calls))
         expected = {"read": before, "write": [calls] * tasks, "change": [counter + calls for counter in before]}
         if await self._counters(tasks) != expected[work]:
-            raise AssertionError(f"{self.contender.name}: not every {work} was done")
+            raise AssertionError(f"{self.contender.name}: at least one {work} had no effect")
         return timing
 
     async def fill(self, count: int) -> None:
-        """Write what is listed."""
+        """Write the values for `list`."""
         await self.stateful.fill(count)
 
     async def list_all(self, calls: int) -> Timing:
@@ -60,18 +60,18 @@ class Commands:
         return await _timed(lists)
 
     async def digest(self) -> str:
-        """Return the hash of what is listed."""
+        """Return a hash of the listed values."""
         return values.digest(await self.stateful.list())
 
     async def contend(self, tasks: int, seconds: float) -> Timing:
-        """Increment one member by `tasks` tasks for some seconds; `done` tells how many increments succeeded."""
+        """Increment one member with `tasks` tasks for some seconds. `done` is the number of successful increments."""
         done = 0
 
         async def increments(until: float) -> None:
             nonlocal done
             while time.perf_counter() < until:
                 if await self.stateful.increment(until):
-                    done += 1  # not `done += await ...`, which would forget what others added meanwhile
+                    done += 1  # not `done += await ...`, which would lose the increments of other tasks
 
         async def contention() -> None:
             until = time.perf_counter() + seconds
@@ -85,57 +85,57 @@ class Commands:
         return await self.stateful.counter()
 
     async def _counters(self, tasks: int) -> list[int]:
-        """Return the counters of the tasks' values. Raises AssertionError when anything but the counter differs."""
+        """Return the counters of the tasks' values. Raises AssertionError if another member differs."""
         counters = []
         for task in range(tasks):
             found = await self.contender.get(values.key(task))
             if found != {**values.build(task), "n": found["n"]}:
-                raise AssertionError(f"{self.contender.name} returned another value than was written")
+                raise AssertionError(f"{self.contender.name} returned a value that was not written")
             counters.append(found["n"])
         return counters
 
 
 async def _timed(work: Callable[[], Awaitable[None]]) -> Timing:
-    """Return seconds and CPU seconds of this process, all threads, that a work took."""
+    """Return the seconds, and the CPU seconds of all threads of this process, that a function took."""
     cpu, clock = time.process_time(), time.perf_counter()
     await work()
     return {"seconds": time.perf_counter() - clock, "cpu": time.process_time() - cpu}
 
 
 async def serve(name: str, url: str) -> None:
-    """Connect and answer requests until there are no more."""
+    """Connect and carry out requests until the input ends."""
     async with contenders.ALL[name].connected(url) as contender:
         commands = Commands(contender)
-        _answer({"ok": None})
-        # Blocks the loop between two requests, so that a contender that is not at work takes no time from the one that is.
+        _reply({"ok": None})
+        # Blocks the loop between two requests, so that a waiting contender uses no CPU.
         while line := sys.stdin.readline():
             request: dict[str, Any] = json.loads(line)
             do = getattr(commands, request.pop("do"))
-            _answer({"ok": await do(**request)})
+            _reply({"ok": await do(**request)})
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the loop that was asked for; an error is answered, not printed."""
+    """Run on the chosen event loop. Send errors as replies."""
     name, loop, url = arguments
-    logging.disable(logging.WARNING)  # ours warns of servers that keep nothing on disk, as this one is told to
+    logging.disable(logging.WARNING)  # ours warns about servers without persistence, such as this one
     try:
         factory = None
         if loop == "uvloop":
-            import uvloop  # noqa: PLC0415  # not for children that run on asyncio's own loop
+            import uvloop  # noqa: PLC0415  # only for children on uvloop
 
             factory = uvloop.new_event_loop
         with asyncio.Runner(loop_factory=factory) as runner:
             runner.run(serve(name, url))
     except ImportError as error:
-        _answer({"error": f"not installed ({error})"})
+        _reply({"error": f"not installed ({error})"})
         return 1
-    except Exception as error:  # noqa: BLE001  # whatever it is, the parent has to know
-        _answer({"error": f"{type(error).__name__}: {error}"})
+    except Exception as error:  # noqa: BLE001  # the parent reports all errors
+        _reply({"error": f"{type(error).__name__}: {error}"})
         return 1
     return 0
 
 
-def _answer(message: dict[str, Any]) -> None:
+def _reply(message: dict[str, Any]) -> None:
     print(json.dumps(message), flush=True)
 
 

@@ -1,6 +1,6 @@
-"""The clients that are measured, each used as its own documentation recommends for speed.
+"""The measured clients. Each is used as its documentation recommends for speed.
 
-Each imports its library when it connects: a child process must not carry the libraries of the others.
+A contender imports its library when it connects, so that a child process loads only one of the libraries.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from benchmarks.calling.values import Value
 
 SCOPE, LISTED, CONTENDED = "users", "listed", "contended"
-_BATCH = 500  # values that are written at a time when a hash is filled
+_BATCH = 500  # values of one write when a hash is filled
 
 
 class Contender:
-    """A way to read and write JSON values in Redis. `connected` opens it; keys of different contenders never meet."""
+    """A way to read and write JSON values in Redis. `connected` opens it. Different contenders use different keys."""
 
     name: ClassVar[str]
     package: ClassVar[str]  #: the distribution whose version is printed
@@ -55,13 +55,13 @@ class Contender:
             await self.get(key)
 
     async def write(self, task: int, calls: int) -> None:
-        """Make `calls` writes of the task's key, one after the other, each of another value."""
+        """Make `calls` writes of the task's key, one after the other, each with a different value."""
         key, value = values.key(task), values.build(task)
         for value["n"] in range(1, calls + 1):
             await self.set(key, value)
 
     async def concurrently(self, work: str, tasks: int, calls: int) -> None:
-        """Let every one of `tasks` tasks make `calls` calls of a work: `read`, `write` or `change`."""
+        """Run `tasks` tasks that each make `calls` calls of one operation: `read`, `write` or `change`."""
         run = getattr(self, work)
         if tasks == 1:
             await run(0, calls)
@@ -70,7 +70,7 @@ class Contender:
 
 
 class Stateful(Contender):
-    """A contender that can also increment one member, and list: ours and the one it has to beat there."""
+    """A contender that can also increment a contended member and list values: ours and redis-py."""
 
     async def list(self) -> list[Value]:
         """Read all values of the filled scope."""
@@ -81,7 +81,7 @@ class Stateful(Contender):
         raise NotImplementedError
 
     async def increment(self, until: float) -> bool:
-        """Increment the contended value's counter; tells whether that succeeded, which it may fail to do until the deadline."""
+        """Increment the contended value's counter. Return False if that did not succeed before the deadline."""
         raise NotImplementedError
 
     async def counter(self) -> int:
@@ -99,7 +99,7 @@ class Ours(Stateful):
     @asynccontextmanager
     async def connected(cls, url: str) -> AsyncIterator[Self]:
         """Connect."""
-        from motia_redis import StateManager  # noqa: PLC0415  # this child's library alone
+        from motia_redis import StateManager  # noqa: PLC0415  # only in this child
 
         async with StateManager(url, namespace="bench") as state:
             yield cls(state)
@@ -123,7 +123,7 @@ class Ours(Stateful):
         return await self.client.list(LISTED)
 
     async def fill(self, count: int) -> None:
-        """Write by some calls at a time."""
+        """Write in concurrent calls."""
         for start in range(0, count, _BATCH):
             indices = range(start, min(start + _BATCH, count))
             await asyncio.gather(*(self.client.set(LISTED, values.key(index), values.build(index)) for index in indices))
@@ -139,7 +139,7 @@ class Ours(Stateful):
 
 
 class RedisPy(Stateful):
-    """redis-py's asyncio client from `from_url`, with its default pool and hiredis, which it takes by itself."""
+    """redis-py's asyncio client from `from_url`, with its default pool and hiredis, which it uses if installed."""
 
     name, package = "redis-py", "redis"
 
@@ -152,8 +152,8 @@ class RedisPy(Stateful):
     @asynccontextmanager
     async def connected(cls, url: str) -> AsyncIterator[Self]:
         """Connect."""
-        import hiredis  # noqa: F401, PLC0415  # without it redis-py would silently be slower
-        from redis import asyncio as redis  # noqa: PLC0415  # this child's library alone
+        import hiredis  # noqa: F401, PLC0415  # without hiredis, redis-py would be slower without a warning
+        from redis import asyncio as redis  # noqa: PLC0415  # only in this child
 
         async with redis.Redis.from_url(url) as client:
             yield cls(client)
@@ -179,7 +179,7 @@ class RedisPy(Stateful):
 
     async def increment(self, until: float) -> bool:
         """Increment as redis-py's documentation does it ("Pipelines", optimistic locking by WATCH)."""
-        from redis.exceptions import WatchError  # noqa: PLC0415  # this child's library alone
+        from redis.exceptions import WatchError  # noqa: PLC0415  # only in this child
 
         name = self.hashes[CONTENDED]
         async with self.client.pipeline(transaction=True) as pipeline:
@@ -204,7 +204,7 @@ class RedisPy(Stateful):
 
 
 class Pipelines(RedisPy):
-    """redis-py with explicit pipelines of `tasks` commands: what its users write who can wait for one another."""
+    """redis-py with explicit pipelines of `tasks` commands, for callers that can wait for each other."""
 
     name = "redis-py pipelines"
 
@@ -228,7 +228,7 @@ class Pipelines(RedisPy):
 class Coredis(Contender):
     """coredis, whose pool multiplexes commands over few connections by itself; its own parser is compiled.
 
-    `COREDIS_OPTIMIZED` is its documented switch for speed: it leaves validations out. It is looked at while coredis is imported.
+    `COREDIS_OPTIMIZED`, which coredis documents, turns off validation. coredis reads it at import.
     """
 
     name = package = "coredis"
@@ -239,7 +239,7 @@ class Coredis(Contender):
     async def connected(cls, url: str) -> AsyncIterator[Self]:
         """Connect."""
         os.environ["COREDIS_OPTIMIZED"] = "true"
-        import coredis  # noqa: PLC0415  # this child's library alone, after its switch
+        import coredis  # noqa: PLC0415  # only in this child, after COREDIS_OPTIMIZED is set
 
         async with coredis.Redis.from_url(url, decode_responses=False) as client:
             yield cls(client)
@@ -263,7 +263,7 @@ class Glide(Contender):
     @asynccontextmanager
     async def connected(cls, url: str) -> AsyncIterator[Self]:
         """Connect."""
-        import glide  # noqa: PLC0415  # this child's library alone
+        import glide  # noqa: PLC0415  # only in this child
 
         kind, _, place = url.partition("://")
         if kind == "unix":
@@ -271,7 +271,7 @@ class Glide(Contender):
         else:
             host, _, port = place.partition("/")[0].rpartition(":")
             address = glide.NodeAddress(host, int(port))
-        # Its default of 250 ms would fail calls when the machine is busy.
+        # With its default of 250 ms, calls would fail on a busy machine.
         client = await glide.GlideClient.create(glide.GlideClientConfiguration([address], request_timeout=10_000))
         try:
             yield cls(client)

@@ -1,4 +1,4 @@
-"""What the library costs beside its calls: the time of its import, and memory in Redis."""
+"""Import time of the library, and memory of values in Redis."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ IMPORTS = {
     "python": "pass",
 }
 VALUE_BYTES = 200
-SETTLED_AFTER = 21.0  # seconds: a stream keeps what is younger than 20
+SETTLED_AFTER = 21.0  # seconds: a stream keeps entries younger than 20 s
 _LATER_CHANGES = 2_000
 _BATCH = 1_000
 
 
 def imports(times: int) -> dict[str, Any]:
-    """Return the milliseconds that fresh interpreters took, and by how much ours was longer than its parts."""
+    """Return the milliseconds of imports in new interpreters, and how much longer ours took than its dependencies."""
     turns = {name: _interpreter(statement) for name, statement in IMPORTS.items()}
     for turn in turns.values():
         turn()  # writes the bytecode, fills the page cache
@@ -47,7 +47,7 @@ def imports(times: int) -> dict[str, Any]:
 
 
 def memory(binary: str, keys: int, *, settle: bool) -> dict[str, Any]:
-    """Return by how many bytes Redis grew for so many values: a plain hash, ours when written and, if asked, once settled."""
+    """Return the bytes that values take in Redis: in a plain hash, in ours, and with `settle` in ours after trimming."""
     with Server(binary) as server:
         empty = _used(server)
         for start in range(0, keys, _BATCH):
@@ -81,7 +81,7 @@ def _used(server: Server) -> int:
 
 
 def _interpreter(statement: str) -> Callable[[], float]:
-    # With bytecode, as every installed package has it, also where this is switched off.
+    # Allow bytecode files, which installed packages have.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
     def run() -> float:

@@ -1,4 +1,4 @@
-"""The goals for calls, and whether a measurement meets them."""
+"""The goals for calls, and verdicts on measurements."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 Case = dict[str, Any]
 Result = dict[str, Any]
 
-#: Clients that send calls of many tasks together by themselves, as ours does: the goal speaks of the faster one.
+#: Clients that multiplex calls of many tasks, as ours does. The goal is about the faster one.
 MULTIPLEXING = ("coredis", "valkey-glide")
 IMPORT_EXCESS_MS = 60.0
 MEMORY_FACTOR = 1.6
@@ -21,24 +21,24 @@ MEMORY_FACTOR = 1.6
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What is asked of one work against one rival, everywhere it is measured."""
+    """The limit for one operation against one rival, in all configurations."""
 
     label: str
     work: str
     tasks: int
-    rivals: tuple[str, ...]  #: the fastest of these that was measured
+    rivals: tuple[str, ...]  #: compared with the fastest of these that was measured
     limit: float
-    figure: str = "ratios"  #: the case's figure that it speaks of: `ratios` and `cpu_ratios` are to be low, `speedups` high
+    figure: str = "ratios"  #: name of the compared figure; lower is better for `ratios` and `cpu_ratios`, higher for `speedups`
 
     @property
     def high(self) -> bool:
-        """Whether the figure has to reach the limit rather than stay within it."""
+        """Whether the limit is a lower limit."""
         return self.figure == "speedups"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table of goals: the figure worst from its goal, where that was, and how many places meet it."""
+    """One line of the table of goals: the worst case, its configuration, and how many configurations meet the goal."""
 
     goal: str
     worst: Verdict
@@ -71,19 +71,19 @@ GOALS = (
 
 
 def goals_of(case: Case, rival: str) -> list[Goal]:
-    """Return the goals that a case has against one rival (of several, against the fastest)."""
+    """Return the goals of a case against one rival. If a goal names several rivals, it is about the fastest."""
     matching = [goal for goal in GOALS if goal.work == case["work"] and goal.tasks == case["tasks"]]
     return [goal for goal in matching if _rival(goal, case) == rival]
 
 
 def judge(goal: Goal, case: Case) -> Verdict | None:
-    """Return the verdict on a case, or None when the rival was not measured."""
+    """Return the verdict on a case, or None if the rival was not measured."""
     rival = _rival(goal, case)
     return Verdict(case[goal.figure][rival]["median"], goal.limit, goal.high) if rival else None
 
 
 def table(result: Result) -> list[Row]:
-    """Return one row per goal that was measured, for any page that shows them."""
+    """Return one row per measured goal."""
     rows = []
     for goal in GOALS:
         cases = [case for case in result["cases"] if case["work"] == goal.work and case["tasks"] == goal.tasks]
@@ -97,24 +97,24 @@ def table(result: Result) -> list[Row]:
 
 
 def memory_factor(result: Result, which: str) -> float | None:
-    """Return how many times the memory of a plain hash was taken, or None when that was not measured."""
+    """Return the memory relative to a plain hash, or None if it was not measured."""
     found: dict[str, int] = result["memory"]["bytes"]
     return found[which] / found["plain hash"] if which in found else None
 
 
 def _rival(goal: Goal, case: Case) -> str | None:
-    """Return the fastest of the rivals that a goal speaks of."""
+    """Return the fastest rival of a goal, or None if none was measured."""
     measured = [name for name in goal.rivals if name in case["ratios"]]
     return min(measured, key=lambda name: case["times"][name]["median"], default=None)
 
 
 def _where(goal: Goal, case: Case) -> str:
-    """Return the place of a case and, where a goal speaks of the better rival, which one that was."""
+    """Return the configuration of a case and, if the goal names several rivals, the fastest one."""
     return f"{case['socket']}, {case['loop']}" + (f", {_rival(goal, case)}" if len(goal.rivals) > 1 else "")
 
 
 def _row(label: str, unit: str, found: Sequence[tuple[Verdict, str]]) -> list[Row]:
-    """Return the row of a goal, or none where it was not measured."""
+    """Return the row of a goal, or no row if it was not measured."""
     if not found:
         return []
     worst, where = max(found, key=lambda pair: pair[0].distance)

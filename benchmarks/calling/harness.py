@@ -1,4 +1,4 @@
-"""The measured cases: works in one place (a socket and an event loop), with all contenders taking turns."""
+"""Measurement of all cases in one configuration (a socket and an event loop). The contenders alternate."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Case = dict[str, Any]
 
 TASKS = 64
 LISTED = 10_000
-OURS, PLAIN = "ours", "redis-py"  #: the two that every case has
+OURS, PLAIN = "ours", "redis-py"  #: the two contenders of every case
 _CHANGING = "ours, changing"
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """Where calls are made: over which socket, in which event loop."""
+    """The socket and the event loop of a measurement."""
 
     socket: str
     loop: str
@@ -34,28 +34,28 @@ class Configuration:
         return f"{self.socket}, {self.loop}"
 
     def child(self, contender: str) -> Child:
-        """Start a contender's process here."""
+        """Start a contender's process in this configuration."""
         return Child(contender, [sys.executable, "-m", "benchmarks.calling.child", contender, self.loop, self.url])
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How long and how often is measured."""
+    """Number of rounds and length of a turn."""
 
     rounds: int
-    seconds: float  #: of one turn of one contender, about
+    seconds: float  #: approximate length of one turn of one contender
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """A contender's figures in a case, by round: microseconds per call, and of CPU per call."""
+    """A contender's figures in one case, by round: time and CPU time in microseconds per call."""
 
     times: Sequence[float]
     cpu: Sequence[float]
 
 
 class Turn:
-    """One contender's turn at a work: gives microseconds per call, and notes the CPU time per call beside it."""
+    """One contender's turn of one operation: returns microseconds per call and records the CPU time per call."""
 
     def __init__(self, child: Child, work: str, tasks: int, sampling: Sampling) -> None:
         self.cpu: list[float] = []
@@ -70,7 +70,7 @@ class Turn:
         return float(spent["seconds"]) / done * 1e6
 
     def _calibrate(self, seconds: float) -> int:
-        """Return how many calls of each task take about so long; warms up on the way."""
+        """Return how many calls of each task take about `seconds`. This also warms up the contender."""
         calls = 1
         while (spent := float(self._child.ask(calls=calls, **self._order)["seconds"])) < seconds / 4:
             calls *= 4
@@ -78,7 +78,7 @@ class Turn:
 
 
 class Contention:
-    """The turn of one contender at the increment of one member by tasks of two processes; times are per success."""
+    """One contender's turn of contended increments by tasks of two processes. Times are per successful increment."""
 
     def __init__(self, children: Sequence[Child], seconds: float) -> None:
         self.cpu: list[float] = []
@@ -91,7 +91,7 @@ class Contention:
         return seconds / done * 1e6
 
     def _contend(self, seconds: float) -> tuple[int, float, float]:
-        """Return successes, CPU seconds, seconds. Raises ChildFailed when an increment got lost."""
+        """Return the number of successes, CPU seconds and seconds. Raises ChildFailed if an increment was lost."""
         first = self._children[0]
         before = first.ask("counter")
         for child in self._children:
@@ -100,14 +100,14 @@ class Contention:
         done = sum(part["done"] for part in parts)
         counted = first.ask("counter") - before
         if counted != done:
-            raise ChildFailed(first.contender, f"{done} increments succeeded, {counted} were counted")
-        # Nobody's success in a whole turn would be a division by zero: counted as one.
+            raise ChildFailed(first.contender, f"{done} increments succeeded, but the counter grew by {counted}")
+        # At least 1, to avoid a division by zero if no increment succeeded.
         return max(done, 1), sum(part["cpu"] for part in parts), max(part["seconds"] for part in parts)
 
 
 @dataclass(slots=True)
 class Harness:
-    """The running children of a place, by contender, and who was left out, why."""
+    """The child processes of one configuration, by contender, and why contenders were left out."""
 
     configuration: Configuration
     children: dict[str, Child] = field(default_factory=dict)
@@ -116,7 +116,7 @@ class Harness:
 
     @classmethod
     def enter(cls, stack: ExitStack, configuration: Configuration) -> Harness:
-        """Start them all, stopped with the stack. Raises ChildFailed when one of the two that every case needs does not start."""
+        """Start all contenders; the stack stops them. Raises ChildFailed if a contender of every case does not start."""
         started = cls(configuration)
         for name in contenders.ALL:
             started.children[name] = stack.enter_context(configuration.child(name))
@@ -140,21 +140,21 @@ class Harness:
         return [self._case("get", tasks, samples)]
 
     def sets(self, tasks: int, sampling: Sampling) -> list[Case]:
-        """Measure writes and, in the same rounds, our updates: those are compared with the writes of the others."""
+        """Measure writes and, in the same rounds, our updates, which are compared with the writes of the others."""
         turns = {name: Turn(child, "write", tasks, sampling) for name, child in self._contenders(tasks)}
         samples = _take_turns({**turns, _CHANGING: Turn(self.children[OURS], "change", tasks, sampling)}, sampling)
         changing = samples.pop(_CHANGING)
         return [self._case("set", tasks, samples), self._case("update", tasks, {**samples, OURS: changing})]
 
     def listing(self, sampling: Sampling) -> list[Case]:
-        """Measure the list of all values of a scope. Raises AssertionError when the two lists differ."""
+        """Measure listing all values of a scope. Raises AssertionError if the contenders list different values."""
         if self.children[OURS].ask("digest") != self.children[PLAIN].ask("digest"):
-            raise AssertionError("the listed values differ")
+            raise AssertionError("ours and redis-py listed different values")
         samples = _take_turns({name: Turn(self.children[name], "list", 1, sampling) for name in (OURS, PLAIN)}, sampling)
         return [self._case("list", 1, samples)]
 
     def contention(self, sampling: Sampling) -> list[Case]:
-        """Measure the increments of one member by tasks of two processes."""
+        """Measure increments of one member by tasks of two processes."""
         turns = {
             name: Contention((self.children[name], partner), 2 * sampling.seconds)
             for name, partner in self.second_processes.items()
@@ -162,16 +162,16 @@ class Harness:
         return [self._case("contended increment", TASKS, _take_turns(turns, sampling))]
 
     def fill(self) -> None:
-        """Write what is listed; it stays for the other places of the same server."""
+        """Write the values for `list`. They stay for the other configurations of the same server."""
         for name in (OURS, PLAIN):
             self.children[name].ask("fill", count=LISTED)
 
     def _contenders(self, tasks: int) -> list[tuple[str, Child]]:
-        """Return who takes part: what is called one at a time is compared with redis-py alone."""
+        """Return the contenders of a case. With one task these are only ours and redis-py."""
         return [(name, child) for name, child in self.children.items() if tasks > 1 or name in (OURS, PLAIN)]
 
     def _case(self, work: str, tasks: int, samples: Mapping[str, Samples]) -> Case:
-        """Return a case: times and CPU times in microseconds per call, ours / rival, and rival / ours for rates."""
+        """Return a case: time and CPU time in microseconds per call, ratios ours / rival, and speedups rival / ours."""
         ours, rivals = samples[OURS], {name: sample for name, sample in samples.items() if name != OURS}
         return {
             "work": work,

@@ -1,4 +1,4 @@
-"""The result as Markdown and as plots; both are made from the result file's content alone."""
+"""The result as Markdown and as plots. Both depend only on the content of the result file."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ def text(result: Result) -> str:
     single = [case for case in result["cases"] if case["tasks"] == 1]
     many = [case for case in result["cases"] if case["tasks"] > 1]
     parts = [conditions(result), goals_table(result)]
-    parts += ["One at a time (redis-py's `update` is its `HSET`), microseconds:\n", times(single)]
-    parts += ["By 64 tasks (`update` of the others is their `HSET`), calls per second:\n", rates(many)]
-    parts += ["Footprint:\n", footprint(result)]
+    parts += ["Calls by one task, in microseconds (for `update`, redis-py runs `HSET`):\n", times(single)]
+    parts += ["Calls by 64 tasks, in calls per second (for `update`, the rivals run `HSET`):\n", rates(many)]
+    parts += ["Import time and memory:\n", footprint(result)]
     return "\n".join(parts)
 
 
 def conditions(result: Result) -> str:
-    """Say where, with what and how it was measured."""
+    """Return the machine, the versions and the settings."""
     return machine.conditions(result)
 
 
 def goals_table(result: Result) -> str:
-    """Return one line per goal: the figure worst from it, and in how many places it is met."""
+    """Return one row per goal: its worst case, and how many configurations meet it."""
     rows = []
     for row in goals.table(result):
         met = "yes" if row.met == row.of else f"**{row.met} of {row.of}**"
         rows.append([row.goal, row.where, f"{figure(row.worst.figure)} {row.unit}", f"{row.worst.demand} {row.unit}", met])
-    return markdown(("goal", "worst from it", "its figure", "demanded", "met"), rows, text_columns=2)
+    return markdown(("goal", "worst case", "figure", "limit", "met"), rows, text_columns=2)
 
 
 def times(cases: list[Case]) -> str:
-    """Return the table of what is done one at a time, in microseconds per call."""
+    """Return the table of calls by one task, in microseconds per call."""
     rows = []
     for case in cases:
         for rival in case["ratios"]:
@@ -51,13 +51,15 @@ def times(cases: list[Case]) -> str:
             spreads = (case["times"]["ours"], case["times"][rival], case["ratios"][rival])
             cells += [with_quartiles(spread) for spread in spreads]
             rows.append([*cells, *_verdict(case, rival, "ratios")])
-    return markdown(("work", "socket, loop", "rival", "ours µs", "rival µs", "ours / rival", "goal", "met"), rows, text_columns=3)
+    return markdown(
+        ("operation", "socket, loop", "rival", "ours µs", "rival µs", "ours / rival", "limit", "met"), rows, text_columns=3
+    )
 
 
 def rates(cases: list[Case]) -> str:
-    """Return the table of what many tasks do at once, in calls per second, with the client's CPU time."""
-    head = ["work", "socket, loop", "rival", "ours /s", "rival /s", "ours / rival", "goal", "met"]
-    head += ["our CPU µs", "rival's CPU µs", "CPU, ours / rival", "goal", "met"]
+    """Return the table of calls by many tasks: calls per second, and CPU time of the client."""
+    head = ["operation", "socket, loop", "rival", "ours /s", "rival /s", "ours / rival", "limit", "met"]
+    head += ["our CPU µs", "rival's CPU µs", "CPU, ours / rival", "limit", "met"]
     rows = []
     for case in cases:
         for rival in case["ratios"]:
@@ -75,12 +77,12 @@ def footprint(result: Result) -> str:
     imports, memory = result["imports"], result["memory"]
     spent = imports["milliseconds"]
     rows = [[f"`{statement}`", f"{with_quartiles(spent[name])} ms", ""] for name, statement in imports["statements"].items()]
-    rows.append(["`import motia_redis` beyond its parts", f"{with_quartiles(imports['excess'])} ms", ""])
+    rows.append(["`import motia_redis` minus its dependencies", f"{with_quartiles(imports['excess'])} ms", ""])
     for name, taken in memory["bytes"].items():
         factor = goals.memory_factor(result, name)
         label = f"{memory['keys']:,} values of {memory['value_bytes']} bytes in Redis: {name}"
         rows.append([label, f"{taken / 1e6:.1f} MB", f"{factor:.2f}"])
-    return markdown(("what", "taken", "of a plain hash"), rows)
+    return markdown(("item", "figure", "relative to a plain hash"), rows)
 
 
 def draw(result: Result, name: str) -> None:
@@ -91,12 +93,12 @@ def draw(result: Result, name: str) -> None:
 def pictures(name: str) -> str:
     """Return the HTML that shows the plot."""
     return plots.picture(
-        name, "Calls per second by 64 tasks: ours, redis-py, its pipelines, coredis, valkey-glide; a panel per place"
+        name, "Calls per second by 64 tasks: ours, redis-py, its pipelines, coredis, valkey-glide; a panel per socket and loop"
     )
 
 
 def _verdict(case: Case, rival: str, which: str) -> list[str]:
-    """Return goal and verdict of one figure of a case, or that there is none."""
+    """Return limit and verdict for one figure of a case, or dashes if it has no goal."""
     for goal in goals.goals_of(case, rival):
         verdict = goals.judge(goal, case)
         if goal.figure == which and verdict:
@@ -105,12 +107,12 @@ def _verdict(case: Case, rival: str, which: str) -> list[str]:
 
 
 def _rate(times: dict[str, float]) -> str:
-    """Return calls per second; the quartiles of the times change places."""
+    """Return calls per second. The quartiles of times are exchanged for rates."""
     return with_quartiles({"median": 1e6 / times["median"], "low": 1e6 / times["high"], "high": 1e6 / times["low"]})
 
 
 def _painter(result: Result) -> Callable[[Any], Any]:
-    """Return what draws rates by 64 tasks: a panel per socket and loop, a group of bars per work."""
+    """Return the function that draws rates of 64 tasks: a panel per configuration, a group of bars per operation."""
     cases = [case for case in result["cases"] if case["tasks"] > 1 and case["work"] in _PLOTTED]
     places = list(dict.fromkeys((case["socket"], case["loop"]) for case in cases))
     names = list(dict.fromkeys(name for case in cases for name in case["times"]))

@@ -1,4 +1,4 @@
-"""The values that are read and written: JSON objects of ten members and a chosen size, one of them the counter `n`."""
+"""The values that are read and written: JSON objects with ten members, among them the counter `n`."""
 
 from __future__ import annotations
 
@@ -39,6 +39,6 @@ def key(index: int) -> str:
 
 
 def digest(found: Iterable[Value]) -> str:
-    """Return a hash that is the same for the same values in any order."""
+    """Return a hash of some values that does not depend on their order."""
     texts = sorted(orjson.dumps(value, option=orjson.OPT_SORT_KEYS) for value in found)
     return hashlib.sha256(b"\n".join(texts)).hexdigest()

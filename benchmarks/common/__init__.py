@@ -1,1 +1,1 @@
-"""What all benchmarks share: options, machine, servers, rivals, rounds in alternation, goals, tables, plots, results."""
+"""Shared parts of the benchmarks: options, machine, servers, rivals, alternating rounds, goals, tables, plots, results."""

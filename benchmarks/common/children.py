@@ -1,4 +1,7 @@
-"""The parent's side of children that answer each order, a line of JSON, with a line: `{"ok": ...}` or `{"error": "..."}`."""
+"""Child processes and the protocol with them: each request and each reply is one line of JSON.
+
+A reply is `{"ok": ...}` or `{"error": "..."}`.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-_ANSWER_SECONDS = 60
+_REPLY_SECONDS = 60
 
 
 class ChildFailed(BenchmarkFailed):
-    """A child that did not start, or did not do what it was told; says who and `why`."""
+    """A child process did not start or did not carry out a request. The message names the contender; `why` is the reason."""
 
     def __init__(self, contender: str, why: str) -> None:
         super().__init__(f"{contender}: {why}")
@@ -27,14 +30,14 @@ class ChildFailed(BenchmarkFailed):
 
 
 class Child:
-    """One contender in a process of its own. `wait` for its start; it ends with the `with`, and with its parent.
+    """One contender in its own process. Call `wait` once for its start. It ends with the `with` block or with its parent.
 
-    The process runs in the project's folder, with our environment and `variables`.
+    The process runs in the project's folder, with the parent's environment and `variables`.
     """
 
     def __init__(self, contender: str, command: Sequence[str], variables: Mapping[str, str] | None = None) -> None:
         self.contender = contender
-        # A session of its own: Ctrl-C reaches the parent alone, which then ends its children in order.
+        # A separate session: Ctrl-C reaches only the parent, which then stops its children.
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -45,34 +48,34 @@ class Child:
         )
 
     def wait(self) -> Any:
-        """Return the next answer. Raises ChildFailed."""
-        answers = self._process.stdout
-        assert answers is not None
-        if not select.select([answers], [], [], _ANSWER_SECONDS)[0]:
-            raise ChildFailed(self.contender, f"no answer within {_ANSWER_SECONDS} s")
-        line = answers.readline()
-        answer: dict[str, Any] = json.loads(line) if line else {"error": "its process ended"}
-        if "error" in answer:
-            raise ChildFailed(self.contender, answer["error"])
-        return answer["ok"]
+        """Return the next reply. Raises ChildFailed."""
+        replies = self._process.stdout
+        assert replies is not None
+        if not select.select([replies], [], [], _REPLY_SECONDS)[0]:
+            raise ChildFailed(self.contender, f"no reply within {_REPLY_SECONDS} s")
+        line = replies.readline()
+        reply: dict[str, Any] = json.loads(line) if line else {"error": "its process ended"}
+        if "error" in reply:
+            raise ChildFailed(self.contender, reply["error"])
+        return reply["ok"]
 
     def tell(self, do: str, **arguments: Any) -> None:
-        """Give an order; `wait` for its answer."""
-        orders = self._process.stdin
-        assert orders is not None
+        """Send a request without waiting for its reply."""
+        requests = self._process.stdin
+        assert requests is not None
         try:
-            orders.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
-            orders.flush()
+            requests.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
+            requests.flush()
         except BrokenPipeError:
             raise ChildFailed(self.contender, "its process ended") from None
 
     def ask(self, do: str, **arguments: Any) -> Any:
-        """Give an order and return its answer. Raises ChildFailed."""
+        """Send a request and return its reply. Raises ChildFailed."""
         self.tell(do, **arguments)
         return self.wait()
 
     def stop(self) -> None:
-        """End the process, by the end of its input, else by force."""
+        """Stop the process by closing its input. Kill it if it does not end within 5 s."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()

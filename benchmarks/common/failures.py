@@ -1,7 +1,7 @@
-"""The root of the benchmarks' errors."""
+"""The base class of the benchmarks' errors."""
 
 from __future__ import annotations
 
 
 class BenchmarkFailed(Exception):
-    """What ends a benchmark; says why in one line."""
+    """A benchmark cannot continue. The message is one line."""

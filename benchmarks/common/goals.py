@@ -9,7 +9,7 @@ from benchmarks.common.tables import figure
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A figure (the median of the rounds) and its limit: the most that it may be or, with `at_least`, the least."""
+    """A figure (the median of the rounds) and its limit: an upper limit or, with `at_least`, a lower limit."""
 
     figure: float
     limit: float
@@ -22,15 +22,15 @@ class Verdict:
 
     @property
     def distance(self) -> float:
-        """How far the figure is from its goal: more than 1 is missed, the more the farther."""
+        """The ratio of figure and limit that is greater than 1 if the goal is missed."""
         return self.limit / self.figure if self.at_least else self.figure / self.limit
 
     @property
     def demand(self) -> str:
-        """The goal, for a table."""
+        """The limit as text for a table."""
         return f"{'≥' if self.at_least else '≤'} {figure(self.limit)}"
 
     @property
     def answer(self) -> str:
-        """Whether it is met, for a table."""
+        """Whether the goal is met, as text for a table."""
         return "yes" if self.met else "**no**"

@@ -1,4 +1,4 @@
-"""The machine and the versions a measurement was taken with."""
+"""Description of the machine and of the installed versions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def describe(packages: tuple[str, ...] = ("motia-redis", "redis", "hiredis", "orjson")) -> dict[str, str]:
-    """Return machine and versions, by name, for printing and for the result file."""
+    """Return properties of the machine and versions of packages, by name."""
     facts = {
         "cpu": _first_value("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
         "cores": str(os.cpu_count()),
@@ -28,15 +28,15 @@ def describe(packages: tuple[str, ...] = ("motia-redis", "redis", "hiredis", "or
 
 
 def sentence(facts: dict[str, str]) -> str:
-    """Return the facts as one line of prose."""
+    """Return the properties as one line of text."""
     return ", ".join(f"{name} {value}" for name, value in facts.items())
 
 
 def conditions(result: dict[str, Any], others: dict[str, dict[str, str]] | None = None) -> str:
-    """Say where, with what and how it was measured, and who was left out, a line each.
+    """Return lines with the machine, the settings and the contenders that were left out.
 
-    The result's `machine` and `settings` are facts by name, its `left out`, if it has one, reasons by name; `others` are more
-    such lines, by their first word.
+    The result has `machine` and `settings`, properties by name, and may have `left out`, reasons by name. `others` are further
+    lines: properties by name, by the label of the line.
     """
     groups = {"Machine": result["machine"], **(others or {}), "Settings": result["settings"]}
     lines = [f"{name}: {sentence(facts) or 'none'}." for name, facts in groups.items()]

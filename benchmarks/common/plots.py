@@ -1,4 +1,4 @@
-"""Plots as SVG, each in a light and a dark variant for pages of either kind."""
+"""Plots as SVG files, each in a light and a dark variant."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ THEMES = {
     "light": {"ink": "#1f2328", "faint": "#d1d9e0", "ground": "#ffffff"},
     "dark": {"ink": "#e6edf3", "faint": "#3d444d", "ground": "#0d1117"},
 }
-#: Told apart by people of any colour vision, on either ground (Okabe and Ito, without black).
+#: A palette for all kinds of colour vision, on light and dark backgrounds (Okabe and Ito, without black).
 COLOURS = ("#009e73", "#d55e00", "#3a8fd0", "#cc79a7", "#b8860b", "#56b4e9")
 
 
@@ -30,7 +30,7 @@ def can_draw() -> bool:
 
 @contextmanager
 def theme(name: str) -> Iterator[Any]:
-    """Set matplotlib up for one variant and give its `pyplot`."""
+    """Configure matplotlib for one variant and yield `pyplot`."""
     import matplotlib as mpl  # noqa: PLC0415  # optional: a benchmark runs without plots
 
     mpl.use("svg")
@@ -72,14 +72,14 @@ def draw(name: str, paint: Callable[[Any], Figure]) -> list[Path]:
             path = PLOTS / f"{name}-{variant}.svg"
             figure.savefig(path, metadata={"Date": None})
             pyplot.close(figure)
-            # matplotlib leaves blanks at the ends of lines
+            # matplotlib writes trailing blanks
             path.write_text("\n".join(line.rstrip() for line in path.read_text().splitlines()) + "\n")
             paths.append(path)
     return paths
 
 
 def picture(name: str, alt: str) -> str:
-    """Return the HTML that shows the variant that suits the reader's page; `words` say what it shows."""
+    """Return HTML that shows the variant for the reader's colour scheme, with the alternative text `alt`."""
     return (
         f'<picture>\n  <source media="(prefers-color-scheme: dark)" srcset="plots/{name}-dark.svg">\n'
         f'  <img alt="{alt}" src="plots/{name}-light.svg">\n</picture>\n'

@@ -1,4 +1,4 @@
-"""What the programs share: their options, how they end, and where the figures of a run go.
+"""Shared parts of the programs: common options, exit codes, and publishing of results.
 
 A program is a module with `main`, which measures, prints and, if `options.publish` says so, calls `publish`:
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 Result = dict[str, Any]
 
-QUICK_ROUNDS = 5  # as few as a median with quartiles means something for
-#: Options that leave the figures what they are by default.
+QUICK_ROUNDS = 5  # the smallest number for a useful median with quartiles
+#: Options with which a run is still published: they do not change what is measured or how often.
 _NEUTRAL_OPTIONS = ("server", "no_plot")
 
 
 class Report(Protocol):
-    """What a benchmark's `report` module has: all of it is made from the result file's content alone."""
+    """The interface of a `report` module. Its functions depend only on the content of the result file."""
 
     def text(self, result: Result) -> str:
-        """Return the whole report as Markdown."""
+        """Return the report as Markdown."""
 
     def draw(self, result: Result, name: str) -> None:
         """Write the plots, named after the section."""
@@ -41,7 +41,7 @@ class Report(Protocol):
 
 
 def new_parser(name: str, about: str | None, examples: str, *, rounds: int, quick: str) -> argparse.ArgumentParser:
-    """Return a parser of the options that all programs have; `quick` says what a quick run does less of."""
+    """Return a parser with the options that all programs have. `quick` describes a quick run in the help text."""
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{name}",
         description=about,
@@ -49,26 +49,26 @@ def new_parser(name: str, about: str | None, examples: str, *, rounds: int, quic
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(full_rounds=rounds)
-    parser.add_argument("--quick", action="store_true", help=f"{quick}; prints only")
-    parser.add_argument("--rounds", type=int, help=f"rounds (default {rounds}, quick {QUICK_ROUNDS}); prints only")
+    parser.add_argument("--quick", action="store_true", help=f"{quick}; print only")
+    parser.add_argument("--rounds", type=int, help=f"number of rounds (default {rounds}, quick {QUICK_ROUNDS}); print only")
     parser.add_argument(
         "--server",
         metavar="PATH",
-        help="the redis-server to measure (default: that of the extra `bench`, else what embedded:// takes); "
-        f"for Redis 7.0, say, the section is {name}-redis-7.0",
+        help="redis-server to measure (default: that of the extra `bench`, else the one that embedded:// uses); "
+        f"results go to a section named after its version, such as {name}-redis-7.0",
     )
     parser.add_argument("--no-plot", action="store_true", help="do not draw plots")
     return parser
 
 
 def read_options(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Return the options, with `rounds` filled in and `publish`: whether the figures may go into the README.
+    """Return the options with `rounds` and `publish` set.
 
-    They may where nothing was asked for that changes what is measured or how often.
+    `publish` tells whether the figures go into README.md: only if no option changes what is measured or how often.
     """
     options = parser.parse_args(arguments)
     if options.rounds is not None and options.rounds < 1:
-        parser.error("rounds are at least 1")
+        parser.error("--rounds must be at least 1")
     given = {name for name, value in vars(options).items() if value != parser.get_default(name)}
     options.publish = given <= set(_NEUTRAL_OPTIONS)
     options.rounds = options.rounds or (QUICK_ROUNDS if options.quick else options.full_rounds)
@@ -76,9 +76,9 @@ def read_options(parser: argparse.ArgumentParser, arguments: Sequence[str] | Non
 
 
 def run(main: Callable[[], None]) -> int:
-    """Run a program and return its exit code: 1 after a failure, which is printed as one line."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and children are stopped then, too
-    logging.getLogger("motia_redis").setLevel(logging.ERROR)  # it warns of servers that keep nothing, as those here
+    """Run a program and return its exit code. After BenchmarkFailed, print its message and return 1."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # also stops servers and child processes
+    logging.getLogger("motia_redis").setLevel(logging.ERROR)  # it warns about servers without persistence, such as these
     try:
         main()
     except BenchmarkFailed as error:
@@ -90,9 +90,9 @@ def run(main: Callable[[], None]) -> int:
 
 
 def publish(report: Report, name: str, result: Result, version: str, options: argparse.Namespace) -> None:
-    """Write the README's section, the result file and the plots, if the README has such a section.
+    """Write the section of README.md, the result file and the plots, if README.md has that section.
 
-    A server that was asked for, rather than found, has a section of its own, named after its `version`.
+    A server given by `--server` has a separate section, named after its `version`.
     """
     section = name if options.server is None else f"{name}-redis-{version.rpartition('.')[0]}"
     if not tables.has(results.README, section):
@@ -109,5 +109,5 @@ def publish(report: Report, name: str, result: Result, version: str, options: ar
 
 
 def progress(message: str) -> None:
-    """Say what is going on, beside the tables, which go to standard output."""
+    """Print a progress line to standard error. Tables go to standard output."""
     print(message, file=sys.stderr, flush=True)

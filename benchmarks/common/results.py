@@ -13,10 +13,10 @@ README = FOLDER / "README.md"
 
 
 def write(name: str, result: dict[str, Any], path: Path | None = None) -> Path:
-    """Write a benchmark's result, dated, and return the file: `path`, else the one of `results/`."""
+    """Write a result with name and date to `path` (default: a file in `results/`); return the path."""
     if path is None:
         RESULTS.mkdir(exist_ok=True)
         path = RESULTS / f"{name}.json"
-    stamped = {"benchmark": name, "date": datetime.now(UTC).isoformat(timespec="seconds"), **result}
-    path.write_text(json.dumps(stamped, indent=1) + "\n")
+    dated = {"benchmark": name, "date": datetime.now(UTC).isoformat(timespec="seconds"), **result}
+    path.write_text(json.dumps(dated, indent=1) + "\n")
     return path

@@ -1,7 +1,7 @@
-"""Installing rivals: those of the extra `bench` beside us, others into an environment each, where requirements contradict ours.
+"""Installation of rivals.
 
-Such environments lie in `.venv-rivals/<name>` beside the project and stay there. `benchmarks` is importable in them, but not
-`motia_redis`.
+Rivals of the extra `bench` go into the current environment. The others have requirements that conflict, so each has its own
+environment in `.venv-rivals/<name>`, which is kept. `benchmarks` can be imported there, `motia_redis` cannot.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ if TYPE_CHECKING:
 PROJECT = BENCHMARKS.parent
 FOLDER = PROJECT / ".venv-rivals"
 _INSTALL_SECONDS = 300
-_MARKER = "requirements.txt"  # written at the end, so an interrupted installation does not count
+_MARKER = "requirements.txt"  # written last: an interrupted installation does not count
 _VERSIONS = "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
 
 
 class NotInstalled(Exception):
-    """A rival that is not there; says why in one line."""
+    """A rival is not installed. The message is one line with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What a rival needs: `requirements` as pip takes them, the first being the rival itself."""
+    """The environment of a rival. The first of the `requirements`, in pip's syntax, is the rival itself."""
 
     name: str
     requirements: tuple[str, ...]
 
     @property
     def folder(self) -> Path:
-        """Where it is, or would be."""
+        """The folder of the environment. It may not exist."""
         return FOLDER / self.name
 
     @property
     def python(self) -> Path:
-        """Its interpreter. Raises NotInstalled when it is not there, or was made for other requirements."""
+        """The interpreter. Raises NotInstalled if the environment is missing or has other requirements."""
         marker = self.folder / _MARKER
         if not marker.exists() or tuple(marker.read_text().split()) != self.requirements:
             raise NotInstalled(f"not installed: {' '.join(self.requirements)}")
@@ -52,27 +52,30 @@ class Environment:
 
     @property
     def installed(self) -> bool:
-        """Whether it is there."""
+        """Whether the environment is installed with these requirements."""
         try:
             return bool(self.python)
         except NotInstalled:
             return False
 
     def install(self) -> None:
-        """Make the environment anew. Raises NotInstalled when that fails."""
+        """Create the environment again. Raises NotInstalled if that fails."""
         shutil.rmtree(self.folder, ignore_errors=True)
         _run([sys.executable, "-m", "venv", str(self.folder)])
         _pip_install(self.folder / "bin" / "python", *self.requirements)
         (self.folder / _MARKER).write_text("\n".join(self.requirements) + "\n")
 
     def versions(self) -> dict[str, str]:
-        """Return what is installed for each requirement. Raises NotInstalled."""
+        """Return the installed version of each requirement. Raises NotInstalled."""
         names = [requirement.partition("[")[0] for requirement in self.requirements]
         return dict(zip(names, _run([str(self.python), "-c", _VERSIONS, *names]).split(), strict=True))
 
 
 def install_extra() -> dict[str, str]:
-    """Install the requirements of the extra `bench` beside us, each by itself where not all can be; return why which cannot."""
+    """Install the extra `bench` into the current environment; return the reason for each requirement that cannot be installed.
+
+    If the installation of all requirements together fails, install each of them separately.
+    """
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     requirements = project["optional-dependencies"]["bench"]
     if _try_to_install(requirements) is None:
@@ -82,7 +85,7 @@ def install_extra() -> dict[str, str]:
 
 
 def _try_to_install(requirements: Sequence[str]) -> str | None:
-    """Return why requirements cannot be installed beside us, or None when they are."""
+    """Install requirements into the current environment; return None, or the reason why that failed."""
     try:
         _pip_install(Path(sys.executable), *requirements)
     except NotInstalled as reason:
@@ -96,12 +99,12 @@ def _pip_install(python: Path, *requirements: str) -> None:
 
 
 def _run(command: list[str]) -> str:
-    """Run a command and return its output. Raises NotInstalled with its last word when it fails."""
+    """Run a command and return its output. Raises NotInstalled with the last line of output if it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_INSTALL_SECONDS)
     except subprocess.TimeoutExpired:
-        raise NotInstalled(f"cannot be installed: no end after {_INSTALL_SECONDS} s") from None
+        raise NotInstalled(f"cannot be installed: timeout after {_INSTALL_SECONDS} s") from None
     if done.returncode:
-        lines = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
         raise NotInstalled(f"cannot be installed: {lines[-1]}")
     return done.stdout

@@ -1,7 +1,7 @@
-"""Rounds in alternation, and what is made of their figures.
+"""Rounds in which contenders alternate, and statistics of their figures.
 
-On a machine with other work a single figure means little. So contenders take turns within each round, the order moves on by one
-from round to round, and a ratio is taken within a round: what slows a round down slows both of its sides.
+On a busy machine a single figure means little. So all contenders run once in each round, the order rotates by one from round to
+round, and ratios are taken within a round: other work then slows both sides of a ratio.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The middle of some figures and the quartiles around it."""
+    """Median and quartiles of some figures."""
 
     median: float
     low: float
@@ -36,7 +36,7 @@ class Spread:
 
 
 def alternate(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Call every contender once per round, each round starting with the next one; return their figures by round."""
+    """Call each contender once per round; each round starts with the next contender. Return the figures by round."""
     names = list(contenders)
     figures: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds):
@@ -47,5 +47,5 @@ def alternate(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dic
 
 
 def ratio(figures: Sequence[float], others: Sequence[float]) -> Spread:
-    """Return the spread of figure / other, taken round by round."""
+    """Return the spread of the ratios figure / other of each round."""
     return Spread.of([figure / other for figure, other in zip(figures, others, strict=True)])

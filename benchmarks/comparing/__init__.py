@@ -1,1 +1,1 @@
-"""The comparison of two builds of this package: where they lie, what they do in turn, and what is made of the figures."""
+"""The parts of `benchmarks.compare`: the builds, their processes, the workloads and the report."""

@@ -1,4 +1,4 @@
-"""The two builds: this checkout, and a git revision in a worktree of its own that lives as long as the comparison."""
+"""The two builds: this checkout, and a git revision in a temporary worktree."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ _CHILD = Path(__file__).parent / "child.py"
 
 
 class NoBuild(BenchmarkFailed):
-    """A revision that cannot be checked out, or a process that runs another build than it was told to; says why in one line."""
+    """A revision cannot be checked out, or a process imported the wrong build. The message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """A folder with the package and its scripts, and what git calls its state."""
+    """A folder with the package and its scripts, and a description of its revision."""
 
     root: Path
     description: str
 
     def child(self, name: str, url: str) -> Child:
-        """Start a process of this build, with keys of its own, named after it."""
-        # -P: without it, the folder of the program would come first in the path, and its modules could hide others.
+        """Start a process of this build with a namespace of its own."""
+        # -P keeps the folder of the program out of the module path, where its modules could hide others.
         command = [sys.executable, "-P", str(_CHILD), url, f"compare-{name.replace(' ', '-')}"]
         return Child(name, command, {"PYTHONPATH": str(self.root)})
 
     def check(self, package: str) -> None:
-        """Raise NoBuild when a process imported the package from elsewhere."""
+        """Raise NoBuild if a process imported the package from another folder."""
         if not Path(package).resolve().is_relative_to(self.root.resolve()):
-            raise NoBuild(f"{package} was imported in place of the package in {self.root}")
+            raise NoBuild(f"{package} was imported instead of the package in {self.root}")
 
 
 def head() -> Build:
-    """Return this checkout, with its changes that are not committed."""
+    """Return this checkout with its uncommitted changes."""
     changed = " with uncommitted changes" if _git("status", "--porcelain", "--", "motia_redis", "lua") else ""
     return Build(PROJECT, _describe("HEAD") + changed)
 
 
 @contextmanager
 def base(revision: str) -> Iterator[Build]:
-    """Check a revision out into a temporary folder, which is removed at the end. Raises NoBuild."""
+    """Check a revision out into a temporary folder that is removed at the end. Raises NoBuild."""
     try:
         commit = _git("rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
     except NoBuild as error:
@@ -62,7 +62,7 @@ def base(revision: str) -> Iterator[Build]:
             _git("worktree", "add", "--detach", str(root), commit)
             yield Build(root, _describe(commit))
         finally:
-            # Forced twice: git locks a worktree while it makes it, and an interruption may have left that lock.
+            # --force twice: it also removes a worktree that git locked, as an interrupted `git worktree add` leaves it.
             subprocess.run(
                 ["git", "worktree", "remove", "--force", "--force", str(root)], cwd=PROJECT, capture_output=True, check=False
             )
@@ -73,7 +73,7 @@ def _describe(commit: str) -> str:
 
 
 def _git(*arguments: str) -> str:
-    """Return what git prints. Raises NoBuild with its last line when it fails."""
+    """Return what git prints. Raises NoBuild with the last line of its errors if it fails."""
     try:
         done = subprocess.run(["git", *arguments], cwd=PROJECT, capture_output=True, text=True, check=False)
     except OSError as error:

@@ -1,12 +1,12 @@
-"""The child process of one build: does what it is told, a line of JSON at a time.
+"""The child process of one build. It carries out requests, one line of JSON each.
 
     PYTHONPATH=ROOT_OF_THE_BUILD python -P benchmarks/comparing/child.py unix:///tmp/redis.sock NAMESPACE
 
-This file is run by its path and imports nothing of `benchmarks`: PYTHONPATH leads to that of the build, which may be an old one.
-For the same reason it uses only names of `motia_redis` that are public in every build.
+This file is run by its path and does not import `benchmarks`, because PYTHONPATH leads to the build, which may be old. For the
+same reason it uses only names of `motia_redis` that are public in every build.
 
-It answers its start and every request with a line: `{"ok": ...}` or `{"error": "..."}`, and ends with its input. A request names
-one of `Commands`'s methods and its arguments: `{"do": "run", "work": "get", "tasks": 64, "calls": 10}`.
+It sends a reply at its start and to each request: `{"ok": ...}` or `{"error": "..."}`. It ends with its input.
+A request names one of `Commands`'s methods and its arguments: `{"do": "run", "work": "get", "tasks": 64, "calls": 10}`.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ Value = dict[str, Any]
 Timing = dict[str, float]
 
 INCREMENT: Any = [{"op": "increment", "path": "/n", "value": 1}]
-#: Where builds have `Application`. It was not exported while `motia_redis.application` was a module that users could import; the
-#: builds in between, which moved the modules into rooms, have it in a room alone.
+#: Modules in which builds have `Application`. Old builds have it in `motia_redis.application`, later ones in a private module.
+#: Current builds export it.
 _APPLICATION_MODULES = ("motia_redis", "motia_redis.application", "motia_redis._steps.application")
-_EVENTS = "events"  # the scope of the drained events
+_EVENTS = "events"  # the scope of the events that `drain` handles
 _EVENT_KEYS = 500
 _WRITERS = 64
 _VALUE_BYTES = 1000
 
 
 class Commands:
-    """Runs one build, with clocks around it, and checks that the build has done its work."""
+    """Runs and times one build, and checks the results of its calls."""
 
     def __init__(self, calls: StateManager, triggers: StateManager) -> None:
         self._calls = calls
@@ -50,7 +50,7 @@ class Commands:
         self._counters: dict[str, list[int]] = {"get": [], "set": [], "update": []}  # what each task's value must have as `n`
 
     async def prepare(self, tasks: int) -> None:
-        """Write the values of each task, those that are not there yet."""
+        """Write the missing values of each task."""
         for work, counters in self._counters.items():
             for task in range(len(counters), tasks):
                 counters.append(0)
@@ -67,13 +67,13 @@ class Commands:
         return _difference(before, _clocks())
 
     async def check(self, work: str, tasks: int) -> None:
-        """Compare the values of a work with those that its calls must have left. Raises AssertionError when they differ."""
+        """Check the values of an operation after its calls. Raises AssertionError if they are wrong."""
         for task in range(tasks):
             if await self._calls.get(work, _key(task)) != _value(task, self._counters[work][task]):
-                raise AssertionError(f"not every {work} was done")
+                raise AssertionError(f"at least one {work} had no effect")
 
     async def fill(self, events: int) -> None:
-        """Create the consumer groups, then write what `drain` handles."""
+        """Create the consumer groups, then write the events for `drain`."""
         await Worker(_application(_ignore), self._triggers).prepare()
         numbers = iter(range(events))
 
@@ -84,7 +84,7 @@ class Commands:
         await asyncio.gather(*(write() for _ in range(_WRITERS)))
 
     async def drain(self, events: int) -> Timing:
-        """Time one worker from the first event that it handles to the last. Raises AssertionError when it handles others."""
+        """Time one worker from its first to its last handled event. Raises AssertionError if it handles other events."""
         clocks: list[tuple[float, float]] = []
         handled: set[int] = set()
 
@@ -99,7 +99,7 @@ class Commands:
         worker = Worker(_application(handler), self._triggers)
         await worker.run()
         if handled != set(range(events)):
-            raise AssertionError(f"other events were handled than the {events} that were written")
+            raise AssertionError(f"the handled events are not the {events} written ones")
         return _difference(*clocks)
 
     async def _get(self, task: int, calls: int) -> None:
@@ -164,21 +164,21 @@ def _difference(before: tuple[float, float], after: tuple[float, float]) -> Timi
 
 
 async def serve(url: str, namespace: str, loop: str) -> None:
-    """Connect and answer requests until there are no more."""
-    # Two namespaces: in one, the groups of the drains would keep the events of all other calls.
+    """Connect and carry out requests until the input ends."""
+    # Two namespaces: the consumer groups of `drain` would otherwise keep the events of all other calls.
     async with StateManager(url, namespace=namespace) as calls, StateManager(url, namespace=f"{namespace}-triggers") as triggers:
         commands = Commands(calls, triggers)
-        _answer({"ok": {"package": motia_redis.__file__, "loop": loop}})
-        # Blocks the loop between two requests, so that a build that is not at work takes no time from the one that is.
+        _reply({"ok": {"package": motia_redis.__file__, "loop": loop}})
+        # Blocks the loop between two requests, so that a waiting build uses no CPU.
         while line := sys.stdin.readline():
             request: dict[str, Any] = json.loads(line)
             do = getattr(commands, request.pop("do"))
-            _answer({"ok": await do(**request)})
+            _reply({"ok": await do(**request)})
 
 
 def main(url: str, namespace: str) -> int:
-    """Run on uvloop where it is installed; an error is answered, not printed."""
-    logging.disable(logging.WARNING)  # the builds warn of servers that keep nothing on disk, as this one is told to
+    """Run on uvloop if it is installed. Send errors as replies."""
+    logging.disable(logging.WARNING)  # the builds warn about servers without persistence, such as this one
     try:
         from uvloop import new_event_loop  # noqa: PLC0415  # optional
     except ImportError:
@@ -188,13 +188,13 @@ def main(url: str, namespace: str) -> int:
     try:
         with asyncio.Runner(loop_factory=factory) as runner:
             runner.run(serve(url, namespace, loop))
-    except Exception as error:  # noqa: BLE001  # whatever it is, the parent has to know
-        _answer({"error": f"{type(error).__name__}: {error}"})
+    except Exception as error:  # noqa: BLE001  # the parent reports all errors
+        _reply({"error": f"{type(error).__name__}: {error}"})
         return 1
     return 0
 
 
-def _answer(message: dict[str, Any]) -> None:
+def _reply(message: dict[str, Any]) -> None:
     print(json.dumps(message), flush=True)
 
 

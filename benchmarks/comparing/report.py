@@ -1,4 +1,4 @@
-"""The result as Markdown, made from the result file's content alone."""
+"""The result as Markdown. It depends only on the content of the result file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def text(result: dict[str, Any]) -> str:
 
 
 def conditions(result: dict[str, Any]) -> str:
-    """Say where, with what and how it was measured."""
+    """Return the machine, the versions and the settings."""
     return machine.conditions(result, {"Builds": result["builds"]})
 
 
@@ -38,7 +38,7 @@ def times(cases: list[Case]) -> str:
 
 
 def verdict(case: Case) -> str:
-    """Say whether head is slower than base by more than the noise, or faster, or neither."""
+    """Return whether head is slower, not slower or faster than base, beyond the noise."""
     farthest, middle = limit(case), case["ratio"]["median"]
     if not Verdict(middle, farthest).met:
         return "**slower**"

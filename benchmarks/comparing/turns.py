@@ -1,4 +1,4 @@
-"""What is measured: each workload in rounds, in which base, head and base again take turns."""
+"""The workloads, and their measurement in rounds in which base, head and base again alternate."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 Case = dict[str, Any]
 
-#: `AGAIN` is a second process of the base: what it differs from the first by is noise, that of a new process included.
+#: `AGAIN` is a second process of the base. Its difference from the first one is noise, including that of a new process.
 BASE, HEAD, AGAIN = "base", "head", "base again"
-#: Added to the spread of the A/A runs: a slowdown of less is not looked for.
+#: Added to the spread of the A/A runs: smaller slowdowns are not reported.
 TOLERANCE = 0.02
-#: The part of a name in `--only`, and its works.
+#: The names for `--only`, and their operations.
 WORKS = {"calls": ("get", "set"), "update": ("update",), "triggers": ("drain",)}
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one process spent on one turn, in microseconds per call or event."""
+    """The figures of one turn, in microseconds per call or event."""
 
     time: float
     client: float  #: CPU of the process
@@ -34,42 +34,42 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """A workload of so many tasks that make one call after the other."""
+    """A workload of concurrent tasks that each make one call after the other."""
 
     work: str
     tasks: int
-    seconds: float  #: of a turn, about
+    seconds: float  #: approximate length of a turn
 
     def __str__(self) -> str:
         return f"{self.work}, {self.tasks} {'task' if self.tasks == 1 else 'tasks'}"
 
     def prepare(self, children: Sequence[Child]) -> dict[str, Any]:
-        """Warm the processes up; return what to ask for in a turn: the same number of calls of each."""
+        """Warm up the processes; return the request of a turn, with the same number of calls for each process."""
         for child in children:
             child.ask("prepare", tasks=self.tasks)
-        order: dict[str, Any] = {"do": "run", "work": self.work, "tasks": self.tasks}
+        request: dict[str, Any] = {"do": "run", "work": self.work, "tasks": self.tasks}
         calls = 1
-        while (spent := float(children[0].ask(calls=calls, **order)["seconds"])) < self.seconds / 4:
+        while (spent := float(children[0].ask(calls=calls, **request)["seconds"])) < self.seconds / 4:
             calls *= 4
         for child in children[1:]:
-            child.ask(calls=calls, **order)
-        return {**order, "calls": max(1, round(calls * self.seconds / spent))}
+            child.ask(calls=calls, **request)
+        return {**request, "calls": max(1, round(calls * self.seconds / spent))}
 
     def before(self, child: Child) -> None:
-        """Do nothing: all is there."""
+        """Do nothing: the values exist."""
 
-    def count(self, order: Mapping[str, Any]) -> int:
-        """Return how many calls an order makes."""
-        return int(order["calls"]) * self.tasks
+    def count(self, request: Mapping[str, Any]) -> int:
+        """Return the number of calls of a request."""
+        return int(request["calls"]) * self.tasks
 
     def check(self, child: Child) -> None:
-        """Make sure that all calls were done. Raises ChildFailed."""
+        """Check that all calls had their effect. Raises ChildFailed."""
         child.ask("check", work=self.work, tasks=self.tasks)
 
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """A workload of one worker that handles events written before."""
+    """A workload of one worker that handles events written earlier."""
 
     events: int
     work: str = "drain"
@@ -79,20 +79,20 @@ class Drain:
         return f"{self.work}, {self.events:,} events"
 
     def prepare(self, children: Sequence[Child]) -> dict[str, Any]:
-        """Warm the processes up by a whole turn; return what to ask for in a turn."""
-        order: dict[str, Any] = {"do": "drain", "events": self.events}
+        """Warm up each process with one turn; return the request of a turn."""
+        request: dict[str, Any] = {"do": "drain", "events": self.events}
         for child in children:
             self.before(child)
-            child.ask(**order)
-        return order
+            child.ask(**request)
+        return request
 
     def before(self, child: Child) -> None:
         """Write the events of a turn."""
         child.ask("fill", events=self.events)
 
-    def count(self, order: Mapping[str, Any]) -> int:
-        """Return how many events an order handles."""
-        return int(order["events"])
+    def count(self, request: Mapping[str, Any]) -> int:
+        """Return the number of events of a request."""
+        return int(request["events"])
 
     def check(self, child: Child) -> None:
         """Do nothing: each turn checks itself."""
@@ -102,7 +102,7 @@ Workload = Calls | Drain
 
 
 def workloads(only: Sequence[str], tasks: Sequence[int], *, seconds: float, events: int) -> list[Workload]:
-    """Return the workloads that were asked for."""
+    """Return the selected workloads."""
     found: list[Workload] = [
         Calls(work, number, seconds) for name in only if name != "triggers" for work in WORKS[name] for number in tasks
     ]
@@ -110,15 +110,15 @@ def workloads(only: Sequence[str], tasks: Sequence[int], *, seconds: float, even
 
 
 def measure(workload: Workload, children: Mapping[str, Child], client: Any, pairs: int) -> Case:
-    """Measure a workload; `client` is connected to the server, whose CPU time is asked for around each turn."""
+    """Measure a workload. `client` reads the CPU time of the server before and after each turn."""
     turns: dict[str, list[Turn]] = {name: [] for name in children}
-    order = workload.prepare(list(children.values()))
-    count = workload.count(order)
+    request = workload.prepare(list(children.values()))
+    count = workload.count(request)
 
     def take(name: str) -> float:
         workload.before(children[name])
         before = _server_cpu(client)
-        spent = children[name].ask(**order)
+        spent = children[name].ask(**request)
         server = _server_cpu(client) - before
         turn = Turn(*(float(each) / count * 1e6 for each in (spent["seconds"], spent["cpu"], server)))
         turns[name].append(turn)
@@ -131,7 +131,7 @@ def measure(workload: Workload, children: Mapping[str, Child], client: Any, pair
 
 
 def case(work: str, tasks: int | None, count: int, turns: Mapping[str, Sequence[Turn]]) -> Case:
-    """Return what turns come to: microseconds per call or event, by build, and ratios taken round by round."""
+    """Return a case: microseconds per call or event by build, and the ratios of each round."""
     parts = {part: {name: [getattr(turn, part) for turn in row] for name, row in turns.items()} for part in Turn.__slots__}
     times = parts["time"]
     return {
@@ -146,12 +146,12 @@ def case(work: str, tasks: int | None, count: int, turns: Mapping[str, Sequence[
 
 
 def spread(found: Case) -> float:
-    """Return how far the quartiles of the A/A ratios lie from 1, the farther one."""
+    """Return the larger distance of the two quartiles of the A/A ratios from 1."""
     return max(float(found["A/A"]["high"]), 1 / float(found["A/A"]["low"])) - 1
 
 
 def limit(found: Case) -> float:
-    """Return the ratio of head to base that is still within the noise: A/A spread plus `TOLERANCE`."""
+    """Return the largest ratio head / base that is not reported as slower: 1 + A/A spread + `TOLERANCE`."""
     return 1 + spread(found) + TOLERANCE
 
 

@@ -1,1 +1,1 @@
-"""The parts of `growth`: filling, the series that are measured, the processes of the workers, the report."""
+"""The parts of `benchmarks.growth`: the data set, the series, the worker processes, the report."""

@@ -1,9 +1,9 @@
-"""One process of the workers: obeys its parent, a line of JSON for a line of JSON, until its input ends.
+"""One worker process. It carries out requests, one line of JSON each, until its input ends.
 
-work     run a worker for the step, until `rest`; answered once it runs
-count    what it handled since `work`: how many, first and last moment (CLOCK_MONOTONIC)
-rest     stop the worker; answered when it gave its lanes back
-write    update keys of its own with 64 tasks, from one moment to another; answered with the numbers of calls
+work     start a worker for the step
+count    return what it handled since `work`: number, time of the first and of the last event (CLOCK_MONOTONIC)
+stop     stop the worker and release its lanes
+write    update own keys with 64 tasks from a start to an end time; return the numbers of calls
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ SCOPE = "events"
 STEP = "drain"
 WRITTEN = "written"
 TASKS = 64
-#: Longer than a process may wait for a core here: lanes shall not move while it is measured. With heartbeats as by default.
+#: A long lease: lanes must not move during a measurement, even if a process waits for a core. The heartbeat is the default.
 LEASE, HEARTBEAT = 30.0, 0.5
 
 
 class Child:
-    """What one process holds: the manager and, while it works, a worker."""
+    """The manager of this process and, between `work` and `stop`, its worker."""
 
     def __init__(self, url: str, number: int) -> None:
         self._state = StateManager(url)
@@ -39,12 +39,12 @@ class Child:
         self._running: asyncio.Task[None] | None = None
 
     async def serve(self) -> None:
-        """Do what the lines say until they end."""
+        """Carry out requests until the input ends."""
         async with self._state:
             while line := await asyncio.to_thread(sys.stdin.readline):
-                order = json.loads(line)
-                answer = await getattr(self, order.pop("do"))(**order)
-                print(json.dumps(answer), flush=True)
+                request = json.loads(line)
+                reply = await getattr(self, request.pop("do"))(**request)
+                print(json.dumps(reply), flush=True)
             await self.stop()
 
     async def work(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class Child:
         return {"in_time": sum(calls), "made": sum(calls) + TASKS}
 
     async def _write_until(self, end: float, key: str) -> int:
-        """Return how many calls ended by `end`; one more, which is on its way then, is not counted."""
+        """Return how many calls ended before `end`. The last call, which ends later, is not counted."""
         calls = 0
         while True:
             await self._state.update(WRITTEN, key, [{"op": "increment", "path": "/count", "value": 1}])
@@ -86,8 +86,8 @@ class Child:
 
 
 def main() -> None:
-    """Run in a process of the workers: `python -m benchmarks.growing.child URL NUMBER`."""
-    logging.getLogger("motia_redis._store.sessions").setLevel(logging.ERROR)  # that nothing is kept on disk is meant
+    """Run as a worker process: `python -m benchmarks.growing.child URL NUMBER`."""
+    logging.getLogger("motia_redis._store.sessions").setLevel(logging.ERROR)  # no persistence is intended
     with new_runner() as runner:
         runner.run(Child(sys.argv[1], int(sys.argv[2])).serve())
 

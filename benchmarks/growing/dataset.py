@@ -1,7 +1,7 @@
-"""Filling a namespace with many keys, straight into its hashes.
+"""The data set: many keys, written directly into the hashes of a namespace.
 
-A million keys through `StateManager.set` would take minutes and leave a million events. What is written here is what `set` leaves
-behind once its events are trimmed (docs/internals.md, "Keys"): the canonical JSON of the value, a revision, the scope in the set.
+A million calls of `StateManager.set` would take minutes and leave a million events. This module writes what `set` leaves after
+its events are trimmed (docs/internals.md, "Keyspace"): canonical JSON, a revision, and the scope in the set of scopes.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 COUNTER = "/visits"  # the member that updates increment
 _ITEM = {"sku": "A-104", "count": 2, "price": 19.99}
-_FIELDS = 1000  # of one HSET
-_COMMANDS = 64  # of one round trip
-_BYTES = 8 * 1024 * 1024  # of values in one round trip, about
+_FIELDS = 1000  # in one HSET
+_COMMANDS = 64  # in one round trip
+_BYTES = 8 * 1024 * 1024  # of values in one round trip, approximately
 
 
 def name(index: int) -> str:
-    """Return the key of that number; all have the same length."""
+    """Return the key with a number. All keys have the same length."""
     return f"k{index:09d}"
 
 
 def value(size: int, key: str = name(0)) -> dict[str, Any]:
-    """Return an order of `size` bytes of JSON, at least 60: two members, items, and a note that fills up what is left."""
+    """Return a value of `size` bytes of JSON, at least 60: two members, items, and a note that fills the rest."""
     order: dict[str, Any] = {"id": key, "visits": 0, "items": [], "note": ""}
     left = size - len(_encode(order))
     each = len(_encode(_ITEM)) + 1
@@ -42,10 +42,10 @@ def value(size: int, key: str = name(0)) -> dict[str, Any]:
 
 
 def fill(client: redis.Redis, keyspace: Keyspace, scopes: Iterable[str], *, keys: int, size: int) -> float:
-    """Store `keys` values of `size` bytes in each scope, all equal but for their `id`; return the seconds it took."""
+    """Store `keys` values of `size` bytes in each scope; return the seconds. Only the `id` of the values differs."""
     began = time.perf_counter()
     before, after = (_encode(value(size)) + codec.CANONICAL_MARK).split(name(0).encode())
-    born = b"%d-" % (time.time() * 1000 - 1000)  # older than any event to come
+    born = b"%d-" % (time.time() * 1000 - 1000)  # older than any later event
     pipeline = client.pipeline(transaction=False)
     held = 0
     for scope in scopes:

@@ -1,4 +1,4 @@
-"""Measuring one operation at one size: what a call takes on the wall's clock, and of the server."""
+"""Measurement of one operation at one size: wall time and server time per call."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
     import redis
 
-    Operation = Callable[[str], Awaitable[object]]  # of one key
+    Operation = Callable[[str], Awaitable[object]]  # on one key
 
 
 class WrongOutcome(BenchmarkFailed):
-    """An operation that did not do its job: its figure would mean nothing."""
+    """An operation had a wrong result, so that its figure has no meaning."""
 
 
 def new_runner() -> asyncio.Runner:
-    """Return a runner of the loop that the command `motia-redis` takes: uvloop, where it is installed."""
+    """Return a runner with the event loop of the command `motia-redis`: uvloop if installed."""
     try:
         import uvloop  # noqa: PLC0415  # optional, as for the command
     except ImportError:
@@ -32,10 +32,10 @@ def new_runner() -> asyncio.Runner:
 
 
 class Probe:
-    """One operation at one size. Calling it measures one round, one call after the other, and returns microseconds.
+    """One operation at one size. Calling the probe measures one round of sequential calls and returns microseconds.
 
-    `operation` gets a name chosen from `names` for every call. A figure is for one of `items` items of a call. `server` holds, by
-    round, what the server spent of it.
+    Each call of `operation` gets a random one of `names`. Figures are per item if a call has several `items`. `server` has the
+    server time of each round.
     """
 
     def __init__(
@@ -76,16 +76,16 @@ class Probe:
 def measure(
     probes: Mapping[int, Probe], times: int, *, warm: bool = True
 ) -> tuple[dict[int, list[float]], dict[int, list[float]]]:
-    """Let all sizes take turns in every round, with `warm` after one that does not count; return wall and server time by size."""
+    """Measure all sizes in alternation; return wall and server time by size. `warm` adds a first round that is not counted."""
     if warm:
         for probe in probes.values():
             probe()
             probe.server.clear()
-    # alternate() knows its contenders by words
+    # alternate() takes names
     figures = rounds.alternate({str(size): probe for size, probe in probes.items()}, times)
     return {int(size): spent for size, spent in figures.items()}, {size: probe.server for size, probe in probes.items()}
 
 
 def _server_microseconds(client: redis.Redis) -> float:
-    """Return what the dearest command took since `CONFIG RESETSTAT`: the script, whose time holds that of what it calls."""
+    """Return the time of the most expensive command since `CONFIG RESETSTAT`. A script includes the commands that it calls."""
     return max(float(stats["usec"]) for stats in client.info("commandstats").values())

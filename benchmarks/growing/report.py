@@ -1,4 +1,4 @@
-"""The result as Markdown and as a plot; both are made from the result file's content alone."""
+"""The result as Markdown and as a plot. Both depend only on the content of the result file."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ _SERVER = ", server"
 _IN_TABLE_ONLY = "list, no gc"
 _TITLES = {"keys": "Keys per scope", "scopes": "Scopes", "value size": "Bytes of the value", "workers": "Processes"}
 _RATES = {"event handled": "events handled", "update": "updates"}
-_METHOD = f"""The exponent is the slope of log cost over log size from the middle size to the largest, round by round: 0 when the
-size does not matter, 1 when twice the size costs twice. What exceeds the one it may have by more than {TOLERANCE} (twice the
-cost for 100 times the size) grows faster than it must. In the server's part {SERVER_SLACK:g} µs more per call do not count, or
-{ITEM_SLACK:g} µs per item: large data bring as much by missing the processor's caches. `scan` reads page by page and keeps none.
-`list` keeps all, so Python's garbage collector goes through all of it again and again: `list, no gc` is the same without it.
+_METHOD = f"""The exponent is the slope of log cost over log size from the middle size to the largest, computed for each round.
+0: the cost does not depend on the size. 1: twice the size costs twice as much. A line is above its limit if its exponent
+exceeds the limit by more than {TOLERANCE} (twice the cost for 100 times the size). Server time may also grow by
+{SERVER_SLACK:g} µs per call or {ITEM_SLACK:g} µs per item, because large data cause cache misses in the processor.
+`scan` reads page by page and keeps no values. `list` keeps all values, and Python's garbage collector traverses them
+repeatedly. `list, no gc` runs without the collector.
 """
 
 
@@ -35,21 +36,21 @@ def text(result: Result) -> str:
 
 
 def conditions(result: Result) -> str:
-    """Say where, with what and how it was measured."""
+    """Return the machine, the versions and the settings."""
     return machine.conditions(result)
 
 
 def summary(result: Result) -> str:
-    """Say how many lines grow no faster than they must, and which do."""
+    """Return how many lines are within their limit, and which are not."""
     lines = [(series, line) for series in result["series"] for line in series["lines"]]
     fast = [f"{line['name']} over {series['size']}" for series, line in lines if line["grows_too_fast"]]
-    return f"{len(lines) - len(fast)} of {len(lines)} grow no faster than they must; faster: {'; '.join(fast) or 'none'}.\n"
+    return f"{len(lines) - len(fast)} of {len(lines)} lines are within their limit; above it: {'; '.join(fast) or 'none'}.\n"
 
 
 def table(series: Result) -> str:
-    """Return one series: a row per operation, a column per size, and the verdict."""
+    """Return the table of a series: a row per operation, a column per size, and the verdict."""
     sizes = list(series["lines"][0]["points"])
-    head = [series["size"], *(f"{int(size):,}" for size in sizes), "exponent", "at most", "grows faster than it must"]
+    head = [series["size"], *(f"{int(size):,}" for size in sizes), "exponent", "limit", "above the limit"]
     rows = []
     for line in series["lines"]:
         exponent = line["exponent"]
@@ -93,7 +94,7 @@ def _painter(result: Result) -> Callable[[Any], Any]:
 
 
 def _paint_costs(axis: Any, series: Result) -> None:
-    """Draw the lines of a series, each with the server's part of it in the same colour."""
+    """Draw wall time (solid) and server time (dashed) of each line."""
     timed = {line["name"]: line for line in series["lines"] if line["unit"].startswith("µs")}
     calls = [name for name in timed if not name.endswith(_SERVER) and name != _IN_TABLE_ONLY]
     for colour, marker, name in zip(plots.COLOURS, "osD^vP", calls, strict=False):
@@ -101,14 +102,14 @@ def _paint_costs(axis: Any, series: Result) -> None:
         label = name if line["unit"] == "µs" else f"{name}, per {line['unit'].rpartition(' ')[2]}"
         axis.loglog(*_points(line), marker=marker, ms=5, color=colour, lw=2, label=label)
         axis.loglog(*_points(timed[name + _SERVER]), color=colour, lw=1.2, ls="--")
-    axis.set_ylabel("µs (dashed: the server's part)")
+    axis.set_ylabel("µs (dashed: server time)")
     if series["name"] == "value size":
         size, cost = _points(timed["update"])
-        axis.loglog(size[-3:], [cost[-1] * 2 * each / size[-1] for each in size[-3:]], color="gray", ls=":", label="as the size")
+        axis.loglog(size[-3:], [cost[-1] * 2 * each / size[-1] for each in size[-3:]], color="gray", ls=":", label="proportional")
 
 
 def _paint_rates(axis: Any, series: Result, cores: int) -> None:
-    """Draw what all processes do together in a second."""
+    """Draw the rates of all processes together."""
     for colour, marker, line in zip(plots.COLOURS, "os", series["lines"], strict=False):
         size, cost = _points(line)
         axis.loglog(size, [1e6 / each for each in cost], marker=marker, ms=5, color=colour, lw=2, label=_RATES[line["name"]])

@@ -1,4 +1,4 @@
-"""Cost by size, and the exponent it grows with."""
+"""Cost by size, and its growth exponent."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from benchmarks.common.rounds import Spread
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-TOLERANCE = 0.15  #: an exponent may be so much above what it must be: twice the cost for 100 times the size
-#: The server's part of a call may grow by so many microseconds: some misses of the processor's caches, which large data bring.
+TOLERANCE = 0.15  #: how far an exponent may exceed its limit: twice the cost for 100 times the size
+#: By how many microseconds the server time of a call may grow: large data cause some cache misses.
 SERVER_SLACK = 5.0
-ITEM_SLACK = 1.0  #: the same for each item of a call: one or two such misses
+ITEM_SLACK = 1.0  #: the same for each item of a call: one or two cache misses
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """The cost of one operation by size, every size with its figures by round.
+    """The cost of one operation: for each size, the figures by round.
 
-    `limit` is the exponent it may grow with, `slack` what it may grow by beyond that, in its unit.
+    `limit` is the allowed exponent. `slack` is an allowed absolute growth in the unit of the line.
     """
 
     name: str
@@ -32,12 +32,12 @@ class Line:
     slack: float = 0.0
 
     def exponent(self) -> Spread:
-        """Return the growth exponents of all rounds: a round's sizes were measured one right after the other."""
+        """Return the spread of the growth exponents of all rounds."""
         turns = min(map(len, self.figures.values()))
         return Spread.of([slope({size: spent[turn] for size, spent in self.figures.items()}) for turn in range(turns)])
 
     def grows_too_fast(self) -> bool:
-        """Tell whether the cost grows faster than it must."""
+        """Return whether the cost grows faster than the limit allows."""
         costs = {size: median(spent) for size, spent in self.figures.items()}
         sizes = counted(costs)
         return self.exponent().median > self.limit + TOLERANCE and costs[sizes[-1]] - costs[sizes[0]] > self.slack
@@ -56,7 +56,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Lines over the same sizes."""
+    """Lines for the same sizes."""
 
     name: str
     size: str  #: what grows
@@ -69,13 +69,13 @@ class Series:
 
 
 def counted(sizes: Iterable[int]) -> list[int]:
-    """Return the sizes from the middle one to the largest: small ones tell of fixed costs."""
+    """Return the sizes from the middle one to the largest. Smaller sizes show fixed costs."""
     ordered = sorted(sizes)
     return ordered[(len(ordered) - 1) // 2 :]
 
 
 def slope(costs: Mapping[int, float]) -> float:
-    """Return the growth exponent: the slope of log cost over log size, by least squares, over the sizes that count.
+    """Return the growth exponent: the slope of log cost over log size, by least squares, for the counted sizes.
 
     0: the cost does not depend on the size; 1: twice the size costs twice.
     """

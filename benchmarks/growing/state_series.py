@@ -1,4 +1,4 @@
-"""`StateManager`'s calls by keys per scope, by scopes and by the size of a value. One server holds all sizes at once."""
+"""Calls of `StateManager` by keys per scope, by number of scopes and by size of a value. One server holds all sizes."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from benchmarks.growing.probes import Operation
 
 VALUE_BYTES = 200
-KEYS_IN_EACH = 10  # of the many scopes, and of each value size
-CALLS = 300  # of one round
-_LISTED = 5000  # items of one round, at least
-_BYTES = 5_000_000  # of values in one round, at most; events hold them for 20 s
+KEYS_IN_EACH = 10  # in each of many scopes, and for each value size
+CALLS = 300  # in one round
+_LISTED = 5000  # minimum number of items in one round
+_BYTES = 5_000_000  # maximum bytes of values in one round; events keep them for 20 s
 _INCREMENT: list[types.Operation] = [{"op": "increment", "path": dataset.COUNTER, "value": 1}]
 
 
 class _Harness:
-    """A server with a manager for it, and the lines measured so far."""
+    """A server, its managers, and the measured lines."""
 
     def __init__(self, server: Server, runner: Runner, times: int) -> None:
         self.client = server.client
@@ -45,14 +45,14 @@ class _Harness:
         return self._managers[namespace]
 
     def fill(self, scopes: Sequence[str], *, keys: int, size: int, namespace: str = "growth") -> tuple[float, float]:
-        """Fill scopes; return the seconds it took and the bytes of memory that each key takes."""
+        """Fill scopes; return the seconds and the bytes of memory per key."""
         keyspace = self.runner.run(self.manager(namespace).connect())
         before = self._memory()
         seconds = dataset.fill(self.client, keyspace, scopes, keys=keys, size=size)
         return seconds, (self._memory() - before) / (keys * len(scopes))
 
     def probe(self, operation: Operation, names: Sequence[str], *, calls: int = CALLS, items: int = 1) -> Probe:
-        """Return a probe on this server."""
+        """Return a probe for this server."""
         return Probe(self.runner, self.client, operation, names, calls=calls, items=items)
 
     def run(
@@ -64,7 +64,7 @@ class _Harness:
         unit: str = "µs",
         warm: bool = True,
     ) -> None:
-        """Measure a line, and with it the server's part."""
+        """Measure a line and its server time."""
         wall, server = measure(probes, self.times, warm=warm)
         self.lines.append(Line(name, unit, limit, wall))
         slack = SERVER_SLACK if unit == "µs" else ITEM_SLACK
@@ -79,10 +79,10 @@ class _Harness:
 
 
 def by_keys(server: Server, sizes: Sequence[int], times: int) -> Series:
-    """Measure scopes of more and more keys."""
+    """Measure calls by the number of keys per scope."""
     names = {size: [dataset.name(index) for index in range(size)] for size in sizes}
     with _harness(server, times) as harness:
-        # The largest first: it makes the buffers that would count as memory of the small ones.
+        # The largest first: it allocates buffers that would otherwise count as memory of smaller sizes.
         fills = {size: harness.fill([_scope(size)], keys=size, size=VALUE_BYTES) for size in reversed(sizes)}
         state = harness.manager()
         operations = {size: _operations(state, _scope(size), VALUE_BYTES) for size in sizes}
@@ -105,7 +105,7 @@ def by_keys(server: Server, sizes: Sequence[int], times: int) -> Series:
 
 
 def by_scopes(server: Server, sizes: Sequence[int], times: int) -> Series:
-    """Measure namespaces of more and more scopes; chosen is the scope, the key is the same in all."""
+    """Measure calls by the number of scopes. Each call uses a random scope and the same key."""
     names = {size: [f"scope{index:07d}" for index in range(size)] for size in sizes}
     key, value = dataset.name(KEYS_IN_EACH // 2), dataset.value(VALUE_BYTES)
     with _harness(server, times) as harness:
@@ -126,7 +126,7 @@ def by_scopes(server: Server, sizes: Sequence[int], times: int) -> Series:
 
 
 def by_value_size(server: Server, sizes: Sequence[int], times: int) -> Series:
-    """Measure values of more and more bytes."""
+    """Measure calls by the size of values."""
     names = [dataset.name(index) for index in range(KEYS_IN_EACH)]
     with _harness(server, times) as harness:
         state = harness.manager()
@@ -154,7 +154,7 @@ def _harness(server: Server, times: int) -> Iterator[_Harness]:
 
 
 def _whole_call(line: Line) -> Line:
-    """Return what a whole call costs, which may grow as the number of its items."""
+    """Return the cost of a whole call, which may grow in proportion to its items."""
     whole = {size: [figure * size for figure in spent] for size, spent in line.figures.items()}
     return Line(line.name.replace("list_groups", "list_groups, whole call"), "µs", 1, whole, line.slack)
 
@@ -174,7 +174,7 @@ def _operations(state: StateManager, scope: str, size: int) -> dict[str, Operati
 
 
 async def _check(state: StateManager, scope: str, size: int, keys: int) -> None:
-    """Make sure that what was filled in reads as if `set` had written it, and that calls do their job. Raises WrongOutcome."""
+    """Check that the data set reads like values that `set` wrote, and that calls work. Raises WrongOutcome."""
     key = dataset.name(keys // 2)
     value = dataset.value(size, key)
     found = await state.get(scope, key)
@@ -182,7 +182,7 @@ async def _check(state: StateManager, scope: str, size: int, keys: int) -> None:
     await state.set(scope, key, value)
     entry = await state.entry(scope, key)
     if found != value or updated != value | {"visits": 1} or entry is None or entry.value != value:
-        raise WrongOutcome(f"{scope}: get, set or update of {key} went wrong")
+        raise WrongOutcome(f"{scope}: get, set or update of {key} had a wrong result")
     if await state.count(scope) != keys:
         raise WrongOutcome(f"{scope} does not hold {keys} keys")
 
@@ -196,7 +196,7 @@ async def _listed(state: StateManager, scope: str) -> int:
 
 
 async def _listed_without_gc(state: StateManager, scope: str) -> int:
-    """List without Python's cyclic garbage collector, which goes again and again through all that is held."""
+    """List without Python's cyclic garbage collector."""
     gc.disable()
     try:
         return len(await state.list(scope))
@@ -209,7 +209,7 @@ async def _group_count(state: StateManager) -> int:
 
 
 def _all_of(read: Callable[[], Awaitable[int]], number: int) -> Operation:
-    """Return the operation that reads all items and makes sure of their number, whatever name was chosen."""
+    """Return an operation that reads all items and checks their number. It ignores the name that it gets."""
 
     async def operation(_: str) -> None:
         if (found := await read()) != number:

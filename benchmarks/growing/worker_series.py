@@ -1,7 +1,7 @@
-"""How fast events are handled, and values updated, by more and more processes.
+"""Throughput of event handling and of updates by the number of processes.
 
-Every round drains the same events: they are written once, and before each round the step is set back to their beginning, once its
-workers hold their lanes and wait.
+The events are written once and handled in every round. Before each round, after the workers have leased their lanes, the consumer
+groups of the step are set back to the first event.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
 
 KEYS = 500
 VALUE_BYTES = 200
-_WRITERS = 64  # tasks that write the events
-_RETAINING_GROUP = "retain"  # a group that never reads, so that no event is trimmed
-_SETTLE_SECONDS = 0.3  # seconds from holding all lanes to waiting for events in all of them
-_START_DELAY_SECONDS = 0.2  # seconds from the order to the common start
-_TIMEOUT_SECONDS = 60  # seconds for anything that takes one
+_WRITERS = 64  # tasks that write events
+_RETAINING_GROUP = "retain"  # a consumer group that never reads: it keeps the events from being trimmed
+_SETTLE_SECONDS = 0.3  # from the lease of all lanes to waiting for events in all of them
+_START_DELAY_SECONDS = 0.2  # from the request to the common start
+_TIMEOUT_SECONDS = 60  # for each wait
 
 
 def by_workers(server: Server, sizes: Sequence[int], times: int, *, events: int, seconds: float) -> Series:
-    """Measure draining so many events, and updating for so many seconds; the cost is wall time per event or call."""
+    """Measure handling `events` events, and updates for `seconds`. The cost is wall time per event or call."""
     with new_runner() as runner, Workers(server.url, max(sizes)) as workers:
         state = StateManager(server.url)
         try:
-            drains = _Drains(server, runner, workers, state)
-            drains.write(events)
-            handled = rounds.alternate({str(size): partial(drains.once, size) for size in sizes}, times)
+            handling = _Handling(server, runner, workers, state)
+            handling.write(events)
+            handled = rounds.alternate({str(size): partial(handling.once, size) for size in sizes}, times)
             updates = _Updates(workers)
             updates.once(max(sizes), seconds / 2)  # opens the connections
             updated = rounds.alternate({str(size): partial(updates.once, size, seconds) for size in sizes}, times)
@@ -57,8 +57,8 @@ def by_workers(server: Server, sizes: Sequence[int], times: int, *, events: int,
     return Series("workers", "processes", lines)
 
 
-class _Drains:
-    """Written events, and one drain of them after the other."""
+class _Handling:
+    """Rounds of handling the same written events."""
 
     def __init__(self, server: Server, runner: asyncio.Runner, workers: Workers, state: StateManager) -> None:
         self._client = server.client
@@ -67,7 +67,7 @@ class _Drains:
         self._state = state
         keyspace = runner.run(state.connect())
         self._streams = keyspace.event_streams(SCOPE)
-        # A key in each lane, to wake who waits for it.
+        # One key for each lane: an event of it wakes the worker that waits for the lane.
         self._lane_keys = {keyspace.lane(name.encode()): name for name in map(dataset.name, range(KEYS))}
         self._written = 0
 
@@ -79,7 +79,7 @@ class _Drains:
 
     def once(self, number: int) -> float:
         """Return the microseconds per event from the first to the last one that `number` workers handle."""
-        self._workers.tell(number, do="work")
+        self._workers.ask(number, do="work")
         try:
             self._wait_for_lanes(number)
             for stream in self._streams:
@@ -87,7 +87,7 @@ class _Drains:
             self._runner.run(self._write(list(self._lane_keys.values())))
             return self._wait_for_handlers(number)
         finally:
-            self._workers.tell(number, do="stop")
+            self._workers.ask(number, do="stop")
 
     async def _write(self, keys: list[str]) -> None:
         value = dataset.value(VALUE_BYTES)
@@ -101,7 +101,7 @@ class _Drains:
         self._written += len(keys)
 
     def _wait_for_lanes(self, number: int) -> None:
-        """Wait until each worker holds its share."""
+        """Wait until the workers share the lanes evenly."""
         share = len(self._streams) // number
         deadline = time.monotonic() + _TIMEOUT_SECONDS
         while time.monotonic() < deadline:
@@ -115,7 +115,7 @@ class _Drains:
     def _wait_for_handlers(self, number: int) -> float:
         deadline = time.monotonic() + _TIMEOUT_SECONDS
         while time.monotonic() < deadline:
-            counts = self._workers.tell(number, do="count")
+            counts = self._workers.ask(number, do="count")
             handled = int(sum(count["handled"] for count in counts))
             if handled > self._written:
                 raise WrongOutcome(f"{handled} events handled of {self._written}")
@@ -127,7 +127,7 @@ class _Drains:
 
 
 class _Updates:
-    """Processes that update at the same time, each with many tasks; `made` counts all their calls."""
+    """Rounds of concurrent updates by several processes with many tasks each. `made` counts all calls."""
 
     def __init__(self, workers: Workers) -> None:
         self.made = 0
@@ -136,6 +136,6 @@ class _Updates:
     def once(self, number: int, seconds: float) -> float:
         """Return the microseconds per call of `number` processes together."""
         start = time.monotonic() + _START_DELAY_SECONDS
-        answers = self._workers.tell(number, do="write", start=start, end=start + seconds)
-        self.made += sum(answer["made"] for answer in answers)
-        return seconds * 1e6 / float(sum(answer["in_time"] for answer in answers))
+        replies = self._workers.ask(number, do="write", start=start, end=start + seconds)
+        self.made += sum(reply["made"] for reply in replies)
+        return seconds * 1e6 / float(sum(reply["in_time"] for reply in replies))

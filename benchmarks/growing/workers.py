@@ -1,4 +1,4 @@
-"""Processes that handle and write, started once and told what to do: see member.py."""
+"""The worker processes, which handle events and update values on request. `child.py` is their program."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from benchmarks.growing.probes import WrongOutcome
 if TYPE_CHECKING:
     from types import TracebackType
 
-_TIMEOUT_SECONDS = 5  # seconds for a process to end by itself
+_TIMEOUT_SECONDS = 5  # for a process to end after its input is closed
 
 
 class Workers:
-    """So many processes, ended with the `with`."""
+    """A number of worker processes that end with the `with` block."""
 
     def __init__(self, url: str, size: int) -> None:
         self._processes: list[subprocess.Popen[str]] = []
         command = [sys.executable, "-m", "benchmarks.growing.child", url]
         try:
             for number in range(size):
-                # A session of its own: Ctrl-C is for the parent, with which their input ends.
+                # A separate session: Ctrl-C reaches only the parent, and the children end with their input.
                 process = subprocess.Popen(
                     [*command, str(number)],
                     cwd=FOLDER.parent,
@@ -39,22 +39,22 @@ class Workers:
             self.close()
             raise
 
-    def tell(self, number: int, **order: Any) -> list[dict[str, Any]]:
-        """Give the first `number` processes an order at once; return their answers. Raises WrongOutcome when one ended."""
+    def ask(self, number: int, **request: Any) -> list[dict[str, Any]]:
+        """Send a request to the first `number` processes; return their replies. Raises WrongOutcome if a process ended."""
         chosen = self._processes[:number]
-        with suppress(BrokenPipeError):  # its answer will be missing
+        with suppress(BrokenPipeError):  # the missing reply is reported below
             for process in chosen:
                 assert process.stdin is not None
-                process.stdin.write(json.dumps(order) + "\n")
+                process.stdin.write(json.dumps(request) + "\n")
                 process.stdin.flush()
-        answers = []
+        replies = []
         for process in chosen:
             assert process.stdout is not None
             line = process.stdout.readline()
             if not line:
-                raise WrongOutcome(f"process {process.pid} of the workers ended; what it said stands above")
-            answers.append(json.loads(line))
-        return answers
+                raise WrongOutcome(f"worker process {process.pid} ended; its errors are printed above")
+            replies.append(json.loads(line))
+        return replies
 
     def close(self) -> None:
         """End all processes."""

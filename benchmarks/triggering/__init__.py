@@ -1,1 +1,1 @@
-"""The benchmark of triggers: what delivering events to handlers costs, here and elsewhere. Started by `benchmarks.triggers`."""
+"""The parts of `benchmarks.triggers`: contenders and their adapters, processes, measurements, goals, report."""

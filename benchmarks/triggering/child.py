@@ -1,7 +1,7 @@
-"""The process of a contender: `python -m benchmarks.triggering.child ROLE ADAPTER JOB`, in the contender's environment.
+"""The child process of a contender: `python -m benchmarks.triggering.child ROLE ADAPTER JOB`, in the contender's environment.
 
-Roles: `work` handles events until it is ended; `write` sends all events and ends; `pace` sends them at a steady rate, each
-stamped with the time before the call, once the worker has ready.
+Roles: `work` handles events until the process is killed. `write` sends all events and ends. `pace` waits until the worker is
+ready, then sends events at a steady rate, each with the time before its call.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
     from benchmarks.triggering.job import Job
 
-CONCURRENCY = 64  # sends of `write` that are under way together
+CONCURRENCY = 64  # concurrent sends of `write`
 RATE = 200  # events per second of `pace`
 _PING_SECONDS = 0.1
 
 
 def main() -> None:
-    """Play the role."""
+    """Run the role."""
     role, adapter, text = sys.argv[1:]
     module = import_module(f"benchmarks.triggering.adapters.{adapter}")
     job = jobs.Job.load(text)
@@ -39,9 +39,9 @@ def main() -> None:
 
 
 def run(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine on uvloop where it is installed."""
+    """Run a coroutine on uvloop if it is installed."""
     try:
-        import uvloop  # noqa: PLC0415  # not every rival's environment has it
+        import uvloop  # noqa: PLC0415  # some rivals' environments do not have it
     except ImportError:
         asyncio.run(coroutine)
     else:

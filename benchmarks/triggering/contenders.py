@@ -1,4 +1,4 @@
-"""Who takes part: ours, the floor and the rivals, each with its environment and its modes."""
+"""The contenders: ours, the bare loop and the rivals, each with its environment and settings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.common.rivals import Environment
 
-#: Requirements of the environments; where a library can use hiredis, uvloop or orjson, they are there.
+#: Environments with their requirements. They contain hiredis, uvloop and orjson if the library can use them.
 ENVIRONMENTS = {
     environment.name: environment
     for environment in (
@@ -27,17 +27,17 @@ ENVIRONMENTS = {
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One line of the tables. `adapter` is its module in `adapters`."""
+    """One row of the tables. `adapter` is a module of `adapters`."""
 
     name: str
     adapter: str
-    events: int  #: of one drain: about a second of work, 20,000 at most
+    events: int  #: events of a throughput turn: about a second of work, at most 20,000
     options: dict[str, Any] = field(default_factory=dict)
-    environment: Environment | None = None  #: None: the benchmark's own
-    variables: dict[str, str] = field(default_factory=dict)  #: of its processes' environment
-    settings: str = ""  #: its settings, for the tables
-    one_by_one: bool = True  #: whether its handler gets each event by itself, decoded
-    latency: bool = False  #: whether its latency is measured, too
+    environment: Environment | None = None  #: None: the environment of the benchmark
+    variables: dict[str, str] = field(default_factory=dict)  #: environment variables of its processes
+    settings: str = ""  #: description for the tables
+    one_by_one: bool = True  #: whether its handler gets single, decoded events
+    latency: bool = False  #: whether its latency is measured
     quick: bool = False  #: whether it takes part in `--quick`
 
     @property

@@ -1,4 +1,4 @@
-"""The goals for triggers, and whether a measurement meets them. Made from the result file's content alone."""
+"""The goals for triggers, and verdicts on a result file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LATENCY = 1.0
 
 
 def judge(result: Result) -> dict[str, Verdict]:
-    """Return the verdicts on all goals that the result has figures for, by the goal's words."""
+    """Return the verdicts on all measured goals, by the description of the goal."""
     return dict([*_throughput(result["throughput"]), *_own(result), *_latencies(result["latencies"])])
 
 

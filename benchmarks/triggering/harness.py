@@ -1,4 +1,4 @@
-"""Where contenders are measured: one server, emptied before each turn, and what a turn gives."""
+"""The test harness: one server, flushed before each turn, and the report of a turn."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WORK_SECONDS = 30
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a worker counted: distinct events, calls of handlers, and the times of the first and the last of them."""
+    """The counts of a worker: distinct events, handler calls, and the times of the first and the last call."""
 
     events: int
     handled: int
@@ -34,7 +34,7 @@ class Report:
 
     @classmethod
     def of(cls, message: Message) -> Self:
-        """Return what the meter said."""
+        """Return the report of a message."""
         return cls(**{name: value for name, value in message.items() if name != "kind"})
 
     @property
@@ -55,41 +55,41 @@ class Report:
 
 @dataclass(slots=True)
 class Harness:
-    """A server and the rivals that had to be left out, with the reason."""
+    """A server, and the rivals that are left out, with the reasons."""
 
     server: Server
     left_out: dict[str, str] = field(default_factory=dict)
 
     def job(self, contender: Contender, events: int, **options: Any) -> Job:
-        """Return a job at this server in the contender's mode."""
+        """Return a job for this server with the contender's options."""
         return Job(self.server.url, events, contender.options | options)
 
     def write(self, contender: Contender, job: Job) -> None:
-        """Have the contender write all events of a job. Raises ContenderFailed."""
+        """Run the contender's writer to its end. Raises ContenderFailed."""
         with Process(contender, "write", job) as writer:
             writer.expect("written", WRITE_SECONDS)
 
     def fill(self, contender: Contender, job: Job) -> Snapshot:
-        """Return the server as it is when the contender has written all events. Raises ContenderFailed."""
+        """Flush the server, run the writer, and return a snapshot. Raises ContenderFailed."""
         self.server.client.flushall()
         self.write(contender, job)
         return Snapshot(self.server.client)
 
     def work(self, contender: Contender, job: Job) -> Report:
-        """Have one worker handle what lies in the server. Raises ContenderFailed."""
+        """Run one worker until it has handled all events; return its report. Raises ContenderFailed."""
         with self.working(contender, job) as report:
             return report
 
     @contextmanager
     def working(self, contender: Contender, job: Job) -> Iterator[Report]:
-        """The same, and the worker lives to the end of the `with`."""
+        """Like `work`, but the worker runs until the end of the `with` block."""
         with Process(contender, "work", job) as worker:
             yield Report.of(worker.expect("report", WORK_SECONDS))
 
     def attempt(self, contender: Contender, turn: Callable[[], float]) -> float:
-        """Return the figure of a turn, or NaN when a rival fails, which is left out from then on.
+        """Return the figure of a turn. If a rival fails, return NaN and leave it out from then on.
 
-        Raises ContenderFailed when one that needs no environment of its own fails.
+        Raises ContenderFailed if ours or the bare loop fails.
         """
         if contender.name in self.left_out:
             return math.nan
@@ -103,5 +103,5 @@ class Harness:
 
 
 def complete(figures: Mapping[str, list[float]]) -> dict[str, list[float]]:
-    """Return the figures of those that did not fail in any round."""
+    """Return the figures of the contenders that did not fail in any round."""
     return {name: row for name, row in figures.items() if not any(map(math.isnan, row))}

@@ -1,4 +1,4 @@
-"""What a contender's process is told to do, and the events that all of them send. Needs the standard library alone."""
+"""The job of a contender's process, and the events that all contenders send. Uses only the standard library."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Self
 VALUE_BYTES = 1024
 KEYS = 500
 CONDITION_ONE_IN = 100
-#: The number of an event that only asks whether the worker is there.
+#: The number of an event that only checks whether the worker is ready.
 PING = -1
 
 Value = dict[str, Any]
@@ -17,24 +17,24 @@ Value = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """How many events to send or to handle, at which Redis, in which of the contender's modes."""
+    """The number of events to send or handle, the URL of Redis, and the options of the contender."""
 
     url: str
     events: int
     options: dict[str, Any] = field(default_factory=dict)
 
     def dump(self) -> str:
-        """Return the job as an argument for a process."""
+        """Return the job as a command-line argument."""
         return json.dumps(asdict(self))
 
     @classmethod
     def load(cls, text: str) -> Self:
-        """Return what `dump` gave."""
+        """Return the job from the text of `dump`."""
         return cls(**json.loads(text))
 
 
 def value(number: int, sent: int = 0) -> Value:
-    """Return one event's value: JSON of `VALUE_BYTES` bytes. `sent` is the monotonic time in nanoseconds, where that matters."""
+    """Return one event's value: JSON of `VALUE_BYTES` bytes. `sent` is the monotonic time in nanoseconds, or 0."""
     made: Value = {"n": number, "sent": sent, "kind": number % CONDITION_ONE_IN, "text": ""}
     made["text"] = "x" * (VALUE_BYTES - len(encode(made)))
     return made

@@ -1,4 +1,4 @@
-"""From the call that sends an event to its handler in another process, at a steady rate."""
+"""Latency from the call that sends an event to its handler in another process, at a steady rate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from benchmarks.triggering.harness import Harness
 
 PERCENTILES = ("p50", "p99")
-_WARM_UP = 20  # events at the start of a turn that are not counted
+_WARM_UP = 20  # uncounted events at the start of a turn
 
 
 def measure_latencies(harness: Harness, contenders: Sequence[Contender], seconds: float, times: int) -> list[dict[str, Any]]:
@@ -50,7 +50,7 @@ def _latencies(harness: Harness, contender: Contender, events: int) -> list[floa
     """Return the milliseconds of each event of one turn. Raises ContenderFailed."""
     harness.server.client.flushall()
     job = harness.job(contender, events + _WARM_UP, stamped=True)
-    # The writer first: it makes what some workers would make at the end of the stream. It knocks until a worker answers.
+    # The writer starts first, because some workers create their group at the end of the stream. It pings until a worker is ready.
     with Process(contender, "pace", job) as writer, Process(contender, "work", job) as worker:
         worker.expect("ready", WORK_SECONDS)
         writer.tell("start")

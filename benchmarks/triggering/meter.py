@@ -1,4 +1,4 @@
-"""Counting and timing inside of a worker's process, alike for all contenders. Needs the standard library alone."""
+"""Counts and times events in a worker process, in the same way for all contenders. Uses only the standard library."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
     from benchmarks.triggering.job import Value
 
-#: Begins the lines of standard output that are for the benchmark.
+#: The prefix of messages to the benchmark on standard output.
 PREFIX = "@meter "
 
 
 class Meter:
-    """Takes every event that the contender's handler gets, and reports when all of them were there.
+    """Counts the events that the handler gets, and sends a report after the last one.
 
-    Costs a fraction of a microsecond per event. The clock is CLOCK_MONOTONIC, which all processes of a machine share.
+    The overhead is less than a microsecond per event. The clock is CLOCK_MONOTONIC, which all processes of a machine share.
     """
 
     def __init__(self, expected: int) -> None:
@@ -36,11 +36,11 @@ class Meter:
         self._ready = False
 
     def handle(self, value: Value) -> None:
-        """Take an event's value."""
+        """Count an event by its value."""
         self.count(value["n"], value["sent"])
 
     def count(self, number: int, sent: int = 0) -> None:
-        """Take the event `number`, sent at `sent` if its latency matters."""
+        """Count the event `number`. Record its latency if `sent` is set."""
         now = time.monotonic_ns()
         if number == PING:
             if not self._ready:
@@ -59,7 +59,7 @@ class Meter:
             self.report()
 
     def report(self) -> None:
-        """Tell the benchmark what was counted so far."""
+        """Send the current counts to the benchmark."""
         emit(
             "report",
             events=len(self._seen),
@@ -76,11 +76,11 @@ def emit(kind: str, **facts: Any) -> None:
     print(PREFIX + json.dumps({"kind": kind, **facts}), flush=True)
 
 
-def listen(orders: dict[str, Callable[[], object]]) -> None:
-    """Carry out the benchmark's orders, in a thread: the lines of standard input name them."""
+def listen(commands: dict[str, Callable[[], object]]) -> None:
+    """Call the function that each line of standard input names, in a thread."""
 
-    def obey() -> None:
+    def run() -> None:
         for line in sys.stdin:
-            orders[line.strip()]()
+            commands[line.strip()]()
 
-    threading.Thread(target=obey, daemon=True).start()
+    threading.Thread(target=run, daemon=True).start()

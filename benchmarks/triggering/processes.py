@@ -1,4 +1,4 @@
-"""Starting, watching and ending the processes of contenders."""
+"""The processes of contenders, seen from the benchmark."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ Message = dict[str, Any]
 
 
 class ContenderFailed(BenchmarkFailed):
-    """A contender that did not start, ended early or did not finish; says why in one line."""
+    """A contender did not start, ended early or did not finish. The message is one line."""
 
 
 class Process:
-    """One process of a contender, ended at the end of the `with`. Its errors go to a file, its messages are for `expect`."""
+    """One process of a contender, killed at the end of the `with` block. `expect` reads its messages."""
 
     def __init__(self, contender: Contender, role: str, job: Job) -> None:
         self._name = f"{contender.name} ({role})"
@@ -48,7 +48,7 @@ class Process:
         threading.Thread(target=self._read, daemon=True).start()
 
     def expect(self, kind: str, seconds: float) -> Message:
-        """Wait for a message of that kind. Raises ContenderFailed when the process ends or the time is up."""
+        """Wait for a message of that kind. Raises ContenderFailed if the process ends or on timeout."""
         deadline = time.monotonic() + seconds
         while True:
             try:
@@ -60,17 +60,17 @@ class Process:
             if message["kind"] == kind:
                 return message
 
-    def tell(self, order: str) -> None:
-        """Give the process an order."""
+    def tell(self, command: str) -> None:
+        """Send a command to the process."""
         assert self._process.stdin
-        self._process.stdin.write(order + "\n")
+        self._process.stdin.write(command + "\n")
         self._process.stdin.flush()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        # Killed, not asked: what it leaves in Redis is flushed, and contenders take their time to end.
+        # Kill it: Redis is flushed anyway, and some contenders stop slowly.
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._errors):

@@ -1,4 +1,4 @@
-"""The result as Markdown and as plots; both are made from the result file's content alone."""
+"""The result as Markdown and as plots. Both depend only on the content of the result file."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 
 Result = dict[str, Any]
 
-_TOOLS = ("redis", "hiredis", "uvloop", "orjson")  # in rivals' environments; not what is compared
+_TOOLS = ("redis", "hiredis", "uvloop", "orjson")  # in rivals' environments, but not compared
 
 
 def text(result: Result) -> str:
     """Return the whole report; `result` is what `triggers.py` measured."""
     parts = [conditions(result), judged(result)]
-    parts += ["One worker empties a queue; the handler does nothing:\n", throughput(result)]
-    parts += ["Ours with a second worker, and with a condition (events per second):\n", variants(result)]
-    parts += ["Ours by the number of steps on one scope:\n", steps(result)]
-    parts += ["From the call that sends to the handler, at 200 events a second, in milliseconds:\n", latencies(result)]
-    parts += ["Server time of one event, write to acknowledgement, in µs:\n", server_time(result)]
+    parts += ["Throughput of one worker with a handler that does nothing:\n", throughput(result)]
+    parts += ["Ours with a second worker, and with a condition, in events per second:\n", variants(result)]
+    parts += ["Ours by number of steps on one scope:\n", steps(result)]
+    parts += ["Latency from send to handler at 200 events per second, in milliseconds:\n", latencies(result)]
+    parts += ["Server time of one event from write to acknowledgement, in µs:\n", server_time(result)]
     return "\n".join(parts)
 
 
 def conditions(result: Result) -> str:
-    """Say where, with what and how it was measured, and who was left out."""
+    """Return the machine, versions, settings and the contenders that were left out."""
     versions = {name: number for found in result["rivals"].values() for name, number in found.items() if name not in _TOOLS}
     return machine.conditions(result, {"Rivals": versions})
 
@@ -40,26 +40,26 @@ def judged(result: Result) -> str:
     """Return one line per goal."""
     verdicts = goals.judge(result)
     rows = [[goal, figure(verdict.figure), verdict.demand, verdict.answer] for goal, verdict in verdicts.items()]
-    return markdown(("goal", "figure", "demanded", "met"), rows)
+    return markdown(("goal", "figure", "limit", "met"), rows)
 
 
 def throughput(result: Result) -> str:
-    """Return the table of drains, fastest first."""
+    """Return the table of throughput, fastest first."""
     rows = []
     for row in sorted(result["throughput"], key=lambda row: -row["rate"]["median"]):
         ratio = "" if row["name"] == OURS.name else figure(row["ratio"]["median"])
         cells = [row["name"], row["settings"], f"{row['events']:,}", figure(row["rate"]["median"]), quartiles(row["rate"])]
         rows.append([*cells, figure(row["cpu"]["median"]), ratio])
-    head = ("contender", "settings", "events", "events/s", "quartiles", "worker CPU, µs/event", "ours / it")
+    head = ("contender", "settings", "events", "events/s", "quartiles", "worker CPU, µs/event", "ours / contender")
     return markdown(head, rows, text_columns=2)
 
 
 def variants(result: Result) -> str:
-    """Return the table of two workers and of the condition."""
+    """Return the table of the second worker and of the condition."""
     rows = []
     for name, key, before, after in (
-        ("two workers against one", "workers", "one", "two"),
-        ("a condition lets 1 % through, against none", "condition", "without", "with"),
+        ("two workers / one worker", "workers", "one", "two"),
+        ("a condition that accepts 1 % / no condition", "condition", "without", "with"),
     ):
         row = result[key]
         cells = [name, f"{row['events']:,}", figure(row[before]["median"]), figure(row[after]["median"])]
@@ -79,7 +79,7 @@ def steps(result: Result) -> str:
         ]
         for row in result["steps"]
     ]
-    return markdown(("steps", "events", "µs per step and event", "quartiles", "to 1 step"), rows)
+    return markdown(("steps", "events", "µs per step and event", "quartiles", "relative to 1 step"), rows)
 
 
 def latencies(result: Result) -> str:
@@ -91,7 +91,7 @@ def latencies(result: Result) -> str:
             ratio = "" if row["name"] == OURS.name else figure(row["ratio"][part]["median"])
             cells += [figure(row[part]["median"]), quartiles(row[part]), ratio]
         rows.append(cells)
-    return markdown(("contender", "p50", "quartiles", "ours / it", "p99", "quartiles", "ours / it"), rows)
+    return markdown(("contender", "p50", "quartiles", "ours / contender", "p99", "quartiles", "ours / contender"), rows)
 
 
 def server_time(result: Result) -> str:
@@ -121,7 +121,7 @@ def pictures(name: str) -> str:
 
 
 def _colour(name: str) -> str:
-    """Return ours, the floor's or the rivals' colour."""
+    """Return the colour of ours, the bare loop or the rivals."""
     if name == OURS.name:
         return plots.COLOURS[0]
     return plots.COLOURS[4] if name.startswith(BARE.name) else plots.COLOURS[2]

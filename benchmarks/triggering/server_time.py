@@ -1,8 +1,8 @@
-"""What one event costs the server, from its write to its acknowledgement: ours and the floor.
+"""Server time of one event, from its write to its acknowledgement: ours and the bare loop.
 
-Two figures: the time of all commands that clients sent (`eventloop_duration_cmd_sum` of `INFO stats`: unlike the sum of
-`commandstats` it does not count commands inside of scripts a second time), and the CPU time of the redis-server process, in which
-reading requests and writing replies are as well.
+There are two figures. One is the time of all commands: `eventloop_duration_cmd_sum` of `INFO stats`, which, unlike the sum of
+`commandstats`, does not count commands of scripts twice. The other is the CPU time of the redis-server process, which includes
+reading requests and writing replies.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 FIGURES = ("commands", "cpu")
 _COMMANDS = "eventloop_duration_cmd_sum"  # from Redis 7.2 on
-_LAST_ACKNOWLEDGEMENTS = 0.2  # seconds that they may take after the last handler
+_LAST_ACKNOWLEDGEMENTS = 0.2  # seconds for acknowledgements after the last handler
 
 
 def measure_server_time(harness: Harness, events: int, times: int) -> dict[str, Any] | None:
-    """Return microseconds per event of ours and of the bare loop, and ours / bare; None where the server is too old to tell."""
+    """Return microseconds per event of ours and of the bare loop, and ours / bare; None if the server is too old."""
     client = harness.server.client
     if _COMMANDS not in client.info("stats"):
         return None
@@ -40,7 +40,7 @@ def measure_server_time(harness: Harness, events: int, times: int) -> dict[str, 
             client.config_resetstat()
             before = _cpu(client)
             write()
-            # a worker that is ended at its last event would not have acknowledged it
+            # keep the worker until it has acknowledged the last events
             with harness.working(contender, harness.job(contender, events)):
                 time.sleep(_LAST_ACKNOWLEDGEMENTS)
                 commands = client.info("stats")[_COMMANDS] / events

@@ -1,4 +1,4 @@
-"""How fast one worker handles what was written before: all contenders, ours with a condition, and ours with many steps."""
+"""Throughput of one worker that handles events written earlier: all contenders, ours with a condition, ours with many steps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Row = dict[str, Any]
 
 def measure_throughput(harness: Harness, contenders: Sequence[Contender], times: int) -> list[Row]:
     """Return a row per contender: events per second, CPU time of the worker per event, and ours / rival."""
-    turns = {contender.name: _Drain(harness, contender, contender.events) for contender in contenders}
+    turns = {contender.name: _Turn(harness, contender, contender.events) for contender in contenders}
     rates = _alternate(harness, turns, times)
     return [
         {
@@ -40,9 +40,9 @@ def measure_throughput(harness: Harness, contenders: Sequence[Contender], times:
 
 
 def measure_condition(harness: Harness, events: int, times: int) -> Row:
-    """Return the rates of looking at all events, without a condition and with one that lets a hundredth through."""
+    """Return the rates of all events without a condition, and with a condition that accepts 1 % of them."""
     filtered = replace(OURS, name="condition", options={"condition": True})
-    rates = _alternate(harness, {turn.name: _Drain(harness, turn, events) for turn in (OURS, filtered)}, times)
+    rates = _alternate(harness, {turn.name: _Turn(harness, turn, events) for turn in (OURS, filtered)}, times)
     return {
         "events": events,
         "without": rounds.Spread.of(rates[OURS.name]).as_dict(),
@@ -52,9 +52,9 @@ def measure_condition(harness: Harness, events: int, times: int) -> Row:
 
 
 def measure_steps(harness: Harness, plan: dict[int, int], times: int) -> list[Row]:
-    """Return, for a number of steps on one scope and of events each, the microseconds per step and event."""
+    """Return microseconds per step and event. `plan` has the numbers of events by the number of steps on one scope."""
     turns = {
-        str(steps): _Drain(harness, replace(OURS, options={"steps": steps}), events, handlings=steps)
+        str(steps): _Turn(harness, replace(OURS, options={"steps": steps}), events, handlings=steps)
         for steps, events in plan.items()
     }
     rates = _alternate(harness, turns, times)
@@ -71,8 +71,8 @@ def measure_steps(harness: Harness, plan: dict[int, int], times: int) -> list[Ro
     ]
 
 
-class _Drain:
-    """A contender's turn: put back what it wrote once, start a worker, take its report."""
+class _Turn:
+    """A contender's turn: restore the written events, start a worker, read its report."""
 
     def __init__(self, harness: Harness, contender: Contender, events: int, handlings: int = 1) -> None:
         self.contender = contender
@@ -91,8 +91,8 @@ class _Drain:
         return self.reports[-1].rate
 
 
-def _alternate(harness: Harness, turns: dict[str, _Drain], times: int) -> dict[str, list[float]]:
-    def attempt(turn: _Drain) -> Callable[[], float]:
+def _alternate(harness: Harness, turns: dict[str, _Turn], times: int) -> dict[str, list[float]]:
+    def attempt(turn: _Turn) -> Callable[[], float]:
         return lambda: harness.attempt(turn.contender, turn)
 
     return complete(rounds.alternate({name: attempt(turn) for name, turn in turns.items()}, times))

@@ -1,4 +1,4 @@
-"""Two workers against one: ours, from when both have their lanes and all events are written."""
+"""Throughput of two workers against one, ours, measured after both have their lanes and all events are written."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from benchmarks.triggering.harness import Harness
 
 _GATED = replace(OURS, options={"gated": True})
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 
 
 def measure_workers(harness: Harness, events: int, times: int) -> dict[str, Any]:
@@ -41,14 +41,14 @@ def measure_workers(harness: Harness, events: int, times: int) -> dict[str, Any]
 def _rate(harness: Harness, events: int, count: int) -> float:
     """Return events per second, from the first handled by any worker to the last. Raises ContenderFailed.
 
-    Lanes move when a worker comes, and only when nothing of them is being handled. So workers get their lanes first, then the
-    events are written, while handlers wait at a gate, and then the gate opens. What the workers have read by then (512 entries
-    each, at the most) is read outside of the measured time.
+    A lane moves to a new worker only while none of its events is being handled. So the workers lease their lanes first. Then the
+    events are written while handlers wait, and then the handlers are released. The workers may have read 512 entries each by
+    then, outside of the measured time.
     """
     harness.server.client.flushall()
     harness.write(_GATED, harness.job(_GATED, 0))  # creates the groups
     with ExitStack() as stack:
-        # 0 events: a worker does not know how many will be its share, so it reports when asked
+        # 0 events: the share of a worker is unknown, so it reports on request
         workers = [stack.enter_context(Process(_GATED, "work", harness.job(_GATED, 0))) for _ in range(count)]
         asyncio.run(_settled(harness.server.url, count))
         harness.write(_GATED, harness.job(_GATED, events))
@@ -56,7 +56,7 @@ def _rate(harness: Harness, events: int, count: int) -> float:
             worker.tell("open")
         deadline = time.monotonic() + WORK_SECONDS
         while time.monotonic() < deadline:
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
             for worker in workers:
                 worker.tell("report")
             reports = [Report.of(worker.expect("report", WORK_SECONDS)) for worker in workers]
@@ -68,7 +68,7 @@ def _rate(harness: Harness, events: int, count: int) -> float:
 
 
 async def _settled(url: str, count: int) -> None:
-    """Wait until that many workers share the lanes evenly. Raises ContenderFailed."""
+    """Wait until `count` workers share the lanes evenly. Raises ContenderFailed."""
     deadline = time.monotonic() + WORK_SECONDS
     async with StateManager(url) as state:
         while time.monotonic() < deadline:
@@ -76,5 +76,5 @@ async def _settled(url: str, count: int) -> None:
             held = [sum(worker.lanes.values()) for worker in status.workers]
             if len(held) == count and max(held) - min(held) <= 1 and sum(held) == sum(step.lanes for step in status.steps):
                 return
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_POLL_SECONDS)
     raise ContenderFailed(f"{count} workers did not share the lanes within {WORK_SECONDS} s")

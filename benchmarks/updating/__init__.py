@@ -1,1 +1,1 @@
-"""The parts of the update benchmark: documents, contenders, worst cases, goals, report."""
+"""The parts of `benchmarks.update`: documents, contenders, worst-case documents, goals, report."""

@@ -1,4 +1,4 @@
-"""The contenders: each on a server of its own, so that none pays for the garbage another leaves in the Lua heap."""
+"""The contenders. Each has its own server, because the Lua heap of a server also holds the garbage of earlier scripts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SCOPE, KEY = b"users", b"user:4711"
 HISTORY = 100  # events that a stream keeps: the manager's default
-BATCH_BYTES = 400_000  # replies that one pipeline may bring
+BATCH_BYTES = 400_000  # maximum size of the replies of one pipeline
 _LUA = Path(__file__).parent / "lua"
 
 Operation = dict[str, Any]
@@ -42,13 +42,13 @@ class Contender:
         self.operation: Operation = {}
 
     def prepare(self, text: bytes, operation: Operation) -> None:
-        """Forget everything and store `text`; the next calls apply `operation`."""
+        """Flush the server and store `text`. Later calls apply `operation`."""
         self.text, self.operation = text, operation
         self.client.flushall()
         self.reset()
 
     def reset(self) -> None:
-        """Store the text as it was at first."""
+        """Store the initial text again."""
         self.client.hset(self.keys[0], KEY, self.text)
 
     def call(self) -> tuple[Sequence[bytes], Sequence[bytes]]:
@@ -56,7 +56,7 @@ class Contender:
         raise NotImplementedError
 
     def run(self, calls: int) -> list[Any]:
-        """Make calls one after the other, in pipelines of few; return the replies of the last pipeline."""
+        """Make sequential calls in small pipelines; return the replies of the last pipeline."""
         batch = max(1, min(32, BATCH_BYTES // len(self.text)))
         replies: list[Any] = []
         for start in range(0, calls, batch):
@@ -68,12 +68,12 @@ class Contender:
         return replies
 
     def warm_up(self) -> None:
-        """Fill the stream beyond its history: ours then trims it as it always does, and no call pays for memory's first use."""
+        """Write more events than the history, so that ours trims its stream and memory is allocated before the measurement."""
         self.run(HISTORY + 64)
         self.trim()
 
     def measure(self, calls: int) -> float:
-        """Return the server time per call in microseconds, of calls that start from the first text."""
+        """Restore the initial text, make calls, and return the server time per call in microseconds."""
         self.reset()
         self.client.config_resetstat()
         self.run(calls)
@@ -82,7 +82,7 @@ class Contender:
         return spent
 
     def trim(self) -> None:
-        """Trim the stream to what ours keeps, at nobody's cost."""
+        """Trim the stream to the history of ours, outside of the measured time."""
         self.client.xtrim(self.stream, maxlen=HISTORY, approximate=False)
 
     def outcome(self) -> Any:
@@ -91,7 +91,7 @@ class Contender:
 
 
 class Ours(Contender):
-    """The mutation script with the keys and arguments of `StateManager.update`. It trims its stream itself."""
+    """The script of mutations with the keys and arguments of `StateManager.update`. It trims its stream itself."""
 
     name = "ours"
 
@@ -121,7 +121,7 @@ class Ours(Contender):
         return mutations._mutation(self.session, SCOPE, KEY, change).encode()
 
     def trim(self) -> None:
-        """Leave the stream alone."""
+        """Do nothing: the script trims the stream."""
 
 
 class Cjson(Contender):
@@ -152,7 +152,7 @@ class Rejson(Contender):
 
 
 class Floor(Contender):
-    """(c) Read, write, tell; change nothing."""
+    """(c) Read, write and append an event without a change."""
 
     name = "floor"
     old_text = b""
@@ -163,7 +163,7 @@ class Floor(Contender):
 
 
 class LeanFloor(Floor):
-    """The floor with an event like ours: the new text, and of the old one a few bytes."""
+    """The floor with an event like ours: the new text and a few bytes of the old one."""
 
     name = "lean floor"
     old_text = b"1000000"

@@ -1,4 +1,4 @@
-"""The documents that are updated: shapes, sizes, and where in them the incremented member stands."""
+"""The updated documents: their shapes, sizes, and the position of the incremented member."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import orjson
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-#: What the member holds at first: as many digits before as after all increments, so that sizes stay.
+#: The initial value of the member. Increments do not change its number of digits, so the size stays the same.
 START = 1_000_000
 #: The member's name at the root. In `repeated`, every record has one of that name too.
 NAME = "total"

@@ -1,4 +1,4 @@
-"""The result as Markdown and as plots; both are made from the result file's content alone."""
+"""The result as Markdown and as plots. Both depend only on the content of the result file."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ _GOALS = {
 
 def text(result: Result) -> str:
     """Return the whole report; `result` is what `update.py` measured."""
-    parts = [conditions(result), summary(result), "Worst documents:\n", worst(result), "List append:\n", append(result)]
+    parts = [conditions(result), summary(result), "Worst-case documents:\n", worst(result), "List append:\n", append(result)]
     parts += ["Increment of one member:\n", increments(result)]
     return "\n".join(parts)
 
 
 def conditions(result: Result) -> str:
-    """Say where, with what and how it was measured."""
+    """Return the machine, the versions and the settings."""
     return machine.conditions(result, {"Servers": result["servers"]})
 
 
 def summary(result: Result) -> str:
-    """Return one line per goal: how many cases meet it, and the one worst_case from it."""
+    """Return one row per goal: how many cases meet it, and its worst case."""
     rows = []
     for rival, label in _GOALS.items():
-        for shapes, name in ((goals.NAMED_SHAPES, label), (("repeated",), f"the same, shape `repeated` ({rival})")):
+        for shapes, name in ((goals.NAMED_SHAPES, label), (("repeated",), f"the same for shape `repeated` ({rival})")):
             judged = [(case, goals.judge(case, rival)) for case in result["increments"] if case["shape"] in shapes]
             rows += _summary_row(name, [(_case_name(case), verdict) for case, verdict in judged if verdict])
     appends = [(row["elements"], _append_verdict(row)) for row in result["append"]]
     rows += _summary_row("list append at most 1.5 times the floor", appends)
     slow = [(row["name"], _worst_verdict(row)) for row in result["worst"] if row["operations"] == 1]
-    rows += _summary_row("worst document under 50 ms", slow)
-    return markdown(("goal", "worst_case from it", "met", "out of reach", "its figure", "its limit"), rows, text_columns=2)
+    rows += _summary_row("worst-case document under 50 ms", slow)
+    return markdown(("goal", "worst case", "met", "out of reach", "figure", "limit"), rows, text_columns=2)
 
 
 def increments(result: Result) -> str:
@@ -79,7 +79,7 @@ def append(result: Result) -> str:
 
 
 def worst(result: Result) -> str:
-    """Return the table of the worst documents, slowest first."""
+    """Return the table of worst-case documents, slowest first."""
     rows = []
     for row in sorted(result["worst"], key=lambda row: -row["times"]["median"]):
         verdict = _worst_verdict(row)
@@ -88,7 +88,8 @@ def worst(result: Result) -> str:
             factor = "no goal"
         cells = [row["name"], f"`{row['ended']}`", f"{row['bytes']:,}"]
         rows.append([*cells, figure(row["times"]["median"]), figure(row["max"]), factor])
-    return markdown(("document and operation", "ended", "bytes", "median ms", "max ms", "of 50 ms"), rows, text_columns=2)
+    head = ("document and operation", "outcome", "bytes", "median ms", "max ms", "relative to 50 ms")
+    return markdown(head, rows, text_columns=2)
 
 
 def draw(result: Result, name: str) -> None:
@@ -100,7 +101,7 @@ def draw(result: Result, name: str) -> None:
 def pictures(name: str) -> str:
     """Return the HTML that shows the plots."""
     times = plots.picture(name, "Server time per update by document size, one panel per shape: ours, cjson, RedisJSON, floor")
-    return times + "\n" + plots.picture(f"{name}-worst", "Server time of one update of the worst documents, in milliseconds")
+    return times + "\n" + plots.picture(f"{name}-worst", "Server time of one update of worst-case documents, in milliseconds")
 
 
 def _summary_row(label: str, judged: Iterable[tuple[str, Verdict]]) -> list[list[str]]:

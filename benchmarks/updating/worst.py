@@ -1,7 +1,7 @@
-r"""The worst documents: each made to hurt one part of the engine, about 1 MB of text.
+r"""Worst-case documents: each stresses one part of the update engine with about 1 MB of text.
 
-*Sealed* ones are such as `set` stores, so that any client of ours can put them there. *Foreign* ones another client wrote into
-the hash. *Forged* ones end with the seal without being what it promises.
+Canonical documents are as `set` stores them, so that any user of this library can store them. Non-canonical documents were
+written by another client into the hash. Falsely marked documents have the mark of canonical JSON, but are not canonical.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ INCREMENT = {"op": "increment", "value": 1}
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A document's text as it lies in the hash, and the operation on it."""
+    """The text of a document in the hash, and the operation on it."""
 
     name: str
     text: bytes
     operation: dict[str, Any] = field(default_factory=lambda: {**INCREMENT, "path": "/n"})
-    repeat: int = 1  #: how often the one call holds the operation; the goal speaks of once
+    repeat: int = 1  #: how often one call contains the operation; the goal is for once
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one call cost, several times over, and how it ended: `applied`, or the error's first words."""
+    """Times of repeated calls, and their outcome: `applied`, or the start of the error message."""
 
     milliseconds: list[float]
     ended: str
@@ -65,7 +65,7 @@ def run(server: Server, case: Case, calls: int) -> Outcome:
 
 
 def cases() -> Iterator[Case]:
-    """Yield all worst documents."""
+    """Yield all worst-case documents."""
     yield from _deep()
     yield from _same_name()
     yield from _strings()
@@ -213,19 +213,19 @@ def _mixed_sizes() -> Iterator[Case]:
 
 
 def _non_canonical() -> Iterator[Case]:
-    """Yield what another client wrote: of 1 MB, and of 250 KB, which the engine may not refuse for its size alone."""
+    """Yield non-canonical documents of 1 MB, and of 250 KB, which the engine must not reject for their size."""
     letter, pair = r"\u0041", r"\ud83d\ude42"
     for size in (MEGABYTE, MEGABYTE // 4):
-        words = f"non-canonical, {size // 1000} KB"
+        suffix = f"non-canonical, {size // 1000} KB"
         for name, piece in (("accents", "é"), ("emoji", "🙂"), (letter, letter), (pair, pair), ("quotes", '\\"')):
             text = piece * (size // len(piece.encode()))
-            yield Case(f"text of {name}, {words}", f'{{"s":"{text}","n":1}}'.encode())
-        yield Case(f"one name of {letter}, {words}", f'{{"{letter * (size // 6)}":1,"n":1}}'.encode())
-        yield Case(f"blanks, {words}", b'{"n":' + b" " * size + b"1}")
+            yield Case(f"text of {name}, {suffix}", f'{{"s":"{text}","n":1}}'.encode())
+        yield Case(f"one name of {letter}, {suffix}", f'{{"{letter * (size // 6)}":1,"n":1}}'.encode())
+        yield Case(f"blanks, {suffix}", b'{"n":' + b" " * size + b"1}")
         names = _fill((f'"{letter}{index}":1' for index in range(MEGABYTE)), size)
-        yield Case(f"names with {letter}, {words}", f'{{{names},"n":1}}'.encode())
+        yield Case(f"names with {letter}, {suffix}", f'{{{names},"n":1}}'.encode())
         ones = _fill(cycle(['"a":1']), size)
-        yield Case(f"broken, last brace missing, {words}", f"{{{ones}".encode())
+        yield Case(f"broken, last brace missing, {suffix}", f"{{{ones}".encode())
     for tokens in (19_000, 140_000):
         operation = {"op": "replace", "path": f"/{tokens // 2 - 500}", "value": 7}
         digits = "[" + _fill(cycle("1"), tokens) + "]"

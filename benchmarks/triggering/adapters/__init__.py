@@ -1,6 +1,6 @@
-"""One module per contender, each run in processes of its own by `benchmarks.triggering.child`.
+"""One adapter per library. `benchmarks.triggering.child` runs an adapter in its own process.
 
-A module has `work(job, meter)`, which hands every event it gets to `meter.handle` and may run for ever, and `sending(job)`, an
-async context manager that gives an async function which sends one event. They import nothing but their library and the
-modules `job` and `meter`, since rivals live in environments of their own.
+An adapter has `work(job, meter)`, which passes each event to `meter.handle` and may run for ever, and `sending(job)`, an async
+context manager that yields an async function, which sends one event. An adapter imports only its library and the modules `job`,
+`meter` and `child`, because each rival has its own environment.
 """

@@ -1,6 +1,6 @@
-"""arq with its defaults (10 jobs at once, a look at the queue every half second), or with the option `tuned`.
+"""arq with its defaults (10 jobs at once, a poll every half second), or with the option `tuned`.
 
-Tuned raises `max_jobs` (50 were faster than 200 or 1,000) and shortens `poll_delay`. Both keep no results and are on uvloop.
+`tuned` increases `max_jobs` (50 were faster than 200 or 1,000) and reduces `poll_delay`. Both run on uvloop and keep no results.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def work(job: Job, meter: Meter) -> None:
 
 @asynccontextmanager
 async def sending(job: Job) -> AsyncIterator[Callable[[Value], Awaitable[Any]]]:
-    """Give an `enqueue_job`."""
+    """Yield a function that calls `enqueue_job`."""
     pool = await create_pool(RedisSettings.from_dsn(job.url))
     yield lambda value: pool.enqueue_job("handle", value)
     await asyncio.shield(pool.aclose())

@@ -1,6 +1,6 @@
-"""The floor: no library, a loop of `XREADGROUP COUNT 100` and one `XACK` per batch with redis-py, and nothing else.
+"""The bare loop: `XREADGROUP COUNT 100` and one `XACK` per batch with redis-py, without a library.
 
-Options: `decode` has events with the old value too, and decodes both, which is what a handler of changes has to be given.
+With the option `decode`, events also have the old value, and both values are decoded, as a handler of changes needs them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BATCH = 100
 
 
 def work(job: Job, meter: Meter) -> None:
-    """Read, count and acknowledge for ever. Only events with a stamp are decoded, to take their latency."""
+    """Read, count and acknowledge for ever. Events are decoded only with `decode` or to measure latency."""
     client: Any = redis.Redis.from_url(job.url)
     create_group(client)
     decode = job.options.get("decode") or job.options.get("stamped")
@@ -45,7 +45,7 @@ def work(job: Job, meter: Meter) -> None:
 
 @asynccontextmanager
 async def sending(job: Job) -> AsyncIterator[Callable[[Value], Awaitable[Any]]]:
-    """Create the group and give an `XADD`."""
+    """Create the group and yield a function that calls `XADD`."""
     client: Any = redis.Redis.from_url(job.url)
     create_group(client)
 
@@ -59,7 +59,7 @@ async def sending(job: Job) -> AsyncIterator[Callable[[Value], Awaitable[Any]]]:
 
 
 def create_group(client: Any) -> None:
-    """Create the stream and its group, unless they are there."""
+    """Create the stream and its group if they do not exist."""
     try:
         client.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
     except redis.ResponseError as error:
@@ -68,7 +68,7 @@ def create_group(client: Any) -> None:
 
 
 def write_state(client: Any, events: int) -> None:
-    """Write what `StateManager.set` writes at the least: the value into a hash and the event into a stream, pipelined."""
+    """Write the minimum of `StateManager.set`, pipelined: the value to a hash and the event to a stream."""
     create_group(client)
     for begin in range(0, events, BATCH):
         pipeline = client.pipeline(transaction=False)

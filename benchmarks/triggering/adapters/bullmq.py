@@ -1,4 +1,4 @@
-"""BullMQ for Python: one worker whose `concurrency` is raised, as its guide advises, and finished jobs removed; on uvloop.
+"""BullMQ for Python: one worker on uvloop. `concurrency` is increased, as its guide advises, and finished jobs are removed.
 
 50 jobs at once were faster than 10 or 200.
 """
@@ -38,7 +38,7 @@ def work(job: Job, meter: Meter) -> None:
 
 @asynccontextmanager
 async def sending(job: Job) -> AsyncIterator[Callable[[Value], Awaitable[Any]]]:
-    """Give an `add`."""
+    """Yield a function that calls `add`."""
     queue = Queue(_QUEUE, {"connection": job.url})
 
     async def send(value: Value) -> Any:

@@ -1,7 +1,7 @@
 """Celery with Redis as its broker: the `solo` pool, faster for tasks that do nothing than `prefork` or `threads`.
 
-From its optimizing guide: results ignored, events and remote control off, no gossip or mingle, prefetching raised, acknowledged
-early (all tasks are, by default).
+Settings from its optimizing guide: results ignored, events and remote control off, no gossip or mingle, increased prefetching.
+Tasks are acknowledged early, which is the default.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def work(job: Job, meter: Meter) -> None:
 
 @asynccontextmanager
 async def sending(job: Job) -> AsyncIterator[Callable[[Value], Awaitable[Any]]]:
-    """Give a `delay`."""
+    """Yield a function that calls `delay`."""
 
     def handle(value: Value) -> None: ...
 

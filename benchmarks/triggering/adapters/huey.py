@@ -1,6 +1,6 @@
 """huey with `RedisHuey`: blocking pops in two worker threads, no results kept, no periodic tasks.
 
-Two threads were faster than 1 or 8. Arguments travel as pickles, which is its default.
+Two threads were faster than 1 or 8. Arguments are pickled, the default.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def work(job: Job, meter: Meter) -> None:
 
 @asynccontextmanager
 async def sending(job: Job) -> AsyncIterator[Callable[[Value], Awaitable[Any]]]:
-    """Give a call of the task."""
+    """Yield a function that calls the task."""
 
     def handle(value: Value) -> None: ...
 

@@ -1,7 +1,7 @@
-"""taskiq with taskiq-redis, as its documentation has it: `RedisStreamBroker` (acknowledges) or `ListQueueBroker` (does not).
+"""taskiq with taskiq-redis, as in its documentation: `RedisStreamBroker` (acknowledges) or `ListQueueBroker` (does not).
 
-Option `broker`: "stream" or "list". Reads 100 entries at once and runs up to 100 tasks, both the defaults; no result backend;
-parameters are not validated (`--no-parse`), which is faster; orjson as serializer, on uvloop.
+Option `broker`: "stream" or "list". Reads 100 entries at once and runs up to 100 tasks, both the defaults. There is no result
+backend. Parameters are not validated (`--no-parse`), which is faster. It runs on uvloop with orjson as serializer.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def work(job: Job, meter: Meter) -> None:
 
 @asynccontextmanager
 async def sending(job: Job) -> AsyncIterator[Callable[[Value], Awaitable[Any]]]:
-    """Give a `kiq`."""
+    """Yield a function that calls `kiq`."""
     broker = _broker(job)
 
     @broker.task(task_name=_TASK)

@@ -1,4 +1,4 @@
--- The rival (a): decode, change, encode. Its event carries both texts, like every contender's but ours, which cuts the old one.
+-- The rival (a): decode, change, encode. Its event contains both texts in full, like those of all contenders except ours.
 -- KEYS 1 values  2 revisions  3 events   ARGV 1 scope  2 key  3 request  4 amount  5... path segments
 -- RETURNS {revision, new text}
 local old = redis.call("HGET", KEYS[1], ARGV[2])

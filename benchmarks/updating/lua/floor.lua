@@ -1,5 +1,5 @@
--- The floor (c): read, write and tell, without changing anything. What it reads stands for the old and the new text.
--- KEYS 1 values  2 revisions  3 events   ARGV 1 scope  2 key  3 request  4 what the event has for the old text, "" = all of it
+-- The floor (c): read, write and append an event, without a change. The text serves as old and as new text.
+-- KEYS 1 values  2 revisions  3 events   ARGV 1 scope  2 key  3 request  4 old text of the event, "" = the full text
 -- RETURNS {revision, text}
 local old = redis.call("HGET", KEYS[1], ARGV[2])
 local revision = redis.call(

@@ -100,7 +100,7 @@ def test_triggers_without_rivals_measures_ours_and_the_bare_loop(runs: Runs) -> 
     assert "Rivals: none." in printed
     assert "| one worker handles 30,000 events a second |" in printed
     assert "| bare loop | " in printed
-    assert "| two workers against one | 200 |" in printed
+    assert "| two workers / one worker | 200 |" in printed
     assert "\n| 20 | 60 |" in printed
 
 
@@ -189,7 +189,7 @@ def test_failed_benchmark_is_reported_and_the_others_still_run(capfd: pytest.Cap
     assert everything.main(["--quick"]) == 1
     printed = capfd.readouterr()
     assert printed.out == "| table |\n"
-    assert "[0:00] bad, 1 of 2; then good; about 0:15 to go\n" in printed.err
+    assert "[0:00] bad, 1 of 2; then good; about 0:15 left\n" in printed.err
     assert "good: at work\n" in printed.err
     failed, done = printed.err.splitlines()[-2:]
     assert failed.startswith("bad ")
@@ -201,7 +201,7 @@ def test_failed_benchmark_is_reported_and_the_others_still_run(capfd: pytest.Cap
 @pytest.mark.usefixtures("made_up")
 def test_only_option_runs_the_named_benchmarks(capfd: pytest.CaptureFixture[str]) -> None:
     assert everything.main(["--only", "good"]) == 0
-    assert "good, 1 of 1; then nothing; about 1:40 to go" in capfd.readouterr().err
+    assert "good, 1 of 1; then nothing; about 1:40 left" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("server", ["/bin/false", "/no/such/server"])

@@ -147,7 +147,7 @@ def test_report_of_triggers_shows_met_and_missed_goals() -> None:
     assert "| one worker handles 30,000 events a second | 40,000 | ≥ 30,000 | yes |" in printed
     assert "| 10 times the best rival that delivers one by one (huey) | 8.00 | ≥ 10.0 | **no** |" in printed
     assert "| latency, p50: at most the best rival's (huey) | 1.20 | ≤ 1.00 | **no** |" in printed
-    assert "| two workers against one | 1,000 | 40,000 | 72,000 | 1.80 | 1.62 to 1.98 |" in printed
+    assert "| two workers / one worker | 1,000 | 40,000 | 72,000 | 1.80 | 1.62 to 1.98 |" in printed
 
 
 def test_triggers_have_fewer_goals_without_rivals_or_on_an_old_server() -> None:
@@ -172,7 +172,7 @@ def growth_result() -> dict[str, Any]:
 def test_report_of_growth_names_operations_that_grow_too_fast() -> None:
     printed = growth_report.text(growth_result())
     assert printed.startswith(CONDITIONS)
-    assert "2 of 3 grow no faster than they must; faster: list over keys per scope." in printed
+    assert "2 of 3 lines are within their limit; above it: list over keys per scope." in printed
     assert "| get, µs | 50.0 | 50.0 | 50.0 | 0.00 | 0 | no |" in printed
     assert "| list, µs | 10.0 | 100 | 1,000 | 1.00 | 0 | **yes** |" in printed
     assert "filling: 2 s." in printed

@@ -32,7 +32,7 @@ def test_failed_environment_installation_gives_the_reason_and_leaves_it_not_inst
     environment = Environment("impossible", ("no-such-package",))
     (environment.folder / "bin").mkdir(parents=True)
     monkeypatch.setattr(rivals.sys, "executable", "/bin/false")
-    with pytest.raises(NotInstalled, match="cannot be installed: it said nothing"):
+    with pytest.raises(NotInstalled, match="cannot be installed: no output"):
         environment.install()
     assert not environment.installed
 
