@@ -101,7 +101,8 @@ async def test_build_that_retries_without_the_request_id_is_detected(server: Pro
 async def test_build_that_appends_events_outside_of_the_script_is_detected(server: Process, tmp_path: Path) -> None:
     build = copy_with_defect(tmp_path / "build", "lua/mutate.lua", ('"XADD", events, "*"', '"XADD", events .. ":outside", "*"'))
     append_after_the_script = """
-            for entry_id, fields in await session.router.execute(mutation.keys[3], "XRANGE", mutation.keys[3] + b":outside", "-", "+"):
+            outside = mutation.keys[3] + b":outside"
+            for entry_id, fields in await session.router.execute(outside, "XRANGE", outside, "-", "+"):
                 if entry_id == reply.revision:
                     parts = [part for pair in fields.items() for part in pair]
                     await session.router.execute(mutation.keys[3], "XADD", mutation.keys[3], "*", *parts)
@@ -111,7 +112,9 @@ async def test_build_that_appends_events_outside_of_the_script_is_detected(serve
     text = mutations.read_text()
     end_of_attempt = "                session.clock.update(reply.revision)\n            return reply\n"
     assert text.count(end_of_attempt) == 1
-    mutations.write_text(text.replace(end_of_attempt, append_after_the_script.lstrip("\n")))
+    mutations.write_text(
+        text.replace(end_of_attempt, end_of_attempt.replace("            return reply\n", append_after_the_script.lstrip("\n")))
+    )
     violation = await find_violation(f"redis://127.0.0.1:{server.port}", server, tmp_path, build)
     print(f"events outside of the script: {violation}")
 
