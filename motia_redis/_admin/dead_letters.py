@@ -125,22 +125,18 @@ class DeadLetters:
         """
         async with open_namespace(self._state, f"dead letter {id}") as (router, keyspace):
             letter = await self._get(router, keyspace, step, id)
-            (outcome,) = await _retry(router, keyspace, [letter])
-        _check(letter, outcome)
+            (error,) = await _retry(router, keyspace, [letter])
+        if error is not None:
+            raise error
 
     async def retry_all(self, step: str | None = None) -> tuple[int, builtins.list[str]]:
         """Retry all letters that there are now, as `retry` does; return their number, and why any others were left."""
         retried, left = 0, []
         async with open_namespace(self._state, "dead letters") as (router, keyspace):
-            for place in await _filled(router, keyspace, step):
-                async for page in _pages(router, place):
-                    for letter, outcome in zip(page, await _retry(router, keyspace, page), strict=True):
-                        try:
-                            _check(letter, outcome)
-                        except (DeadLetterMissing, StepMissing) as error:
-                            left.append(str(error))
-                        else:
-                            retried += 1
+            async for _, page in _all_pages(router, keyspace, step):
+                errors = [error for error in await _retry(router, keyspace, page) if error is not None]
+                retried += len(page) - len(errors)
+                left += [str(error) for error in errors]
         return retried, left
 
     # -- dropping -----------------------------------------------------------------------------------------------------
@@ -156,9 +152,8 @@ class DeadLetters:
         """Remove all letters that there are now, of a step or of all steps; return their number."""
         dropped = 0
         async with open_namespace(self._state, "dead letters") as (router, keyspace):
-            for place in await _filled(router, keyspace, step):
-                async for page in _pages(router, place):
-                    dropped += await _drop(router, keyspace, place, [letter.id.partition("/")[2] for letter in page])
+            async for place, page in _all_pages(router, keyspace, step):
+                dropped += await _drop(router, keyspace, place, [letter.id.partition("/")[2] for letter in page])
         return dropped
 
     @staticmethod
@@ -220,6 +215,13 @@ async def _pages(router: Router, place: _Place) -> AsyncIterator[list[DeadLetter
         start = f"({page[-1][0].decode()}"
 
 
+async def _all_pages(router: Router, keyspace: Keyspace, step: str | None) -> AsyncIterator[tuple[_Place, list[DeadLetter]]]:
+    """Yield the pages of all places where a step, or any step, has letters."""
+    for place in await _filled(router, keyspace, step):
+        async for page in _pages(router, place):
+            yield place, page
+
+
 async def _merged(router: Router, places: list[_Place]) -> AsyncIterator[DeadLetter]:
     """Return the letters of several places in the order of their times, the oldest first."""
     sources = []
@@ -262,23 +264,27 @@ def _letter(place: _Place, entry_id: bytes, fields: Mapping[bytes, bytes]) -> De
     )
 
 
-async def _retry(router: Router, keyspace: Keyspace, letters: list[DeadLetter]) -> list[administration.RetryOutcome]:
+async def _retry(router: Router, keyspace: Keyspace, letters: list[DeadLetter]) -> list[DeadLetterMissing | StepMissing | None]:
+    """Retry letters. Return for each why it stayed, or None."""
     calls = []
     for letter in letters:
         place, entry_id = _place(keyspace, letter.step, letter.id)
         calls.append(administration.Letter(place.stream, letter.fields[b"stream"], letter.step, entry_id))
-    return await administration.retry_dead_letter(router, calls)
+    outcomes = await administration.retry_dead_letter(router, calls)
+    return [_retry_error(letter, outcome) for letter, outcome in zip(letters, outcomes, strict=True)]
 
 
-def _check(letter: DeadLetter, outcome: administration.RetryOutcome) -> None:
-    """Raise what kept a letter from being retried, if anything did."""
-    subject = f"dead letter {letter.id} of step {letter.step!r}"
-    if outcome == "gone":
-        raise _missing(letter.step, letter.id)
-    if outcome == "empty":
-        raise DeadLetterMissing(f"{subject}: its event was trimmed before the step gave up; drop the letter")
-    if outcome == "no group":
-        raise StepMissing(f"{subject}: the step has no consumer group on {letter.stream}; start a worker that runs it")
+def _retry_error(letter: DeadLetter, outcome: administration.RetryOutcome) -> DeadLetterMissing | StepMissing | None:
+    subject = f"dead letter {letter.id} of step {letter.step!r} cannot be retried"
+    match outcome:
+        case "retried":
+            return None
+        case "gone":
+            return _missing(letter.step, letter.id)
+        case "empty":
+            return DeadLetterMissing(f"{subject}: its event was trimmed before the step gave up; drop the letter")
+        case "no group":
+            return StepMissing(f"{subject}: the step has no consumer group on {letter.stream}; start a worker that runs the step")
 
 
 async def _drop(router: Router, keyspace: Keyspace, place: _Place, ids: list[str]) -> int:

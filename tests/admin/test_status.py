@@ -180,7 +180,8 @@ async def test_a_worker_that_died_holds_nothing(state: StateManager, server: Red
 
         await until(works, "the worker holds all lanes")
         assert error_line(await run_command(server, namespace, "steps", "forget", "Step")) == (
-            f"step 'Step' is run by process {worker.process.pid} on {socket.gethostname()}: stop it first, or force it"
+            f"step 'Step' cannot be forgotten: the step still runs in process {worker.process.pid} on {socket.gethostname()}; "
+            "end its workers, or use force"
         )
         worker.process.kill()
 
@@ -190,6 +191,26 @@ async def test_a_worker_that_died_holds_nothing(state: StateManager, server: Red
 
         await until(gone, "its lease ran out")
         assert (await status_of(state, "Step")).lanes == 8
+
+
+async def test_status_ignores_malformed_fields_of_the_workers_hash(state: StateManager, raw: redis.Redis) -> None:
+    keyspace = await state.connect()
+    valid = b'{"steps":["Step"],"host":"there","pid":7}'
+    fields = {
+        "live": b"99999999999999 " + valid,
+        "expired": b"1 " + valid,
+        "no time": valid,
+        "no description": b"99999999999999",
+        "no JSON": b"99999999999999 {",
+        "no object": b"99999999999999 []",
+        "no host": b'99999999999999 {"steps":[],"pid":7}',
+        "text as pid": b'99999999999999 {"steps":[],"host":"there","pid":"7"}',
+        "number as step": b'99999999999999 {"steps":[1],"host":"there","pid":7}',
+        b"\xff": b"99999999999999 " + valid,
+    }
+    raw.hset(keyspace.workers, mapping=fields)
+    (worker,) = (await read_status(state)).workers
+    assert (worker.id, worker.host, worker.pid, worker.lanes) == ("live", "there", 7, {"Step": 0})
 
 
 # -- forgetting -------------------------------------------------------------------------------------------------------
@@ -252,7 +273,7 @@ async def test_forget_takes_groups_attempts_and_lanes_and_asks_for_the_letters(
     assert not raw.keys(f"{{{namespace}:*Sick*")
     assert not [field for key in raw.keys(f"{{{namespace}:*:leases") for field in raw.hkeys(key) if b"Sick" in field]
     error = error_line(await run_command(server, namespace, "steps", "forget", "Sick"))
-    assert error == f"there is no step 'Sick' in namespace '{namespace}'"
+    assert error == f"there is no step 'Sick' in namespace '{namespace}': check the name with `motia-redis status`"
 
 
 async def test_a_worker_goes_on_after_its_step_was_forgotten_by_force(state: StateManager) -> None:
