@@ -1,4 +1,4 @@
-"""What `motia-redis doctor` and a first connection tell about the settings of a Redis."""
+"""Test `motia-redis doctor`, and the warnings that a first connection logs."""
 
 from __future__ import annotations
 
@@ -63,13 +63,15 @@ def outcome(check: str, info: dict[str, Any], config: dict[str, str] = KEPT) -> 
         ("replicas", {"connected_slaves": 2}, {}, "unknown", "2 connected"),
     ],
 )
-def test_each_check(check: str, info: dict[str, Any], config: dict[str, str], expected: str, says: str) -> None:
+def test_check_reports_the_outcome_of_a_setting(
+    check: str, info: dict[str, Any], config: dict[str, str], expected: str, says: str
+) -> None:
     found = outcome(check, info, config)
     assert found[0] == expected
     assert says in found[1]
 
 
-def test_a_good_redis_has_nothing_to_warn_of() -> None:
+def test_no_warning_when_redis_is_configured_for_durability() -> None:
     assert list(health.warnings(GOOD, KEPT)) == []
     assert {line.outcome for line in health.findings(GOOD, KEPT, in_cluster=False)} == {"ok"}
 
@@ -133,7 +135,9 @@ def test_permissions_fail_with_the_acl_rule_as_remedy_when_scripts_are_denied(
     assert "-> give the user the ACL rule in docs/operating.md" in done.stdout
 
 
-async def test_who_connects_is_warned_once(server: RedisServer, namespace: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_first_connection_logs_missing_persistence_once(
+    server: RedisServer, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
     state = StateManager(server.url, namespace=namespace)
     with caplog.at_level(logging.WARNING, "motia_redis"):
         for _ in range(2):
@@ -144,7 +148,7 @@ async def test_who_connects_is_warned_once(server: RedisServer, namespace: str, 
     assert "appendonly yes" in warning
 
 
-async def test_eviction_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_eviction_is_logged_and_fails_the_doctor(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with RedisServer(tmp_path, "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru", "--appendonly", "yes") as server:
         async with StateManager(server.url):
             pass
@@ -156,7 +160,9 @@ async def test_eviction_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFi
         assert "-> CONFIG SET maxmemory-policy noeviction" in done.stdout
 
 
-def test_the_command_prints_a_check_list_and_creates_nothing(server: RedisServer, raw: redis.Redis, namespace: str) -> None:
+def test_doctor_command_prints_findings_and_does_not_create_the_namespace(
+    server: RedisServer, raw: redis.Redis, namespace: str
+) -> None:
     done = doctor(server.url, "--namespace", namespace)
     assert done.returncode == 0, done.stderr
     assert str(server.socket) in done.stdout
@@ -167,7 +173,7 @@ def test_the_command_prints_a_check_list_and_creates_nothing(server: RedisServer
     assert {line["check"] for line in node["findings"]} >= {"version", "eviction", "persistence", "clock", "permissions"}
 
 
-def test_a_redis_that_is_away_is_one_line() -> None:
+def test_doctor_command_prints_one_line_when_redis_is_unreachable() -> None:
     done = doctor("redis://127.0.0.1:1")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
