@@ -1,4 +1,4 @@
-"""Connections of their own for administrative calls, so that these calls do not delay those of the application."""
+"""Open separate connections for administrative calls, so that these calls do not delay the application's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def open_namespace(state: StateManager, subject: str) -> AsyncIterator[tuple[Router, Keyspace]]:
-    """Connect, and create a missing namespace; yield a router and the names of the keys. Errors: as `open_router`."""
+    """Yield a router and the names of the keys. Create the namespace if it does not exist. Errors: as `open_router`."""
     keyspace = await state.connect()
     async with open_router(state, subject) as router:
         yield router, keyspace
@@ -27,7 +27,7 @@ async def open_namespace(state: StateManager, subject: str) -> AsyncIterator[tup
 
 @asynccontextmanager
 async def open_router(state: StateManager, subject: str) -> AsyncIterator[Router]:
-    """Yield a router without creating the namespace. Errors of Redis in the block are raised as StateUnavailable."""
+    """Yield a router without creating the namespace. Convert errors of Redis in the block to StateUnavailable."""
     router = await state.open_router(max_connections=4)
     try:
         yield router

@@ -1,4 +1,4 @@
-"""Dead letters: events that a step gave up on, with the story of their failure; to look at, run again or drop."""
+"""List, retry and drop dead letters: events and messages that a step gave up on, each with the error of its last attempt."""
 
 from __future__ import annotations
 
@@ -24,79 +24,79 @@ if TYPE_CHECKING:
     from motia_redis._store.manager import StateManager
     from motia_redis._transport.router import Router
 
-_PAGE = 20  # letters in one read: each may hold two values of the largest size
+_PAGE = 20  # letters of one read; each may hold two values of the largest size
 _ID = re.compile(r"(\d{1,5})/(\d{1,20}-\d{1,20})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
-    """One event that one step gave up on.
+    """Describe one event or message that one step gave up on.
 
-    `scope`, `key` and `event_type` tell of a change; `topic` and `key` (if any) of a message, whose `event_type` is `topic`.
-    All are None when the event was trimmed before it was handled.
+    An event has `event_type`, `scope` and `key`. A message has `event_type` "topic", `topic`, and `key` if it was sent with one.
+    All four are None if the entry was trimmed before the step handled it.
     """
 
-    id: str  #: `<partition>/<number>`; unique in the step
+    id: str  #: `<partition>/<entry id>`; unique for one step
     step: str
-    stream: str  #: where the event was
-    entry_id: str  #: the event's id there; for a retried one, that of the retry
+    stream: str  #: the stream that the entry was in
+    entry_id: str  #: the id of the entry in that stream; after a retry, the id that the retry gave
     error_type: str
     error_text: str
     attempts: int
-    time: datetime  #: when the step gave up, by the clock of the Redis server
+    time: datetime  #: when the step gave up, by the clock of Redis
     event_type: str | None
     scope: str | None
     topic: str | None
     key: str | None
-    revision: str  #: what the change had; handlers see it again at a retry
-    fields: Mapping[bytes, bytes] = field(repr=False)  #: the event as it lies in Redis
+    revision: str  #: the revision of the event; a retry passes the same one to the handler
+    fields: Mapping[bytes, bytes] = field(repr=False)  #: the fields of the entry in Redis
 
     @property
     def change(self) -> StateTriggerInput:
-        """The change, as a state trigger gets it. Raises DeadLetterMissing when it is none, and CorruptValue."""
+        """Return the change, as a state trigger gets it. Raises DeadLetterMissing if the letter holds no change, CorruptValue."""
         if self.scope is None:
             raise DeadLetterMissing(f"dead letter {self.id} of step {self.step!r} holds no change")
         return events.decode_change(self.revision, self.fields)
 
     @property
     def old_value(self) -> Any:
-        """The value before the change. Errors: as `change`."""
+        """Return the value before the change. Errors: as `change`."""
         return self.change.old_value
 
     @property
     def new_value(self) -> Any:
-        """The value after the change. Errors: as `change`."""
+        """Return the value after the change. Errors: as `change`."""
         return self.change.new_value
 
     @property
     def data(self) -> Any:
-        """The data of the message. Raises DeadLetterMissing when it is none, and CorruptValue."""
+        """Return the data of the message. Raises DeadLetterMissing if the letter holds no message, CorruptValue."""
         if self.topic is None:
             raise DeadLetterMissing(f"dead letter {self.id} of step {self.step!r} holds no message")
         return codec.decode(self.fields[b"data"], subject=f"dead letter {self.id}")
 
 
 class DeadLetters:
-    """The dead letters of a namespace.
+    """Read, retry and drop the dead letters of a namespace.
 
-    Nothing here looks through the keyspace; a step's letters lie in one stream for each partition. Every call may raise
-    StateUnavailable, and uses a connection of its own for as long as it lasts.
+    A step's letters are in one stream for each partition. No call scans the keyspace. Every call opens separate connections, and
+    may raise StateUnavailable.
     """
 
     def __init__(self, state: StateManager) -> None:
         self._state = state
 
-    # -- looking ------------------------------------------------------------------------------------------------------
+    # -- reading ------------------------------------------------------------------------------------------------------
 
     async def count(self, step: str | None = None) -> int:
-        """Return how many letters a step has, or all steps. Cost: two round trips; steps times partitions."""
+        """Return the number of letters of a step, or of all steps. Cost: two round trips; steps times partitions."""
         async with open_namespace(self._state, "dead letters") as (router, keyspace):
             return sum((await _filled(router, keyspace, step)).values())
 
     async def list(self, step: str | None = None, *, limit: int = 100) -> list[DeadLetter]:
-        """Return the oldest letters of a step, or of all steps, in the order of their times.
+        """Return the oldest letters of a step, or of all steps, ordered by time.
 
-        Cost: a few round trips, and the bytes of the letters; they are read page by page.
+        Cost: a few round trips, page by page; the bytes of the letters.
         """
         async with open_namespace(self._state, "dead letters") as (router, keyspace):
             found: builtins.list[DeadLetter] = []
@@ -111,54 +111,49 @@ class DeadLetters:
         async with open_namespace(self._state, f"dead letter {id}") as (router, keyspace):
             return await self._get(router, keyspace, step, id)
 
-    # -- running again ------------------------------------------------------------------------------------------------
+    # -- retrying ---------------------------------------------------------------------------------------------------
 
     async def retry(self, step: str, id: str) -> None:
-        """Have the step handle the letter's event again, with all its attempts; other steps do not see it.
+        """Append the letter's event to its lane again, for this step only, with all its attempts, and remove the letter.
 
-        Atomic: the letter is gone when the event is back, at the end of its lane. So it does not keep its place in the order of
-        its key: it runs after the newer events that were written before this call, though never beside one of them. Its handler
-        meets the old `new_value` and the original `revision`, by which it can tell. The step's conditions are asked again, as
-        they are now. After StateUnavailable the letter may be gone, and then its event is back.
+        The call is atomic. The event does not keep its place in the order of its key: it runs after the newer events of that key
+        that were written before this call, and never at the same time as one of them. The handler gets the old `new_value` and
+        the original `revision`. The step's present conditions are checked again. After StateUnavailable the event may have been
+        appended; then the letter is gone.
 
-        Raises DeadLetterMissing (also when the event was trimmed) and StepMissing (the step was forgotten); the letter stays.
+        Raises DeadLetterMissing (also if the event was trimmed) and StepMissing (the step was forgotten). The letter stays then.
         """
         async with open_namespace(self._state, f"dead letter {id}") as (router, keyspace):
             letter = await self._get(router, keyspace, step, id)
-            (outcome,) = await _retry(router, keyspace, [letter])
-        _check(letter, outcome)
+            (error,) = await _retry(router, keyspace, [letter])
+        if error is not None:
+            raise error
 
     async def retry_all(self, step: str | None = None) -> tuple[int, builtins.list[str]]:
-        """Retry all letters that there are now, as `retry` does; return their number, and why any others were left."""
+        """Retry all letters that exist now, as `retry` does. Return their number, and the errors of the others."""
         retried, left = 0, []
         async with open_namespace(self._state, "dead letters") as (router, keyspace):
-            for place in await _filled(router, keyspace, step):
-                async for page in _pages(router, place):
-                    for letter, outcome in zip(page, await _retry(router, keyspace, page), strict=True):
-                        try:
-                            _check(letter, outcome)
-                        except (DeadLetterMissing, StepMissing) as error:
-                            left.append(str(error))
-                        else:
-                            retried += 1
+            async for _, page in _all_pages(router, keyspace, step):
+                errors = [error for error in await _retry(router, keyspace, page) if error is not None]
+                retried += len(page) - len(errors)
+                left += [str(error) for error in errors]
         return retried, left
 
     # -- dropping -----------------------------------------------------------------------------------------------------
 
     async def drop(self, step: str, id: str) -> None:
-        """Remove a letter for good. Raises DeadLetterMissing."""
+        """Delete a letter. Raises DeadLetterMissing."""
         async with open_namespace(self._state, f"dead letter {id}") as (router, keyspace):
             place, entry_id = _place(keyspace, step, id)
             if not await _drop(router, keyspace, place, [entry_id]):
                 raise _missing(step, id)
 
     async def drop_all(self, step: str | None = None) -> int:
-        """Remove all letters that there are now, of a step or of all steps; return their number."""
+        """Delete all letters that exist now, of a step or of all steps. Return their number."""
         dropped = 0
         async with open_namespace(self._state, "dead letters") as (router, keyspace):
-            for place in await _filled(router, keyspace, step):
-                async for page in _pages(router, place):
-                    dropped += await _drop(router, keyspace, place, [letter.id.partition("/")[2] for letter in page])
+            async for place, page in _all_pages(router, keyspace, step):
+                dropped += await _drop(router, keyspace, place, [letter.id.partition("/")[2] for letter in page])
         return dropped
 
     @staticmethod
@@ -172,7 +167,7 @@ class DeadLetters:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A step's dead letters in one partition."""
+    """Name the stream of a step's dead letters in one partition."""
 
     step: str
     partition: int
@@ -180,7 +175,7 @@ class _Place:
 
 
 def _place(keyspace: Keyspace, step: str, id: str) -> tuple[_Place, str]:
-    """Return where the letter with this id lies, and its id there."""
+    """Return the place of the letter with this id, and the id of its entry there. Raises DeadLetterMissing."""
     match = _ID.fullmatch(id)
     if match is None or int(match[1]) >= keyspace.layout.partitions:
         raise _missing(step, id)
@@ -192,11 +187,11 @@ def _in_partition(keyspace: Keyspace, step: str, partition: int) -> _Place:
 
 
 def _missing(step: str, id: str) -> DeadLetterMissing:
-    return DeadLetterMissing(f"step {step!r} has no dead letter {id!r}")
+    return DeadLetterMissing(f"step {step!r} has no dead letter {id!r}: check the id with `motia-redis dead list`")
 
 
 async def _filled(router: Router, keyspace: Keyspace, step: str | None) -> dict[_Place, int]:
-    """Return where a step, or any step, has letters, and how many."""
+    """Return the places where a step, or any step, has letters, with the number of letters."""
     partitions = range(keyspace.layout.partitions)
     if step is not None:
         places = [_in_partition(keyspace, step, partition) for partition in partitions]
@@ -208,7 +203,7 @@ async def _filled(router: Router, keyspace: Keyspace, step: str | None) -> dict[
 
 
 async def _pages(router: Router, place: _Place) -> AsyncIterator[list[DeadLetter]]:
-    """Read the letters that are there now; those written meanwhile (a retry that failed again) are left out."""
+    """Yield the letters that exist now, page by page. Skip letters written meanwhile, such as retries that failed again."""
     newest: Any = await router.execute(place.stream, "XREVRANGE", place.stream, "+", "-", "COUNT", 1)
     start = "-"
     while newest:
@@ -220,8 +215,15 @@ async def _pages(router: Router, place: _Place) -> AsyncIterator[list[DeadLetter
         start = f"({page[-1][0].decode()}"
 
 
+async def _all_pages(router: Router, keyspace: Keyspace, step: str | None) -> AsyncIterator[tuple[_Place, list[DeadLetter]]]:
+    """Yield the pages of all places where a step, or any step, has letters."""
+    for place in await _filled(router, keyspace, step):
+        async for page in _pages(router, place):
+            yield place, page
+
+
 async def _merged(router: Router, places: list[_Place]) -> AsyncIterator[DeadLetter]:
-    """Return the letters of several places in the order of their times, the oldest first."""
+    """Yield the letters of several places, the oldest first."""
     sources = []
     for number, place in enumerate(places):
         letters = (letter async for page in _pages(router, place) for letter in page)
@@ -262,23 +264,27 @@ def _letter(place: _Place, entry_id: bytes, fields: Mapping[bytes, bytes]) -> De
     )
 
 
-async def _retry(router: Router, keyspace: Keyspace, letters: list[DeadLetter]) -> list[administration.RetryOutcome]:
+async def _retry(router: Router, keyspace: Keyspace, letters: list[DeadLetter]) -> list[DeadLetterMissing | StepMissing | None]:
+    """Retry letters. Return for each why it stayed, or None."""
     calls = []
     for letter in letters:
         place, entry_id = _place(keyspace, letter.step, letter.id)
         calls.append(administration.Letter(place.stream, letter.fields[b"stream"], letter.step, entry_id))
-    return await administration.retry_dead_letter(router, calls)
+    outcomes = await administration.retry_dead_letter(router, calls)
+    return [_retry_error(letter, outcome) for letter, outcome in zip(letters, outcomes, strict=True)]
 
 
-def _check(letter: DeadLetter, outcome: administration.RetryOutcome) -> None:
-    """Raise what kept a letter from being retried, if anything did."""
-    subject = f"dead letter {letter.id} of step {letter.step!r}"
-    if outcome == "gone":
-        raise _missing(letter.step, letter.id)
-    if outcome == "empty":
-        raise DeadLetterMissing(f"{subject}: its event was trimmed before the step gave up; drop the letter")
-    if outcome == "no group":
-        raise StepMissing(f"{subject}: the step has no consumer group on {letter.stream}; start a worker that runs it")
+def _retry_error(letter: DeadLetter, outcome: administration.RetryOutcome) -> DeadLetterMissing | StepMissing | None:
+    subject = f"dead letter {letter.id} of step {letter.step!r} cannot be retried"
+    match outcome:
+        case "retried":
+            return None
+        case "gone":
+            return _missing(letter.step, letter.id)
+        case "empty":
+            return DeadLetterMissing(f"{subject}: its event was trimmed before the step gave up; drop the letter")
+        case "no group":
+            return StepMissing(f"{subject}: the step has no consumer group on {letter.stream}; start a worker that runs the step")
 
 
 async def _drop(router: Router, keyspace: Keyspace, place: _Place, ids: list[str]) -> int:

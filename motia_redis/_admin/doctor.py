@@ -1,12 +1,12 @@
-"""Looking at a Redis as a whole: whether it keeps what is given to it."""
+"""Check that the servers of a Redis are configured for durability, and that this user may run the library's commands."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from redis.exceptions import RedisError
+from redis.exceptions import ResponseError
 
 from motia_redis._admin.connections import open_router
 from motia_redis._store import keyspace
@@ -14,30 +14,33 @@ from motia_redis._transport import health
 from motia_redis._transport.health import Finding
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from redis.asyncio import Redis
 
     from motia_redis._store.manager import StateManager
     from motia_redis._transport.router import Router
 
-_SKEW = 2.0  # seconds that clocks may differ
+_T = TypeVar("_T")
 _PINGS = 5
 _SLOW = 0.01  # seconds
-#: A script with a key of the namespace, as every change is one.
+#: A script that reads a key of the namespace: each mutation is a script with keys of the namespace.
 _TRIAL = "return redis.call('EXISTS', KEYS[1])"
 
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """One primary, and what was found there."""
+    """Hold the findings about one primary."""
 
     address: str  #: host:port, or the path of a socket
     findings: list[Finding]
 
 
 async def examine(state: StateManager) -> list[Examined]:
-    """Return a check list for each primary. Reads only, and creates no namespace. Raises StateUnavailable.
+    """Return the findings about each primary. Only reads, and does not create the namespace.
 
-    Cost: a few round trips to each.
+    If Redis rejects a command for this user, the checks that need it have the outcome `unknown`. Cost: a few round trips to each
+    primary. Raises StateUnavailable.
     """
     async with open_router(state, "doctor") as router:
         return [await _examine(state, router, client) for client in await router.primaries()]
@@ -45,19 +48,19 @@ async def examine(state: StateManager) -> list[Examined]:
 
 async def _examine(state: StateManager, router: Router, client: Redis) -> Examined:
     pings = [await _timed_ping(client) for _ in range(_PINGS)]
-    info: dict[str, Any] = await client.info("all")
+    info = await _unless_rejected(client.info("all"))
     config: dict[Any, Any] = {}
     try:
         config = await client.config_get("save", "appendfsync", "min-replicas-to-write")
-    except RedisError:  # its user may not, or the server takes one name at a time
+    except ResponseError:  # its user may not, or the server takes one name at a time
         for name in ("save", "appendfsync", "min-replicas-to-write"):
             try:
                 config |= await client.config_get(name)
-            except RedisError:
+            except ResponseError:
                 break
     found = health.findings(info, _text(config), in_cluster=router.is_cluster)
     found.append(_speed(sorted(pings)[_PINGS // 2]))
-    found.append(await _clock(client))
+    found.append(health.clock(await _skew(client)))
     if not router.is_cluster:
         found.append(await _permission(client, state.namespace))
     where = client.connection_pool.connection_kwargs
@@ -82,21 +85,26 @@ def _speed(seconds: float) -> Finding:
     found = f"{seconds * 1000:.1f} ms for a round trip"
     if seconds < _SLOW:
         return Finding("speed", "ok", found)
-    return Finding("speed", "warning", found, "run the workers nearer to Redis: each call waits that long")
+    return Finding("speed", "warning", found, "run the workers nearer to Redis: each call takes at least that time")
 
 
-async def _clock(client: Redis) -> Finding:
-    seconds, microseconds = await client.time()
-    skew = seconds + microseconds / 1e6 - time.time()
-    found = f"differs from this machine's by {abs(skew):.1f} s"
-    if abs(skew) < _SKEW:
-        return Finding("clock", "ok", found)
-    return Finding("clock", "warning", found, "run NTP on both: ages and retention go by the server's clock")
+async def _skew(client: Redis) -> float | None:
+    """Return by how many seconds the server's clock is ahead of this machine's, or None if Redis rejects TIME."""
+    reply = await _unless_rejected(client.time())
+    return None if reply is None else reply[0] + reply[1] / 1e6 - time.time()
+
+
+async def _unless_rejected(reply: Awaitable[_T]) -> _T | None:
+    """Return a reply, or None if Redis rejects the command, as it does for a user without the permission."""
+    try:
+        return await reply
+    except ResponseError:
+        return None
 
 
 async def _permission(client: Redis, namespace: str) -> Finding:
     try:
         await client.eval(_TRIAL, 1, keyspace.layout_key(namespace))
-    except RedisError as error:
-        return Finding("permissions", "failed", str(error), "give the user the rule of the README")
+    except ResponseError as error:
+        return Finding("permissions", "failed", str(error), "give the user the ACL rule in docs/operating.md")
     return Finding("permissions", "ok", "scripts may run on the namespace's keys")

@@ -1,13 +1,14 @@
-"""What Redis knows of steps and workers: who lives, who holds which lane, which steps left dead letters; and to forget a step.
+"""Read which workers, lanes and steps a namespace has, and forget a step.
 
-No call here looks through the keyspace: the number of partitions and lanes is known, and the hash of a partition's leases names
-every lane that ever had a holder, those of topics included.
+No call scans the keyspace. The numbers of partitions and lanes are known. The hash of a partition's leases names every lane that
+ever had a holder, lanes of topics included.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
@@ -22,10 +23,12 @@ if TYPE_CHECKING:
     from motia_redis._store.manager import StateManager
     from motia_redis._transport.router import Router
 
+_WORKER = re.compile(rb"(\d{1,18}) (.*)", re.DOTALL)  # as lua/heartbeat.lua writes it: expiry, description
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """A worker that lives, as it introduced itself."""
+    """Describe a live worker, as the worker announced itself."""
 
     id: str
     host: str
@@ -35,96 +38,134 @@ class WorkerInfo:
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """Workers, lanes and steps at one moment."""
+    """Hold the workers, lanes and steps of a namespace at one moment."""
 
     now: int  #: the time on the Redis server, Unix milliseconds
     workers: Mapping[str, WorkerInfo]  #: by id
     lanes: Mapping[tuple[str, bytes], str | None]  #: step and stream -> id of the live worker that holds the lane, or None
-    dropped: Mapping[bytes, int]  #: stream -> unhandled entries that the hard cap has dropped from it so far
-    steps: tuple[frozenset[str], ...]  #: for each partition: the steps that have, or had, a lane there or left dead letters
+    dropped: Mapping[bytes, int]  #: stream -> number of unhandled entries that the hard cap has removed
+    steps: tuple[frozenset[str], ...]  #: for each partition: the steps that have or had a lane there, or left dead letters
+
+
+class _Leases(NamedTuple):
+    """Hold what the hash of one partition's leases says."""
+
+    lanes: dict[tuple[str, bytes], str | None]  #: as in `Registry`
+    forgotten: set[str]  #: forgotten steps with dead letters
+
+    @property
+    def steps(self) -> frozenset[str]:
+        return frozenset(self.forgotten | {step for step, _ in self.lanes})
 
 
 async def read(router: Router, keyspace: Keyspace) -> Registry:
-    """Return what Redis knows. Cost: one round trip; the number of workers and of all steps' lanes."""
-    wanted: list[Any] = [(keyspace.workers, ("TIME",)), (keyspace.workers, ("HGETALL", keyspace.workers))]
-    for partition in range(keyspace.layout.partitions):
-        stream = keyspace.events(partition, 0)
-        wanted += [(key, ("HGETALL", key)) for key in (keyspace.leases(stream), keyspace.trimmed(stream))]
-    (seconds, microseconds), introduced, *hashes = await router.gather(wanted)
+    """Return the registry of a namespace. Cost: one round trip; the number of workers and of all steps' lanes."""
+    streams = [keyspace.events(partition, 0) for partition in range(keyspace.layout.partitions)]
+    keys = [keyspace.workers, *map(keyspace.leases, streams), *map(keyspace.trimmed, streams)]
+    commands: list[Any] = [(keyspace.workers, ("TIME",)), *((key, ("HGETALL", key)) for key in keys)]
+    (seconds, microseconds), workers, *hashes = await router.gather(commands)
     now = seconds * 1000 + microseconds // 1000
-    lanes: dict[tuple[str, bytes], str | None] = {}
-    steps = []
-    for fields in hashes[::2]:
-        names = {field.removeprefix(b"forgotten ").decode() for field in fields if field.startswith(b"forgotten ")}
-        for field, holder in fields.items():
-            if field.startswith(b"lane "):
-                step, _, stream = field.removeprefix(b"lane ").partition(b"\n")
-                lives = int(fields.get(b"worker " + holder, 0)) > now
-                lanes[step.decode(), stream] = holder.decode() if lives else None
-                names.add(step.decode())
-        steps.append(frozenset(names))
-    dropped = {
-        field.removeprefix(b"dropped "): int(count)
-        for fields in hashes[1::2]
-        for field, count in fields.items()
-        if field.startswith(b"dropped ")
-    }
-    return Registry(now, _workers(introduced, now), lanes, dropped, tuple(steps))
+    leases = [_decode_leases(fields, now) for fields in hashes[: len(streams)]]
+    dropped = [_decode_dropped(fields) for fields in hashes[len(streams) :]]
+    return Registry(
+        now=now,
+        workers=_decode_workers(workers, now),
+        lanes={lane: holder for partition in leases for lane, holder in partition.lanes.items()},
+        dropped={stream: count for partition in dropped for stream, count in partition.items()},
+        steps=tuple(partition.steps for partition in leases),
+    )
 
 
-def _workers(introduced: Mapping[bytes, bytes], now: int) -> dict[str, WorkerInfo]:
-    found = {}
-    for worker, text in introduced.items():
-        expiry, _, description = text.partition(b" ")
-        if int(expiry) > now:
-            told = orjson.loads(description)
-            found[worker.decode()] = WorkerInfo(worker.decode(), told["host"], told["pid"], tuple(told["steps"]))
-    return found
+def _decode_leases(fields: Mapping[bytes, bytes], now: int) -> _Leases:
+    leases = _Leases({}, set())
+    for field, value in fields.items():
+        kind, _, name = field.partition(b" ")
+        if kind == b"forgotten":
+            leases.forgotten.add(name.decode())
+        elif kind == b"lane":
+            step, _, stream = name.partition(b"\n")
+            is_live = int(fields.get(b"worker " + value, 0)) > now
+            leases.lanes[step.decode(), stream] = value.decode() if is_live else None
+    return leases
+
+
+def _decode_dropped(fields: Mapping[bytes, bytes]) -> dict[bytes, int]:
+    prefix = b"dropped "
+    return {field.removeprefix(prefix): int(count) for field, count in fields.items() if field.startswith(prefix)}
+
+
+def _decode_workers(fields: Mapping[bytes, bytes], now: int) -> dict[str, WorkerInfo]:
+    workers = [_decode_worker(field, value, now) for field, value in fields.items()]
+    return {worker.id: worker for worker in workers if worker is not None}
+
+
+def _decode_worker(field: bytes, value: bytes, now: int) -> WorkerInfo | None:
+    """Return the worker of one field. Return None if the worker is dead, or if a worker does not write such a field."""
+    announced = _WORKER.fullmatch(value)
+    if announced is None or int(announced[1]) <= now:
+        return None
+    try:
+        worker, description = field.decode(), orjson.loads(announced[2])
+    except ValueError:  # not UTF-8, or not JSON
+        return None
+    match description:
+        case {"host": str(host), "pid": int(pid), "steps": [*steps]} if all(isinstance(step, str) for step in steps):
+            return WorkerInfo(worker, host, pid, tuple(steps))
+    return None
 
 
 def partition_of(stream: bytes) -> int:
-    """Return the partition that a stream, or any other key of one, lies in."""
+    """Return the partition of a stream, or of any other key with a partition's hash tag."""
     return int(stream[: stream.index(b"}:")].rpartition(b":")[2])
 
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """What `forget_step` did."""
+    """Hold the result of `forget_step`."""
 
     groups: int  #: consumer groups removed
     dead_letters: int  #: dead letters that the step had
-    dropped: bool  #: whether they were dropped, too
+    dropped: bool  #: whether the dead letters were dropped
 
 
 async def forget_step(state: StateManager, name: str, *, with_dead_letters: bool = False, force: bool = False) -> Forgotten:
-    """Remove a step that no longer exists, so that no history is kept for it.
+    """Remove the consumer groups and the recorded attempts of a step that no longer exists, so that streams can be trimmed.
 
-    Its consumer groups go from all streams, with what is pending in them, and its recorded attempts. Events that it has not
-    handled are lost to it: should it come back, it begins with those written from then on. Its dead letters stay, unless
-    `with_dead_letters`. Atomic in each partition; after an error, call it again.
+    The step loses the entries that it has not handled. If it comes back, it begins with the entries written from then on. Its
+    dead letters stay, unless `with_dead_letters`. Each partition changes atomically. After an error, repeat the call.
 
-    A worker that runs the step would make the groups again at once, to read all there is, so the call is refused while one lives;
-    `force` does it all the same. Cost: a round trip; the number of streams and of the step's pending entries. Raises StepInUse,
-    StepMissing, StateUnavailable.
+    The call is rejected while a live worker runs the step. That worker would make the groups again at once, and read all entries
+    that are still there. `force` skips the check. Cost: two round trips; the number of streams and of the step's pending entries.
+    Raises StepInUse, StepMissing, StateUnavailable.
     """
     async with open_namespace(state, f"step {name!r}") as (router, keyspace):
-        registry = await read(router, keyspace)
-        running = [worker for worker in registry.workers.values() if name in worker.steps]
-        if running and not force:
-            places = ", ".join(sorted(f"process {worker.pid} on {worker.host}" for worker in running))
-            raise StepInUse(f"step {name!r} is run by {places}: stop it first, or force it")
-        topics = sorted({stream for step, stream in registry.lanes if step == name} - set(keyspace.event_streams()))
-        partitions = []
-        for partition in range(keyspace.layout.partitions):
-            streams = [keyspace.events(partition, lane) for lane in range(keyspace.layout.lanes)]
-            first = streams[0]
-            streams += [stream for stream in topics if partition_of(stream) == partition]
-            leases, attempts, dead = keyspace.leases(first), keyspace.attempts(first, name), keyspace.dead(first, name)
-            partitions.append(administration.StepKeys(leases, attempts, dead, streams))
+        known = await read(router, keyspace)
+        if not force:
+            _check_unused(known, name)
         counts = await administration.forget_step(
-            router, partitions, step=name, dead_letters="drop" if with_dead_letters else "keep"
+            router, _step_keys(keyspace, known, name), step=name, dead_letters="drop" if with_dead_letters else "keep"
         )
     groups, letters = sum(count.groups for count in counts), sum(count.dead_letters for count in counts)
-    if not groups and not letters and not any(name in steps for steps in registry.steps):
-        raise StepMissing(f"there is no step {name!r} in namespace {state.namespace!r}")
+    if not groups and not letters and not any(name in steps for steps in known.steps):
+        raise StepMissing(f"there is no step {name!r} in namespace {state.namespace!r}: check the name with `motia-redis status`")
     return Forgotten(groups, letters, with_dead_letters)
+
+
+def _check_unused(known: Registry, step: str) -> None:
+    """Raise StepInUse if a live worker runs the step."""
+    running = sorted(f"process {worker.pid} on {worker.host}" for worker in known.workers.values() if step in worker.steps)
+    if running:
+        message = f"step {step!r} cannot be forgotten: the step still runs in {', '.join(running)}"
+        raise StepInUse(f"{message}; end its workers, or use force")
+
+
+def _step_keys(keyspace: Keyspace, known: Registry, step: str) -> list[administration.StepKeys]:
+    """Return the keys that the step may have in each partition."""
+    topics = sorted({stream for name, stream in known.lanes if name == step} - set(keyspace.event_streams()))
+    keys = []
+    for partition in range(keyspace.layout.partitions):
+        streams = [keyspace.events(partition, lane) for lane in range(keyspace.layout.lanes)]
+        streams += [stream for stream in topics if partition_of(stream) == partition]
+        leases, attempts, dead = keyspace.leases(streams[0]), keyspace.attempts(streams[0], step), keyspace.dead(streams[0], step)
+        keys.append(administration.StepKeys(leases, attempts, dead, streams))
+    return keys

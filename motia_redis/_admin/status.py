@@ -1,103 +1,125 @@
-"""How the consumption of a namespace stands: steps, what they have not handled, who works on them, dead letters."""
+"""Read the status of a namespace: its steps, what they have not handled, their workers and dead letters."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from motia_redis._admin import registry
 from motia_redis._admin.connections import open_namespace
 from motia_redis._scripts import administration
+from motia_redis._scripts.administration import Position
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from motia_redis._admin.registry import Registry
+    from motia_redis._scripts.administration import GroupPosition
     from motia_redis._store.keyspace import Keyspace
     from motia_redis._store.manager import StateManager
     from motia_redis._transport.router import Router
 
-_COUNTED = 10_000  # entries of one lane that are counted where the server does not know their number
-_PAGE = 1000  # of them in one call
+_MOST_COUNTED = 10_000  # entries of one lane that are counted if the server does not know their number
+_PAGE = 1000  # entries that one call counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepStatus:
-    """One step, over all of its lanes (streams)."""
+    """Describe one step, over all of its lanes."""
 
     name: str
-    lag: int  #: events that are not delivered to a worker yet, those of other scopes and keys in the same lanes included
-    lag_exact: bool  #: False: there are more than `lag` (10,000 in one lane were counted, and the server knows no number)
-    pending: int  #: events that are delivered and not handled yet
-    oldest_age: float | None  #: seconds since the oldest of both was written; None when there is none
+    lag: int  #: entries that no worker has read yet; entries of other scopes and keys in the same lanes count, too
+    lag_exact: bool  #: False: there are more than `lag`; the server does not know the number, and counting ends at 10,000 a lane
+    pending: int  #: entries that a worker has read and that are not handled yet
+    oldest_age: float | None  #: seconds since the oldest entry that is not handled was written; None: there is none
     lanes: int
-    lanes_held: int  #: by workers that live
+    lanes_held: int  #: lanes that a live worker holds
     dead_letters: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerStatus:
-    """One worker that lives."""
+    """Describe one live worker."""
 
     id: str
     host: str
     pid: int
-    lanes: dict[str, int]  #: step -> how many of its lanes the worker holds; 0 for a step that has too few for all
+    lanes: dict[str, int]  #: step -> lanes of the step that this worker holds; 0 if other workers hold all of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """A namespace; `steps` and `workers` are sorted by name, and by host and process."""
+    """Describe a namespace. `steps` are sorted by name, `workers` by host and process."""
 
     namespace: str
     steps: list[StepStatus]
     workers: list[WorkerStatus]
-    dropped: dict[str, int]  #: stream -> unhandled events that the hard cap has dropped from it so far
+    dropped: dict[str, int]  #: stream -> number of unhandled entries that the hard cap has removed
 
 
 @dataclass(slots=True)
-class _Sum:
-    """What is added up for one step."""
+class _Totals:
+    """Add up the lanes of one step."""
 
     lag: int = 0
     lag_exact: bool = True
     pending: int = 0
-    oldest: int | None = None
+    oldest: int | None = None  #: Unix milliseconds
     lanes: int = 0
     held: int = 0
-    partitions: set[int] = field(default_factory=set)
+    partitions: set[int] = field(default_factory=set)  #: where the step may have dead letters
     dead_letters: int = 0
+
+    def add_group(self, group: GroupPosition, *, is_held: bool) -> None:
+        self.lanes += 1
+        self.held += is_held
+        self.pending += group.pending
+        self.lag += max(0, group.undelivered)
+        if group.oldest:
+            written = int(group.oldest.partition(b"-")[0])
+            self.oldest = written if self.oldest is None else min(self.oldest, written)
+
+    def to_status(self, name: str, now: int) -> StepStatus:
+        return StepStatus(
+            name=name,
+            lag=self.lag,
+            lag_exact=self.lag_exact,
+            pending=self.pending,
+            oldest_age=None if self.oldest is None else max(0, now - self.oldest) / 1000,
+            lanes=self.lanes,
+            lanes_held=self.held,
+            dead_letters=self.dead_letters,
+        )
+
+
+class _Uncounted(NamedTuple):
+    """Name entries of a step that the server did not count: those after a position."""
+
+    totals: _Totals
+    position: Position
 
 
 async def read_status(state: StateManager) -> Status:
-    """Return how a namespace stands. Not of one moment: what is written meanwhile may be counted or not.
+    """Return the status of a namespace. It is not of one moment: entries written during the call may be counted or not.
 
-    A step is known by its consumer groups; those on topics by the lanes that a worker ever held. Only reads, and never looks
-    through the keyspace. Cost: three round trips; lanes times steps. Redis 6.2, which does not know how far behind a group is,
-    has to count: up to 10,000 entries in each lane, a page at a time. Raises StateUnavailable.
+    The steps are those with a consumer group on an event stream, or on a topic of which a worker ever held a lane. Only reads,
+    and never scans the keyspace. Cost: three round trips; lanes times steps. If the server does not know the lag of a group
+    (Redis 6.2), the call counts up to 10,000 entries of each lane, page by page. Raises StateUnavailable.
     """
     async with open_namespace(state, "status") as (router, keyspace):
         known = await registry.read(router, keyspace)
-        sums = await _groups(router, keyspace, known)
+        totals = await _sum_groups(router, keyspace, known)
         for partition, names in enumerate(known.steps):
             for name in names:
-                sums.setdefault(name, _Sum()).partitions.add(partition)
-        await _add_dead_letters(router, keyspace, sums)
-    steps = [
-        StepStatus(
-            name=name,
-            lag=found.lag,
-            lag_exact=found.lag_exact,
-            pending=found.pending,
-            oldest_age=None if found.oldest is None else max(0, known.now - found.oldest) / 1000,
-            lanes=found.lanes,
-            lanes_held=found.held,
-            dead_letters=found.dead_letters,
-        )
-        for name, found in sorted(sums.items())
-        if found.lanes or found.dead_letters
-    ]
-    dropped = {stream.decode(errors="replace"): count for stream, count in sorted(known.dropped.items())}
-    return Status(namespace=state.namespace, steps=steps, workers=_workers(known), dropped=dropped)
+                totals[name].partitions.add(partition)
+        await _add_dead_letters(router, keyspace, totals)
+    return Status(
+        namespace=state.namespace,
+        steps=[step.to_status(name, known.now) for name, step in sorted(totals.items()) if step.lanes or step.dead_letters],
+        workers=_workers(known),
+        dropped={stream.decode(errors="replace"): count for stream, count in sorted(known.dropped.items())},
+    )
 
 
 def _workers(known: Registry) -> list[WorkerStatus]:
@@ -111,50 +133,42 @@ def _workers(known: Registry) -> list[WorkerStatus]:
     return sorted(workers, key=lambda worker: (worker.host, worker.pid, worker.id))
 
 
-async def _groups(router: Router, keyspace: Keyspace, known: Registry) -> dict[str, _Sum]:
-    """Return how far the groups have come, added up by step."""
+async def _sum_groups(router: Router, keyspace: Keyspace, known: Registry) -> defaultdict[str, _Totals]:
+    """Return the totals of all consumer groups, by step."""
     streams = list(dict.fromkeys([*keyspace.event_streams(), *(stream for _, stream in known.lanes)]))
-    sums: dict[str, _Sum] = {}
-    to_count: list[tuple[_Sum, bytes, bytes]] = []
+    totals: defaultdict[str, _Totals] = defaultdict(_Totals)
+    uncounted: list[_Uncounted] = []
     for stream, groups in zip(streams, await administration.inspect_stream(router, streams), strict=True):
-        for raw_name, pending, oldest, undelivered, delivered in groups:
-            name = raw_name.decode(errors="replace")  # any nodes can make a group
-            found = sums.setdefault(name, _Sum())
-            found.lanes += 1
-            found.held += known.lanes.get((name, stream)) is not None
-            found.partitions.add(registry.partition_of(stream))
-            found.pending += pending
-            if oldest:
-                written = int(oldest.partition(b"-")[0])
-                found.oldest = written if found.oldest is None else min(found.oldest, written)
-            if undelivered >= 0:
-                found.lag += undelivered
-            else:
-                to_count.append((found, stream, delivered))
-    await _count(router, to_count)
-    return sums
+        for group in groups:
+            name = group.name.decode(errors="replace")  # other clients may create groups with any name
+            step = totals[name]
+            step.partitions.add(registry.partition_of(stream))
+            step.add_group(group, is_held=known.lanes.get((name, stream)) is not None)
+            if group.undelivered < 0:
+                uncounted.append(_Uncounted(step, Position(stream, group.delivered)))
+    await _count(router, uncounted)
+    return totals
 
 
-async def _count(router: Router, to_count: list[tuple[_Sum, bytes, bytes]]) -> None:
-    """Add what lies behind a position, page by page, the pages of all lanes in one round trip."""
-    for _ in range(_COUNTED // _PAGE):
-        if not to_count:
+async def _count(router: Router, uncounted: list[_Uncounted]) -> None:
+    """Add the entries after each position to the lag. Each round trip counts one page of each lane."""
+    for _ in range(_MOST_COUNTED // _PAGE):
+        if not uncounted:
             return
-        positions = [administration.Position(stream, position) for _, stream, position in to_count]
-        replies = await administration.count_entries(router, positions, limit=_PAGE)
+        counts = await administration.count_entries(router, [entries.position for entries in uncounted], limit=_PAGE)
         rest = []
-        for (found, stream, _), (count, position) in zip(to_count, replies, strict=True):
-            found.lag += count
-            if position:
-                rest.append((found, stream, position))
-        to_count = rest
-    for found, _, _ in to_count:
-        found.lag_exact = False
+        for (step, position), count in zip(uncounted, counts, strict=True):
+            step.lag += count.entries
+            if count.last:
+                rest.append(_Uncounted(step, Position(position.stream, count.last)))
+        uncounted = rest
+    for step, _ in uncounted:
+        step.lag_exact = False
 
 
-async def _add_dead_letters(router: Router, keyspace: Keyspace, sums: dict[str, _Sum]) -> None:
-    places = [(name, partition) for name, found in sums.items() for partition in found.partitions]
+async def _add_dead_letters(router: Router, keyspace: Keyspace, totals: Mapping[str, _Totals]) -> None:
+    places = [(name, partition) for name, step in totals.items() for partition in step.partitions]
     streams = [keyspace.dead(keyspace.events(partition, 0), name) for name, partition in places]
     counts = await router.gather([(stream, ("XLEN", stream)) for stream in streams])
     for (name, _), count in zip(places, counts, strict=True):
-        sums[name].dead_letters += count
+        totals[name].dead_letters += count

@@ -19,37 +19,41 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _ERROR_WIDTH = 60  # characters of an error in a list
-_IN_ORDER = "runs again after the newer events of its key, with its original revision"
+_ORDER = "runs again after the newer events of its key, with its original revision"
 
 _step = click.option("--step", metavar="NAME", required=True, help="The step that gave up.")
 _some = stack(
     click.argument("ids", nargs=-1, metavar="[ID]..."),
-    click.option("--step", metavar="NAME", help="The step that gave up; needed with IDs."),
-    click.option("--all", "every", is_flag=True, help="All that there are now, of the step or of all steps."),
+    click.option("--step", metavar="NAME", help="The step that gave up; required with IDs."),
+    click.option("--all", "every", is_flag=True, help="All dead letters that exist now, of the step or of all steps."),
 )
 
 
 @click.group()
 def dead() -> None:
-    """Look at events that a step gave up on, run them again or drop them.
+    """List, retry and drop dead letters.
+
+    A dead letter is an event or a message that a step gave up on after `max_attempts`.
 
     \b
     Example:
       motia-redis dead list --redis redis://localhost:6379/0
+      motia-redis dead retry --step Welcome --all
     """  # noqa: D301
 
 
 @dead.command("list")
 @connection_options
-@click.option("--step", metavar="NAME", help="Only this step's.")
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, metavar="N", help="The oldest N.")
+@click.option("--step", metavar="NAME", help="Only dead letters of this step.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, metavar="N", help="At most N, the oldest.")
 @json_option
 def list_(*, redis_url: str | None, namespace: str, step: str | None, limit: int, as_json: bool) -> None:
     """List dead letters, the oldest first.
 
     \b
     Example:
-      motia-redis dead list --step Welcome
+      motia-redis dead list --step Welcome --limit 20
+      motia-redis dead list --json
     """  # noqa: D301
     from motia_redis._admin.dead_letters import DeadLetters  # noqa: PLC0415 - slow
 
@@ -78,7 +82,9 @@ def list_(*, redis_url: str | None, namespace: str, step: str | None, limit: int
             right=["ATTEMPTS"],
         )
         if count > len(letters):
-            click.echo(f"the oldest {len(letters)} of {count}; --limit shows more", err=True)
+            click.echo(
+                f"these are the oldest {len(letters)} of {counted(count, 'dead letter')}; use --limit to show more", err=True
+            )
     else:
         click.echo("no dead letters")
 
@@ -89,7 +95,7 @@ def list_(*, redis_url: str | None, namespace: str, step: str | None, limit: int
 @_step
 @json_option
 def show(*, redis_url: str | None, namespace: str, id: str, step: str, as_json: bool) -> None:
-    """Show one dead letter with its values.
+    """Show one dead letter: its error, its event and the values.
 
     \b
     Example:
@@ -107,7 +113,7 @@ def show(*, redis_url: str | None, namespace: str, id: str, step: str, as_json: 
     width = max(map(len, facts))
     for name, value in facts.items():
         text = value if isinstance(value, str) else orjson.dumps(value).decode()
-        # The error may have many lines, which say more than one.
+        # The text of an error may have several lines.
         lines = [printable(line) for line in text.splitlines()] or [""]
         click.echo("\n".join(f"{label:{width}}  {line}" for label, line in zip([name, *[""] * len(lines)], lines, strict=False)))
 
@@ -115,12 +121,12 @@ def show(*, redis_url: str | None, namespace: str, id: str, step: str, as_json: 
 def _facts(letter: DeadLetter) -> dict[str, Any]:
     names = ("id", "step", "stream", "entry_id", "event_type", "scope", "topic", "key", "revision")
     facts = {name: getattr(letter, name) for name in names}
-    story = {"error_type": letter.error_type, "error_text": letter.error_text, "attempts": letter.attempts}
-    return {**facts, **story, "time": letter.time.isoformat(timespec="milliseconds")}
+    failure = {"error_type": letter.error_type, "error_text": letter.error_text, "attempts": letter.attempts}
+    return {**facts, **failure, "time": letter.time.isoformat(timespec="milliseconds")}
 
 
 def _values(letter: DeadLetter) -> dict[str, Any]:
-    """Return the values, or their text where it is not JSON: that may be the very reason why the letter is here."""
+    """Return the values, or their text if it is not JSON. A value that is not JSON may be what the step failed on."""
     from motia_redis.errors import CorruptValue  # noqa: PLC0415 - slow
 
     try:
@@ -134,75 +140,77 @@ def _values(letter: DeadLetter) -> dict[str, Any]:
         return {"values": str(error), **{f"{name.decode()}_text": text for name, text in texts.items()}}
 
 
-def _chosen(ids: Sequence[str], step: str | None, *, every: bool) -> None:
+def _check_choice(ids: Sequence[str], step: str | None, *, every: bool) -> None:
     if every == bool(ids):
-        raise click.UsageError("Give IDs, or --all.")
+        raise click.UsageError("Give either IDs or --all.")
     if ids and step is None:
-        raise click.UsageError("IDs need --step.")
+        raise click.UsageError("IDs require --step.")
 
 
 @dead.command()
 @connection_options
 @_some
 def retry(*, redis_url: str | None, namespace: str, ids: tuple[str, ...], step: str | None, every: bool) -> None:
-    """Have the step handle dead letters again; other steps do not see them.
+    """Run the events of dead letters again, for their step only.
 
-    An event runs again after the newer events of its key, with its original revision and all its attempts. A letter leaves the
-    list in the same moment in which its event is back.
+    An event runs again after the newer events of its key, with its original revision and all its attempts. A dead letter is
+    removed when its event is back in the stream; both happen atomically.
 
     \b
     Example:
       motia-redis dead retry --step Welcome 3/1700000000000-0
       motia-redis dead retry --step Welcome --all
     """  # noqa: D301
-    _chosen(ids, step, every=every)
+    _check_choice(ids, step, every=every)
 
     async def work(letters: DeadLetters) -> tuple[int, list[str]]:
         if every:
             return await letters.retry_all(step)
-        return await _each(ids, partial(letters.retry, step or ""))
+        return await _apply(ids, partial(letters.retry, step or ""))
 
     done, left = _with_letters(redis_url, namespace, work)
     each = "it" if done == 1 else "each"
-    click.echo(f"retried {counted(done, 'dead letter')}" + (f"; {each} {_IN_ORDER}" if done else ""))
-    _complain(left)
+    click.echo(f"retried {counted(done, 'dead letter')}" + (f"; {each} {_ORDER}" if done else ""))
+    _report(left)
 
 
 @dead.command()
 @connection_options
 @_some
-@click.option("--yes", is_flag=True, help="Do not ask before --all.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation of --all.")
 def drop(*, redis_url: str | None, namespace: str, ids: tuple[str, ...], step: str | None, every: bool, yes: bool) -> None:
-    """Remove dead letters for good.
+    """Delete dead letters. They cannot be recovered.
 
     \b
     Example:
       motia-redis dead drop --step Welcome 3/1700000000000-0
       motia-redis dead drop --step Welcome --all --yes
     """  # noqa: D301
-    _chosen(ids, step, every=every)
+    _check_choice(ids, step, every=every)
     if every and not yes:
         _confirm(f"Drop all dead letters of {f'step {step!r}' if step else 'all steps'} in namespace {namespace!r}?")
 
     async def work(letters: DeadLetters) -> tuple[int, list[str]]:
         if every:
             return await letters.drop_all(step), []
-        return await _each(ids, partial(letters.drop, step or ""))
+        return await _apply(ids, partial(letters.drop, step or ""))
 
     done, left = _with_letters(redis_url, namespace, work)
     click.echo(f"dropped {counted(done, 'dead letter')}")
-    _complain(left)
+    _report(left)
 
 
 def _confirm(question: str) -> None:
     with one_line_errors():
         try:
             agreed = click.confirm(question, err=True)
-        except click.Abort:  # nobody there to answer
+        except click.Abort:  # end of input, or an interrupt
             click.echo(err=True)
             agreed = False
         if not agreed:
-            raise CommandError("nothing was dropped: it was not confirmed (--yes does)")
+            raise CommandError(
+                "nothing was dropped: the question was not answered with yes; use --yes to drop without a question"
+            )
 
 
 def _with_letters(redis_url: str | None, namespace: str, work: Callable[[DeadLetters], Awaitable[_T]]) -> _T:
@@ -211,8 +219,8 @@ def _with_letters(redis_url: str | None, namespace: str, work: Callable[[DeadLet
     return run_on_namespace(redis_url, namespace, lambda state: work(DeadLetters(state)))
 
 
-async def _each(ids: Sequence[str], act: Callable[[str], Awaitable[None]]) -> tuple[int, list[str]]:
-    """Act on each letter; return how many there were, and what was wrong with the others."""
+async def _apply(ids: Sequence[str], act: Callable[[str], Awaitable[None]]) -> tuple[int, list[str]]:
+    """Call `act` for each id. Return how many calls succeeded, and the error messages of the others."""
     from motia_redis.errors import DeadLetterMissing, StepMissing  # noqa: PLC0415 - slow
 
     done, left = 0, []
@@ -226,8 +234,8 @@ async def _each(ids: Sequence[str], act: Callable[[str], Awaitable[None]]) -> tu
     return done, left
 
 
-def _complain(left: Sequence[str]) -> None:
-    """End with an error if some letters were left, naming the first."""
+def _report(left: Sequence[str]) -> None:
+    """End with exit code 2 and the first error message, if any dead letters were left."""
     if left:
         with one_line_errors():
-            raise CommandError(left[0] + (f" (and {len(left) - 1} more like it)" if len(left) > 1 else ""))
+            raise CommandError(left[0] + (f" (and {counted(len(left) - 1, 'more error')})" if len(left) > 1 else ""))

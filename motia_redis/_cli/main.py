@@ -1,4 +1,4 @@
-"""The `motia-redis` command: its options, `run`, `serve` and `worker`, and the administrative commands."""
+"""Define the `motia-redis` command and its commands `run`, `serve` and `worker`."""
 
 from __future__ import annotations
 
@@ -21,19 +21,28 @@ _common = stack(
         type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
         default="info",
         show_default=True,
+        help="Lowest level of the records to write.",
     ),
-    click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True),
+    click.option(
+        "--log-format",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        show_default=True,
+        help="Format of the log on standard error.",
+    ),
 )
 _http = stack(
     click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on."),
-    click.option("--port", type=click.IntRange(0, 65535), default=3000, show_default=True, help="Port; 0 takes a free one."),
+    click.option(
+        "--port", type=click.IntRange(0, 65535), default=3000, show_default=True, help="Port to listen on. 0 selects a free port."
+    ),
     click.option(
         "--max-body",
         type=click.IntRange(min=1),
         default=1_048_576,
         show_default=True,
         metavar="BYTES",
-        help="Largest request body.",
+        help="Largest request body that is accepted.",
     ),
 )
 _consumption = stack(
@@ -43,7 +52,7 @@ _consumption = stack(
         default=64,
         show_default=True,
         metavar="N",
-        help="Handlers that run at once.",
+        help="Largest number of handlers that run at the same time.",
     ),
     click.option(
         "--lease",
@@ -51,7 +60,7 @@ _consumption = stack(
         default=3.0,
         show_default=True,
         metavar="SECONDS",
-        help="How long the work of a process that died stays untouched.",
+        help="Time after which other workers take the lanes of a dead worker.",
     ),
 )
 
@@ -59,13 +68,14 @@ _consumption = stack(
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="motia-redis", message="%(prog)s %(version)s", help="Show the version.")
 def main() -> None:
-    """Run applications of steps on shared state in Redis.
+    """Run steps on shared state in Redis.
 
-    APP is a Python file, a folder of *_step.py files or a module; several may be given.
+    APP is a Python file, a folder of *_step.py files, or a module. More than one may be given.
 
     \b
     Example:
       motia-redis run examples/users.py --redis redis://localhost:6379/0
+      motia-redis status --redis redis://localhost:6379/0
     """  # noqa: D301 - \b is click's mark for a paragraph that must not be wrapped
 
 
@@ -78,7 +88,7 @@ for _command in (status, doctor, dead, steps):
 @_http
 @_consumption
 def run(**options: Any) -> None:
-    """Serve HTTP and fire triggers, in one process.
+    """Serve HTTP and run a worker, in one process.
 
     \b
     Example:
@@ -91,7 +101,7 @@ def run(**options: Any) -> None:
 @_common
 @_http
 def serve(**options: Any) -> None:
-    """Serve HTTP only; triggers fire in `worker` processes.
+    """Serve HTTP only. State and queue triggers fire in `worker` processes.
 
     \b
     Example:
@@ -104,7 +114,7 @@ def serve(**options: Any) -> None:
 @_common
 @_consumption
 def worker(**options: Any) -> None:
-    """Fire state and queue triggers only; start as many as needed.
+    """Run a worker: fire state and queue triggers, without HTTP. Any number of workers may run.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""Run the work of an administrative command on a namespace."""
+"""Run an administrative command on a namespace."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 def run_on_namespace(
     redis_url: str | None, namespace: str, work: Callable[[StateManager], Awaitable[_T]], *, must_exist: bool = True
 ) -> _T:
-    """Return the result of `work`, called with a manager of the namespace; end the process with exit code 2 on an error.
+    """Call `work` with a manager of the namespace and return its result. On an error, end the process with exit code 2.
 
-    With `must_exist`, a namespace that no process has created is an error: a mistyped name must not create a namespace.
+    With `must_exist`, a namespace that does not exist is an error, so that a mistyped name does not create a namespace.
     """
 
     async def run() -> _T:
@@ -37,7 +37,7 @@ def run_on_namespace(
         finally:
             await state.close()
 
-    # Warnings about the server's settings are for `doctor` to print.
+    # Suppress warnings about the server's settings: `doctor` prints them.
     logging.getLogger("motia_redis").addHandler(logging.NullHandler())
     with one_line_errors():
         return asyncio.run(run())

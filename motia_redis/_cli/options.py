@@ -1,4 +1,4 @@
-"""What the commands of `motia-redis` share: the options that say which Redis, and how errors are shown."""
+"""Define the options that all commands share, and print errors as one line."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ EXIT_ERROR = 2
 
 
 class CommandError(Exception):
-    """A failure to be shown as one line."""
+    """A failure that the command prints as one line."""
 
 
 def stack(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return one decorator for several options, shown in the order given."""
+    """Return one decorator for several options. `--help` shows the options in the order given."""
 
     def decorate(command: Any) -> Any:
         for option in reversed(options):
@@ -41,7 +41,7 @@ connection_options = stack(
         metavar="URL",
         envvar="MOTIA_REDIS_URL",
         show_envvar=True,
-        help="redis://, rediss://, unix://, redis+sentinel://, redis+cluster:// or embedded://DIR; default: an embedded Redis.",
+        help="redis://, rediss://, unix://, redis+sentinel://, redis+cluster:// or embedded://DIR; default: embedded://.motia",
     ),
     click.option(
         "--namespace",
@@ -50,14 +50,14 @@ connection_options = stack(
         show_envvar=True,
         default="motia",
         show_default=True,
-        help="Prefix of all keys; applications that share state share it.",
+        help="Prefix of all keys. Applications with the same namespace share state.",
     ),
 )
 
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Show errors of the block as one line and end the process with exit code 2; an interrupt ends it as shells expect."""
+    """Print an error of the block as one line and end the process with exit code 2. After an interrupt the exit code is 130."""
     try:
         yield
     except (StateError, CommandError) as exc:
@@ -68,7 +68,7 @@ def one_line_errors() -> Iterator[None]:
 
 
 def state_manager(redis_url: str | None, namespace: str) -> StateManager:
-    """Return the manager for the options. Raises CommandError for a URL that the Redis client cannot read."""
+    """Return the manager for the options. Raises CommandError for an invalid URL or namespace."""
     from motia_redis._store.manager import StateManager  # noqa: PLC0415 - slow to import: `--help` must answer at once
 
     try:

@@ -1,4 +1,4 @@
-"""How the commands print: tables, JSON, and text of anybody without what could confuse a terminal."""
+"""Print tables and JSON. Replace control characters, so that no value can send commands to the terminal."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 def print_json(value: Any) -> None:
-    """Print JSON that a person can read too."""
-    import orjson  # noqa: PLC0415 - see cli.py
+    """Print indented JSON."""
+    import orjson  # noqa: PLC0415 - slow
 
     click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[str] = ()) -> None:
-    """Print aligned columns; those named in `right` are numbers."""
+    """Print aligned columns. Align the columns named in `right` to the right."""
     texts = [[plain(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(head, *texts, strict=True)]
     for row in (head, *texts):
@@ -29,16 +29,16 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]], *, right: Seque
 
 
 def plain(value: object, width: int | None = None) -> str:
-    """Return text of anybody as one line without control characters."""
+    """Return a value as one line without control characters, cut to `width` characters."""
     text = printable(" ".join(str(value).split()))
     return text if width is None or len(text) <= width else text[: width - 1] + "…"
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number of things in words."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun, such as "2 dead letters"."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def printable(text: str) -> str:
-    """Return text with a ? for each character that is none to look at."""
+    """Return text with a ? in place of each character that is not printable."""
     return "".join(character if character.isprintable() else "?" for character in text)

@@ -1,7 +1,7 @@
-"""Run an application: serve HTTP, fire triggers, or both, until a signal.
+"""Run an application until a signal: serve HTTP, run a worker, or both.
 
-Modules that only a running application needs (uvicorn, Starlette, the worker) are imported when it starts, so that `--help` and a
-mistyped option answer at once.
+Modules that only a running application needs (uvicorn, Starlette, the worker) are imported when it starts. So `--help` and errors
+of the command line do not wait for these imports.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The options of one command. `serves` and `works` are the difference between `run`, `serve` and `worker`."""
+    """Hold the options of one command. `run`, `serve` and `worker` differ in `serves` and `works`."""
 
     app: tuple[str, ...]
     serves: bool
@@ -49,12 +49,12 @@ class Settings:
 
 
 def start(settings: Settings) -> None:
-    """Load the application and run it until a signal; end the process with the right exit code."""
+    """Load the application and run it until a signal. On an error, end the process with exit code 2."""
     from motia_redis._steps.loading import load_application  # noqa: PLC0415 - see the module's docstring
     from motia_redis._steps.logs import configure_logging  # noqa: PLC0415
 
     configure_logging(settings.log_level, settings.log_format)
-    # The global `stateManager` that handlers may import must mean the same Redis as `ctx.state`.
+    # The global `stateManager`, which handlers may import, must use the same Redis as `ctx.state`.
     os.environ["MOTIA_REDIS_NAMESPACE"] = settings.namespace
     if settings.redis_url is not None:
         os.environ["MOTIA_REDIS_URL"] = settings.redis_url
@@ -74,7 +74,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _run(settings: Settings, application: Application) -> None:
-    """Start, work until a signal (or until a part fails), finish what is running and close everything."""
+    """Start, run until a signal or a failure, let running handlers and requests finish, and close all connections."""
     stopping = asyncio.Event()
     with _signals(stopping):
         async with contextlib.AsyncExitStack() as cleanup:
@@ -85,7 +85,7 @@ async def _run(settings: Settings, application: Application) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """What `_prepare` made ready; `server` or `worker` is None in a process without it."""
+    """Hold the result of `_prepare`. `server` or `worker` is None in a process without it."""
 
     server: Server | None
     listener: socket.socket | None
@@ -94,16 +94,16 @@ class _Parts:
 
 
 async def _prepare(settings: Settings, application: Application, cleanup: contextlib.AsyncExitStack) -> _Parts:
-    """Bind the port, connect, and create the consumer groups, which holds for every command."""
+    """Bind the port, connect to Redis and create the consumer groups, for every command."""
     from motia_redis._worker.worker import Worker  # noqa: PLC0415 - see the module's docstring
 
-    # Bound first: a port in use is the cheapest thing to find out.
+    # Bind first: an address that is in use is the fastest error to detect.
     listener = cleanup.enter_context(_listen(settings.host, settings.port)) if settings.serves else None
     state = state_manager(settings.redis_url, settings.namespace)
     cleanup.push_async_callback(state.close)
     await state.connect()
     worker = Worker(application, state, concurrency=settings.concurrency, lease=settings.lease)
-    # A process that only serves creates the groups too: what it changes before the first worker starts is not missed.
+    # A process that only serves creates the groups, too, so that no event is missed before the first worker starts.
     await worker.prepare()
     steps = {id(step) for step in application.http_steps if settings.serves}
     steps |= {id(step) for step in application.worker_steps if settings.works}
@@ -120,14 +120,14 @@ async def _prepare(settings: Settings, application: Application, cleanup: contex
 
 
 async def _work(parts: _Parts, stopping: asyncio.Event) -> None:
-    """Serve and consume until `stopping` is set or one of the two ends, then let both finish what is running."""
+    """Run the server and the worker until `stopping` is set or one of them ends. Then let both finish what is running."""
     jobs: list[asyncio.Task[None]] = []
     if parts.worker is not None:
         jobs.append(asyncio.create_task(parts.worker.run()))
     if parts.server is not None and parts.listener is not None:
         jobs.append(asyncio.create_task(parts.server.serve(sockets=[parts.listener])))
-    # The port accepts connections since it was bound, so whoever reads this line is answered.
-    with contextlib.suppress(OSError):  # nobody reads the output any more
+    # The port has accepted connections since it was bound, so a client may connect as soon as this line is printed.
+    with contextlib.suppress(OSError):  # the reader of standard output has gone
         click.echo(f"motia-redis: {parts.announcement}")
         sys.stdout.flush()
     stop = asyncio.create_task(stopping.wait())
@@ -138,7 +138,7 @@ async def _work(parts: _Parts, stopping: asyncio.Event) -> None:
     if parts.worker is not None:
         parts.worker.stop()
     for outcome in await asyncio.gather(*jobs, return_exceptions=True):
-        # A group of one (as the worker's task group makes it) says no more than what it holds.
+        # Unwrap groups of one exception, as the worker's task group raises them.
         while isinstance(outcome, BaseExceptionGroup) and len(outcome.exceptions) == 1:
             outcome = outcome.exceptions[0]  # noqa: PLW2901
         if isinstance(outcome, BaseException):
@@ -146,7 +146,7 @@ async def _work(parts: _Parts, stopping: asyncio.Event) -> None:
 
 
 async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, _Parts]) -> _Parts | None:
-    """Return the result of `work`, or cancel it and return None if `stopping` is set first."""
+    """Return the result of `work`. If `stopping` is set first, cancel `work` and return None."""
     task = asyncio.create_task(work)
     stop = asyncio.create_task(stopping.wait())
     await asyncio.wait([task, stop], return_when=asyncio.FIRST_COMPLETED)
@@ -161,7 +161,7 @@ async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, _Parts]) ->
 
 @contextlib.contextmanager
 def _signals(stopping: asyncio.Event) -> Iterator[None]:
-    """Set `stopping` at the first SIGTERM or SIGINT inside the block; end the process at once at the second."""
+    """Set `stopping` at the first SIGTERM or SIGINT in the block. End the process at once at the second."""
     loop = asyncio.get_running_loop()
     seen = False
 
@@ -172,7 +172,7 @@ def _signals(stopping: asyncio.Event) -> Iterator[None]:
         seen = True
         loop.call_soon_threadsafe(stopping.set)
 
-    # Not `loop.add_signal_handler`: a handler that blocks the loop must not be able to hold off the second signal.
+    # Not `loop.add_signal_handler`: a step that blocks the loop would delay the second signal.
     before = {signum: signal.signal(signum, handle) for signum in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
@@ -182,14 +182,14 @@ def _signals(stopping: asyncio.Event) -> Iterator[None]:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket. Raises CommandError for an address that cannot be had."""
+    """Return a listening socket. Raises CommandError if the address is not available."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server((str(address[0]), port), family=family, backlog=2048)
     except OSError as exc:
-        # The standard library puts the address into the text itself; once is enough.
+        # The text of `exc` repeats the address, so take the reason from its code.
         reason = os.strerror(exc.errno) if exc.errno is not None and exc.errno > 0 else exc.strerror or str(exc)
-        raise CommandError(f"cannot listen on {host}:{port}: {reason}") from exc
+        raise CommandError(f"cannot listen on {host}:{port}: {reason}; choose another --host or --port") from exc
 
 
 def _url(listener: socket.socket) -> str:
@@ -198,7 +198,7 @@ def _url(listener: socket.socket) -> str:
 
 
 def _server(application: Application, state: StateManager, max_body: int) -> Server:
-    """Return the HTTP server, which leaves signals and logging to us."""
+    """Return the HTTP server, configured to handle neither signals nor logging."""
     import uvicorn  # noqa: PLC0415 - see the module's docstring
 
     from motia_redis._web.app import create_web_app  # noqa: PLC0415

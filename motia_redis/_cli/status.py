@@ -1,4 +1,4 @@
-"""The commands `status` and `doctor`: the state of a namespace, and the configuration of its Redis."""
+"""Define the commands `status` and `doctor`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,19 @@ if TYPE_CHECKING:
 @connection_options
 @json_option
 def status(*, redis_url: str | None, namespace: str, as_json: bool) -> None:
-    """Show steps, what they have not handled yet, their workers and dead letters.
+    """Show steps, their lag, workers and dead letters.
 
-    LAG is what is not delivered to a worker yet, PENDING what is delivered and not handled, OLDEST the age of the oldest of both
-    in seconds. Lanes are the streams that a step reads; each is worked by one worker at a time.
+    \b
+    LAG      entries that no worker has read yet
+    PENDING  entries that were read and are not handled yet
+    OLDEST   age in seconds of the oldest entry that is not handled
+    LANES    lanes that a live worker holds, of all lanes of the step
+    DEAD     dead letters of the step
 
     \b
     Example:
       motia-redis status --redis redis://localhost:6379/0
+      motia-redis status --json
     """  # noqa: D301 - \b is click's mark for a paragraph that must not be wrapped
     from dataclasses import asdict  # noqa: PLC0415 - slow
 
@@ -58,8 +63,8 @@ def _print_status(found: Status) -> None:
         click.echo("no steps")
     click.echo()
     if found.dropped:
-        count = counted(sum(found.dropped.values()), "unhandled event")
-        click.echo(f"the hard cap has dropped {count}: {plain(', '.join(f'{k} {v}' for k, v in found.dropped.items()))}\n")
+        count = counted(sum(found.dropped.values()), "unhandled entry", "unhandled entries")
+        click.echo(f"the hard cap has removed {count}: {plain(', '.join(f'{k} {v}' for k, v in found.dropped.items()))}\n")
     if not found.workers:
         click.echo("no workers")
         return
@@ -72,13 +77,22 @@ def _print_status(found: Status) -> None:
 @connection_options
 @json_option
 def doctor(*, redis_url: str | None, namespace: str, as_json: bool) -> None:
-    """Check whether a Redis keeps what is given to it, with the remedy for what is wrong.
+    """Check that Redis is configured for durability.
 
-    Ends with 1 when a check failed: state may get lost, or nothing works.
+    Each finding that is not ok has a remedy.
+
+    \b
+    ok       nothing to do
+    warning  state may get lost in a crash, or soon
+    failed   nothing works, or state gets lost in operation
+    unknown  Redis rejects what the check needs for this user, or does not report it
+
+    The exit code is 1 if a check failed.
 
     \b
     Example:
       motia-redis doctor --redis redis://localhost:6379/0
+      motia-redis doctor --json
     """  # noqa: D301
     from dataclasses import asdict  # noqa: PLC0415 - slow
 

@@ -1,4 +1,4 @@
-"""The command `steps forget`."""
+"""Define the command `steps forget`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from motia_redis._cli.output import counted
 
 @click.group()
 def steps() -> None:
-    """Remove steps that no longer exist.
+    """Forget steps that no longer exist.
 
     \b
     Example:
@@ -22,18 +22,20 @@ def steps() -> None:
 @steps.command()
 @connection_options
 @click.argument("name")
-@click.option("--with-dead-letters", is_flag=True, help="Drop its dead letters, too.")
+@click.option("--with-dead-letters", is_flag=True, help="Drop the dead letters of the step, too.")
 @click.option(
-    "--force", is_flag=True, help="Even while a live worker runs it; that makes its groups again, to read all there is."
+    "--force", is_flag=True, help="Forget the step even while a live worker runs it. The worker makes the groups again."
 )
 def forget(*, redis_url: str | None, namespace: str, name: str, with_dead_letters: bool, force: bool) -> None:
-    """Remove a step that no longer exists, so that no events are kept for it.
+    """Remove the consumer groups of a step that no longer exists, so that streams can be trimmed.
 
-    What it has not handled is lost to it: should it come back, it begins with the events written from then on.
+    The step loses what it has not handled. If it comes back, it begins with the events written from then on. Its dead letters
+    stay, unless --with-dead-letters.
 
     \b
     Example:
       motia-redis steps forget OldStep --redis redis://localhost:6379/0
+      motia-redis steps forget OldStep --with-dead-letters
     """  # noqa: D301
     from motia_redis._admin.registry import forget_step  # noqa: PLC0415 - slow
 

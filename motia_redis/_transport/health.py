@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 OLDEST_VERSION = (6, 2)
+_MOST_SKEW = 2.0  # seconds by which two clocks may differ
+_DISK_STATUS = ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status")
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +18,7 @@ class Finding:
     """Hold the result of one check.
 
     `failed`: the library cannot work, or normal operation loses state. `warning`: a crash loses state, or errors are near.
-    `unknown`: the user may not read the setting.
+    `unknown`: the user may not read what the check needs, or the server does not report it.
     """
 
     check: str
@@ -25,69 +27,113 @@ class Finding:
     remedy: str = ""
 
 
-def findings(info: Mapping[str, Any], config: Mapping[str, str], *, in_cluster: bool) -> list[Finding]:
-    """Return the findings about one primary. `config` lacks the settings that the user may not read."""
-    return [
-        _version(info),
-        _kind(info, in_cluster=in_cluster),
-        _role(info),
-        _eviction(info),
-        _memory(info),
-        persistence(info, config),
-        _last_save(info),
-        _replicas(info, config),
-    ]
+@dataclass(frozen=True, slots=True)
+class _Server:
+    """Hold what one primary tells about itself. `config` lacks the settings that the user may not read."""
+
+    info: Mapping[str, Any]
+    config: Mapping[str, str]
+    in_cluster: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """Define a check and the fields of INFO that it needs."""
+
+    name: str
+    fields: tuple[str, ...]
+    examine: Callable[[_Server], Finding]
+
+    def run(self, server: _Server) -> Finding:
+        missing = [field for field in self.fields if field not in server.info]
+        if not missing:
+            return self.examine(server)
+        return Finding(
+            self.name, "unknown", f"INFO has no {', '.join(missing)}", "ask the provider of the server for the setting"
+        )
+
+    def run_without_info(self) -> Finding:
+        return Finding(self.name, "unknown", "Redis rejects INFO for this user", _grant("+info"))
+
+
+def findings(info: Mapping[str, Any] | None, config: Mapping[str, str], *, in_cluster: bool) -> list[Finding]:
+    """Return the findings about one primary.
+
+    `info` is the reply of INFO, or None if Redis rejects INFO for this user. `config` lacks the settings that the user may not
+    read.
+    """
+    if info is None:
+        return [check.run_without_info() for check in _CHECKS]
+    server = _Server(info, config, in_cluster)
+    return [check.run(server) for check in _CHECKS]
 
 
 def warnings(info: Mapping[str, Any], config: Mapping[str, str]) -> Iterator[Finding]:
     """Yield the findings to log at the first connection: eviction of state, and a missing append-only file."""
-    eviction, stored = _eviction(info), persistence(info, config)
+    server = _Server(info, config)
+    eviction, persistence = _EVICTION.run(server), _PERSISTENCE.run(server)
     if eviction.outcome == "failed":
         yield eviction
-    if stored.outcome == "warning" and not _is_appending(info):
-        yield stored
+    if persistence.outcome == "warning" and not _is_appending(server):
+        yield persistence
 
 
-def _version(info: Mapping[str, Any]) -> Finding:
+def clock(skew: float | None) -> Finding:
+    """Return the finding about the server's clock.
+
+    `skew` is the difference from this machine's clock in seconds, or None if Redis rejects TIME for the user.
+    """
+    if skew is None:
+        return Finding("clock", "unknown", "Redis rejects TIME for this user", _grant("+time"))
+    found = f"differs from this machine's by {abs(skew):.1f} s"
+    if abs(skew) < _MOST_SKEW:
+        return Finding("clock", "ok", found)
+    return Finding("clock", "warning", found, "run NTP on both machines: ages and retention use the server's clock")
+
+
+def _grant(permission: str) -> str:
+    return f"grant the user {permission} (ACL rule in docs/operating.md)"
+
+
+def _version(server: _Server) -> Finding:
+    info = server.info
     name = "Valkey" if "valkey_version" in info else "Redis"
-    text = str(info.get("valkey_version") or info.get("redis_version", "?"))
-    parts = str(info.get("redis_version", "0")).split(".")
-    known = tuple(int(part) if part.isdigit() else 0 for part in parts[:2])
-    if known >= OLDEST_VERSION:
-        return Finding("version", "ok", f"{name} {text}")
-    return Finding("version", "failed", f"{name} {text}", "upgrade to Redis 6.2, Valkey 7.2 or newer")
+    found = f"{name} {info.get('valkey_version') or info['redis_version']}"
+    parts = str(info["redis_version"]).split(".")
+    version = tuple(int(part) if part.isdigit() else 0 for part in parts[:2])
+    if version >= OLDEST_VERSION:
+        return Finding("version", "ok", found)
+    return Finding("version", "failed", found, "upgrade to Redis 6.2, Valkey 7.2 or newer")
 
 
-def _kind(info: Mapping[str, Any], *, in_cluster: bool) -> Finding:
-    if bool(int(info.get("cluster_enabled", 0))) == in_cluster:
-        return Finding("topology", "ok", "a node of a Cluster" if in_cluster else "not a Cluster")
-    if in_cluster:
+def _topology(server: _Server) -> Finding:
+    if bool(int(server.info["cluster_enabled"])) == server.in_cluster:
+        return Finding("topology", "ok", "a node of a Cluster" if server.in_cluster else "not a Cluster")
+    if server.in_cluster:
         return Finding("topology", "failed", "not a Cluster", "use redis:// instead of redis+cluster://")
     return Finding("topology", "failed", "a node of a Cluster", "use redis+cluster:// instead of redis://")
 
 
-def _role(info: Mapping[str, Any]) -> Finding:
-    if info.get("role") == "master":
+def _role(server: _Server) -> Finding:
+    if server.info["role"] == "master":
         return Finding("role", "ok", "primary")
     return Finding("role", "failed", "a replica, which rejects writes", "use the URL of the primary, or redis+sentinel://")
 
 
-def _eviction(info: Mapping[str, Any]) -> Finding:
-    policy = str(info.get("maxmemory_policy", ""))
-    if not policy:
-        return Finding("eviction", "unknown", "this user may not read maxmemory-policy", "check that it is noeviction")
+def _eviction(server: _Server) -> Finding:
+    policy = str(server.info["maxmemory_policy"])
     if policy == "noeviction":
         return Finding("eviction", "ok", "maxmemory-policy noeviction")
     remedy = "CONFIG SET maxmemory-policy noeviction, also in redis.conf"
-    if not int(info.get("maxmemory", 0)):
+    if not int(server.info["maxmemory"]):
         return Finding("eviction", "warning", f"maxmemory-policy {policy}, which evicts once a maxmemory is set", remedy)
     if policy.startswith("volatile"):
         return Finding("eviction", "warning", f"maxmemory-policy {policy}: evicts the records that detect repeated calls", remedy)
     return Finding("eviction", "failed", f"maxmemory-policy {policy}: state is evicted when memory is full", remedy)
 
 
-def _memory(info: Mapping[str, Any]) -> Finding:
-    used, limit = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
+def _memory(server: _Server) -> Finding:
+    used, limit = int(server.info["used_memory"]), int(server.info["maxmemory"])
     if not limit:
         return Finding("memory", "ok", f"{used / 1e6:.1f} MB used, no maxmemory")
     found = f"{used / 1e6:.1f} of {limit / 1e6:.1f} MB used"
@@ -96,50 +142,69 @@ def _memory(info: Mapping[str, Any]) -> Finding:
     return Finding("memory", "warning", found, "raise maxmemory, or delete data: a full Redis rejects all writes")
 
 
-def _is_appending(info: Mapping[str, Any]) -> bool:
-    return bool(int(info.get("aof_enabled", 0)))
+def _is_appending(server: _Server) -> bool:
+    return bool(int(server.info["aof_enabled"]))
 
 
-def persistence(info: Mapping[str, Any], config: Mapping[str, str]) -> Finding:
-    """Return the finding about the append-only file and snapshots."""
-    if "aof_enabled" not in info:
-        return Finding("persistence", "unknown", "this user may not read INFO persistence", "check that appendonly is yes")
-    if not _is_appending(info):
-        remedy = "CONFIG SET appendonly yes, also in redis.conf"
-        if "save" not in config:
-            return Finding("persistence", "warning", "no append-only file: a crash may lose minutes, or everything", remedy)
-        if not config["save"]:
-            return Finding("persistence", "warning", "nothing is kept on disk: a restart loses everything", remedy)
-        return Finding(
-            "persistence", "warning", f"snapshots only (save {config['save']}): a crash loses all later changes", remedy
-        )
+def _persistence(server: _Server) -> Finding:
+    return _append_only_file(server.config) if _is_appending(server) else _snapshots(server.config)
+
+
+def _append_only_file(config: Mapping[str, str]) -> Finding:
     sync = config.get("appendfsync", "")
+    if not sync:
+        found = "append-only file, appendfsync unknown: Redis rejects CONFIG GET for this user"
+        return Finding("persistence", "unknown", found, _grant("+config|get"))
+    found = f"append-only file, appendfsync {sync}"
     if sync == "no":
         remedy = "CONFIG SET appendfsync everysec, or always"
-        return Finding("persistence", "warning", "append-only file, appendfsync no: synced whenever the system decides", remedy)
-    loss = {"everysec": "a crash may lose the last second", "always": "an answered change is on disk"}.get(sync, "")
-    return Finding("persistence", "ok", f"append-only file{', appendfsync ' + sync if sync else ''}{': ' + loss if loss else ''}")
+        return Finding("persistence", "warning", f"{found}: the operating system decides when changes reach the disk", remedy)
+    loss = {"everysec": ": a crash may lose the last second", "always": ": an answered change is on disk"}.get(sync, "")
+    return Finding("persistence", "ok", found + loss)
 
 
-def _last_save(info: Mapping[str, Any]) -> Finding:
-    failed = [name for name in ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status")
-              if info.get(name, "ok") != "ok"]  # fmt: skip
+def _snapshots(config: Mapping[str, str]) -> Finding:
+    remedy = "CONFIG SET appendonly yes, also in redis.conf"
+    if "save" not in config:
+        found = "no append-only file: a crash may lose minutes, or everything"
+    elif config["save"]:
+        found = f"snapshots only (save {config['save']}): a crash loses all later changes"
+    else:
+        found = "nothing is kept on disk: a restart loses everything"
+    return Finding("persistence", "warning", found, remedy)
+
+
+def _disk(server: _Server) -> Finding:
+    failed = [field for field in _DISK_STATUS if server.info[field] != "ok"]
     if not failed:
-        return Finding("disk", "ok", "the last writes to disk went well")
-    return Finding(
-        "disk", "failed", f"writing to disk failed: {', '.join(failed)}", "check the free disk space and the server's log"
-    )
+        return Finding("disk", "ok", "the last writes to disk succeeded")
+    remedy = "check the free disk space and the server's log"
+    return Finding("disk", "failed", f"writing to disk failed: {', '.join(failed)}", remedy)
 
 
-def _replicas(info: Mapping[str, Any], config: Mapping[str, str]) -> Finding:
-    count, minimum = int(info.get("connected_slaves", 0)), config.get("min-replicas-to-write", "")
+def _replicas(server: _Server) -> Finding:
+    count, minimum = int(server.info["connected_slaves"]), server.config.get("min-replicas-to-write", "")
     if not count:
-        found = "no replica: durability='replicated' and fail-over are not available"
-        return Finding("replicas", "ok", found)
-    found = f"{count} connected"
-    if minimum in ("", "0"):
+        return Finding("replicas", "ok", "no replica: durability='replicated' and fail-over are not available")
+    if not minimum:
+        found = f"{count} connected, min-replicas-to-write unknown: Redis rejects CONFIG GET for this user"
+        return Finding("replicas", "unknown", found, _grant("+config|get"))
+    found = f"{count} connected, min-replicas-to-write {minimum}"
+    if minimum == "0":
         remedy = "CONFIG SET min-replicas-to-write 1, so that an isolated primary rejects writes"
-        return Finding(
-            "replicas", "ok" if minimum == "" else "warning", f"{found}, min-replicas-to-write {minimum or 'unknown'}", remedy
-        )
-    return Finding("replicas", "ok", f"{found}, min-replicas-to-write {minimum}")
+        return Finding("replicas", "warning", found, remedy)
+    return Finding("replicas", "ok", found)
+
+
+_EVICTION = _Check("eviction", ("maxmemory_policy", "maxmemory"), _eviction)
+_PERSISTENCE = _Check("persistence", ("aof_enabled",), _persistence)
+_CHECKS = (
+    _Check("version", ("redis_version",), _version),
+    _Check("topology", ("cluster_enabled",), _topology),
+    _Check("role", ("role",), _role),
+    _EVICTION,
+    _Check("memory", ("used_memory", "maxmemory"), _memory),
+    _PERSISTENCE,
+    _Check("disk", _DISK_STATUS, _disk),
+    _Check("replicas", ("connected_slaves",), _replicas),
+)

@@ -19,7 +19,7 @@ _REFUSALS = {
     "OOM": "is full (maxmemory): nothing was changed; delete data or raise maxmemory, and set maxmemory-policy to noeviction",
     "READONLY": "is a read-only replica: use the URL of the primary to change state",
     "LOADING": "is loading its data: try again in a moment",
-    "NOPERM": "denies this user the command or the key: add them to its ACL rule (the README has the complete rule)",
+    "NOPERM": "denies this user the command or the key: add them to its ACL rule (docs/operating.md has the complete rule)",
     "WRONGTYPE": "holds another type under a key of this library: another client wrote it; delete or rename that key",
     "MISCONF": "rejects writes, because it cannot save to disk: check the free disk space and the server's log",
     "MASTERDOWN": "is a replica without connection to its primary: use the URL of the primary",

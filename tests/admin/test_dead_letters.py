@@ -1,4 +1,4 @@
-"""Dead letters: found without a scan, run again by their step alone, dropped; and the commands for it."""
+"""Test listing, retrying and dropping dead letters, and the `dead` commands."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.support.servers import RedisServer
 
 
-async def test_a_letter_tells_the_whole_story(state: StateManager) -> None:
+async def test_dead_letter_describes_its_event_error_and_attempts(state: StateManager) -> None:
     failing = FailingHandler()
     letters = DeadLetters(state)
     await state.set("users", "ann", {"n": 1})
@@ -52,7 +52,7 @@ async def test_a_letter_tells_the_whole_story(state: StateManager) -> None:
         _ = change.data
 
 
-async def test_letters_of_all_partitions_are_listed_by_time_and_their_ids_differ(state: StateManager) -> None:
+async def test_list_orders_letters_of_all_partitions_by_time_with_unique_ids(state: StateManager) -> None:
     letters = DeadLetters(state)
     assert await letters.list() == []
     async with working(
@@ -73,7 +73,7 @@ async def test_letters_of_all_partitions_are_listed_by_time_and_their_ids_differ
     assert await letters.list("Three") == []
 
 
-async def test_a_retried_letter_runs_once_in_its_step_only_with_its_original_revision(
+async def test_retried_letter_runs_once_in_its_step_only_with_its_original_revision(
     state: StateManager, raw: redis.Redis, namespace: str
 ) -> None:
     failing, other = FailingHandler(), Recorder()
@@ -103,8 +103,7 @@ async def test_a_retried_letter_runs_once_in_its_step_only_with_its_original_rev
         await letters.retry("Sick", letter.id)
 
 
-async def test_a_retried_event_waits_for_its_key(state: StateManager) -> None:
-    """It does not run beside a newer event of its key, wherever that is."""
+async def test_retried_event_does_not_run_while_a_newer_event_of_its_key_runs(state: StateManager) -> None:
     first, running, seen = True, set(), []
     gate = asyncio.Event()
 
@@ -141,7 +140,7 @@ async def test_a_retried_event_waits_for_its_key(state: StateManager) -> None:
     assert seen == [3, 2, 1]
 
 
-async def test_a_letter_that_fails_again_is_one_letter_again(state: StateManager) -> None:
+async def test_retry_that_fails_again_leaves_one_letter_with_the_original_revision(state: StateManager) -> None:
     failing = FailingHandler()
     letters = DeadLetters(state)
     async with working(state, failing_step(failing, "Sick", state_trigger())):
@@ -165,7 +164,7 @@ async def test_a_letter_that_fails_again_is_one_letter_again(state: StateManager
     assert await letters.count() == 0
 
 
-async def test_a_message_is_retried_with_its_id(state: StateManager) -> None:
+async def test_retried_message_keeps_its_id(state: StateManager) -> None:
     failing = FailingHandler()
     letters = DeadLetters(state)
     async with working(state, failing_step(failing, "Sick", queue("mail"))):
@@ -178,7 +177,7 @@ async def test_a_message_is_retried_with_its_id(state: StateManager) -> None:
     assert failing.received.contexts[0].trigger.message_id == message
 
 
-async def test_one_letter_is_moved_by_many_who_retry_it_at_once(state: StateManager, raw: redis.Redis, namespace: str) -> None:
+async def test_concurrent_retries_of_one_letter_run_its_event_once(state: StateManager, raw: redis.Redis, namespace: str) -> None:
     failing = FailingHandler()
     letters = DeadLetters(state)
     async with working(state, failing_step(failing, "Sick", state_trigger())):
@@ -192,7 +191,7 @@ async def test_one_letter_is_moved_by_many_who_retry_it_at_once(state: StateMana
     assert len(failing.received.inputs) == 1
 
 
-async def test_retry_all_takes_what_there_is_and_ends_though_all_fail_again(state: StateManager) -> None:
+async def test_retry_all_ends_when_all_letters_fail_again(state: StateManager) -> None:
     failing = FailingHandler()
     letters = DeadLetters(state)
     async with working(state, failing_step(failing, "Sick", state_trigger())):
@@ -208,7 +207,9 @@ async def test_retry_all_takes_what_there_is_and_ends_though_all_fail_again(stat
     assert sorted(i.new_value for i in failing.received.inputs) == list(range(50))
 
 
-async def test_drop_removes_one_or_all(state: StateManager, raw: redis.Redis, namespace: str) -> None:
+async def test_drop_deletes_one_letter_and_drop_all_those_of_one_or_all_steps(
+    state: StateManager, raw: redis.Redis, namespace: str
+) -> None:
     letters = DeadLetters(state)
     async with working(
         state,
@@ -230,14 +231,14 @@ async def test_drop_removes_one_or_all(state: StateManager, raw: redis.Redis, na
 
 
 @pytest.mark.parametrize("id", ["", "x", "0", "0/1", "16/1-1", "99999/1-1", "-1/1-1", "0/1-1", "0/*-1"])
-async def test_an_unknown_id_is_an_error_that_names_it(state: StateManager, id: str) -> None:
+async def test_unknown_id_raises_dead_letter_missing(state: StateManager, id: str) -> None:
     letters = DeadLetters(state)
     for call in (letters.get, letters.retry, letters.drop):
         with pytest.raises(DeadLetterMissing, match="step 'Sick' has no dead letter"):
             await call("Sick", id)
 
 
-async def test_a_letter_that_cannot_run_stays(state: StateManager, raw: redis.Redis, namespace: str) -> None:
+async def test_letter_stays_when_its_step_was_forgotten(state: StateManager, raw: redis.Redis, namespace: str) -> None:
     letters = DeadLetters(state)
     async with working(state, failing_step(FailingHandler(), "Sick", state_trigger())):
         await state.set("users", "ann", 1)
@@ -253,7 +254,7 @@ async def test_a_letter_that_cannot_run_stays(state: StateManager, raw: redis.Re
     assert not [f for key in raw.keys(f"{{{namespace}:*:leases") for f in raw.hkeys(key) if f.startswith(b"forgotten")]
 
 
-async def test_a_letter_without_its_event_is_not_retried(state: StateManager, raw: redis.Redis, namespace: str) -> None:
+async def test_letter_stays_when_its_event_was_trimmed(state: StateManager, raw: redis.Redis, namespace: str) -> None:
     gate, started = asyncio.Event(), asyncio.Event()
 
     async def handler(input: StateTriggerInput) -> None:
@@ -275,7 +276,9 @@ async def test_a_letter_without_its_event_is_not_retried(state: StateManager, ra
     assert await letters.count() == 1
 
 
-async def test_another_type_under_the_letters_key_loses_no_event(state: StateManager, raw: redis.Redis, namespace: str) -> None:
+async def test_event_stays_pending_while_the_dead_letter_key_holds_another_type(
+    state: StateManager, raw: redis.Redis, namespace: str
+) -> None:
     letters = DeadLetters(state)
     failed = asyncio.Event()
 
@@ -301,7 +304,7 @@ async def test_another_type_under_the_letters_key_loses_no_event(state: StateMan
 # -- the commands -----------------------------------------------------------------------------------------------------
 
 
-async def test_the_commands_show_retry_and_drop(state: StateManager, server: RedisServer, namespace: str) -> None:
+async def test_dead_commands_list_show_retry_and_drop(state: StateManager, server: RedisServer, namespace: str) -> None:
     failing = FailingHandler()
     letters = DeadLetters(state)
     done = await run_command(server, namespace, "dead", "list")
@@ -323,7 +326,7 @@ async def test_the_commands_show_retry_and_drop(state: StateManager, server: Red
         listed = json.loads((await run_command(server, namespace, "dead", "list", "--json", "--limit", "2")).stdout)
         assert [letter["id"] for letter in listed] == [letter.id for letter in found[:2]]
         done = await run_command(server, namespace, "dead", "list", "--limit", "2")
-        assert "the oldest 2 of 5" in done.stderr
+        assert "the oldest 2 of 5 dead letters" in done.stderr
 
         change = next(letter for letter in found if letter.key == "key2")
         message = next(letter for letter in found if letter.topic)
@@ -350,7 +353,7 @@ async def test_the_commands_show_retry_and_drop(state: StateManager, server: Red
     assert await letters.count() == 0
 
 
-async def test_drop_all_asks_first(state: StateManager, server: RedisServer, namespace: str) -> None:
+async def test_drop_all_command_drops_nothing_unless_confirmed(state: StateManager, server: RedisServer, namespace: str) -> None:
     letters = DeadLetters(state)
     async with working(state, failing_step(FailingHandler(), "Sick", state_trigger())):
         await state.set("users", "ann", 1)
@@ -369,12 +372,15 @@ async def test_drop_all_asks_first(state: StateManager, server: RedisServer, nam
     assert await letters.count() == 0
 
 
-async def test_what_the_commands_cannot_do_is_one_line(state: StateManager, server: RedisServer, namespace: str) -> None:
+async def test_dead_commands_print_one_line_for_unknown_ids_and_namespaces(
+    state: StateManager, server: RedisServer, namespace: str
+) -> None:
+    hint = "check the id with `motia-redis dead list`"
     for verb in ("show", "retry", "drop"):
         done = await run_command(server, namespace, "dead", verb, "--step", "Sick", "0/1-1")
-        assert error_line(done) == "step 'Sick' has no dead letter '0/1-1'"
+        assert error_line(done) == f"step 'Sick' has no dead letter '0/1-1': {hint}"
     done = await run_command(server, namespace, "dead", "retry", "--step", "Sick", "0/1-1", "0/2-2")
-    assert error_line(done) == "step 'Sick' has no dead letter '0/1-1' (and 1 more like it)"
+    assert error_line(done) == f"step 'Sick' has no dead letter '0/1-1': {hint} (and 1 more error)"
     for arguments in (["retry"], ["drop"], ["retry", "0/1-1"], ["drop", "--all", "0/1-1"]):
         done = await run_command(server, namespace, "dead", *arguments)
         assert (done.returncode, "Traceback" in done.stderr) == (2, False)

@@ -1,4 +1,4 @@
-"""What `motia-redis doctor` and a first connection tell about the settings of a Redis."""
+"""Test `motia-redis doctor`, and the warnings that a first connection logs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 GOOD = {
     "redis_version": "7.2.0", "role": "master", "cluster_enabled": 0, "maxmemory": 0, "maxmemory_policy": "noeviction",
-    "used_memory": 1, "aof_enabled": 1, "connected_slaves": 0,
+    "used_memory": 1, "aof_enabled": 1, "connected_slaves": 0, "aof_last_write_status": "ok", "aof_last_bgrewrite_status": "ok",
+    "rdb_last_bgsave_status": "ok",
 }  # fmt: skip
 KEPT = {"save": "", "appendfsync": "always"}
 
@@ -33,7 +34,7 @@ def doctor(url: str, *options: str) -> subprocess.CompletedProcess[str]:
 
 def outcome(check: str, info: dict[str, Any], config: dict[str, str] = KEPT) -> tuple[str, str]:
     (line,) = [line for line in health.findings(GOOD | info, config, in_cluster=False) if line.check == check]
-    assert (line.remedy == "") == (line.outcome == "ok") or line.check == "replicas", "what is wrong has a remedy"
+    assert (line.remedy == "") == (line.outcome == "ok"), "every finding that is not ok has a remedy"
     return line.outcome, line.found
 
 
@@ -51,28 +52,92 @@ def outcome(check: str, info: dict[str, Any], config: dict[str, str] = KEPT) -> 
         ("memory", {"used_memory": 90, "maxmemory": 100}, KEPT, "warning", "used"),
         ("memory", {"used_memory": 70, "maxmemory": 100}, KEPT, "ok", "used"),
         ("persistence", {}, KEPT, "ok", "appendfsync always"),
-        ("persistence", {}, {}, "ok", "append-only"),
-        ("persistence", {}, {"appendfsync": "no"}, "warning", "whenever"),
+        ("persistence", {}, {}, "unknown", "append-only"),
+        ("persistence", {}, {"appendfsync": "no"}, "warning", "operating system"),
         ("persistence", {"aof_enabled": 0}, {"save": ""}, "warning", "loses everything"),
         ("persistence", {"aof_enabled": 0}, {"save": "60 1"}, "warning", "snapshots only"),
         ("persistence", {"aof_enabled": 0}, {}, "warning", "or everything"),
         ("disk", {"aof_last_write_status": "err"}, KEPT, "failed", "aof_last_write_status"),
         ("replicas", {"connected_slaves": 2}, {"min-replicas-to-write": "0"}, "warning", "2 connected"),
         ("replicas", {"connected_slaves": 2}, {"min-replicas-to-write": "1"}, "ok", "2 connected"),
+        ("replicas", {"connected_slaves": 2}, {}, "unknown", "2 connected"),
     ],
 )
-def test_each_check(check: str, info: dict[str, Any], config: dict[str, str], expected: str, says: str) -> None:
+def test_check_reports_the_outcome_of_a_setting(
+    check: str, info: dict[str, Any], config: dict[str, str], expected: str, says: str
+) -> None:
     found = outcome(check, info, config)
     assert found[0] == expected
     assert says in found[1]
 
 
-def test_a_good_redis_has_nothing_to_warn_of() -> None:
+def test_no_warning_when_redis_is_configured_for_durability() -> None:
     assert list(health.warnings(GOOD, KEPT)) == []
     assert {line.outcome for line in health.findings(GOOD, KEPT, in_cluster=False)} == {"ok"}
 
 
-async def test_who_connects_is_warned_once(server: RedisServer, namespace: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_checks_are_unknown_with_a_remedy_when_info_is_rejected() -> None:
+    found = health.findings(None, KEPT, in_cluster=False)
+    assert [line.check for line in found] == [line.check for line in health.findings(GOOD, KEPT, in_cluster=False)]
+    assert {(line.outcome, line.remedy) for line in found} == {
+        ("unknown", "grant the user +info (ACL rule in docs/operating.md)")
+    }
+
+
+@pytest.mark.parametrize("field", GOOD)
+def test_check_is_unknown_when_info_lacks_a_field(field: str) -> None:
+    info = {name: value for name, value in GOOD.items() if name != field}
+    unknown = [line for line in health.findings(info, KEPT, in_cluster=False) if line.outcome != "ok"]
+    assert unknown
+    assert {(line.outcome, line.found, bool(line.remedy)) for line in unknown} == {("unknown", f"INFO has no {field}", True)}
+    assert list(health.warnings(info, KEPT)) == []
+
+
+@pytest.mark.parametrize(
+    ("skew", "expected"), [(0.5, "ok"), (-0.5, "ok"), (5.0, "warning"), (-5.0, "warning"), (None, "unknown")]
+)
+def test_clock_is_ok_only_when_its_skew_is_known_and_small(skew: float | None, expected: str) -> None:
+    finding = health.clock(skew)
+    assert (finding.outcome, finding.remedy == "") == (expected, expected == "ok")
+
+
+def test_doctor_reports_unknown_when_the_user_may_not_run_info_time_and_config(
+    server: RedisServer, raw: redis.Redis, namespace: str
+) -> None:
+    raw.execute_command("ACL", "SETUSER", namespace, "on", ">secret", "~*", "+@all", "-info", "-time", "-config")
+    try:
+        url = f"unix://{namespace}:secret@{server.socket}"
+        done = doctor(url, "--namespace", namespace, "--json")
+        printed = doctor(url, "--namespace", namespace).stdout
+    finally:
+        raw.execute_command("ACL", "DELUSER", namespace)
+    assert done.returncode == 0, done.stderr
+    (node,) = json.loads(done.stdout)
+    outcomes = {line["check"]: line["outcome"] for line in node["findings"]}
+    assert outcomes.pop("speed") in {"ok", "warning"}
+    assert outcomes.pop("permissions") == "ok"
+    assert outcomes.keys() >= {"version", "topology", "role", "eviction", "memory", "persistence", "disk", "replicas", "clock"}
+    assert set(outcomes.values()) == {"unknown"}
+    assert "-> grant the user +info (ACL rule in docs/operating.md)" in printed
+    assert "-> grant the user +time (ACL rule in docs/operating.md)" in printed
+
+
+def test_permissions_fail_with_the_acl_rule_as_remedy_when_scripts_are_denied(
+    server: RedisServer, raw: redis.Redis, namespace: str
+) -> None:
+    raw.execute_command("ACL", "SETUSER", namespace, "on", ">secret", "~other:*", "+@all")
+    try:
+        done = doctor(f"unix://{namespace}:secret@{server.socket}", "--namespace", namespace)
+    finally:
+        raw.execute_command("ACL", "DELUSER", namespace)
+    assert done.returncode == 1, done.stderr
+    assert "failed   permissions" in done.stdout
+    assert "-> give the user the ACL rule in docs/operating.md" in done.stdout
+
+
+async def test_first_connection_logs_missing_persistence_once(
+    server: RedisServer, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
     state = StateManager(server.url, namespace=namespace)
     with caplog.at_level(logging.WARNING, "motia_redis"):
         for _ in range(2):
@@ -83,7 +148,7 @@ async def test_who_connects_is_warned_once(server: RedisServer, namespace: str, 
     assert "appendonly yes" in warning
 
 
-async def test_eviction_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_eviction_is_logged_and_fails_the_doctor(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with RedisServer(tmp_path, "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru", "--appendonly", "yes") as server:
         async with StateManager(server.url):
             pass
@@ -95,7 +160,9 @@ async def test_eviction_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFi
         assert "-> CONFIG SET maxmemory-policy noeviction" in done.stdout
 
 
-def test_the_command_prints_a_check_list_and_creates_nothing(server: RedisServer, raw: redis.Redis, namespace: str) -> None:
+def test_doctor_command_prints_findings_and_does_not_create_the_namespace(
+    server: RedisServer, raw: redis.Redis, namespace: str
+) -> None:
     done = doctor(server.url, "--namespace", namespace)
     assert done.returncode == 0, done.stderr
     assert str(server.socket) in done.stdout
@@ -106,7 +173,7 @@ def test_the_command_prints_a_check_list_and_creates_nothing(server: RedisServer
     assert {line["check"] for line in node["findings"]} >= {"version", "eviction", "persistence", "clock", "permissions"}
 
 
-def test_a_redis_that_is_away_is_one_line() -> None:
+def test_doctor_command_prints_one_line_when_redis_is_unreachable() -> None:
     done = doctor("redis://127.0.0.1:1")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1

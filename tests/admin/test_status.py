@@ -1,4 +1,4 @@
-"""`status`: the right numbers, at a cost of lanes times steps; `steps forget`: no history for what no longer exists."""
+"""Test the numbers and the cost of `status`, and `steps forget`."""
 
 from __future__ import annotations
 
@@ -35,14 +35,16 @@ async def status_of(state: StateManager, name: str) -> StepStatus:
     return next(step for step in (await read_status(state)).steps if step.name == name)
 
 
-async def test_a_new_namespace_has_no_steps_and_no_workers(state: StateManager, server: RedisServer, namespace: str) -> None:
+async def test_status_of_a_new_namespace_has_no_steps_and_no_workers(
+    state: StateManager, server: RedisServer, namespace: str
+) -> None:
     found = await read_status(state)
     assert (found.namespace, found.steps, found.workers) == (namespace, [], [])
     done = await run_command(server, namespace, "status")
     assert (done.returncode, done.stdout) == (0, "no steps\n\nno workers\n")
 
 
-async def test_the_numbers_of_a_step_that_keeps_up_one_that_lags_and_one_that_fails(
+async def test_status_counts_lag_pending_lanes_and_dead_letters_of_each_step(
     state: StateManager, raw: redis.Redis, server: RedisServer, namespace: str
 ) -> None:
     started, gate = asyncio.Event(), asyncio.Event()
@@ -92,9 +94,7 @@ async def test_the_numbers_of_a_step_that_keeps_up_one_that_lags_and_one_that_fa
     assert told["workers"][0]["lanes"] == {"Record": 16, "Sick": 8, "Slow": 1}
 
 
-async def test_the_lag_without_a_worker_is_exact_and_its_age_that_of_the_oldest(
-    state: StateManager, raw: redis.Redis, namespace: str
-) -> None:
+async def test_lag_and_oldest_age_are_exact_without_a_live_worker(state: StateManager, raw: redis.Redis, namespace: str) -> None:
     async with working(state, record(Recorder(), state_trigger(scope="users"), queue("mail"))):
         await state.set("users", "before", 0)
         await wait_until_drained(raw, namespace, "Record")
@@ -120,7 +120,7 @@ async def test_the_lag_without_a_worker_is_exact_and_its_age_that_of_the_oldest(
     assert (found.lag, found.lag_exact) == (320 - deleted, True)
 
 
-async def test_what_the_hard_cap_dropped_is_shown(
+async def test_status_shows_entries_that_the_hard_cap_removed(
     state: StateManager, raw: redis.Redis, server: RedisServer, namespace: str
 ) -> None:
     keyspace = await state.connect()
@@ -130,12 +130,14 @@ async def test_what_the_hard_cap_dropped_is_shown(
     raw.hset(keyspace.trimmed(two), b"dropped " + two, 2)
     assert (await read_status(state)).dropped == {one.decode(): 7, two.decode(): 2}
     done = await run_command(server, namespace, "status")
-    assert "the hard cap has dropped 9 unhandled events: " in done.stdout
+    assert "the hard cap has removed 9 unhandled entries: " in done.stdout
     assert f"{one.decode()} 7" in done.stdout
 
 
 @pytest.mark.parametrize("size", [10, 300_000])
-async def test_entries_are_counted_page_by_page(state: StateManager, raw: redis.Redis, namespace: str, size: int) -> None:
+async def test_lag_is_counted_up_to_a_limit_when_the_server_does_not_know_it(
+    state: StateManager, raw: redis.Redis, namespace: str, size: int
+) -> None:
     keyspace = await state.connect()
     (stream,) = keyspace.event_streams("users", "ann")
     raw.xadd(stream, {"first": 1})
@@ -150,7 +152,7 @@ async def test_entries_are_counted_page_by_page(state: StateManager, raw: redis.
     assert (found.lag, found.lag_exact) == ((10_000, False) if size == 10 else (59, True))
 
 
-async def test_the_cost_is_that_of_lanes_and_steps_and_no_scan(state: StateManager, raw: redis.Redis) -> None:
+async def test_status_cost_depends_on_lanes_and_steps_not_on_the_keyspace(state: StateManager, raw: redis.Redis) -> None:
     async with working(state, record(Recorder(), state_trigger()), failing_step(FailingHandler(), "Sick", state_trigger())):
         await state.set("users", "ann", 1)
         await wait_for_dead_letters(DeadLetters(state), 1)
@@ -166,7 +168,9 @@ async def test_the_cost_is_that_of_lanes_and_steps_and_no_scan(state: StateManag
     raw.delete(*(f"foreign{number}" for number in range(2000)))
 
 
-async def test_a_worker_that_died_holds_nothing(state: StateManager, server: RedisServer, namespace: str, tmp_path: Path) -> None:
+async def test_dead_worker_holds_no_lanes_after_its_lease(
+    state: StateManager, server: RedisServer, namespace: str, tmp_path: Path
+) -> None:
     (tmp_path / "app.py").write_text(
         "from motia_redis import state, step\n\n\n"
         "@step({'name': 'Step', 'triggers': [state(scope='users')]})\n"
@@ -180,7 +184,8 @@ async def test_a_worker_that_died_holds_nothing(state: StateManager, server: Red
 
         await until(works, "the worker holds all lanes")
         assert error_line(await run_command(server, namespace, "steps", "forget", "Step")) == (
-            f"step 'Step' is run by process {worker.process.pid} on {socket.gethostname()}: stop it first, or force it"
+            f"step 'Step' cannot be forgotten: the step still runs in process {worker.process.pid} on {socket.gethostname()}; "
+            "end its workers, or use force"
         )
         worker.process.kill()
 
@@ -192,11 +197,31 @@ async def test_a_worker_that_died_holds_nothing(state: StateManager, server: Red
         assert (await status_of(state, "Step")).lanes == 8
 
 
+async def test_status_ignores_malformed_fields_of_the_workers_hash(state: StateManager, raw: redis.Redis) -> None:
+    keyspace = await state.connect()
+    valid = b'{"steps":["Step"],"host":"there","pid":7}'
+    fields = {
+        "live": b"99999999999999 " + valid,
+        "expired": b"1 " + valid,
+        "no time": valid,
+        "no description": b"99999999999999",
+        "no JSON": b"99999999999999 {",
+        "no object": b"99999999999999 []",
+        "no host": b'99999999999999 {"steps":[],"pid":7}',
+        "text as pid": b'99999999999999 {"steps":[],"host":"there","pid":"7"}',
+        "number as step": b'99999999999999 {"steps":[1],"host":"there","pid":7}',
+        b"\xff": b"99999999999999 " + valid,
+    }
+    raw.hset(keyspace.workers, mapping=fields)
+    (worker,) = (await read_status(state)).workers
+    assert (worker.id, worker.host, worker.pid, worker.lanes) == ("live", "there", 7, {"Step": 0})
+
+
 # -- forgetting -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("every_change_looks")
-async def test_a_forgotten_step_holds_no_history(server: RedisServer, raw: redis.Redis, namespace: str) -> None:
+async def test_streams_are_trimmed_after_a_step_is_forgotten(server: RedisServer, raw: redis.Redis, namespace: str) -> None:
     state = StateManager(server.url, namespace=namespace, deadline=0)  # no events are kept for repeated calls
     keyspace = await state.connect()
     (stream,) = keyspace.event_streams("users", "ann")
@@ -223,7 +248,7 @@ async def test_a_forgotten_step_holds_no_history(server: RedisServer, raw: redis
     await state.close()
 
 
-async def test_forget_takes_groups_attempts_and_lanes_and_asks_for_the_letters(
+async def test_forget_removes_groups_attempts_and_lanes_and_keeps_letters_unless_asked(
     state: StateManager, raw: redis.Redis, server: RedisServer, namespace: str
 ) -> None:
     letters = DeadLetters(state)
@@ -252,10 +277,10 @@ async def test_forget_takes_groups_attempts_and_lanes_and_asks_for_the_letters(
     assert not raw.keys(f"{{{namespace}:*Sick*")
     assert not [field for key in raw.keys(f"{{{namespace}:*:leases") for field in raw.hkeys(key) if b"Sick" in field]
     error = error_line(await run_command(server, namespace, "steps", "forget", "Sick"))
-    assert error == f"there is no step 'Sick' in namespace '{namespace}'"
+    assert error == f"there is no step 'Sick' in namespace '{namespace}': check the name with `motia-redis status`"
 
 
-async def test_a_worker_goes_on_after_its_step_was_forgotten_by_force(state: StateManager) -> None:
+async def test_worker_continues_after_its_step_was_forgotten_by_force(state: StateManager) -> None:
     recorder = Recorder()
     async with working(state, record(recorder, state_trigger(scope="users"))):
         await state.set("users", "ann", 1)
@@ -273,6 +298,7 @@ async def test_a_worker_goes_on_after_its_step_was_forgotten_by_force(state: Sta
     ("arguments", "example"),
     [
         (["status"], "motia-redis status"),
+        (["doctor"], "motia-redis doctor"),
         (["dead"], "motia-redis dead list"),
         (["dead", "list"], "motia-redis dead list --step"),
         (["dead", "show"], "motia-redis dead show --step"),
@@ -282,7 +308,7 @@ async def test_a_worker_goes_on_after_its_step_was_forgotten_by_force(state: Sta
         (["steps", "forget"], "motia-redis steps forget OldStep"),
     ],
 )
-def test_each_command_has_help_with_an_example(arguments: list[str], example: str) -> None:
+def test_command_has_help_with_an_example(arguments: list[str], example: str) -> None:
     command = [sys.executable, "-m", "motia_redis", *arguments, "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0

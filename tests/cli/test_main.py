@@ -1,4 +1,4 @@
-"""The command: help, and one readable line and exit code 2 for what cannot work. What needs a Redis is tested elsewhere."""
+"""Test the help of the command, and its one-line errors with exit code 2. Tests that need a Redis are elsewhere."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def error_line(*arguments: str, cwd: Path = ROOT) -> str:
     return line.removeprefix("motia-redis: error: ")
 
 
-def test_the_help_lists_the_commands_with_an_example() -> None:
+def test_help_lists_the_commands_with_an_example() -> None:
     done = command("--help")
     assert done.returncode == 0
     for word in ("run", "serve", "worker", "Example:\n    motia-redis run examples/users.py", "--version"):
@@ -51,7 +51,7 @@ def test_the_help_lists_the_commands_with_an_example() -> None:
         ("worker", ["--concurrency"], ["--host", "--port", "--max-body"]),
     ],
 )
-def test_each_command_has_help_with_an_example_and_its_own_options(name: str, options: list[str], others: list[str]) -> None:
+def test_command_has_help_with_an_example_and_only_its_options(name: str, options: list[str], others: list[str]) -> None:
     done = command(name, "--help")
     assert done.returncode == 0
     assert f"Example:\n    motia-redis {name} examples/users.py" in done.stdout
@@ -63,14 +63,14 @@ def test_each_command_has_help_with_an_example_and_its_own_options(name: str, op
         assert variable in done.stdout
 
 
-def test_the_version_is_shown() -> None:
+def test_version_option_prints_the_version() -> None:
     done = command("--version")
     assert done.returncode == 0
     assert done.stdout.startswith("motia-redis ")
 
 
 @pytest.mark.parametrize("arguments", [["run"], ["run", "x.py", "--prot", "1"], ["run", "x.py", "--port", "70000"]])
-def test_a_command_line_that_is_wrong_is_exit_code_2(arguments: list[str]) -> None:
+def test_invalid_command_line_ends_with_exit_code_2(arguments: list[str]) -> None:
     done = command(*arguments)
     assert done.returncode == 2
     assert "Error: " in done.stderr
@@ -78,33 +78,33 @@ def test_a_command_line_that_is_wrong_is_exit_code_2(arguments: list[str]) -> No
 
 
 @pytest.mark.parametrize("name", ["run", "serve", "worker"])
-def test_a_missing_file_is_one_line(name: str) -> None:
+def test_missing_application_file_is_reported_in_one_line(name: str) -> None:
     assert error_line(name, "nope.py") == "no such file or folder: nope.py"
 
 
-def test_a_step_that_does_not_fit_is_one_line_with_its_place(tmp_path: Path) -> None:
+def test_invalid_step_is_reported_in_one_line_with_file_and_line(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text("from motia_redis import step\n\nstep({'name': 'S', 'triggers': []})\n")
     assert error_line("run", "app.py", cwd=tmp_path).startswith("app.py:3: StepError: step 'S': 'triggers' must hold")
 
 
-def test_a_file_that_fails_is_one_line_with_its_place(tmp_path: Path) -> None:
+def test_failing_application_file_is_reported_in_one_line_with_file_and_line(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text("import os\n1 / 0\n")
     assert error_line("run", "app.py", cwd=tmp_path) == "app.py:2: ZeroDivisionError: division by zero"
 
 
 @pytest.mark.parametrize("name", ["run", "serve", "worker"])
-def test_an_unreachable_redis_is_one_line_that_names_it(name: str) -> None:
+def test_unreachable_redis_is_reported_in_one_line_with_its_address(name: str) -> None:
     port = [] if name == "worker" else ["--port", "0"]
     assert "127.0.0.1:1" in error_line(name, EXAMPLE, "--redis", NOWHERE, *port)
 
 
 @pytest.mark.parametrize("url", ["nonsense", "http://localhost", "redis://localhost:port"])
-def test_a_url_that_is_none_of_a_redis_is_one_line(url: str) -> None:
+def test_invalid_redis_url_is_reported_in_one_line(url: str) -> None:
     assert url in error_line("worker", EXAMPLE, "--redis", url)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_a_port_in_use_is_one_line_that_names_it(host: str) -> None:
+def test_port_in_use_is_reported_in_one_line_with_the_address(host: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         taken = socket.create_server((host, 0), family=family)
@@ -113,9 +113,9 @@ def test_a_port_in_use_is_one_line_that_names_it(host: str) -> None:
     with taken:
         port = str(taken.getsockname()[1])
         line = error_line("serve", EXAMPLE, "--redis", NOWHERE, "--host", host, "--port", port)
-    assert line == f"cannot listen on {host}:{port}: Address already in use"
+    assert line == f"cannot listen on {host}:{port}: Address already in use; choose another --host or --port"
 
 
-def test_a_host_that_does_not_exist_is_one_line() -> None:
+def test_unknown_host_is_reported_in_one_line() -> None:
     line = error_line("serve", EXAMPLE, "--redis", NOWHERE, "--host", "no-such-host.invalid")
     assert line.startswith("cannot listen on no-such-host.invalid:3000: ")
