@@ -6,20 +6,17 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from redis.exceptions import ResponseError
-
 from motia_redis._admin.connections import open_router
 from motia_redis._store import keyspace
 from motia_redis._transport import health
+from motia_redis._transport.failures import ErrorReply
 from motia_redis._transport.health import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from redis.asyncio import Redis
-
     from motia_redis._store.manager import StateManager
-    from motia_redis._transport.router import Router
+    from motia_redis._transport.router import Node, Router
 
 _T = TypeVar("_T")
 _PINGS = 5
@@ -43,41 +40,27 @@ async def examine(state: StateManager) -> list[Examined]:
     primary. Raises StateUnavailable.
     """
     async with open_router(state, "doctor") as router:
-        return [await _examine(state, router, client) for client in await router.primaries()]
+        return [await _examine(state, router, node) for node in await router.primaries()]
 
 
-async def _examine(state: StateManager, router: Router, client: Redis) -> Examined:
-    pings = [await _timed_ping(client) for _ in range(_PINGS)]
-    info = await _unless_rejected(client.info("all"))
-    config: dict[Any, Any] = {}
-    try:
-        config = await client.config_get("save", "appendfsync", "min-replicas-to-write")
-    except ResponseError:  # its user may not, or the server takes one name at a time
-        for name in ("save", "appendfsync", "min-replicas-to-write"):
-            try:
-                config |= await client.config_get(name)
-            except ResponseError:
-                break
-    found = health.findings(info, _text(config), in_cluster=router.is_cluster)
+async def _examine(state: StateManager, router: Router, node: Node) -> Examined:
+    pings = [await _timed_ping(router, node) for _ in range(_PINGS)]
+    info = await _unless_rejected(router.execute_at(node, "INFO", "all"))
+    config: dict[str, str] = {}
+    for name in ("save", "appendfsync", "min-replicas-to-write"):
+        reply = await _unless_rejected(router.execute_at(node, "CONFIG GET", name))
+        config |= {key.decode(): value.decode() for key, value in (reply or {}).items()}
+    found = health.findings(info, config, in_cluster=router.is_cluster)
     found.append(_speed(sorted(pings)[_PINGS // 2]))
-    found.append(health.clock(await _skew(client)))
+    found.append(health.clock(await _skew(router, node)))
     if not router.is_cluster:
-        found.append(await _permission(client, state.namespace))
-    where = client.connection_pool.connection_kwargs
-    return Examined(where.get("path") or f"{where.get('host')}:{where.get('port')}", found)
+        found.append(await _permission(router, node, state.namespace))
+    return Examined(node.server.address, found)
 
 
-def _text(config: dict[Any, Any]) -> dict[str, str]:
-    return {_plain(name): _plain(value) for name, value in config.items()}
-
-
-def _plain(text: Any) -> str:
-    return text.decode() if isinstance(text, bytes) else str(text)
-
-
-async def _timed_ping(client: Redis) -> float:
+async def _timed_ping(router: Router, node: Node) -> float:
     began = time.perf_counter()
-    await client.execute_command("PING")
+    await router.execute_at(node, "PING")
     return time.perf_counter() - began
 
 
@@ -88,9 +71,9 @@ def _speed(seconds: float) -> Finding:
     return Finding("speed", "warning", found, "run the workers nearer to Redis: each call takes at least that time")
 
 
-async def _skew(client: Redis) -> float | None:
+async def _skew(router: Router, node: Node) -> float | None:
     """Return by how many seconds the server's clock is ahead of this machine's, or None if Redis rejects TIME."""
-    reply = await _unless_rejected(client.time())
+    reply = await _unless_rejected(router.execute_at(node, "TIME"))
     return None if reply is None else reply[0] + reply[1] / 1e6 - time.time()
 
 
@@ -98,13 +81,13 @@ async def _unless_rejected(reply: Awaitable[_T]) -> _T | None:
     """Return a reply, or None if Redis rejects the command, as it does for a user without the permission."""
     try:
         return await reply
-    except ResponseError:
+    except ErrorReply:
         return None
 
 
-async def _permission(client: Redis, namespace: str) -> Finding:
+async def _permission(router: Router, node: Node, namespace: str) -> Finding:
     try:
-        await client.eval(_TRIAL, 1, keyspace.layout_key(namespace))
-    except ResponseError as error:
+        await router.execute_at(node, "EVAL", _TRIAL, 1, keyspace.layout_key(namespace))
+    except ErrorReply as error:
         return Finding("permissions", "failed", str(error), "give the user the ACL rule in docs/operating.md")
     return Finding("permissions", "ok", "scripts may run on the namespace's keys")

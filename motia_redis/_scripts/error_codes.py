@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from redis.exceptions import ResponseError
-
 from motia_redis import errors
+from motia_redis._transport.failures import ErrorReply
 
 if TYPE_CHECKING:
     from motia_redis.errors import StateError
@@ -45,10 +44,10 @@ _REASONS = {
 
 def is_script_error(error: Exception) -> bool:
     """Return whether `error` is an error reply of a script, for `to_error`."""
-    return isinstance(error, ResponseError) and str(error).partition(" ")[0] in BY_CODE
+    return isinstance(error, ErrorReply) and error.code in BY_CODE
 
 
-def to_error(subject: object, error: ResponseError, operations: object = None) -> StateError | None:
+def to_error(subject: object, error: ErrorReply, operations: object = None) -> StateError | None:
     """Return the error for an error reply of a script, or None when the reply has none of the scripts' codes.
 
     `operations` are the update operations of the caller; the message shows the one that failed.

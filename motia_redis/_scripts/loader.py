@@ -13,12 +13,12 @@ from hashlib import sha1
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import NoScriptError
+from motia_redis._transport.failures import NoScript
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from motia_redis._transport.router import Router
+    from motia_redis._transport.router import Node, Router
 
 _PARTS = "-- PARTS\n"
 _REQUIRE = re.compile(r'require\("lib\.(\w+)"\)')
@@ -53,17 +53,17 @@ class Script:
         """Run the script, then other commands over the same connection, which must change nothing; return all replies."""
         try:
             return await router.pipeline(keys[0], [("EVALSHA", self.sha, len(keys), *keys, *arguments), *following])
-        except NoScriptError:
+        except NoScript:
             return await router.pipeline(keys[0], [("EVAL", self.source, len(keys), *keys, *arguments), *following])
 
     async def call_at(
-        self, router: Router, address: str, keys: Sequence[bytes | str], arguments: Sequence[bytes | str | int]
+        self, router: Router, node: Node, keys: Sequence[bytes | str], arguments: Sequence[bytes | str | int]
     ) -> Any:
-        """Run the script at the node of an `address`, whichever node serves its keys now, and return its reply."""
+        """Run the script at a node, even if its keys have moved, and return its reply."""
         try:
-            return await router.execute_at(address, "EVALSHA", self.sha, len(keys), *keys, *arguments)
-        except NoScriptError:
-            return await router.execute_at(address, "EVAL", self.source, len(keys), *keys, *arguments)
+            return await router.execute_at(node, "EVALSHA", self.sha, len(keys), *keys, *arguments)
+        except NoScript:
+            return await router.execute_at(node, "EVAL", self.source, len(keys), *keys, *arguments)
 
     async def call_many(self, router: Router, calls: Sequence[tuple[Sequence[bytes], Sequence[bytes | str]]]) -> list[Any]:
         """Run the script once per (keys, arguments), each atomically; return the replies.
@@ -73,7 +73,7 @@ class Script:
         commands = [(keys[0], ("EVALSHA", self.sha, len(keys), *keys, *arguments)) for keys, arguments in calls]
         replies = await router.gather(commands, return_exceptions=True)
         for index, reply in enumerate(replies):
-            if isinstance(reply, NoScriptError):
+            if isinstance(reply, NoScript):
                 replies[index] = await self(router, *calls[index])
         for reply in replies:
             if isinstance(reply, Exception):

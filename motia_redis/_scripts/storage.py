@@ -9,7 +9,7 @@ from motia_redis._scripts import loader
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from motia_redis._transport.router import Router
+    from motia_redis._transport.router import Node, Router
 
 _MUTATE: Final = loader.load("mutate")
 _ENQUEUE: Final = loader.load("enqueue")
@@ -132,9 +132,9 @@ async def get_entry(router: Router, *, values: bytes, revisions: bytes, key: byt
     return StoredEntry(*reply) if reply else None
 
 
-async def scan_keys(router: Router, address: str, *, values: bytes, cursor: int, count: int) -> KeysPage:
-    """Return a page of about `count` keys, read at the node of `address`: a cursor is valid for one node only."""
-    following, keys, size = await _SCAN_KEYS.call_at(router, address, (values,), (cursor, count))
+async def scan_keys(router: Router, node: Node, *, values: bytes, cursor: int, count: int) -> KeysPage:
+    """Return a page of about `count` keys, read at `node`: a cursor is valid for one node only."""
+    following, keys, size = await _SCAN_KEYS.call_at(router, node, (values,), (cursor, count))
     return KeysPage(int(following), keys, size)
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from redis.exceptions import ResponseError
-
+from motia_redis._transport.failures import ErrorReply
 from motia_redis.errors import NotDurable, StateError
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ class Durability:
         if self.level == FSYNCED:
             try:
                 await router.execute(key, *self.wait_commands[0])
-            except ResponseError as error:
+            except ErrorReply as error:
                 raise StateError(f"{subject}: {_refusal_reason(error)}") from None
 
 

@@ -7,14 +7,13 @@ from hashlib import blake2b
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
-from redis.exceptions import ResponseError
-
 from motia_redis._ids import generator, random_id
 from motia_redis._scripts import error_codes
 from motia_redis._scripts import storage as scripts
 from motia_redis._store import keyspace
 from motia_redis._store.retries import RETRY_MARGIN, Retries
 from motia_redis._tracing import current_trace_id
+from motia_redis._transport.failures import ErrorReply
 from motia_redis.errors import RevisionConflict, StateError
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ class Mutations:
 
         try:
             return await self._retries.run(subject, attempt, is_mutation=True)
-        except ResponseError as error:
+        except ErrorReply as error:
             known = _to_error(subject, error, operations)
             if isinstance(known, RevisionConflict):
                 known.expected = if_revision
@@ -111,7 +110,7 @@ class Mutations:
 
         try:
             return (await self._retries.run(subject, attempt, is_mutation=True)).request.decode()
-        except ResponseError as error:
+        except ErrorReply as error:
             raise _to_error(subject, error) from None
 
     async def delete(self, subject: object, scope: bytes, keys: Sequence[bytes]) -> None:
@@ -201,7 +200,7 @@ class IdempotencyClaim:
 _NO_CLAIM = IdempotencyClaim(b"", b"0:")
 
 
-def _to_error(subject: object, error: ResponseError, operations: object = None) -> StateError:
+def _to_error(subject: object, error: ErrorReply, operations: object = None) -> StateError:
     known = error_codes.to_error(subject, error, operations)
     assert known is not None, "Retries lets no other through"  # noqa: S101  # for the type checker
     return known

@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 from motia_redis._ids import generator
 from motia_redis._scripts import error_codes
 from motia_redis._transport import failures, refusals
+from motia_redis._transport.failures import ErrorReply
 from motia_redis.errors import StateUnavailable
 
 if TYPE_CHECKING:
@@ -94,4 +95,4 @@ class Retries:
                 failure = error
 
     def _is_transient(self, error: Exception) -> bool:
-        return refusals.is_transient(error, fails_over=self._sessions.fails_over)
+        return isinstance(error, ErrorReply) and refusals.is_transient(error.code, fails_over=self._sessions.fails_over)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from motia_redis._store.retries import Attempt, Retries
     from motia_redis._store.sessions import Session
-    from motia_redis._transport.router import Router
+    from motia_redis._transport.router import Node, Router
 
 PAGE_BYTES = 128 * 1024  # what a page aims at: some 0.1 ms of the server's time
 PAGE_ITEMS = 500  # what a page holds at most
@@ -57,8 +57,8 @@ class Scan:
     def items(self, key: bytes, *, ahead: bool = False) -> AsyncGenerator[Mapping[bytes, bytes]]:
         """Yield the fields and values of a hash."""
 
-        async def read(router: Router, address: str, cursor: Any, count: int) -> tuple[Any, Any, int]:
-            cursor, page = await router.execute_at(address, "HSCAN", key, cursor, "COUNT", count)
+        async def read(router: Router, node: Node, cursor: Any, count: int) -> tuple[Any, Any, int]:
+            cursor, page = await router.execute_at(node, "HSCAN", key, cursor, "COUNT", count)
             return cursor, page, sum(map(len, page)) + sum(map(len, page.values()))
 
         return self._pages(key, read, PageSize(), ahead=ahead)
@@ -66,30 +66,31 @@ class Scan:
     def fields(self, key: bytes) -> AsyncGenerator[list[bytes]]:
         """Yield the fields of a hash; the values stay in Redis."""
 
-        async def read(router: Router, address: str, cursor: Any, count: int) -> tuple[Any, Any, int]:
-            return await scripts.scan_keys(router, address, values=key, cursor=cursor, count=count)
+        async def read(router: Router, node: Node, cursor: Any, count: int) -> tuple[Any, Any, int]:
+            return await scripts.scan_keys(router, node, values=key, cursor=cursor, count=count)
 
         return self._pages(key, read, PageSize())
 
     def members(self, key: bytes) -> AsyncGenerator[list[bytes]]:
         """Yield the members of a set, which are names."""
 
-        async def read(router: Router, address: str, cursor: Any, count: int) -> tuple[Any, Any, int]:
-            cursor, page = await router.execute_at(address, "SSCAN", key, cursor, "COUNT", count)
+        async def read(router: Router, node: Node, cursor: Any, count: int) -> tuple[Any, Any, int]:
+            cursor, page = await router.execute_at(node, "SSCAN", key, cursor, "COUNT", count)
             return cursor, page, sum(map(len, page))
 
         return self._pages(key, read, PageSize(_FIRST_NAMES))
 
     async def _pages(self, key: bytes, read: Any, size: PageSize, *, ahead: bool = False) -> AsyncGenerator[Any]:
-        cursor, last = 0, ""
+        cursor = 0
+        last: Node | None = None
         following: asyncio.Task[Any] | None = None
 
         async def attempt(session: Session, attempt: Attempt) -> Any:
             nonlocal last
-            address = await session.router.address_of(key)
-            start = cursor if address == last and attempt.number == 1 else 0
-            last = address
-            return await read(session.router, address, start, size.count)
+            node = await session.router.node_of(key)
+            start = cursor if node is last and attempt.number == 1 else 0
+            last = node
+            return await read(session.router, node, start, size.count)
 
         try:
             while True:

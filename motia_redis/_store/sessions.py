@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from motia_redis._store import keyspace
 from motia_redis._store.keyspace import Keyspace
 from motia_redis._store.namespaces import open_namespace
-from motia_redis._transport import endpoint, failures, health, urls
+from motia_redis._transport import connecting, endpoint, failures, health, urls
 from motia_redis.errors import StateUnavailable
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ class Sessions:
         subject = f"namespace {namespace!r}"
         try:
             # A server that does not answer its first command soon is no Redis, or of no use.
-            async with asyncio.timeout(endpoint.CONNECT_TIMEOUT):
+            async with asyncio.timeout(connecting.CONNECT_TIMEOUT):
                 opened = await open_namespace(router, namespace, self.layout)
             self._warn(opened.info, opened.config)
             await self._durability.probe(subject, router, keyspace.layout_key(namespace))

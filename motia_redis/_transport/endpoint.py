@@ -9,20 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-
 from motia_redis._transport import urls
+from motia_redis._transport.connecting import open_connection
 from motia_redis._transport.embedded import EmbeddedServer
 from motia_redis._transport.router import Router
-from motia_redis._transport.urls import Target, redact
 from motia_redis.errors import StateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-CONNECT_TIMEOUT = 5.0  # seconds
 
 
 class Endpoint:
@@ -44,15 +38,16 @@ class Endpoint:
         return self._target.kind in ("sentinel", "cluster")
 
     async def open_router(self, *, max_connections: int, reply_timeout: float) -> Router:
-        """Return a new router for the running event loop. Its clients never send a command again.
+        """Return a router for the running loop. It sends nothing again that may have been run.
 
-        A node has at most `max_connections` pooled connections; further calls wait for one. A call fails when no reply arrives
-        within `reply_timeout` seconds. Raises StateUnavailable or StateError when the embedded server cannot be started.
+        At most `max_connections` calls at once use dedicated connections to one node; others wait for their turn. A call fails
+        that has no reply after `reply_timeout` seconds. Raises StateUnavailable or StateError when the embedded server cannot be
+        started.
         """
         target = self._target
         if target.kind == "embedded":
-            target = Target("single", (await asyncio.to_thread(self._join),))
-        return Router(target, partial(_connect, max_connections, reply_timeout), reply_timeout)
+            target = urls.parse(await asyncio.to_thread(self._join))
+        return Router(target, partial(open_connection, reply_timeout=reply_timeout), max_connections)
 
     async def revive(self) -> None:
         """Restart the embedded server if it crashed. Do nothing for other URLs, or while the server runs.
@@ -71,7 +66,7 @@ class Endpoint:
     def _join(self) -> str:
         with self._lock:
             if self._server is None:
-                self._replace(_join(self.url))
+                self._replace(_join(self.url, self._target.directory))
             assert self._server is not None  # noqa: S101 - for mypy
             return self._server.url
 
@@ -81,7 +76,7 @@ class Endpoint:
                 return  # released, or restarted by another caller
             self._revivals += 1
             # Join before leaving: a running server must not lose its last user.
-            self._replace(_join(self.url))
+            self._replace(_join(self.url, self._target.directory))
 
     def _replace(self, server: EmbeddedServer | None) -> None:
         old, self._server = self._server, server
@@ -92,28 +87,8 @@ class Endpoint:
             old.leave()
 
 
-def _connect(max_connections: int, reply_timeout: float, url: str) -> Redis:
+def _join(url: str, directory: str) -> EmbeddedServer:
     try:
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=max_connections,
-            timeout=None,
-            socket_connect_timeout=CONNECT_TIMEOUT,
-            socket_timeout=reply_timeout,
-            # A retry by redis-py would apply a mutation twice.
-            retry=Retry(NoBackoff(), 0),
-            retry_on_error=[],
-        )
-    except ValueError:  # redis-py rejects more URLs than urls.parse
-        raise StateError(
-            f"{redact(url)!r} is not the URL of a Redis: redis-py rejects it; check host, port and options"
-        ) from None
-    return Redis.from_pool(pool)
-
-
-def _join(url: str) -> EmbeddedServer:
-    directory = url.removeprefix(urls.EMBEDDED) or urls.DEFAULT_URL.removeprefix(urls.EMBEDDED)
-    try:
-        return EmbeddedServer.join(Path(directory).expanduser())
-    except RuntimeError as error:  # `~user` names an unknown user
-        raise StateError(f"{url!r} names no directory: {error}; give the path in full") from None
+        return EmbeddedServer.join(Path(directory or urls.DEFAULT_DIRECTORY).expanduser())
+    except RuntimeError as error:  # no such user, for ~user
+        raise StateError(f"{url}: {error}") from None

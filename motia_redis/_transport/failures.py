@@ -1,48 +1,128 @@
-"""Classify errors of redis-py: whether the call was sent, whether the server has ended, and what to raise."""
+"""How a call to Redis can fail, as types: what was sent, what was answered, and what to raise for it.
+
+    redis.RedisError
+    ├── NotSent                 the command did not leave this process
+    │   └── ConnectFailed       because no connection could be opened
+    ├── ConnectionLost          the connection ended after the command was written: it may have run
+    ├── ReplyTimeout            no reply in time: the command may have run, or may still run
+    ├── ProtocolMismatch        the reply is not RESP: the peer is no Redis
+    └── ErrorReply              Redis answered with an error: the command changed nothing
+        ├── NoScript            the server does not know the script
+        └── Redirection         another node serves the slot (MOVED, ASK)
+
+All decisions (repeat, `maybe_applied`, start the embedded server again) depend on these types and on `ErrorReply.code`. The
+classes extend those of redis-py, so that a caller can catch either.
+"""
 
 from __future__ import annotations
 
+import re
+
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import InvalidResponse, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from motia_redis._transport import refusals
 from motia_redis._transport.urls import redact
 from motia_redis.errors import StateUnavailable
 
-UNREACHABLE = (RedisConnectionError, RedisTimeoutError, OSError)
+#: The position in a script that Redis adds to an error: in front (6.2) or behind (7 and Valkey).
+_POSITION = re.compile(
+    r"^(?:ERR )?Error running script \([^)]*\): |@?user_script: ?\d+: ?"
+    r"| script: (?:[0-9a-f]{40}|user_script)(?:, on @?user_script:\d+)?\.?"
+)
+
+
+class NotSent(RedisConnectionError):
+    """The command did not leave this process."""
+
+
+class ConnectFailed(NotSent):
+    """No connection could be opened."""
+
+
+class ConnectionLost(RedisConnectionError):
+    """The connection ended between the command and its reply."""
+
+
+class ReplyTimeout(RedisTimeoutError):
+    """No reply came in time."""
+
+
+class ProtocolMismatch(InvalidResponse):
+    """The peer answered in another protocol. `sent`: a command was written before, besides the handshake."""
+
+    def __init__(self, message: str, *, sent: bool) -> None:
+        super().__init__(message)
+        self.sent = sent
+
+
+class ErrorReply(ResponseError):
+    """An error reply. `code` is its first word, such as NOPERM; the text does not say where in a script the error came up."""
+
+    def __init__(self, text: str) -> None:
+        text = _POSITION.sub("", text).lstrip("-").strip()
+        super().__init__(text)
+        self.code = text.partition(" ")[0]
+
+
+class NoScript(ErrorReply):
+    """The server does not know the script. Nothing was run."""
+
+
+class Redirection(ErrorReply):
+    """Another node serves the slot: from now on (MOVED), or for this one command (ASK). Nothing was run."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        _, slot, address = self.args[0].split()
+        self.slot = int(slot)
+        host, _, port = address.rpartition(":")
+        self.host, self.port = host.strip("[]"), int(port)
+
+    @property
+    def is_permanent(self) -> bool:
+        """Return whether the slot has moved."""
+        return self.code == "MOVED"
+
+
+def error_reply(text: str) -> ErrorReply:
+    """Return the exception for an error reply of RESP."""
+    if text.startswith("NOSCRIPT"):
+        return NoScript(text)
+    if text.startswith(("MOVED ", "ASK ")):
+        return Redirection(text)
+    return ErrorReply(text)
+
+
+#: The connection did not bring a reply.
+UNREACHABLE = (NotSent, ConnectionLost, ReplyTimeout, ProtocolMismatch)
 
 
 def is_disconnected(error: Exception) -> bool:
-    """Return whether the error may mean that the server has ended. A time-out or an error reply does not."""
-    return (
-        isinstance(error, UNREACHABLE)
-        and not isinstance(error, RedisTimeoutError | TimeoutError)
-        and refusals.refusal(error) is None
-    )
+    """Return whether the server may have ended: it does not answer at all, rather than slowly."""
+    return isinstance(error, NotSent | ConnectionLost) and not isinstance(error.__cause__, TimeoutError)
 
 
 def was_sent(error: Exception) -> bool:
-    """Return whether Redis may have run the call that failed with this error."""
-    return (
-        isinstance(error, UNREACHABLE)
-        and refusals.refusal(error) is None
-        and "connecting to" not in refusals.clean_message(error)
-    )
+    """Return whether the command may have reached Redis and run."""
+    if isinstance(error, ProtocolMismatch):
+        return error.sent
+    return isinstance(error, ConnectionLost | ReplyTimeout)
 
 
 def to_unavailable(subject: object, url: str, error: Exception, *, maybe_applied: bool = False) -> StateUnavailable:
-    """Return the error to raise when Redis cannot be reached or refuses a call.
-
-    `maybe_applied`: the call was a mutation, and Redis may have applied it.
-    """
-    at = f"{subject}: Redis at {redact(url)}"
+    """Return the error to raise for a Redis that cannot be reached or refuses the call."""
     applied = "; the change may have been applied" if maybe_applied else ""
-    if (reason := refusals.refusal(error)) is not None:
-        return StateUnavailable(f"{at} {reason}{applied}", maybe_applied=maybe_applied)
-    text = refusals.clean_message(error)
-    if isinstance(error, UNREACHABLE):
-        if isinstance(error, RedisTimeoutError | TimeoutError):
-            text = f"no reply in time ({text}): check that a Redis listens there and is not blocked"
-        message = f"{subject}: cannot reach Redis at {redact(url)}: {text}{applied}"
-        return StateUnavailable(message, maybe_applied=maybe_applied)
-    return StateUnavailable(f"{at} refused the call: {text}{applied}", maybe_applied=maybe_applied)
+    at = redact(url)
+    if isinstance(error, ErrorReply):
+        message = f"{subject}: Redis at {at} {refusals.explain(error.code, str(error))}{applied}"
+    elif isinstance(error, ProtocolMismatch):
+        message = f"{subject}: Redis at {at} is not a Redis: it answered in another protocol ({error}){applied}"
+    elif isinstance(error, ReplyTimeout | TimeoutError) or isinstance(error.__cause__, TimeoutError):
+        message = (
+            f"{subject}: cannot reach Redis at {at}: no answer in time ({text}): is it a Redis, and not overloaded?{applied}"
+        )
+    else:
+        message = f"{subject}: cannot reach Redis at {at}: {error or type(error).__name__}{applied}"
+    return StateUnavailable(message, maybe_applied=maybe_applied)

@@ -1,13 +1,16 @@
-"""Multiplex the calls of one event loop over few connections to each server.
+"""Connections that many calls share: calls made while others wait go out together, and replies come back in that order.
 
-redis-py opens a connection: address, TLS, password, database. A `MultiplexedConnection` then takes over its transport. It packs
-commands and parses replies with hiredis, and keeps a queue of the calls that wait: replies come in the order of the commands.
+A `MultiplexedConnection` packs commands and reads replies with hiredis. It keeps no more state than the queue of calls that wait.
+A call that is alone is written at once. Calls that are made in the same turn of the event loop are written together, so at 64
+tasks one system call carries many commands.
 
-A call that finds no other call waiting is written at once. Calls that are made while others wait are written together, once per
-turn of the event loop. So with 64 tasks one system call carries about 64 commands.
+Caller and server are to work at the same time. Redis answers all commands of a read together, so calls that leave in one write
+come back in one read, and each side would wait for the other. Therefore, while the server has nothing to do, a connection sends
+the first half of the calls that it expects as soon as they are there: the server works on that half while the caller makes the
+other half.
 
-Small calls do not wait behind large ones. Large commands, and calls for keys that had large replies, use secondary connections. A
-connection that is receiving a large reply takes no new calls. Blocking commands need a dedicated connection (see router.py).
+Large commands and replies would delay others. They use connections of their own, and a connection in the middle of a large reply
+takes no new calls. Blocking commands use dedicated connections (see router.py).
 """
 
 from __future__ import annotations
@@ -15,103 +18,102 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import hiredis
-from redis.asyncio.connection import DefaultParser
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from motia_redis._transport.failures import ConnectionLost, NotSent, ProtocolMismatch, ReplyTimeout, error_reply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
-    from redis.asyncio.connection import AbstractConnection
-
-LARGE: Final = 64 * 1024  # bytes; other calls should not wait behind a command or reply of this size
-_MAX_CONNECTIONS = 4  # to one node: the first for small calls, and secondary ones
-_LARGE_KEYS = 1024  # the number of keys with large replies that a group remembers
-_READ_BUFFER = 1024 * 1024  # bytes; hiredis keeps a buffer of this size for the next replies instead of freeing it
+LARGE: Final = 64 * 1024  # bytes of a command or reply that other calls should not have to wait for
+_MAX_CONNECTIONS = 4  # shared ones to one node: one for small calls, the others for large ones
+_LARGE_KEYS = 1024  # keys with large replies that are remembered
+_READ_BUFFER = 1024 * 1024  # bytes that hiredis keeps for the next replies instead of freeing them
 _INCOMPLETE: Final = object()
 _Pushed: Final = hiredis.PushNotification
 
 
 class MultiplexedConnection(asyncio.Protocol):
-    """Send calls over one connection and give each its reply. Create it with `open_connection`; it belongs to one event loop.
+    """One connection and the calls that wait for their replies on it. It belongs to one event loop.
 
-    An error reply is a result: an instance of redis-py's ResponseError. A call fails with redis-py's ConnectionError when the
-    connection ends before its reply arrives. A call fails with redis-py's TimeoutError when no reply has arrived `reply_timeout`
-    seconds after the call was written, unless a large reply or command makes progress. After a time-out the connection is
-    `closing`.
+    Error replies are results: instances of ErrorReply. A call fails with NotSent when the connection ended before the command was
+    written, with ConnectionLost when it ended before the reply, and with ReplyTimeout when there is no reply `reply_timeout`
+    seconds after the command was written, and nothing moves either. The connection is `closing` then, and takes no new calls.
     """
 
-    def __init__(self, writer: asyncio.StreamWriter, reply_timeout: float) -> None:
-        self.closing = False  #: true when it takes no new calls; waiting calls may still get their replies
-        self._writer = writer  # keeps a reference: the writer closes the transport when it is garbage-collected
-        self._transport = writer.transport
-        self._timeout = reply_timeout
-        self._loop = asyncio.get_running_loop()
-        self.ended: asyncio.Future[None] = self._loop.create_future()  #: done once the connection has ended
-        self._reader = hiredis.Reader(
-            protocolError=InvalidResponse,
-            replyError=DefaultParser.parse_error,
-            notEnoughData=_INCOMPLETE,
-        )
+    def __init__(self, loop: asyncio.AbstractEventLoop, reply_timeout: float) -> None:
+        self.closing = False  #: no new calls; those that wait may still get their replies
+        self.ended: asyncio.Future[None] = loop.create_future()  #: done when the connection has ended
+        self._loop = loop
+        self._transport = cast("asyncio.Transport", None)  # set by `connection_made`, before any call
+        self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=error_reply, notEnoughData=_INCOMPLETE)
         self._reader.setmaxbuf(_READ_BUFFER)
-        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._waiting: deque[asyncio.Future[Any]] = deque()  # in the order of the commands; the last ones may be unsent
         self._unsent: list[bytes] = []
-        self._sent = 0  # the number of calls so far; the last len(_waiting) of them have no reply yet
-        self._last_large = 0  # the value of _sent after the last large command
-        self._written = 0  # bytes of commands
-        self._partial = 0  # bytes received of an incomplete reply
-        self._paused = False  # true while the write buffer is full
-        # One entry per write: the value of _sent after it, and the deadline of its calls.
-        self._deadlines: deque[tuple[int, float]] = deque()
-        self._timer: asyncio.TimerHandle | None = None
-        self._last_progress = (0, 0)  # the result of _progress() when the timer was set
+        self._peak = 0  # the most calls that waited at once since the server was last idle
+        self._first_batch = 0  # calls to collect before an idle server gets them; 0 and 1: none
+        self._partial = 0  # bytes of a reply that is not complete
+        self._large_until = 0  # of the calls sent so far, the number of the last one with a large command
+        self._paused = False  # the peer does not keep up with what is written
+        self._timeouts = _Timeouts(self, reply_timeout)
 
     @property
     def pending(self) -> int:
-        """Return the number of calls that wait for their replies."""
+        """Return how many calls wait for their replies."""
         return len(self._waiting)
 
     @property
     def is_congested(self) -> bool:
-        """Return whether a new call would wait behind a large command or reply."""
-        return self._partial >= LARGE or self._sent - len(self._waiting) < self._last_large or self._paused
+        """Return whether a new call would wait for the bytes of a large one."""
+        return self._partial >= LARGE or self._paused or self._timeouts.answered < self._large_until
 
     def send(self, data: bytes) -> asyncio.Future[Any]:
-        """Send one packed command and return the future of its reply. Cancelling the future does not revoke the command."""
+        """Send one packed command and return the future of its reply. Cancelling the future does not take the command back."""
         future: asyncio.Future[Any] = self._loop.create_future()
-        idle = not self._waiting
-        self._waiting.append(future)
-        self._sent += 1
+        waiting, unsent = self._waiting, self._unsent
+        waiting.append(future)
         if len(data) >= LARGE:
-            self._last_large = self._sent
-        if idle:
-            self._write(data)
-        else:
-            if not self._unsent:
-                self._loop.call_soon(self._flush)
-            self._unsent.append(data)
+            self._large_until = self._timeouts.sent + len(unsent) + 1
+        if not unsent:
+            if self._first_batch < 2 and len(waiting) == 1:
+                self._write(data, 1)
+                return future
+            self._loop.call_soon(self._flush)
+        unsent.append(data)
+        if len(unsent) == self._first_batch == len(waiting):  # the server has nothing to do
+            self._flush()
         return future
 
     def close(self) -> None:
-        """Close the connection. Waiting calls fail."""
+        """Close the connection. Calls that wait fail."""
         self.closing = True
         self._transport.abort()
 
     def _flush(self) -> None:
-        if self._unsent:
-            data = b"".join(self._unsent)
-            self._unsent.clear()
-            self._write(data)
+        unsent = self._unsent
+        if unsent:
+            data = b"".join(unsent) if len(unsent) > 1 else unsent[0]
+            count = len(unsent)
+            unsent.clear()
+            self._write(data, count)
 
-    # -- asyncio.Protocol ---------------------------------------------------------------------------------------------
+    def _write(self, data: bytes, calls: int) -> None:
+        self._transport.write(data)
+        self._timeouts.written(calls, len(data))
+
+    # -- called by the event loop -------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Parse replies and give each to the oldest waiting call."""
+        """Give the replies to the calls that wait."""
         reader, waiting = self._reader, self._waiting
+        self._peak = max(self._peak, len(waiting))
         partial = self._partial + len(data)
         try:
             reader.feed(data)
@@ -120,121 +122,160 @@ class MultiplexedConnection(asyncio.Protocol):
                 if isinstance(reply, _Pushed):
                     continue
                 future = waiting.popleft()
-                if not future.done():  # a cancelled or timed-out call keeps its place in the queue
+                if not future.done():  # its caller was cancelled, or has given up
                     future.set_result(reply)
-        except (RedisError, IndexError) as error:  # the server speaks another protocol, or no call waits for the reply
-            self._fail(error if isinstance(error, RedisError) else InvalidResponse("received a reply that belongs to no call"))
+        except (RedisError, IndexError) as error:  # no RESP, or a reply without a call
+            text = str(error) if isinstance(error, RedisError) else "a reply without a command"
+            self._fail(ProtocolMismatch(text, sent=True))
             self._transport.abort()
             return
         self._partial = partial
-        deadlines, answered = self._deadlines, self._sent - len(waiting)
-        while deadlines and deadlines[0][0] <= answered:
-            deadlines.popleft()
+        if not waiting:
+            self._first_batch = (self._peak + 1) // 2
+            self._peak = 0
+        self._timeouts.received(len(waiting) - len(self._unsent), partial)
 
     def eof_received(self) -> None:
-        """Take no new calls, because the server has closed its side."""
+        """Take no more calls: the connection ends."""
         self.closing = True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Fail all waiting calls."""
+        """Fail all calls that wait."""
         self.ended.set_result(None)
-        self._fail(RedisConnectionError(f"Connection lost: {exc}" if exc else "Connection closed by server."))
-        if self._timer is not None:
-            self._timer.cancel()
+        self._timeouts.stop()
+        lost = ConnectionLost(f"the connection broke: {exc}" if exc else "the server closed the connection")
+        lost.__cause__ = exc
+        self._fail(lost)
 
     def pause_writing(self) -> None:
-        """Mark the connection as congested: the write buffer is full."""
+        """Note that the peer does not keep up."""
         self._paused = True
 
     def resume_writing(self) -> None:
-        """Mark the write buffer as no longer full."""
+        """Note that the peer keeps up again."""
         self._paused = False
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: RedisError) -> None:
         self.closing = True
-        self._unsent.clear()
         waiting, self._waiting = self._waiting, deque()
-        for future in waiting:
+        first_unsent = len(waiting) - len(self._unsent)
+        self._unsent.clear()
+        for number, future in enumerate(waiting):
+            if not future.done():
+                future.set_exception(error if number < first_unsent else NotSent(str(error)))
+
+    # -- called by the time-outs --------------------------------------------------------------------------------------
+
+    def unwritten(self) -> int:
+        """Return how many bytes the transport still has to write."""
+        return self._transport.get_write_buffer_size()
+
+    def expire(self, calls: int, error: ReplyTimeout) -> None:
+        """Fail the first calls in the queue. They stay there, because their replies may still come."""
+        self.closing = True
+        for future in islice(self._waiting, calls):
             if not future.done():
                 future.set_exception(error)
 
-    # -- time-outs: one timer, set for the oldest write ---------------------------------------------------------------
-
-    def _write(self, data: bytes) -> None:
-        self._transport.write(data)
-        self._written += len(data)
-        deadline = self._loop.time() + self._timeout
-        self._deadlines.append((self._sent, deadline))
-        if self._timer is None:
-            self._schedule_check(deadline)
-
-    def _schedule_check(self, when: float) -> None:
-        self._last_progress = self._progress()
-        self._timer = self._loop.call_at(when, self._check_timeouts)
-
-    def _progress(self) -> tuple[int, int]:
-        """Return the bytes received of an incomplete reply, and the bytes sent of the commands if some are unsent."""
-        # The size of the write buffer alone would not do: a new call changes it although the server reads nothing.
-        unwritten = self._transport.get_write_buffer_size()
-        return self._partial, self._written - unwritten if unwritten else 0
-
-    def _check_timeouts(self) -> None:
-        """Fail calls whose deadline has passed, unless a large reply or command makes progress."""
-        self._timer = None
-        now = self._loop.time()
-        progressing = self._progress() != self._last_progress
-        while not progressing and self._deadlines and self._deadlines[0][1] <= now:
-            self._expire(self._deadlines.popleft()[0])
+    def end_if_abandoned(self) -> None:
+        """Close a closing connection on which nobody waits any more."""
         if self.closing and all(future.done() for future in self._waiting):
             self._transport.abort()
-        elif self._deadlines:
-            self._schedule_check(now + self._timeout if progressing else self._deadlines[0][1])
-
-    def _expire(self, sent: int) -> None:
-        """Fail the first `sent` calls. They keep their places in the queue, because their replies may still come."""
-        error = RedisTimeoutError(f"no reply for {self._timeout:g} s")
-        self.closing = True
-        for future in islice(self._waiting, len(self._waiting) - (self._sent - sent)):
-            if not future.done():
-                future.set_exception(error)
 
 
-async def open_connection(unopened: Any, reply_timeout: float) -> MultiplexedConnection | None:
-    """Connect with redis-py and take over the transport. Return None when the connection has no transport (a fake one).
+class _Timeouts:
+    """The time-outs of one connection, with one timer: for the oldest write whose calls are not answered."""
 
-    Raises redis-py's errors for connecting.
-    """
-    await unopened.connect()
-    # redis-py has no public access to the transport. If a later version has other attributes, calls go through its client.
-    reader, writer = getattr(unopened, "_reader", None), getattr(unopened, "_writer", None)
-    if not isinstance(reader, asyncio.StreamReader) or not isinstance(writer, asyncio.StreamWriter):
-        await unopened.disconnect(nowait=True)
-        return None
-    if reader.at_eof() or writer.transport.is_closing():  # asyncio reports the end only once
-        await unopened.disconnect(nowait=True)
-        raise RedisConnectionError("Connection closed by server while connecting to it.")
-    unopened._reader = unopened._writer = None  # so that redis-py neither uses nor closes the transport
-    connection = MultiplexedConnection(writer, reply_timeout)
-    writer.transport.set_protocol(connection)
-    return connection
+    __slots__ = (
+        "_bytes",
+        "_connection",
+        "_deadlines",
+        "_loop",
+        "_partial",
+        "_progress",
+        "_timeout",
+        "_timer",
+        "_unanswered",
+        "sent",
+    )
+
+    def __init__(self, connection: MultiplexedConnection, timeout: float) -> None:
+        self.sent = 0  #: calls written so far
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+        self._timeout = timeout
+        self._unanswered = 0  # of the calls written so far
+        self._deadlines: deque[tuple[int, float]] = deque()  # after each write: calls written so far, until when they may wait
+        self._timer: asyncio.TimerHandle | None = None
+        self._bytes = 0  # written so far
+        self._partial = 0  # received of a reply that is not complete
+        self._progress = (0, 0)  # when the timer was set
+
+    @property
+    def answered(self) -> int:
+        """Return how many calls have been answered so far."""
+        return self.sent - self._unanswered
+
+    def written(self, calls: int, size: int) -> None:
+        """Start the time of calls that were just written."""
+        self.sent += calls
+        self._unanswered += calls
+        self._bytes += size
+        deadline = self._loop.time() + self._timeout
+        self._deadlines.append((self.sent, deadline))
+        if self._timer is None:
+            self._start(deadline)
+
+    def received(self, unanswered: int, partial: int) -> None:
+        """End the time of calls that are answered."""
+        self._unanswered, self._partial = unanswered, partial
+        deadlines, answered = self._deadlines, self.answered
+        while deadlines and deadlines[0][0] <= answered:
+            deadlines.popleft()
+
+    def stop(self) -> None:
+        """Cancel the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _start(self, when: float) -> None:
+        self._progress = self._measure()
+        self._timer = self._loop.call_at(when, self._check)
+
+    def _measure(self) -> tuple[int, int]:
+        """Return how far an incomplete reply and unwritten commands have come: equal as long as nothing moves."""
+        # Not the unwritten bytes themselves: they also change when a stalled peer is sent more.
+        unwritten = self._connection.unwritten()
+        return self._partial, self._bytes - unwritten if unwritten else 0
+
+    def _check(self) -> None:
+        """Fail calls that have waited too long, unless a large reply or command is in transit and moves."""
+        self._timer = None
+        now = self._loop.time()
+        moves = self._measure() != self._progress
+        while not moves and self._deadlines and self._deadlines[0][1] <= now:
+            calls = self._unanswered - (self.sent - self._deadlines.popleft()[0])
+            self._connection.expire(calls, ReplyTimeout(f"no reply for {self._timeout:g} s"))
+        self._connection.end_if_abandoned()
+        if self._deadlines:
+            self._start(now + self._timeout if moves else self._deadlines[0][1])
 
 
 class ConnectionGroup:
-    """Open, choose and close the connections to one node.
+    """The connections to one node, opened as they are needed.
 
-    `make_connection` returns an unopened connection of redis-py.
+    `connect` opens one more; `max_dedicated` bounds the dedicated ones, further callers wait for their turn.
     """
 
-    def __init__(self, make_connection: Callable[[], AbstractConnection], reply_timeout: float) -> None:
-        self._make_connection = make_connection
-        self._timeout = reply_timeout
+    def __init__(self, connect: Callable[[], Awaitable[MultiplexedConnection]], max_dedicated: int) -> None:
+        self._connect = connect
         self._connections: list[MultiplexedConnection] = []
         self._dedicated: set[MultiplexedConnection] = set()  # in use
-        self._idle_dedicated: list[MultiplexedConnection] = []  # ready for reuse
+        self._idle_dedicated: list[MultiplexedConnection] = []
+        self._dedicated_turns = asyncio.Semaphore(max_dedicated)
         self._large_keys: dict[Any, None] = {}
         self._opening: asyncio.Task[None] | None = None
         self._closed = False
-        self.unsupported = False  #: true when this client has no transport: all calls must go through redis-py
 
     def available(self, *, large: bool) -> MultiplexedConnection | None:
         """Return the connection for a call, or None when one has to be opened first."""
@@ -243,10 +284,10 @@ class ConnectionGroup:
             return self._select_uncongested(large=large)
         return connections[0]
 
-    async def get(self, *, large: bool) -> MultiplexedConnection | None:
-        """Return the connection for a call; open one if necessary. Return None if unsupported. Raises redis-py's errors."""
-        for _ in range(_MAX_CONNECTIONS):  # bounded, because each new connection may end at once
-            if (connection := self.available(large=large)) is not None or self.unsupported:
+    async def get(self, *, large: bool) -> MultiplexedConnection:
+        """Return the connection for a call, opened if need be. Errors are those of opening."""
+        for _ in range(_MAX_CONNECTIONS):  # and no more, if each one ends at once
+            if (connection := self.available(large=large)) is not None:
                 return connection
             try:
                 await self._grow()
@@ -256,27 +297,32 @@ class ConnectionGroup:
                 break
         usable = self._usable()
         if not usable:
-            raise RedisConnectionError("Connection closed by server while connecting to it.")
-        return _least_busy(usable[large:] or usable)  # congested, but Redis may accept no more clients
+            raise NotSent("the server closed the connection")
+        return _least_busy(usable[large:] or usable)  # a slow connection is better than none, as when Redis takes no more clients
 
-    async def acquire_dedicated(self) -> MultiplexedConnection | None:
-        """Return a connection for one blocking command, exclusive until `release_dedicated`. Return None if unsupported."""
-        self._idle_dedicated = [connection for connection in self._idle_dedicated if not connection.closing]
-        connection = self._idle_dedicated.pop() if self._idle_dedicated else await self._open_one()
-        if connection is not None:
-            self._dedicated.add(connection)
+    async def acquire_dedicated(self) -> MultiplexedConnection:
+        """Return a connection that no other call uses until `release_dedicated`. Errors are those of opening."""
+        await self._dedicated_turns.acquire()
+        try:
+            self._idle_dedicated = [connection for connection in self._idle_dedicated if not connection.closing]
+            connection = self._idle_dedicated.pop() if self._idle_dedicated else await self._open_one()
+        except BaseException:
+            self._dedicated_turns.release()
+            raise
+        self._dedicated.add(connection)
         return connection
 
     def release_dedicated(self, connection: MultiplexedConnection) -> None:
-        """Make a connection available for reuse. Close it if a call still waits on it."""
+        """Take a dedicated connection back. It is closed if its reply is still to come."""
+        self._dedicated_turns.release()
         self._dedicated.discard(connection)
-        if connection.pending:
+        if connection.pending or self._closed:
             connection.close()
         elif not connection.closing:
             self._idle_dedicated.append(connection)
 
     def _select_uncongested(self, *, large: bool) -> MultiplexedConnection | None:
-        """Return the best open connection, or None to open another. Large calls do not use the first connection."""
+        """Return a connection without congestion, None for a new one. Large calls leave the first connection alone."""
         usable = self._usable()
         for connection in usable[large:]:
             if not connection.is_congested:
@@ -288,45 +334,41 @@ class ConnectionGroup:
         return [connection for connection in self._connections if not connection.closing]
 
     async def _grow(self) -> None:
-        """Open one more connection. Concurrent callers wait for the same connection and get the same error."""
+        """Wait until one more connection is open. All callers that wait get the same one, or the same error."""
         if self._closed:
             raise _closed()
         opening = self._opening
         if opening is None or opening.done():
             opening = self._opening = asyncio.ensure_future(self._open())
-            # Read the error, or asyncio logs "exception was never retrieved" when all callers were cancelled.
+            # Otherwise asyncio reports an error that nobody has seen when all callers that waited were cancelled.
             opening.add_done_callback(lambda task: task.cancelled() or task.exception())
-        await asyncio.wait([opening])  # unlike `await opening`, cancelling one caller does not cancel it for the others
+        await asyncio.wait([opening])  # without cancelling it for the others
         if opening.cancelled():
             raise _closed()
         opening.result()
 
     async def _open(self) -> None:
-        connection = await self._open_one()
-        if connection is not None:
-            self._connections.append(connection)
+        self._connections.append(await self._open_one())
 
-    async def _open_one(self) -> MultiplexedConnection | None:
-        connection = await open_connection(self._make_connection(), self._timeout)
-        if connection is None:
-            self.unsupported = True
-        elif self._closed:
+    async def _open_one(self) -> MultiplexedConnection:
+        connection = await self._connect()
+        if self._closed:
             connection.close()
             raise _closed()
         return connection
 
     def expects_large_reply(self, key: Any) -> bool:
-        """Return whether a call for this key had a large reply."""
+        """Return whether calls for this key have had large replies."""
         return key in self._large_keys
 
     def note_large_reply(self, key: Any) -> None:
-        """Remember that a call for this key had a large reply."""
+        """Remember a key with a large reply: its next calls use a connection for large ones."""
         self._large_keys[key] = None
         if len(self._large_keys) > _LARGE_KEYS:
             del self._large_keys[next(iter(self._large_keys))]
 
     async def aclose(self) -> None:
-        """Close all connections, and one that is being opened, and wait for their end. A cancelled call still closes them."""
+        """Close all connections, also one that is being opened. They are closed even if the wait for their end is cancelled."""
         self._closed = True
         connections = [*self._connections, *self._dedicated, *self._idle_dedicated]
         ends: list[asyncio.Future[None]] = [connection.ended for connection in connections]
@@ -339,8 +381,8 @@ class ConnectionGroup:
             await asyncio.wait(ends)
 
 
-def _closed() -> RedisConnectionError:
-    return RedisConnectionError("Closed while connecting to the server.")
+def _closed() -> NotSent:
+    return NotSent("closed while connecting to the server")
 
 
 def _least_busy(connections: Sequence[MultiplexedConnection]) -> MultiplexedConnection:
@@ -348,7 +390,7 @@ def _least_busy(connections: Sequence[MultiplexedConnection]) -> MultiplexedConn
 
 
 def pack(command: Sequence[Any]) -> bytes:
-    """Return a command in the Redis protocol. A name of two words, such as XINFO STREAM, becomes two arguments."""
+    """Return a command in the form of RESP. A name of two words, such as XINFO STREAM, becomes two arguments."""
     name = command[0]
     if isinstance(name, str) and " " in name:
         command = (*name.split(), *command[1:])

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from motia_redis.errors import StateError
 
-DEFAULT_URL = "embedded://.motia"
 EMBEDDED = "embedded://"
+DEFAULT_DIRECTORY = ".motia"
+DEFAULT_URL = EMBEDDED + DEFAULT_DIRECTORY
 
 _FORMS = (
     "redis://user:password@host:port/0, rediss://, unix:///path, redis+sentinel://host:port,host:port/service, "
@@ -36,17 +38,51 @@ _OPTIONS = {
 
 
 @dataclass(frozen=True, slots=True)
+class Tls:
+    """The TLS options of a URL. `cert_reqs` is none, optional or required."""
+
+    keyfile: str | None = None
+    certfile: str | None = None
+    password: str | None = field(default=None, repr=False)
+    ca_certs: str | None = None
+    ca_path: str | None = None
+    ciphers: str | None = None
+    cert_reqs: str = "required"
+    check_hostname: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where one server listens, and how to log in. A server with a `path` listens on a Unix socket."""
+
+    host: str = "localhost"
+    port: int = 6379
+    path: str = ""
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    database: int = 0
+    client_name: str | None = None
+    tls: Tls | None = None
+
+    @property
+    def address(self) -> str:
+        """Return the path of the socket, or host and port."""
+        return self.path or (f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}")
+
+    def at(self, host: str, port: int) -> Server:
+        """Return the server at another address, with the same login."""
+        return replace(self, host=host, port=port, path="")
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
-    """Hold the parts of a URL. `seeds` are plain URLs of the one Redis, of the sentinels, or of nodes of the Cluster."""
+    """The meaning of a URL. `seeds` are the one Redis, the sentinels, or some nodes of the Cluster."""
 
-    kind: str  #: "single", "sentinel", "cluster" or "embedded"
-    seeds: tuple[str, ...]
-    service: str = ""  #: sentinel: the name of the primary
-    primary: str = ""  #: sentinel and cluster: the URL of a primary, with `{}` instead of host and port
-
-    def at(self, host: str, port: int) -> str:
-        """Return the plain URL of a primary at a discovered address."""
-        return self.primary.replace("{}", f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    kind: Literal["single", "sentinel", "cluster", "embedded"]
+    seeds: tuple[Server, ...] = ()
+    service: str = ""  #: the sentinels' name of the primary
+    primary: Server = Server()  #: login and options of a primary, whose address is discovered
+    directory: str = ""  #: of the embedded server
 
 
 def redact(url: str) -> str:
@@ -75,36 +111,48 @@ def parse(url: object) -> Target:
     fault = _several_fault(url, scheme) if scheme in _SENTINEL + _CLUSTER else _fault(url, scheme)
     if fault:
         raise StateError(f"{redact(url)!r} is not the URL of a Redis: {fault}; use {_FORMS}")
+    if scheme == "embedded":
+        return Target("embedded", directory=url.removeprefix(EMBEDDED))
     if scheme in _SENTINEL:
         return _sentinel(url)
     if scheme in _CLUSTER:
         login, hosts, _, query = _parts(url)
-        plain = f"{_plain_scheme(url)}://{login}{{}}/0{query}"
-        return Target("cluster", tuple(plain.replace("{}", host) for host in hosts), primary=plain)
-    return Target("embedded" if scheme == "embedded" else "single", (url,))
+        seeds = tuple(_server(f"{_plain_scheme(url)}://{login}{host}{query}") for host in hosts)
+        return Target("cluster", seeds, primary=seeds[0])
+    return Target("single", (_server(url),))
+
+
+def _server(url: str) -> Server:
+    """Return the server of a URL of one host, which has no fault."""
+    parts = urlsplit(url)
+    options = dict(parse_qsl(parts.query))
+    tls = {name.removeprefix("ssl_"): value for name, value in options.items() if name.startswith("ssl_")}
+    given: dict[str, Any] = dict(tls)
+    if "check_hostname" in tls:
+        given["check_hostname"] = tls["check_hostname"].lower() == "true"
+    database = options.get("db") or (parts.path.strip("/") if parts.scheme != "unix" else "")
+    return Server(
+        host=parts.hostname or "localhost",
+        port=parts.port or 6379,
+        path=unquote(parts.path) if parts.scheme == "unix" else "",
+        username=unquote(parts.username) if parts.username else None,
+        password=unquote(parts.password) if parts.password else None,
+        database=int(database or 0),
+        client_name=options.get("client_name"),
+        tls=Tls(**given) if parts.scheme == "rediss" else None,
+    )
 
 
 def _sentinel(url: str) -> Target:
     login, hosts, path, query = _parts(url)
     service, _, database = path.partition("/")
-    options = parse_qsl(query.removeprefix("?"))
-    own = "".join(f"&{pair}" for pair in query.removeprefix("?").split("&") if pair and not pair.startswith("sentinel_"))
-    scheme, given = _plain_scheme(url), dict(options)
-    # Sentinels have separate users. TLS applies to sentinels and servers alike.
-    user, secret = (_quoted(query, name) for name in ("sentinel_username", "sentinel_password"))
-    sentinel_login = f"{user}:{secret}@" if "sentinel_password" in given else ""
-    tls = "".join(f"&{pair}" for pair in own.split("&") if pair.startswith("ssl_"))
-    seeds = tuple(f"{scheme}://{sentinel_login}{host}{_query(tls)}" for host in hosts)
-    return Target("sentinel", seeds, unquote(service), f"{scheme}://{login}{{}}/{database or 0}{_query(own)}")
-
-
-def _quoted(query: str, name: str) -> str:
-    """Return the value of an option as written in the URL, with its escapes."""
-    return next((pair.partition("=")[2] for pair in query.removeprefix("?").split("&") if pair.partition("=")[0] == name), "")
-
-
-def _query(options: str) -> str:
-    return f"?{options.lstrip('&')}" if options else ""
+    primary = _server(f"{_plain_scheme(url)}://{login}{hosts[0]}/{database}{query}")
+    # Sentinels have users of their own, if any. TLS is for all servers or none.
+    options = dict(parse_qsl(query.removeprefix("?")))
+    user, password = options.get("sentinel_username"), options.get("sentinel_password")
+    sentinels = (_server(f"{_plain_scheme(url)}://{host}") for host in hosts)
+    seeds = tuple(replace(sentinel, username=user, password=password, tls=primary.tls) for sentinel in sentinels)
+    return Target("sentinel", seeds, unquote(service), primary)
 
 
 def _plain_scheme(url: str) -> str:

@@ -8,8 +8,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
+from motia_redis._transport.failures import ErrorReply
 from motia_redis._worker.entries import StreamEntry, order
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Reader:
     async def _recover(self, error: Exception, pause: float) -> None:
         """Wait after an error of Redis. Create the consumer groups again if they are missing."""
         await self._stop_watching()
-        if isinstance(error, ResponseError) and "NOGROUP" in str(error):
+        if isinstance(error, ErrorReply) and error.code == "NOGROUP":
             _log.warning(
                 "reading: consumer groups are missing (was Redis flushed?): creating them to read all entries from the start"
             )
@@ -107,7 +108,7 @@ class Reader:
             finished: list[Lane] = []
             for read, reply in zip(reads, replies, strict=True):
                 if not isinstance(reply, Exception):
-                    finished += await self._take_read(read, _by_stream(reply))
+                    finished += await self._take_read(read, reply)
             await self._begin_new(finished)
         finally:
             for lane in lanes:
@@ -227,7 +228,7 @@ class Reader:
         seen = idle.last_read_id
         command = ("XREAD", "COUNT", 1, "BLOCK", _WATCH, "STREAMS", *seen, *seen.values())
         try:
-            found = _by_stream(await self._router.execute_blocking(next(iter(seen)), *command))
+            found = await self._router.execute_blocking(next(iter(seen)), *command)
             if not found:
                 idle.forget_closing()
             for stream, entries in found.items():
@@ -301,9 +302,3 @@ class IdleLanes:
             self.watch.cancel()
             await asyncio.wait([self.watch])
             self.watch = None
-
-
-def _by_stream(reply: Any) -> dict[bytes, list[tuple[bytes, Any]]]:
-    """Return the entries of a read by stream, for RESP2 and RESP3 replies."""
-    pairs = reply.items() if isinstance(reply, dict) else reply or []
-    return {stream: entries[0] if entries and isinstance(entries[0], list) else entries for stream, entries in pairs}

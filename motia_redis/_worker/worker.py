@@ -81,7 +81,7 @@ class Worker:
         router = await self._state.open_router()
         try:
             for reply in await router.gather(commands, return_exceptions=True):
-                if isinstance(reply, Exception) and not str(reply).startswith("BUSYGROUP"):
+                if isinstance(reply, Exception) and getattr(reply, "code", "") != "BUSYGROUP":
                     raise reply
         finally:
             await router.aclose()

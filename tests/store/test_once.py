@@ -11,6 +11,7 @@ import pytest
 from motia_redis import StateManager
 from motia_redis._store import mutations, retries
 from motia_redis._store.limits import Retention
+from motia_redis._transport.failures import ConnectionLost, ReplyTimeout
 from motia_redis._transport.router import Router
 from motia_redis.errors import (
     IdempotencyKeyReused,
@@ -46,12 +47,12 @@ class Faults:
                 self.hold -= 1
                 self.held.append(send)
                 self.lost.set()
-                raise TimeoutError("held back")
+                raise ReplyTimeout("held back")
             reply = await send()
             if command[0] == "EVALSHA" and self.lose:
                 self.lose -= 1
                 self.lost.set()
-                raise ConnectionResetError("the reply got lost")
+                raise ConnectionLost("the reply got lost")
             return reply
 
         async def faulty_execute(router: Router, key: bytes, *command: Any) -> Any:

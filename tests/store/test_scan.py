@@ -10,6 +10,7 @@ import pytest
 
 from motia_redis._store import manager
 from motia_redis._store.scans import PAGE_BYTES, PAGE_ITEMS, PageSize
+from motia_redis._transport.failures import ConnectionLost
 from motia_redis._transport.router import Router
 from motia_redis.errors import CorruptValue, InvalidName
 
@@ -125,7 +126,7 @@ async def test_a_pass_that_was_interrupted_begins_anew(state: StateManager, monk
     async def execute_at(router: Router, address: str, *command: Any) -> Any:
         cursors.append(command[2])
         if len(cursors) == 3:
-            raise ConnectionResetError
+            raise ConnectionLost("the reply got lost")
         return await original(router, address, *command)
 
     monkeypatch.setattr(Router, "execute_at", execute_at)

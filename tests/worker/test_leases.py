@@ -94,7 +94,7 @@ class Guard:
         return entry_id
 
     async def pending(self) -> int:
-        return (await self.router.execute(self.stream, "XPENDING", self.stream, "Step"))["pending"]
+        return (await self.router.execute(self.stream, "XPENDING", self.stream, "Step"))[0]
 
     async def expired(self, worker: str) -> bool:
         return await self.renew(worker, 10_000) == 0
