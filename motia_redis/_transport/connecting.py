@@ -8,7 +8,7 @@ import ssl
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from motia_redis._transport.failures import ConnectFailed, ErrorReply, ProtocolMismatch
+from motia_redis._transport.failures import ConnectFailed, ConnectionLost, ErrorReply, ProtocolMismatch, ReplyTimeout
 from motia_redis._transport.multiplexing import MultiplexedConnection, pack
 
 if TYPE_CHECKING:
@@ -29,9 +29,12 @@ async def open_connection(server: Server, reply_timeout: float) -> MultiplexedCo
         async with asyncio.timeout(CONNECT_TIMEOUT):
             connection = await _open_socket(server, reply_timeout)
             await _log_in(connection, server)
-    except TimeoutError as error:
+    except (TimeoutError, ReplyTimeout) as error:
         _abort(connection)
-        raise ConnectFailed(f"no answer from {server.address} while connecting for {CONNECT_TIMEOUT:g} s") from error
+        raise ConnectFailed(f"no answer from {server.address} while connecting") from error
+    except ConnectionLost as error:
+        _abort(connection)
+        raise ConnectFailed(f"{error} while connecting") from error
     except OSError as error:  # ssl.SSLError is one, too
         _abort(connection)
         raise ConnectFailed(f"{_reason(error)} while connecting to {server.address}") from error

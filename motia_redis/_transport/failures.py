@@ -101,7 +101,7 @@ UNREACHABLE = (NotSent, ConnectionLost, ReplyTimeout, ProtocolMismatch)
 
 def is_disconnected(error: Exception) -> bool:
     """Return whether the server may have ended: it does not answer at all, rather than slowly."""
-    return isinstance(error, NotSent | ConnectionLost) and not isinstance(error.__cause__, TimeoutError)
+    return isinstance(error, NotSent | ConnectionLost) and not _is_slow(error)
 
 
 def was_sent(error: Exception) -> bool:
@@ -119,10 +119,14 @@ def to_unavailable(subject: object, url: str, error: Exception, *, maybe_applied
         message = f"{subject}: Redis at {at} {refusals.explain(error.code, str(error))}{applied}"
     elif isinstance(error, ProtocolMismatch):
         message = f"{subject}: Redis at {at} is not a Redis: it answered in another protocol ({error}){applied}"
-    elif isinstance(error, ReplyTimeout | TimeoutError) or isinstance(error.__cause__, TimeoutError):
-        message = (
-            f"{subject}: cannot reach Redis at {at}: no answer in time ({text}): is it a Redis, and not overloaded?{applied}"
-        )
+    elif _is_slow(error):
+        reason = f"no reply in time ({error or type(error).__name__}): check that a Redis listens there and is not blocked"
+        message = f"{subject}: cannot reach Redis at {at}: {reason}{applied}"
     else:
         message = f"{subject}: cannot reach Redis at {at}: {error or type(error).__name__}{applied}"
     return StateUnavailable(message, maybe_applied=maybe_applied)
+
+
+def _is_slow(error: BaseException | None) -> bool:
+    """Return whether the server did not answer in time, a command or a connection attempt."""
+    return isinstance(error, ReplyTimeout | TimeoutError) or (isinstance(error, ConnectFailed) and _is_slow(error.__cause__))

@@ -7,10 +7,11 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import hiredis
-from redis.asyncio import Connection
 
 from motia_redis._transport import endpoint
-from motia_redis._transport.multiplexing import LARGE, MultiplexedConnection, open_connection, pack
+from motia_redis._transport.connecting import open_connection
+from motia_redis._transport.multiplexing import LARGE, MultiplexedConnection, pack
+from motia_redis._transport.urls import Server
 from tests.support.waiting import until_holds, within_deadline
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Peer(asyncio.Protocol):
     """Serve one connection and record its commands."""
 
     def __init__(self, server: FakeRedis) -> None:
-        self.commands: list[list[bytes]] = []  #: without redis-py's commands of connecting
+        self.commands: list[list[bytes]] = []  #: without HELLO
         self.packets = 0  #: the number of reads that contained commands
         self.lost = False
         self._server = server
@@ -66,10 +67,7 @@ class Peer(asyncio.Protocol):
         while isinstance(command := self._parser.gets(), list):
             if command[0] == b"HELLO":
                 self.write(self._server.greeting)
-            elif command[0] == b"CLIENT":
-                self.write(b"+OK\r\n")
-                if command[2] == b"LIB-VER":  # redis-py's last command of connecting
-                    self._server.on_greeted(self)
+                self._server.on_greeted(self)
             else:
                 self.commands.append(command)
                 self.write(self._server.answer(self, command) or b"")
@@ -126,8 +124,7 @@ async def open_peer(
     fake: FakeRedis, *, reply_timeout: float = REPLY_TIMEOUT
 ) -> AsyncIterator[tuple[MultiplexedConnection, Peer]]:
     """Open a multiplexed connection to a fake server; return it and the server's side of it."""
-    connection = await open_connection(Connection(host="127.0.0.1", port=fake.port), reply_timeout)
-    assert connection is not None, "the connection has a transport"
+    connection = await open_connection(Server(host="127.0.0.1", port=fake.port), reply_timeout)
     try:
         yield connection, fake.peers[-1]
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,6 @@ from motia_redis import state as state_trigger
 from motia_redis._admin.dead_letters import DeadLetters
 from motia_redis._admin.doctor import examine
 from motia_redis._admin.status import read_status
-from motia_redis._transport import endpoint
 from motia_redis._transport.embedded import find_server
 from motia_redis.errors import RevisionConflict, StateUnavailable, UpdateFailed
 from tests.support.certificates import create_certificate
@@ -27,7 +27,7 @@ from tests.support.servers import current_server
 from tests.support.workers import Recorder, record, working
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "operating.md"
 INCREMENT = [{"op": "increment", "path": "/n", "value": 1}]
@@ -175,11 +175,21 @@ async def _keep_flushing(client: redis.Redis) -> None:
         await asyncio.sleep(0.005)
 
 
-async def test_state_calls_work_on_fakeredis(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Users test their state calls on fakeredis, without a server."""
-    fake = fakeredis.FakeServer()
-    monkeypatch.setattr(endpoint, "_connect", lambda *_: fakeredis.FakeAsyncRedis(server=fake))
-    async with StateManager("redis://fake") as state:
+@pytest.fixture
+def fake_server() -> Iterator[str]:
+    """Give the URL of a fakeredis server, which serves a loopback port from a thread."""
+    server = fakeredis.TcpFakeServer(("127.0.0.1", 0), server_type="redis")
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"redis://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+async def test_state_calls_work_on_fakeredis(fake_server: str) -> None:
+    """Users test their state calls on fakeredis, without a server of Redis."""
+    async with StateManager(fake_server) as state:
         await state.set("users", "ann", {"n": 1, "tags": []})
         assert await state.update("users", "ann", INCREMENT) == {"n": 2, "tags": []}
         with pytest.raises(UpdateFailed):

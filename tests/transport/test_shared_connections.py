@@ -8,16 +8,17 @@ import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import fakeredis
 import pytest
-from redis.asyncio import Connection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from motia_redis import StateManager
-from motia_redis._transport import endpoint, failures
-from motia_redis._transport.multiplexing import LARGE, ConnectionGroup, open_connection
+from motia_redis._transport import failures
+from motia_redis._transport.connecting import open_connection
+from motia_redis._transport.failures import ConnectFailed, NotSent
+from motia_redis._transport.multiplexing import LARGE
+from motia_redis._transport.urls import Server
 from tests.support.certificates import Certificate, create_certificate
 from tests.support.fake_redis import (
     LARGE_SIZE,
@@ -185,7 +186,7 @@ async def test_concurrent_calls_to_a_silent_server_time_out_together() -> None:
     async with FakeRedis(greeting=b"") as fake, open_router(fake.url, reply_timeout=0.3) as router:
         began = asyncio.get_running_loop().time()
         found = await asyncio.gather(*(start_get(router, str(number)) for number in range(16)), return_exceptions=True)
-        assert {type(error) for error in found} == {RedisTimeoutError}
+        assert {type(error) for error in found} == {ConnectFailed}
         assert asyncio.get_running_loop().time() - began < 2.0, "the calls wait for 0.3 s at the same time"
 
 
@@ -239,7 +240,7 @@ async def test_close_during_connect_leaves_no_connection() -> None:
         await router.aclose()
         calls.append(asyncio.create_task(node.connections.get(large=False)))  # a call that begins after close
         found = await within_deadline(asyncio.gather(*calls, return_exceptions=True))
-        assert {type(error) for error in found} == {RedisConnectionError}
+        assert {type(error) for error in found} == {NotSent}
         assert not any(failures.was_sent(error) for error in found)
         await fake.wait_closed()
         assert len(fake.peers) == 1, "waiting calls open no second connection"
@@ -272,14 +273,9 @@ async def test_cancelled_close_still_closes_all_connections() -> None:
 
 @pytest.mark.parametrize("close_method", ["close", "abort"])
 async def test_connection_that_ends_during_connect_is_rejected(close_method: str) -> None:
-    class Late(Connection):
-        async def connect(self) -> None:
-            await super().connect()
-            await until_holds(lambda: self._reader.at_eof() or self._writer.transport.is_closing(), "the end arrives")
-
-    async with FakeRedis(on_greeted=lambda peer: getattr(peer.transport, close_method)()) as fake:
-        with pytest.raises(RedisConnectionError, match="closed by server while connecting"):
-            await within_deadline(open_connection(Late(host="127.0.0.1", port=fake.port), REPLY_TIMEOUT))
+    async with FakeRedis(greeting=b"", on_greeted=lambda peer: getattr(peer.transport, close_method)()) as fake:
+        with pytest.raises(ConnectFailed, match="while connecting"):
+            await within_deadline(open_connection(Server(host="127.0.0.1", port=fake.port), REPLY_TIMEOUT))
         await fake.wait_closed()
 
 
@@ -310,7 +306,7 @@ async def test_small_call_waits_behind_a_large_reply_when_redis_accepts_no_more_
         assert await within_deadline(asyncio.gather(large, waiting)) == [bytes(LARGE_SIZE), b"small"]
 
 
-# -- TLS, and clients without transport ----------------------------------------------------------------------------------------
+# -- TLS ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -342,23 +338,3 @@ def test_connections_are_shared_over_tls(loop: str, certificate: Certificate) ->
             await fake.wait_closed()
 
     run_in_loop(loop, main())
-
-
-async def test_client_without_transport_sends_all_calls_through_redis_py(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake, given = fakeredis.FakeServer(), []
-    get = ConnectionGroup.get
-
-    async def watched(self: ConnectionGroup, *, large: bool) -> Any:
-        given.append(await get(self, large=large))
-        return given[-1]
-
-    monkeypatch.setattr(endpoint, "_connect", lambda *_: fakeredis.FakeAsyncRedis(server=fake))
-    monkeypatch.setattr(ConnectionGroup, "get", watched)
-    async with StateManager("redis://fake") as state:
-        await asyncio.gather(*(state.set("users", f"{number}", number) for number in range(TASKS)))
-        await state.set("users", "large", "x" * LARGE)
-        assert await state.get("users", "large") == "x" * LARGE
-        assert await state.get("users", "7") == 7
-        assert await state.count("users") == TASKS + 1
-    assert len(given) > TASKS
-    assert set(given) == {None}
