@@ -33,6 +33,10 @@ _POSITION = re.compile(
 )
 
 
+#: fakeredis puts ERR in front of the errors of scripts, which begin with a code of their own.
+_SECOND_CODE = re.compile(r"^ERR (?=[A-Z]{6,}\b)")
+
+
 class NotSent(RedisConnectionError):
     """The command did not leave this process."""
 
@@ -58,12 +62,13 @@ class ProtocolMismatch(InvalidResponse):
 
 
 class ErrorReply(ResponseError):
-    """An error reply. `code` is its first word, such as NOPERM; the text does not say where in a script the error came up."""
+    """An error reply. `code` is its first word, such as NOPERM. The text has no position in a script."""
 
     def __init__(self, text: str) -> None:
-        text = _POSITION.sub("", text).lstrip("-").strip()
+        text = _SECOND_CODE.sub("", _POSITION.sub("", text).lstrip("-").strip())
         super().__init__(text)
-        self.code = text.partition(" ")[0]
+        code = text.partition(" ")[0]
+        self.code = code if code.isupper() else "ERR"  # the errors of some commands in scripts of Redis 6.2 have no code
 
 
 class NoScript(ErrorReply):

@@ -348,7 +348,8 @@ class ConnectionGroup:
         opening.result()
 
     async def _open(self) -> None:
-        self._connections.append(await self._open_one())
+        connection = await self._open_one()
+        self._connections.append(connection)  # not the list of before: it may have been replaced meanwhile
 
     async def _open_one(self) -> MultiplexedConnection:
         connection = await self._connect()

@@ -8,9 +8,9 @@ import select
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import InvalidResponse, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 
+from motia_redis._transport.failures import ConnectionLost, ProtocolMismatch
 from motia_redis._transport.multiplexing import LARGE
 from tests.support.fake_redis import (
     LARGE_SIZE,
@@ -99,7 +99,7 @@ async def test_ended_connection_fails_its_calls_and_is_replaced(last: bytes, clo
         assert await within_deadline(calls[0]) == b"0"
         getattr(fake.peers[0].transport, close_method)()
         found = await within_deadline(asyncio.gather(*calls[1:], return_exceptions=True))
-        assert {type(error) for error in found} == {RedisConnectionError}
+        assert {type(error) for error in found} == {ConnectionLost}
         fake.answer = echo
         assert await start_get(router, "5") == b"5"
         assert len(fake.peers) == 2
@@ -113,7 +113,7 @@ async def test_server_of_another_protocol_fails_calls_at_once(words: bytes) -> N
             await start_get(router, "a")
     async with FakeRedis(lambda *_: words) as fake, open_router(fake.url) as router:
         found = await asyncio.gather(start_get(router, "a"), start_get(router, "b"), return_exceptions=True)
-        assert {type(error) for error in found} == {InvalidResponse}
+        assert {type(error) for error in found} == {ProtocolMismatch}
     assert asyncio.get_running_loop().time() - began < REPLY_TIMEOUT / 2
 
 
@@ -142,7 +142,7 @@ async def test_close_fails_waiting_calls_and_closes_all_connections() -> None:
             calls.append(asyncio.create_task(router.execute("large", "SET", "large", bytes(LARGE_SIZE))))
             await until_holds(lambda: sum(len(peer.commands) for peer in fake.peers) == 6, "all calls arrive")
         found = await within_deadline(asyncio.gather(*calls, return_exceptions=True))
-        assert {type(error) for error in found} == {RedisConnectionError}
+        assert {type(error) for error in found} == {ConnectionLost}
         await fake.wait_closed()
         gc.collect()
 

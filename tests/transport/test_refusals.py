@@ -12,7 +12,7 @@ import redis
 
 from motia_redis import StateManager
 from motia_redis._store.keyspace import Keyspace, Layout
-from motia_redis._transport import endpoint, failures, refusals
+from motia_redis._transport import connecting, failures, refusals
 from motia_redis.errors import StateUnavailable
 from tests.support.waiting import until, wait_until
 
@@ -123,7 +123,7 @@ async def test_server_that_is_not_redis_is_explained(monkeypatch: pytest.MonkeyP
     get: Callable[[StateManager], Any] = lambda state: state.get("users", "ann")  # noqa: E731
     async with fixed_reply(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n") as port:
         assert "is not a Redis" in await refusal_of(f"redis://127.0.0.1:{port}", get)
-    monkeypatch.setattr(endpoint, "CONNECT_TIMEOUT", 0.2)
+    monkeypatch.setattr(connecting, "CONNECT_TIMEOUT", 0.2)
     async with fixed_reply(b"") as port, asyncio.timeout(5):
         assert "no reply in time" in await refusal_of(f"redis://127.0.0.1:{port}", get)
 
@@ -135,7 +135,7 @@ async def test_loading_redis_is_explained() -> None:
 
 
 def test_unnecessary_password_is_explained() -> None:
-    error = redis.AuthenticationError("AUTH <password> called without any password configured for the default user.")
+    error = failures.error_reply("ERR AUTH <password> called without any password configured for the default user.")
     assert str(failures.to_unavailable("here", "redis://:secret@host", error)).startswith(
         "here: Redis at redis://host has no password, but the URL has one"
     )
@@ -159,8 +159,8 @@ def test_unnecessary_password_is_explained() -> None:
 )
 def test_position_inside_a_script_is_removed_from_the_error(text: str, begin: str, end: str) -> None:
     """The first case is the form of Redis 6.2, the second that of Redis 7."""
-    message = refusals.refusal(redis.ResponseError(text))
-    assert message is not None
+    error = failures.error_reply(text)
+    message = refusals.explain(error.code, str(error))
     assert message.startswith(begin)
     assert message.endswith(end)
     assert message.count("(") == 1 + begin.count("(")

@@ -9,8 +9,10 @@ import pytest
 
 from motia_redis import StateManager
 from motia_redis._transport import endpoint
-from motia_redis._transport.urls import Target, parse, redact
+from motia_redis._transport.urls import Server, Target, Tls, parse, redact
 from motia_redis.errors import StateError
+
+LOGGED_IN = Server("a", 1, username="user", password="p/w", tls=Tls(ca_certs="/ca.pem"))
 
 
 @pytest.mark.parametrize(
@@ -18,41 +20,55 @@ from motia_redis.errors import StateError
     [
         (
             "redis+cluster://a:1,b:2",
-            Target("cluster", ("redis://a:1/0", "redis://b:2/0"), primary="redis://{}/0"),
+            Target("cluster", (Server("a", 1), Server("b", 2)), primary=Server("a", 1)),
         ),
         (
             "rediss+cluster://user:p%2Fw@a:1/0?ssl_ca_certs=/ca.pem",
-            Target(
-                "cluster",
-                ("rediss://user:p%2Fw@a:1/0?ssl_ca_certs=/ca.pem",),
-                primary="rediss://user:p%2Fw@{}/0?ssl_ca_certs=/ca.pem",
-            ),
+            Target("cluster", (LOGGED_IN,), primary=LOGGED_IN),
         ),
         (
             "redis+sentinel://a:1,b:2/mymaster",
-            Target("sentinel", ("redis://a:1", "redis://b:2"), "mymaster", "redis://{}/0"),
+            Target("sentinel", (Server("a", 1), Server("b", 2)), "mymaster", Server("a", 1)),
         ),
         (
             "rediss+sentinel://u:p@a:1/my%20master/3?sentinel_username=s&sentinel_password=x%40y&ssl_cert_reqs=none&client_name=c",
             Target(
                 "sentinel",
-                ("rediss://s:x%40y@a:1?ssl_cert_reqs=none",),
+                (Server("a", 1, username="s", password="x@y", tls=Tls(cert_reqs="none")),),
                 "my master",
-                "rediss://u:p@{}/3?ssl_cert_reqs=none&client_name=c",
+                Server("a", 1, username="u", password="p", database=3, client_name="c", tls=Tls(cert_reqs="none")),
             ),
         ),
-        ("redis://a:1/2", Target("single", ("redis://a:1/2",))),
-        ("embedded://dir", Target("embedded", ("embedded://dir",))),
+        ("redis://a:1/2", Target("single", (Server("a", 1, database=2),))),
+        ("redis://:p@a?db=4", Target("single", (Server("a", 6379, password="p", database=4),))),
+        ("redis://[::1]:2", Target("single", (Server("::1", 2),))),
+        (
+            "unix://u:p@/tmp/a%20b.sock?db=1",
+            Target("single", (Server(path="/tmp/a b.sock", username="u", password="p", database=1),)),
+        ),
+            "unix://u:p@/tmp/a%20b.sock?db=1",
+            Target("single", (Server(path="/tmp/a b.sock", username="u", password="p", database=1),)),
+        ),
+        (
+            "rediss://a?ssl_check_hostname=False&ssl_certfile=/c&ssl_keyfile=/k&ssl_password=s",
+            Target("single", (Server("a", tls=Tls(certfile="/c", keyfile="/k", password="s", check_hostname=False)),)),
+        ),
+        ("embedded://dir", Target("embedded", directory="dir")),
     ],
 )
 def test_parse_returns_the_parts_of_a_url(url: str, target: Target) -> None:
     assert parse(url) == target
 
 
-def test_at_puts_a_discovered_address_into_the_url() -> None:
-    target = parse("redis+cluster://u:p@a:1?client_name=c")
-    assert target.at("10.0.0.1", 7000) == "redis://u:p@10.0.0.1:7000/0?client_name=c"
-    assert target.at("::1", 7000) == "redis://u:p@[::1]:7000/0?client_name=c"
+def test_at_keeps_the_login_at_a_discovered_address() -> None:
+    primary = parse("redis+cluster://u:p@a:1?client_name=c").primary
+    assert primary.at("10.0.0.1", 7000) == Server("10.0.0.1", 7000, username="u", password="p", client_name="c")
+    assert primary.at("::1", 7000).address == "[::1]:7000"
+
+
+def test_repr_of_a_target_shows_no_password() -> None:
+    target = parse("rediss+sentinel://u:secret@a/m?sentinel_password=secret&ssl_password=secret")
+    assert "secret" not in repr(target)
 
 
 @pytest.mark.parametrize(
