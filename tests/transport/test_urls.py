@@ -46,9 +46,6 @@ LOGGED_IN = Server("a", 1, username="user", password="p/w", tls=Tls(ca_certs="/c
             "unix://u:p@/tmp/a%20b.sock?db=1",
             Target("single", (Server(path="/tmp/a b.sock", username="u", password="p", database=1),)),
         ),
-            "unix://u:p@/tmp/a%20b.sock?db=1",
-            Target("single", (Server(path="/tmp/a b.sock", username="u", password="p", database=1),)),
-        ),
         (
             "rediss://a?ssl_check_hostname=False&ssl_certfile=/c&ssl_keyfile=/k&ssl_password=s",
             Target("single", (Server("a", tls=Tls(certfile="/c", keyfile="/k", password="s", check_hostname=False)),)),
