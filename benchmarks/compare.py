@@ -35,7 +35,15 @@ _PACKAGES = ("redis", "hiredis", "orjson", "uvloop")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print. With `--json`, also write the result."""
-    options = _options(arguments)
+    options = read_options(new_parser("compare", __doc__ or "", EXAMPLES, only=tuple(WORKS), tasks=(1, 64)), arguments)
+    result = run(options)
+    print(report.text(result))
+    if options.json:
+        program.progress(f"wrote {results.write('compare', result, options.json)}")
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure all workloads of the options in both builds, and return the result."""
     with ExitStack() as stack:
         roots = {HEAD: builds.head(), BASE: stack.enter_context(builds.base(options.base))}
         server = stack.enter_context(Server(options.server or find_server()))
@@ -54,9 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for workload in workloads(options.only, options.tasks, seconds=options.seconds, events=options.events):
             program.progress(str(workload))
             result["cases"].append(measure(workload, children, server.client, options.pairs))
-    print(report.text(result))
-    if options.json:
-        program.progress(f"wrote {results.write('compare', result, options.json)}")
+    return result
 
 
 def _settings(options: argparse.Namespace, version: str, loop: str) -> dict[str, str]:
@@ -72,11 +78,12 @@ def _settings(options: argparse.Namespace, version: str, loop: str) -> dict[str,
     }
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+def new_parser(name: str, description: str, epilog: str, *, only: Sequence[str], tasks: Sequence[int]) -> argparse.ArgumentParser:
+    """Return the parser of a benchmark that compares two builds, with its defaults of `--only` and `--tasks`."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.compare",
-        description=__doc__,
-        epilog=EXAMPLES,
+        prog=f"python -m benchmarks.{name}",
+        description=description,
+        epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--base", required=True, metavar="REV", help="the git revision to compare this checkout with")
@@ -84,12 +91,17 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--only",
         nargs="+",
         choices=WORKS,
-        default=list(WORKS),
+        default=list(only),
         metavar="NAME",
-        help=f"run only these: {', '.join(WORKS)} (default: all)",
+        help=f"run only these of {', '.join(WORKS)} (default: {' '.join(only)})",
     )
     parser.add_argument(
-        "--tasks", nargs="+", type=int, default=[1, 64], metavar="N", help="numbers of concurrent tasks (default: 1 64)"
+        "--tasks",
+        nargs="+",
+        type=int,
+        default=list(tasks),
+        metavar="N",
+        help=f"numbers of concurrent tasks (default: {' '.join(map(str, tasks))})",
     )
     parser.add_argument("--pairs", type=int, help="rounds, each with base, head and base again (default 20, quick 6)")
     parser.add_argument("--seconds", type=float, help="duration of one turn of calls (default 0.4, quick 0.1)")
@@ -101,6 +113,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="fewer pairs, shorter turns")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures of all rounds to this file")
+    return parser
+
+
+def read_options(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options, with defaults by `--quick`, or end the program for values out of range."""
     options = parser.parse_args(arguments)
     for name, usual, quick in (("pairs", 20, 6), ("seconds", 0.4, 0.1), ("events", 10_000, 2_000)):
         if getattr(options, name) is None:
