@@ -156,9 +156,16 @@ async def test_failing_handlers_end_in_dead_letters_and_other_keys_are_handled(
     with WorkerProcesses(tmp_path, server.url, namespace) as workers:
         workers.start(2)
         await workers.ready(2)
-        for key in ("fail", "hang", "exit"):
-            await state.set("poison", key, {"n": 1})
         sending = asyncio.create_task(load.send(4000 if FULL else 1500, per_second=300))
+        for key in ("fail", "hang"):
+            await state.set("poison", key, {"n": 1})
+
+        async def failures_dead() -> bool:
+            return all(letters(step) for step in ("Fail", "Hang"))
+
+        # Before a process ends: if it ended between the last attempt and the dead letter, the letter would name its end.
+        await until(failures_dead, "two dead letters", deadline=60)
+        await state.set("poison", "exit", {"n": 1})
 
         async def all_dead() -> bool:
             for index, worker in enumerate(workers.processes):
