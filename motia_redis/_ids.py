@@ -1,4 +1,4 @@
-"""The package's own random numbers: not those that a program may have seeded, and others in each forked process."""
+"""Random ids and jitter, independent of seeds that the program sets and different in each forked process."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ if hasattr(os, "register_at_fork"):
 
 
 def random_id(digits: int) -> str:
-    """Return an id of that many hex digits, which nobody else has drawn."""
+    """Return a random id of `digits` hex digits."""
     return f"{generator.getrandbits(4 * digits):0{digits}x}"

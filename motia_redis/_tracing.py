@@ -1,4 +1,4 @@
-"""The trace id of the work at hand, carried from an HTTP request through state events to the handlers they fire."""
+"""The current trace id. It goes from an HTTP request through events and messages to the handlers that they fire."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def new_trace_id() -> str:
 
 
 def current_trace_id() -> str | None:
-    """Return the trace id of the handler that runs here, or None outside of any."""
+    """Return the trace id of the handler that runs here, or None outside of a handler."""
     return _trace_id.get()
 
 

@@ -1,4 +1,4 @@
-"""What a handler is given beside its input."""
+"""The context of a handler: state, logger, trigger and `enqueue`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TriggerType: TypeAlias = Literal["http", "state", "queue"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TriggerInfo:
-    """Tell what fired the handler.
+    """Describe the trigger that fired the handler.
 
     An `http` trigger has `method` and `path`, the route as the step declares it. A `state` trigger has `scope`, `key`,
     `event_type` and `revision`. A `queue` trigger has `topic` and `message_id`. The latter two have `attempt` as well: 1 the

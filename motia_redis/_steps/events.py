@@ -1,4 +1,4 @@
-"""Stream entries as the input of triggers."""
+"""Decode stream entries to the input of triggers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class _Event(NamedTuple):
-    """An event that could not be decoded, put into words only then."""
+    """Name an event in error messages. The text is built only when an error needs it."""
 
     id: str
     scope: str
@@ -25,10 +25,10 @@ class _Event(NamedTuple):
 
 
 def decode_change(entry_id: str, fields: Fields) -> StateTriggerInput:
-    """Return the change that an event tells of.
+    """Return the change that an event describes.
 
-    An event carries the new text and only the bytes of the old one that differ; the rest of the old text is at both ends of
-    the new. Raises CorruptValue when a text is not JSON.
+    An event has the whole new text, but only the differing bytes of the old text. The old text shares its other bytes with both
+    ends of the new text. Raises CorruptValue if a text is not JSON.
     """
     scope, key, new = fields[b"scope"].decode(), fields[b"key"].decode(), fields[b"new"]
     event_type = fields[b"type"].decode()
@@ -53,5 +53,5 @@ def decode_change(entry_id: str, fields: Fields) -> StateTriggerInput:
 
 
 def decode_message(entry_id: str, fields: Fields) -> Any:
-    """Return the data of a topic's message. Raises CorruptValue when it is not JSON."""
+    """Return the data of a topic's message. Raises CorruptValue if the data is not JSON."""
     return codec.decode(fields[b"data"], subject=f"message {entry_id} of topic {fields[b'topic'].decode()!r}")

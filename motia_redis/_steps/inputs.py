@@ -1,11 +1,11 @@
-"""What a handler is given and what an HTTP handler returns."""
+"""The inputs of handlers, and the response of an HTTP handler."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-#: What happened to a key.
+#: The type of a change of a key.
 StateEventType: TypeAlias = Literal["state:created", "state:updated", "state:deleted"]
 
 

@@ -1,6 +1,6 @@
-"""What steps write to the log: the logger that handlers use, and the two line formats of the command.
+"""Logging for steps: the logger that handlers use, and the two line formats of the command.
 
-A library never configures logging; `configure_logging` is called by the `motia-redis` command alone.
+A library must not configure logging. Only the `motia-redis` command calls `configure_logging`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class Logger:
     """Log messages with fields: each method takes a message and a dict.
 
     It writes to the standard library's logger `motia_redis.step`; every record carries the attributes `step`,
-    `trace_id` and `fields`. No field makes a call raise. Without `step`, the step that runs at the time is named.
+    `trace_id` and `fields`. A field never makes a call raise. Without `step`, records
+    name the step that runs at the time.
     """
 
     __slots__ = ("_logger", "step")
@@ -129,7 +130,7 @@ class JsonFormatter(logging.Formatter):
             "step": step,
             "trace_id": trace_id,
             "message": _scrub(_message(record)),
-            # Encoded one by one: a field that JSON cannot hold must not cost the others their form.
+            # Encoded one by one, so that a field that JSON cannot hold does not change how the others are written.
             "fields": {_scrub(_printable(key)): orjson.Fragment(_encode(value)) for key, value in fields.items()},
         }
         if record.exc_info:
@@ -140,7 +141,7 @@ class JsonFormatter(logging.Formatter):
 def configure_logging(level: str | int, format: Literal["text", "json"] = "text") -> None:
     """Send every record of the process from `level` up to standard error in one of the two formats.
 
-    For an application's entry point only; a second call replaces what the first one set.
+    Only the entry point of an application may call this function. A second call replaces the settings of the first one.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
@@ -149,12 +150,12 @@ def configure_logging(level: str | int, format: Literal["text", "json"] = "text"
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level.upper() if isinstance(level, str) else level)
-    # uvicorn announces its start and stop at INFO; the command says the same in its own words.
+    # uvicorn logs its start and stop at INFO, and the command prints the same facts itself.
     logging.getLogger("uvicorn").setLevel(max(root.level, logging.WARNING))
 
 
 def _attributes(record: logging.LogRecord) -> tuple[str | None, str | None, Mapping[Any, Any]]:
-    """Return step, trace id and fields of a record, whoever made it."""
+    """Return step, trace id and fields of a record of any logger."""
     step = getattr(record, "step", None) or _step_name.get()
     trace_id = getattr(record, "trace_id", None) or current_trace_id()
     fields = getattr(record, "fields", None)

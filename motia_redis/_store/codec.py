@@ -1,4 +1,4 @@
-r"""Values to JSON text and back, without silent changes.
+r"""Encode values as JSON text and decode them, without silent changes.
 
 This library writes *canonical JSON*: compact JSON in which no string holds a raw `{ } [ ]` or an escaped quote. They are spelled
 `\u007b`, `\u0022` and so on, which every JSON reader understands. `CANONICAL_MARK` follows, three bytes of white space with which
@@ -31,15 +31,15 @@ _PLAIN = bytes(byte for byte in range(256) if byte not in b'"{}[]')
 def encode(value: Any, *, subject: object, max_bytes: int) -> bytes:
     """Return `value` as canonical JSON, without its mark.
 
-    Tuples become arrays, enum members their value and UUIDs their text. `where` opens the message of the errors:
-    InvalidValue names the first part of the value that JSON cannot hold (NaN, an int over 64 bits, a lone surrogate, a
-    member name that is no string, a set ...), ValueTooLarge a text of more than `max_bytes` bytes.
+    Tuples become arrays, enum members become their value and UUIDs become text. Error messages start with `subject`. Raises
+    InvalidValue, which names the first part that JSON cannot hold (NaN, an int over 64 bits, a lone surrogate, a member name that
+    is not a string, a set ...), and ValueTooLarge for a text of more than `max_bytes` bytes.
     """
     try:
         text = orjson.dumps(value, option=_OPTIONS)
     except (TypeError, orjson.JSONEncodeError) as error:
         raise InvalidValue(f"{subject}: {_find_unencodable(value) or error}") from None
-    # orjson writes NaN and the infinities as null; only then is it worth looking at the parts.
+    # orjson writes NaN and the infinities as null; only then the parts must be checked.
     if b"null" in text and _may_hold_nonfinite(value) and (fault := _find_unencodable(value)) is not None:
         raise InvalidValue(f"{subject}: {fault}")
     text = _canonicalize(text)
@@ -54,7 +54,7 @@ def encode_name(name: str) -> bytes:
 
 
 def decode(text: bytes, *, subject: object) -> Any:
-    """Return the value of a stored text. Raises CorruptValue, opened by `where`, when it is not JSON."""
+    """Return the value of a stored text. Raises CorruptValue, which starts with `subject`, if the text is not JSON."""
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -80,7 +80,7 @@ def _canonicalize(text: bytes) -> bytes:
 
 
 def _may_hold_nonfinite(value: Any) -> bool:
-    """Tell whether a value that orjson took may hold NaN or an infinity. Quick: most values with a null just hold None."""
+    """Return whether an encoded value may hold NaN or an infinity. This check is fast: most values with a null just hold None."""
     rest = [value]
     while rest:
         item = rest.pop()
@@ -98,7 +98,7 @@ def _may_hold_nonfinite(value: Any) -> bool:
 
 
 def _find_unencodable(value: Any, path: str = "", depth: int = 0) -> str | None:
-    """Say where in `value` the first part is that JSON cannot hold, and why; None when there is none."""
+    """Describe the first part of `value` that JSON cannot hold: its path and the reason. Return None if there is none."""
     items: Iterable[tuple[Any, Any]]
     if isinstance(value, Enum):
         value = value.value
@@ -121,14 +121,14 @@ def _find_unencodable(value: Any, path: str = "", depth: int = 0) -> str | None:
 
 
 def _member_fault(name: Any) -> str | None:
-    """Say why a dict's key cannot be a member name; None when it can."""
+    """Describe why a dict's key cannot be a member name. Return None if it can."""
     if not isinstance(name, str):
         return f"member name {name!r:.80} is not a string"
     return f"member name {name!r:.80} holds a lone surrogate" if _leaf_fault(name) else None
 
 
 def _leaf_fault(value: Any) -> str | None:
-    """Say why a value that holds no others cannot be JSON; None when it can."""
+    """Describe why a value without parts cannot be JSON. Return None if it can."""
     if isinstance(value, float) and not math.isfinite(value):
         return f"{value} is not a JSON number"
     if isinstance(value, int) and not -(2**63) <= value < 2**64:

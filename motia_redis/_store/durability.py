@@ -1,4 +1,4 @@
-"""How safe a change has to be before its call returns."""
+"""Durability levels: how safe a change must be before its call returns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FSYNCED: Final = "fsynced"
 
 @dataclass(frozen=True, slots=True)
 class Durability:
-    """A level, the replicas that must have a change for `replicated`, and the seconds to wait for either."""
+    """Hold a level, the number of replicas for `replicated`, and the seconds to wait for `replicated` or `fsynced`."""
 
     level: types.Durability = MEMORY
     replicas: int = 1
@@ -27,14 +27,14 @@ class Durability:
 
     def __post_init__(self) -> None:
         if self.level not in (MEMORY, REPLICATED, FSYNCED):
-            raise StateError(f"durability is 'memory', 'replicated' or 'fsynced', not {self.level!r:.80}")
+            raise StateError(f"durability must be 'memory', 'replicated' or 'fsynced', not {self.level!r:.80}")
         if self.replicas < 1 or not 0 < self.timeout <= 60:
-            raise StateError(f"replicas count from 1, durability_timeout lies between 0 and 60 seconds: {self}")
+            raise StateError(f"replicas must be at least 1, and durability_timeout more than 0 and at most 60 seconds: {self}")
 
     @property
     def wait_commands(self) -> list[tuple[Any, ...]]:
-        """What to send behind a change, over the same connection."""
-        milliseconds = max(1, int(self.timeout * 1000))  # 0 would wait for ever
+        """The commands that wait for durability. Send them after a change, over the same connection."""
+        milliseconds = max(1, int(self.timeout * 1000))  # 0 would wait forever
         if self.level == REPLICATED:
             return [("WAIT", self.replicas, milliseconds)]
         if self.level == FSYNCED:
@@ -42,7 +42,7 @@ class Durability:
         return []
 
     def check(self, subject: object, reply: Any) -> None:
-        """Raise NotDurable unless the reply to what `commands` sent says that the change is safe."""
+        """Raise NotDurable unless the reply to the wait command shows that the change is as safe as required."""
         stands = f"{subject}: the change stands on the primary, but"
         if isinstance(reply, Exception):
             raise NotDurable(f"{stands} it cannot be made {self.level}: {_refusal_reason(reply)}") from reply
@@ -52,7 +52,7 @@ class Durability:
             raise NotDurable(f"{stands} it was not on the primary's disk after {self.timeout:g} s")
 
     async def probe(self, subject: str, router: Router, key: str) -> None:
-        """Raise StateError when this Redis can never make a change as safe as asked; errors of Redis are redis-py's."""
+        """Raise StateError if this Redis does not support the level. Other errors of Redis are redis-py's."""
         if self.level == FSYNCED:
             try:
                 await router.execute(key, *self.wait_commands[0])
@@ -61,7 +61,7 @@ class Durability:
 
 
 def _refusal_reason(error: Exception) -> str:
-    """Say why Redis refuses WAITAOF."""
+    """Describe why Redis rejects the wait command."""
     if "unknown command" in str(error):
         return "'fsynced' needs Redis 7.2 or newer"
     if "appendonly" in str(error):

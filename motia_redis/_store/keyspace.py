@@ -1,7 +1,7 @@
-"""Where everything lies in Redis: the names of all keys, and how scopes and keys spread over partitions and lanes.
+"""Name all keys in Redis, and assign scopes and keys to partitions and lanes.
 
-All keys of one partition share the hash tag `{<namespace>:<partition>}`, so that everything one script touches lies in one
-Cluster slot. `docs/internals.md` draws the map.
+All keys of one partition share the hash tag `{<namespace>:<partition>}`, so that all keys of one script call are in one
+Cluster slot. `docs/internals.md` lists the keys.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _NAMESPACE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How many partitions a namespace has and how many lanes each of them; fixed when the namespace is created.
+    """Set the number of partitions of a namespace and of lanes of each partition. It is fixed when the namespace is created.
 
-    Partitions spread scopes over the slots of a Cluster; lanes let many processes consume one busy scope.
+    Partitions spread scopes over the slots of a Cluster. Lanes let many processes consume one busy scope.
     """
 
     partitions: int = 16
@@ -33,11 +33,11 @@ class Layout:
 
     def __post_init__(self) -> None:
         if not (1 <= self.partitions <= 16384 and 1 <= self.lanes <= 1024):
-            raise StateError(f"a layout has 1 to 16384 partitions of 1 to 1024 lanes, not {self}")
+            raise StateError(f"a layout must have 1 to 16384 partitions and 1 to 1024 lanes, not {self}")
 
 
 class Subject:
-    """A scope and key that a call is about, put into words only when an error needs them."""
+    """Name the scope and key of a call in error messages. The text is built only when an error needs it."""
 
     __slots__ = ("key", "scope")
 
@@ -50,7 +50,7 @@ class Subject:
 
 
 class StateKeys(NamedTuple):
-    """The keys that hold a key's value, its revision, that its scope has values, and the events of its lane."""
+    """The Redis keys of one key: the hashes of values and revisions, the set of scopes, and the event stream of its lane."""
 
     values: bytes
     revisions: bytes
@@ -59,7 +59,7 @@ class StateKeys(NamedTuple):
 
 
 class _Partition:
-    """The names of one partition's keys, as far as they are known beforehand."""
+    """The names of one partition's keys that do not depend on a call."""
 
     __slots__ = ("events", "request", "revisions", "scopes", "tag", "values")
 
@@ -73,7 +73,7 @@ class _Partition:
 
 
 class Keyspace:
-    """Names of the keys of one namespace with one layout. Pure: it never talks to Redis."""
+    """Name the keys of one namespace with one layout, without access to Redis."""
 
     def __init__(self, namespace: str, layout: Layout) -> None:
         self.namespace = check_namespace(namespace)
@@ -99,7 +99,7 @@ class Keyspace:
         return self._partitions[self.partition(scope)].revisions + scope
 
     def scopes(self, partition: int) -> bytes:
-        """Return the set of the partition's scopes that hold a value."""
+        """Return the set of the partition's scopes that have a key."""
         return self._partitions[partition].scopes
 
     def all_scopes(self) -> list[bytes]:
@@ -127,11 +127,11 @@ class Keyspace:
         return _tag(stream) + b"leases"
 
     def trimmed(self, stream: bytes) -> bytes:
-        """Return the hash of what was trimmed from the streams of the stream's partition: see lib/retention.lua."""
+        """Return the hash that records the trimmed ids of the partition's streams; see lib/retention.lua."""
         return _tag(stream) + b"trimmed"
 
     def request(self, stream: bytes, request: bytes) -> bytes:
-        """Return the record of a request that was repeated, in the stream's partition."""
+        """Return the record of a repeated request, in the stream's partition."""
         return _tag(stream) + b"request:" + request
 
     def idempotency(self, stream: bytes, name: bytes) -> bytes:
@@ -144,11 +144,11 @@ class Keyspace:
         return f"{self.namespace}:workers".encode()
 
     def state_keys(self, scope: bytes, key: bytes) -> StateKeys:
-        """Return the keys that a change of `(scope, key)` touches, all in one slot."""
+        """Return the keys that a mutation of `(scope, key)` touches. They are all in one slot."""
         return StateKeys(*self.mutation_keys(scope, key, b"")[:4])
 
     def mutation_keys(self, scope: bytes, key: bytes, request: bytes) -> list[bytes]:
-        """Return the same and the record of the request, as mutate.lua takes them."""
+        """Return the keys of `state_keys` and the record of the request, in the order of mutate.lua."""
         partition = self._partitions[self.partition(scope)]
         return [
             partition.values + scope,
@@ -159,7 +159,7 @@ class Keyspace:
         ]
 
     def event_streams(self, scope: str | None = None, key: str | None = None) -> list[bytes]:
-        """Return the streams that hold the events of everything, of one scope, or of one key of it."""
+        """Return the streams with the events of the namespace, of one scope, or of one key."""
         partitions: Iterable[int] = range(self.layout.partitions)
         lanes: Iterable[int] = range(self.layout.lanes)
         if scope is not None:
@@ -179,16 +179,14 @@ def _tag(stream: bytes) -> bytes:
 
 
 def check_namespace(namespace: str) -> str:
-    """Return `namespace` when it can stand in a hash tag; raise StateError otherwise."""
+    """Return `namespace` if it can be part of a hash tag. Raises StateError otherwise."""
     if not isinstance(namespace, str) or not _NAMESPACE.fullmatch(namespace):
-        raise StateError(
-            f"namespace {namespace!r} cannot be used: give 1 to 64 characters of letters, digits and . _ : - (no braces)"
-        )
+        raise StateError(f"namespace {namespace!r} is not valid: use 1 to 64 letters, digits and . _ : - (no braces)")
     return namespace
 
 
 def is_revision(text: str) -> bool:
-    """Tell whether `text` has the form of a revision, which is that of a stream entry's id."""
+    """Return whether `text` has the form of a revision, such as `1700000000000-0`."""
     return _REVISION.fullmatch(text) is not None
 
 
@@ -200,8 +198,8 @@ def layout_key(namespace: str) -> str:
 def encode_name(kind: str, name: object, max_bytes: int) -> bytes:
     """Return the UTF-8 bytes of a scope, key or topic.
 
-    Raises InvalidName, which says what `kind` of name it was, when it is not a string, is empty, holds a lone surrogate
-    or is longer than `max_bytes` bytes.
+    Raises InvalidName, which names the `kind`, if the name is not a string, is empty, contains a lone surrogate or is longer than
+    `max_bytes` bytes.
     """
     if not isinstance(name, str):
         raise InvalidName(f"the {kind} must be a string, not {type(name).__name__}: {name!r:.80}")
@@ -210,7 +208,7 @@ def encode_name(kind: str, name: object, max_bytes: int) -> bytes:
     try:
         encoded = name.encode()
     except UnicodeEncodeError as error:
-        raise InvalidName(f"the {kind} holds a lone surrogate at character {error.start}: {name!r:.80}") from None
+        raise InvalidName(f"the {kind} contains a lone surrogate at character {error.start}: {name!r:.80}") from None
     if len(encoded) > max_bytes:
         raise InvalidName(f"the {kind} has {len(encoded)} bytes, the limit is {max_bytes}: {name!r:.80}")
     return encoded

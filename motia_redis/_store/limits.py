@@ -1,4 +1,4 @@
-"""The limits on what a call may hold, and on what streams keep; they bound what one script call, and Redis, has to bear."""
+"""Limits for the arguments of a call and for the length of streams. They bound the cost of a script call and Redis's memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from motia_redis.errors import StateError
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Sizes are bytes of UTF-8 or JSON text. Every process of a namespace should use the same."""
+    """Limit names, values and updates. Sizes are bytes of UTF-8 or JSON text. Use the same in all processes of a namespace."""
 
     name_bytes: int = 4096  #: a scope, key, topic or path segment
     value_bytes: int = 4 * 1024 * 1024  #: a value, given or resulting from an update
@@ -19,27 +19,27 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """What a lane keeps of its events, and a topic of its messages, beyond those that a subscriber has not handled yet.
+    """Limit the entries that a stream keeps besides those that a step has not handled.
 
-    A lane is looked at by one of its changes in 64, or the first of a process in 0.1 s, and whole nodes of the stream go, so
-    somewhat more stays.
+    About one in 64 writes trims its stream, and the first write of a process after 0.1 s. Redis removes whole nodes of a stream,
+    so a stream may keep more entries than `entries`.
     """
 
-    entries: int = 100  #: a lane that holds no more is not trimmed
-    seconds: float = 0.0  #: younger entries stay, whoever needs them; those that a repeated call may look for stay anyway
-    most_entries: int = 1_000_000  #: beyond that, entries go that a subscriber has not handled: logged, counted, in `status`
+    entries: int = 100  #: a stream with at most so many entries is not trimmed
+    seconds: float = 0.0  #: younger entries are kept; entries that a repeated call may need are always kept
+    most_entries: int = 1_000_000  #: the hard cap: over it, entries that no step has handled are removed too, logged and counted
 
     def __post_init__(self) -> None:
         if not 0 <= self.entries <= self.most_entries or not 0 <= self.seconds < 10**10:
-            raise StateError(f"entries go from 0 to most_entries, seconds from 0: {self}")
+            raise StateError(f"retention entries must be from 0 to most_entries, and seconds from 0 to below 10**10: {self}")
 
     def encode(self, at_least: float) -> bytes:
-        """Return the limits as lib/retention.lua takes them; entries younger than `at_least` seconds stay."""
+        """Return the limits as lib/retention.lua takes them. Entries younger than `at_least` seconds are always kept."""
         return b"%d:%d:%d" % (self.entries, self.most_entries, max(self.seconds, at_least) * 1000)
 
 
 def check_seconds(name: str, seconds: object, *, least: float) -> float:
-    """Return `seconds` when it is a number from `least` to ten years; raise StateError otherwise."""
+    """Return `seconds` if it is a number from `least` to ten years. Raises StateError otherwise."""
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not least <= seconds <= 10 * 366 * 86_400:
-        raise StateError(f"{name} is a number of seconds from {least:g} on, not {seconds!r:.80}")
+        raise StateError(f"{name} must be a number of seconds from {least:g} to ten years, not {seconds!r:.80}")
     return seconds

@@ -1,4 +1,4 @@
-"""The state that all processes share: `(scope, key) -> JSON value`, every change an event in the same atomic step."""
+"""State shared by all processes: `(scope, key) -> JSON value`. A change and its event are written in one atomic step."""
 
 from __future__ import annotations
 
@@ -34,40 +34,40 @@ if TYPE_CHECKING:
     from motia_redis._transport.router import Router
 
 
-_AT_ONCE = 16  # partitions that `list_groups` reads
+_CONCURRENT_SCANS = 16  # partitions that `list_groups` reads at the same time
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A value and its revision: the id of the event that last changed the key. Revisions of a key only grow."""
+    """Hold a value and its revision, the id of the event that last changed the key. Revisions of a key only grow."""
 
     value: Any
     revision: str
 
 
 class StateManager:
-    """Shared JSON state in Redis.
+    """Read and change JSON state that many processes share in Redis.
 
-    Connects on first use, works in any event loop and in several one after the other, and may be used by any number of tasks.
-    Every change is one script call in Redis: it is applied as a whole, with its event, or not at all, and changes of one key take
-    effect one after the other. A call that Redis does not answer is sent again until a deadline, and a change is applied once
-    however often it was sent. Errors are all below `StateError`; those of Redis itself are `StateUnavailable`.
+    A manager connects on first use. Any number of tasks and event loops may use it. Each mutation is one script call in Redis:
+    the change and its event are written together, or neither is. Mutations of one key take effect one after the other. A call
+    that Redis does not answer is repeated until the deadline, and a repeated mutation is applied once. All errors are subclasses
+    of `StateError`. Failures of Redis and of the network raise `StateUnavailable`.
 
     Arguments:
-        url: where Redis is: `redis://`, `rediss://`, `unix://`, `redis+sentinel://host:port,host:port/service`,
-            `redis+cluster://host:port,host:port` or `embedded://DIR` (a server of our own in that folder).
+        url: the address of Redis: `redis://`, `rediss://`, `unix://`, `redis+sentinel://host:port,host:port/service`,
+            `redis+cluster://host:port,host:port` or `embedded://DIR` (an embedded server with its data in that directory).
             Default: `$MOTIA_REDIS_URL`, else `embedded://.motia`.
-        namespace: the prefix of all keys; namespaces on one Redis never meet. Default: `$MOTIA_REDIS_NAMESPACE`, else `motia`.
-        layout: partitions and lanes, if this process insists; by default it takes those the namespace was created with.
-        limits: the largest names, values and updates; the same in every process of a namespace.
-        retention: how many handled events are kept and for how long, and how many unhandled ones at most; the same everywhere.
-        deadline: seconds from the first to the last attempt at a call; 0: a single attempt. Attempts wait 3 seconds for a reply.
-        durability: how safe a change is before its call returns: `memory` (as Redis is configured), `replicated` (`replicas` of
-            them have it) or `fsynced` (on the primary's disk; Redis 7.2, appendonly). Else the call raises NotDurable, and the
-            change stands.
-        replicas: how many, for `replicated`.
-        durability_timeout: seconds to wait for that.
-        idempotency_seconds: how long the outcome of a call with an `idempotency_key` is kept.
+        namespace: the prefix of all keys. Namespaces share nothing. Default: `$MOTIA_REDIS_NAMESPACE`, else `motia`.
+        layout: the numbers of partitions and lanes to require. Default: accept the layout that the namespace has.
+        limits: the largest names, values and updates. Use the same limits in all processes of a namespace.
+        retention: how many events are kept, and for how long. Use the same retention in all processes of a namespace.
+        deadline: seconds from the first to the last attempt at a call. 0: one attempt only. An attempt waits 3 s for its reply.
+        durability: how safe a change must be before its call returns: `memory` (as Redis is configured), `replicated` (on
+            `replicas` replicas) or `fsynced` (on the primary's disk; needs Redis 7.2 and `appendonly yes`). If the change is not
+            as safe in time, the call raises NotDurable and the change stands.
+        replicas: the number of replicas for `replicated`, at least 1.
+        durability_timeout: seconds to wait for `replicated` or `fsynced`: more than 0, at most 60.
+        idempotency_seconds: seconds for which the result of a call with an `idempotency_key` is kept.
     """
 
     def __init__(
@@ -93,13 +93,13 @@ class StateManager:
         self._mutations = Mutations(self._retries, self.limits, self.retention, self.durability, idempotency_seconds)
 
     def __reduce__(self) -> tuple[partial[StateManager], tuple[()]]:
-        """Let copies and pickles be managers with the same settings and connections of their own."""
-        given = self._sessions
-        again = partial(
+        """Make copies and pickles with the same settings and their own connections."""
+        sessions = self._sessions
+        constructor = partial(
             type(self),
-            given.given_url,
-            namespace=given.given_namespace,
-            layout=given.layout,
+            sessions.given_url,
+            namespace=sessions.given_namespace,
+            layout=sessions.layout,
             limits=self.limits,
             retention=self.retention,
             deadline=self._retries.deadline,
@@ -108,13 +108,13 @@ class StateManager:
             durability_timeout=self.durability.timeout,
             idempotency_seconds=self._idempotency_seconds,
         )
-        return again, ()
+        return constructor, ()
 
     # -- connecting ---------------------------------------------------------------------------------------------------
 
     @property
     def url(self) -> str:
-        """Where this manager connects to."""
+        """The URL that this manager connects to."""
         return self._sessions.url
 
     @property
@@ -123,30 +123,29 @@ class StateManager:
         return self._sessions.namespace
 
     async def connect(self) -> Keyspace:
-        """Connect in the running loop and check the namespace's layout; every call does so on first use.
+        """Connect in the running event loop and check the layout of the namespace. Other calls do this on first use.
 
-        Returns the keyspace. Raises StateUnavailable when Redis cannot be reached and LayoutMismatch when the namespace was
-        created with another layout or version. Cost: a round trip, once per loop; another
-        one when the namespace is created.
+        Returns the keyspace. Raises StateUnavailable if Redis cannot be reached, and LayoutMismatch if the namespace was created
+        with another layout or version. Cost: one round trip for each loop, and another one to create the namespace.
         """
         return (await self._sessions.get()).keyspace
 
     async def open_router(self, *, max_connections: int = 64) -> Router:
-        """Return new clients of the running loop, for the caller to use and close; they re-send nothing by themselves."""
+        """Return a new router for the running event loop. The caller must close it. It does not repeat commands."""
         return await self._sessions.open_router(max_connections=max_connections)
 
     async def revive(self) -> None:
-        """Start the server of an `embedded://` URL again if it ended while in use (a crash); its data is in its log.
+        """Start the server of an `embedded://` URL again if it crashed. It restores its data from its append-only file.
 
-        A call that finds Redis away does so by itself, for the next one: this is for those who wait with clients of their own.
-        Nothing to do for other URLs and a server that lives. Raises StateUnavailable when it cannot be started.
+        Calls of this manager restart a dead embedded server automatically. Only code with its own router needs this method. It
+        does nothing for other URLs or if the server runs. Raises StateUnavailable if the server cannot be started.
         """
         await self._sessions.revive()
 
     async def close(self) -> None:
-        """Close the connections of the running loop; idempotent, and the next call reopens.
+        """Close the connections of the running event loop. Closing twice is allowed, and the next call connects again.
 
-        The embedded server, if any, is left when no other event loop uses this manager.
+        An embedded server is released when no other event loop uses this manager.
         """
         await self._sessions.close()
 
@@ -162,9 +161,9 @@ class StateManager:
     # -- reading ------------------------------------------------------------------------------------------------------
 
     async def get(self, scope: str, key: str) -> Any | None:
-        """Return the value of a key, or None when it holds none (or null: `entry` tells the two apart).
+        """Return the value of a key. Return None if the key has no value or has the value null; `entry` tells them apart.
 
-        Cost: one round trip, the bytes of the value. Raises InvalidName, CorruptValue, StateUnavailable.
+        Cost: one round trip, O(bytes of the value). Raises InvalidName, CorruptValue, StateUnavailable.
         """
         subject, scope_bytes, key_bytes = self._names(scope, key)
 
@@ -176,9 +175,9 @@ class StateManager:
         return None if text is None else codec.decode(text, subject=subject)
 
     async def entry(self, scope: str, key: str) -> Entry | None:
-        """Return value and revision of a key as they were at one moment, or None when it holds no value.
+        """Return the value and the revision of a key, read in one atomic step. Return None if the key has no value.
 
-        A value that another client wrote into the hash has the revision `0-0`. Cost and errors: as `get`.
+        A value that another client wrote into the hash has the revision `0-0`. Cost and errors are those of `get`.
         """
         subject, scope_bytes, key_bytes = self._names(scope, key)
 
@@ -190,22 +189,22 @@ class StateManager:
         return Entry(codec.decode(found.text, subject=subject), found.revision.decode(errors="replace")) if found else None
 
     async def list(self, scope: str) -> builtins.list[Any]:
-        """Return all values of a scope, in no promised order.
+        """Return all values of a scope, in no particular order.
 
-        Read page by page, so that a big scope does not hold up Redis: a value that is there all the time is in the result
-        once; one that changes meanwhile is there as it was at some moment. Cost: a round trip per page of up to 500 keys or
-        128 KiB. Raises InvalidName, CorruptValue, StateUnavailable.
+        The scope is read in pages, so that a large scope does not block Redis. The result is not a snapshot. A key that exists
+        during the whole call is included once, with a value that it had during the call. Cost: one round trip for each page of
+        about 128 KiB, at most 500 keys. Raises InvalidName, CorruptValue, StateUnavailable.
         """
         return builtins.list((await self._all(scope)).values())
 
     async def items(self, scope: str) -> dict[str, Any]:
-        """Return all keys of a scope with their values. Read, and what is promised, as by `list`."""
+        """Return a dict of all keys of a scope and their values. Promises, cost and errors are those of `list`."""
         return {_text(key): value for key, value in (await self._all(scope)).items()}
 
     async def keys(self, scope: str) -> builtins.list[str]:
-        """Return all keys of a scope, each once, in no promised order.
+        """Return all keys of a scope, each once, in no particular order.
 
-        Cost: as `list`, but the values stay in Redis. Raises InvalidName, StateUnavailable.
+        Promises and cost are those of `list`, but no values are transferred. Raises InvalidName, StateUnavailable.
         """
         values, scan = await self._scan(scope)
         found: dict[bytes, None] = {}
@@ -214,10 +213,10 @@ class StateManager:
         return [_text(key) for key in found]
 
     async def scan(self, scope: str) -> AsyncIterator[tuple[str, Any]]:
-        """Yield the keys and values of a scope, page by page, for scopes that are too big to hold.
+        """Yield `(key, value)` pairs of a scope, read in pages, for scopes that do not fit into memory.
 
-        A key that is there all the time is yielded at least once: twice, with the value of each moment, if the scope shrinks
-        meanwhile or Redis fails over. Whoever stops early costs Redis no more. Cost and errors: as `list`.
+        A key that exists during the whole scan is yielded at least once. It may be yielded again, with its value at that time, if
+        the scope shrinks or Redis fails over. Breaking out early stops further reads. Cost and errors are those of `list`.
         """
         values, scan = await self._scan(scope)
         async for page in scan.items(values):
@@ -225,7 +224,7 @@ class StateManager:
                 yield _text(key), _value(scope, key, text)
 
     async def count(self, scope: str) -> int:
-        """Return how many keys of a scope hold a value. Cost: one round trip. Raises InvalidName, StateUnavailable."""
+        """Return the number of keys in a scope. Cost: one round trip, O(1). Raises InvalidName, StateUnavailable."""
         values, _ = await self._scan(scope)
 
         async def read(session: Session, _: Attempt) -> Any:
@@ -234,9 +233,10 @@ class StateManager:
         return int(await self._retries.run(f"scope {scope!r:.200}", read))
 
     async def list_groups(self) -> builtins.list[str]:
-        """Return the scopes that hold a value, sorted.
+        """Return the sorted names of all scopes that have a key. They are read in pages, and the result is not a snapshot.
 
-        Cost: the number of scopes, not of keys; read page by page. Raises CorruptValue, StateUnavailable.
+        Cost: at least one round trip for each partition, O(scopes), whatever the number of keys. Raises CorruptValue if a name is
+        not UTF-8, and StateUnavailable.
         """
         scopes: set[bytes] = set()
         scan = Scan(self._retries, "list_groups")
@@ -247,10 +247,10 @@ class StateManager:
                 async for page in scan.members(partition):
                     scopes.update(page)
 
-        readers = [asyncio.create_task(read()) for _ in range(_AT_ONCE)]
+        readers = [asyncio.create_task(read()) for _ in range(_CONCURRENT_SCANS)]
         try:
             await asyncio.gather(*readers)
-        finally:  # behind an error nobody goes on
+        finally:  # after an error the other readers must stop too
             for reader in readers:
                 reader.cancel()
             await asyncio.gather(*readers, return_exceptions=True)
@@ -258,11 +258,11 @@ class StateManager:
             return sorted(scope.decode() for scope in scopes)
         except UnicodeDecodeError as error:
             raise CorruptValue(
-                f"list_groups: {error.object!r:.200} is not UTF-8; another client wrote it: SREM it from the set"
+                f"list_groups: the scope name {error.object!r:.200} is not UTF-8; another client wrote it: remove it with SREM"
             ) from None
 
     async def _all(self, scope: str) -> dict[bytes, Any]:
-        """Return all keys of a scope with their values."""
+        """Return a dict of all keys of a scope and their values."""
         values, scan = await self._scan(scope)
         found: dict[bytes, Any] = {}
         async with aclosing(scan.items(values, ahead=True)) as pages:
@@ -271,7 +271,7 @@ class StateManager:
         return found
 
     async def _scan(self, scope: str) -> tuple[bytes, Scan]:
-        """Return the hash of a scope's values, and what reads it page by page."""
+        """Return the name of the hash that holds a scope's values, and the scan that reads it in pages."""
         scope_bytes = keyspace.encode_name("scope", scope, self.limits.name_bytes)
         return (await self._sessions.get()).keyspace.values(scope_bytes), Scan(self._retries, f"scope {scope!r:.200}")
 
@@ -280,11 +280,12 @@ class StateManager:
     async def set(
         self, scope: str, key: str, value: Any, *, if_revision: str | None = ANY, idempotency_key: str | None = None
     ) -> Any:
-        """Store a value and return it.
+        """Store a JSON value and return it. The value and its event (created or updated) are written in one atomic step.
 
-        Atomic with its event (`state:created` or `state:updated`). With `if_revision` it is stored only if the key has that
-        revision (None: only if it holds no value), else RevisionConflict is raised and nothing changed. Cost: one round trip,
-        the bytes of the new and the old value. Raises InvalidName, InvalidValue, ValueTooLarge, StateUnavailable.
+        With `if_revision` the value is stored only if the key has that revision (None: only if the key has no value). With
+        `idempotency_key` a repeated call changes nothing and returns the same result. Cost: one round trip, O(bytes of both
+        values). Raises InvalidName, InvalidValue, ValueTooLarge, RevisionConflict, IdempotencyKeyReused, StateUnavailable,
+        NotDurable. Nothing is changed after an error, but see StateUnavailable and NotDurable.
         """
         subject, scope_bytes, key_bytes = self._names(scope, key)
         change = [b"set", codec.encode(value, subject=subject, max_bytes=self.limits.value_bytes) + codec.CANONICAL_MARK]
@@ -303,18 +304,17 @@ class StateManager:
         if_revision: str | None = ANY,
         idempotency_key: str | None = None,
     ) -> Any:
-        """Apply operations to a value inside of Redis, all or none, and return the updated value.
+        """Apply operations to a value inside Redis, all or none, and return the new value.
 
         Operations are JSON Patch (`{"op", "path" = JSON Pointer, "value"}`: add remove replace move copy test increment
         decrement append merge) or Motia's (`{"type", "path" = field, "value" or "by"}`: set merge increment decrement append
-        remove). By default a missing key starts from `{}`, a missing member is created by `replace`, ignored by `remove` and
-        counts as 0 for `increment`; a missing parent is an error. `strict` is RFC 6902 to the letter. Bytes of the value that no
-        operation touches never change. An update of an existing value that touches nothing (only `test`, removals of what is
-        not there) has no event and no new revision; any other is atomic with its one event.
+        remove). By default a missing key starts as `{}`. `replace` creates a missing member, `remove` ignores it, and `increment`
+        takes it as 0. A missing parent is an error. `strict` follows RFC 6902 exactly. Bytes that no operation touches never
+        change. The new value and its event are written in one atomic step. An update that touches nothing of an existing value
+        (only `test`, or `remove` of missing members) has no event and keeps the revision.
 
-        Cost: one round trip, the bytes of the value. Raises InvalidName, InvalidOperation, InvalidPointer, InvalidValue,
-        UpdateFailed (with the failing operation), ValueTooLarge, CorruptValue, RevisionConflict, StateUnavailable; after each
-        of them nothing has changed (StateUnavailable: see there).
+        `if_revision` and `idempotency_key` work as in `set`. Cost: one round trip, O(bytes of the value). Raises the errors of
+        `set`, InvalidOperation, InvalidPointer, UpdateFailed (names the failing operation) and CorruptValue.
         """
         subject, scope_bytes, key_bytes = self._names(scope, key)
         arguments = patch.translate(ops, strict=strict, limits=self.limits, subject=subject)
@@ -327,10 +327,10 @@ class StateManager:
     async def delete(
         self, scope: str, key: str, *, if_revision: str | None = ANY, idempotency_key: str | None = None
     ) -> Any | None:
-        """Remove a key and return the value it held, or None.
+        """Remove a key and return its last value, or None. The removal and its event are written in one atomic step.
 
-        Atomic with its event (`state:deleted`); deleting what is not there changes nothing and has no event. `if_revision`,
-        cost and errors: as `set`.
+        Deleting a missing key changes nothing and has no event. `if_revision` and `idempotency_key` work as in `set`. Cost: one
+        round trip, O(bytes of the value). Raises the errors of `set` for names and revisions, and CorruptValue.
         """
         subject, scope_bytes, key_bytes = self._names(scope, key)
         reply = await self._mutations.apply(
@@ -339,20 +339,22 @@ class StateManager:
         return None if reply.text is None else codec.decode(reply.text, subject=subject)
 
     async def clear(self, scope: str) -> None:
-        """Delete all values of a scope, with one event per key.
+        """Delete all keys of a scope, with one event for each key.
 
-        Works page by page and never holds up Redis: not atomic as a whole, each key is. Keys created meanwhile may stay. After
-        an error, call it again. Cost: two round trips per page. Raises InvalidName, StateUnavailable.
+        Keys are deleted in pages, so that a large scope does not block Redis. Each deletion is atomic, the whole call is
+        not. Keys created during the call may stay. After an error, call `clear` again. Cost: two round trips for each page, or
+        three if `durability` is not `memory`. Raises InvalidName, StateUnavailable, NotDurable.
         """
         values, scan = await self._scan(scope)
         async for page in scan.fields(values):
             await self._mutations.delete(f"scope {scope!r:.200}", scope.encode(), page)
 
     async def enqueue(self, topic: str, data: Any, *, key: str | None = None, idempotency_key: str | None = None) -> str:
-        """Append a message to a topic and return the message's id, which no other message has.
+        """Append a message with JSON data to a topic, in one atomic step, and return its unique id.
 
-        Messages of one `key` are kept in order; without a key they spread over the topic's lanes. Cost: one round trip, the
-        bytes of `data`. Raises InvalidName, InvalidValue, ValueTooLarge, StateUnavailable.
+        Messages with the same `key` are handled in order. Messages without a key spread over the lanes of the topic.
+        `idempotency_key` works as in `set`. Cost: one round trip, O(bytes of `data`). Raises InvalidName, InvalidValue,
+        ValueTooLarge, IdempotencyKeyReused, StateUnavailable, NotDurable.
         """
         topic_bytes = keyspace.encode_name("topic", topic, self.limits.name_bytes)
         key_bytes = b"" if key is None else keyspace.encode_name("key", key, self.limits.name_bytes)
@@ -366,7 +368,7 @@ class StateManager:
 
 
 def _values(scope: str, page: Mapping[bytes, bytes]) -> dict[bytes, Any]:
-    """Return the values of a page, decoded without a call of ours for each: that would be a tenth of the time of `list`."""
+    """Return the decoded values of a page. One Python call for each value would take a tenth of the time of `list`."""
     try:
         return dict(zip(page, map(orjson.loads, page.values()), strict=True))
     except orjson.JSONDecodeError:
@@ -374,7 +376,7 @@ def _values(scope: str, page: Mapping[bytes, bytes]) -> dict[bytes, Any]:
 
 
 def _value(scope: str, key: bytes, text: bytes) -> Any:
-    """Return the value of a key that was read with others. Raises CorruptValue, which names the key."""
+    """Decode the value of one key of a page. Raise CorruptValue, which names the key, if it is not JSON."""
     try:
         return codec.decode(text, subject="")
     except CorruptValue:
@@ -382,11 +384,11 @@ def _value(scope: str, key: bytes, text: bytes) -> Any:
 
 
 def _text(key: bytes) -> str:
-    """Return a key as text; bytes of another client that are no UTF-8 stay apart as surrogates."""
+    """Decode a key. Bytes that are not UTF-8 (another client wrote them) become lone surrogates, so that keys stay distinct."""
     return key.decode(errors="surrogateescape")
 
 
-#: The global instance; works without set-up in any event loop.
-stateManager: StateManager = StateManager()  # noqa: N816  # the reference's name
+#: The global instance. It needs no set-up and works in any event loop.
+stateManager: StateManager = StateManager()  # noqa: N816  # Motia's name
 #: The same instance under the name that PEP 8 asks for.
 state_manager: StateManager = stateManager

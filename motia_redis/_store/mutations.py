@@ -1,4 +1,4 @@
-"""Sending changes: once each, however often it takes, and as safe as asked."""
+"""Send mutations and messages. Each is applied once, however often it is sent, and is as durable as required."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_TRIM_INTERVAL = 0.1  # seconds: where there are few changes, one in 64 would come late
-ANY: Final[Any] = object()  #: the `if_revision` of a call that gave none
+_TRIM_INTERVAL = 0.1  # seconds: with few writes, one trim in 64 writes would come too late
+ANY: Final[Any] = object()  #: the default of `if_revision`: any revision
 
 
 class Mutations:
-    """The changes of one manager: a request id each, which every attempt carries."""
+    """Send the mutations and messages of one manager. All attempts at one call carry the same request id."""
 
     def __init__(
         self, retries: Retries, limits: Limits, retention: Retention, durability: Durability, idempotency_seconds: float
@@ -41,7 +41,7 @@ class Mutations:
         self._durability = durability
         self._wait_commands = durability.wait_commands
         self._lifetime = int(idempotency_seconds * 1000)
-        # Events stay for as long as an attempt may look for them.
+        # A repeated attempt searches the stream for the event of the first one, so events must stay at least that long.
         self._trimming = retention.encode(retries.deadline + RETRY_MARGIN if retries.deadline else 0.0)
         self._next_trim = 0.0
 
@@ -56,7 +56,7 @@ class Mutations:
         idempotency_key: str | None,
         operations: object = None,
     ) -> scripts.Mutated:
-        """Run the mutation script for one key, once, and return its reply. `operations` are shown by errors."""
+        """Apply one mutation of one key once and return the reply of the script. Error messages show `operations`."""
         request = _request_id()
         expected = b"" if if_revision is ANY else _expected(if_revision, subject)
         claim = _NO_CLAIM
@@ -71,7 +71,7 @@ class Mutations:
             reply = await scripts.mutate(session.router, mutation, following=self._wait_commands)
             if reply.following or reply.dropped:
                 self._check(subject, reply)
-            if reply.revision and not attempt_token and change[0] != b"update":  # an update without effect has an old revision
+            if reply.revision and not attempt_token and change[0] != b"update":  # a no-op update has an old revision
                 session.clock.update(reply.revision)
             return reply
 
@@ -84,7 +84,7 @@ class Mutations:
             raise known from None
 
     async def append(self, subject: object, topic: bytes, key: bytes, data: bytes, *, idempotency_key: str | None) -> str:
-        """Append a message to a topic, once; return its id."""
+        """Append one message to a topic once and return its id."""
         request = _request_id()
         claim = self._claim(idempotency_key, topic, [key, data]) if idempotency_key is not None else _NO_CLAIM
 
@@ -114,20 +114,20 @@ class Mutations:
             raise _to_error(subject, error) from None
 
     async def delete(self, subject: object, scope: bytes, keys: Sequence[bytes]) -> None:
-        """Delete keys of a scope, each with its event, if it holds a value. One round trip, and one to be safe."""
+        """Delete those of `keys` that have a value, each with its event. Cost: one round trip, and one more for durability."""
         change = [b"delete", b"quiet"]
 
         async def attempt(session: Session, _: Attempt) -> None:
-            # One of them looks for what can be trimmed: several looks in a row would hold others up.
+            # Only the last call trims its stream: several trims in a row would block Redis for too long.
             calls = [self._mutation(session, scope, key, change, limits=b"") for key in keys[:-1]]
             calls.append(self._mutation(session, scope, keys[-1], change, limits=self._trimming))
             for reply in await scripts.mutate_many(session.router, calls):
                 self._check(subject, reply)
             if self._wait_commands:
-                # Redis waits for what this connection wrote last: a write of its own, behind all the others.
+                # WAIT covers the last write of its own connection, so this connection writes once, after all deletions.
                 mark = session.keyspace.request(calls[0].keys[3], _request_id())
-                _, safe = await session.router.pipeline(mark, [("SET", mark, b"", "PX", 1000), *self._wait_commands])
-                self._durability.check(subject, safe)
+                _, durable = await session.router.pipeline(mark, [("SET", mark, b"", "PX", 1000), *self._wait_commands])
+                self._durability.check(subject, durable)
 
         await self._retries.run(subject, attempt, is_mutation=True)
 
@@ -144,7 +144,7 @@ class Mutations:
         limits: bytes | None = None,
         claim: bytes = b"",
     ) -> scripts.Mutation:
-        """Return the mutation script's call for one change."""
+        """Build the call of the mutation script for one key."""
         request = request or _request_id()
         keys = session.keyspace.mutation_keys(scope, key, request)
         options = b""
@@ -157,9 +157,9 @@ class Mutations:
         return scripts.Mutation(keys, scope, key, request, _trace(), options, change)
 
     def _trim_limits(self) -> bytes:
-        """Return what the script trims the stream to: nothing for most changes. One in 64 looks for what can go, for all.
+        """Return the limits to which the script trims the stream, or nothing if this write does not trim.
 
-        And the first one in a while, so that few changes also clear what many have left.
+        About one in 64 writes trims, and the first write after a pause, so that a few writes also clear what many have left.
         """
         now = monotonic()
         if now < self._next_trim and generator.getrandbits(6):
@@ -173,7 +173,7 @@ class Mutations:
             self._durability.check(subject, reply.following[0])
         if reply.dropped:
             _log.error(
-                "%s: its lane is over the hard cap: %d entries were dropped that a step had not handled", subject, reply.dropped
+                "%s: the lane is over the hard cap: %d entries were dropped that a step had not handled", subject, reply.dropped
             )
 
     def _claim(self, idempotency_key: str, place: bytes, call: list[bytes]) -> IdempotencyClaim:
@@ -184,14 +184,14 @@ class Mutations:
 
 
 class IdempotencyClaim:
-    """The caller's idempotency key, if there is one, as the scripts take it. `name` is the name of its record; empty = none."""
+    """Hold the idempotency claim of a call as the scripts take it. `name` identifies its record; it is empty without a claim."""
 
     def __init__(self, name: bytes, claim: bytes) -> None:
         self.name = name
         self._claim = claim
 
     def attempt_token(self, attempt: Attempt) -> bytes:
-        """Return what tells the script which attempt this is: nothing for the first one without a key."""
+        """Return the attempt token of an attempt. It is empty for a first attempt without an idempotency key."""
         if not self.name and attempt.number == 1:
             return b""
         return b"%d:%d:%d:%s" % (attempt.number, attempt.began, attempt.elapsed, self._claim)
@@ -202,12 +202,12 @@ _NO_CLAIM = IdempotencyClaim(b"", b"0:")
 
 def _to_error(subject: object, error: ErrorReply, operations: object = None) -> StateError:
     known = error_codes.to_error(subject, error, operations)
-    assert known is not None, "Retries lets no other through"  # noqa: S101  # for the type checker
+    assert known is not None, "Retries raises only script errors as ResponseError"  # noqa: S101  # for the type checker
     return known
 
 
 def _expected(if_revision: object, subject: object) -> bytes:
-    """Return `if_revision` as the script takes it."""
+    """Return `if_revision` as the script takes it. Raises StateError for text that is not a revision."""
     if if_revision is ANY:
         return b""
     if if_revision is None:

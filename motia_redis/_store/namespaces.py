@@ -1,4 +1,4 @@
-"""Open a namespace: read its layout, or write one if there is none, and read what a new connection needs to know."""
+"""Open a namespace: read its layout, or write one if there is none, and read the server's clock and settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class ServerClock:
-    """The clock of the server, followed by the revisions that changes get."""
+    """Estimate the server's clock from the revisions of changes."""
 
     __slots__ = ("_monotonic", "_revision")
 
@@ -26,17 +26,17 @@ class ServerClock:
         self._monotonic = monotonic
 
     def update(self, revision: bytes) -> None:
-        """Set the clock by the revision of a change that was just made."""
+        """Set the clock by the revision of a change that was just applied."""
         self._revision, self._monotonic = revision, time.monotonic()
 
     def at(self, monotonic: float) -> int:
-        """Return the server's time at a moment of `time.monotonic`, in Unix milliseconds. It is early rather than late."""
+        """Return the server's time at a moment of `time.monotonic`, in Unix milliseconds. The result is never late."""
         return int(self._revision.partition(b"-")[0]) + floor((monotonic - self._monotonic) * 1000)
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedNamespace:
-    """A namespace's layout, and what its server said on the same round trip."""
+    """Hold a namespace's layout, and the server's clock and settings from the same round trip."""
 
     layout: Layout
     clock: ServerClock

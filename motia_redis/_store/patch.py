@@ -1,8 +1,8 @@
-"""Update operations, checked and translated to what the mutation script takes.
+"""Check update operations and translate them to arguments of the mutation script.
 
-Two dialects meet here: JSON Patch (`op`, `path` = JSON Pointer; RFC 6902 plus `increment`, `decrement`, `append`, `merge`)
-and Motia's own (`type`, `path` = the name of a field). The script gets split pointers and encoded values and parses no JSON
-of operations.
+There are two dialects: JSON Patch (`op`, `path` = JSON Pointer; RFC 6902 plus `increment`, `decrement`, `append`, `merge`)
+and Motia's own (`type`, `path` = the name of a field). The script receives split pointers and encoded values, so it does
+not parse the operations.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MISSING = object()
 
 
 def translate(operations: Any, *, strict: bool, limits: Limits, subject: object) -> list[bytes]:
-    """Return the script's arguments for `operations`, in order; `where` opens the message of the errors.
+    """Return the script's arguments for `operations`, in order. Error messages start with `subject`.
 
     Raises InvalidOperation (or InvalidPointer), InvalidValue or ValueTooLarge, with the index of the operation.
     """
@@ -42,7 +42,7 @@ def translate(operations: Any, *, strict: bool, limits: Limits, subject: object)
 
 
 class _Operation:
-    """One operation in the middle of being checked."""
+    """Check and translate one operation."""
 
     def __init__(self, operation: Any, subject: object, *, strict: bool, limits: Limits) -> None:
         self.subject = subject
@@ -61,7 +61,7 @@ class _Operation:
         self.subject = f"{subject} ({self.name})"
 
     def translate(self, arguments: list[bytes]) -> None:
-        """Append the operation's name, path and what its kind takes."""
+        """Append the operation's name, path and arguments."""
         path = self.segments("path") if self.pointer else self.field()
         if self.name == "remove" and not path:
             raise InvalidOperation(f"{self.subject}: the whole value cannot be removed by an update: use delete()")
@@ -76,7 +76,7 @@ class _Operation:
         arguments += [self.script_name(), b"%d" % len(path), *path, *encode()]
 
     def script_name(self) -> bytes:
-        """Return the script's name: lenient forms are operations of their own there."""
+        """Return the name that the script uses. It has separate operations for the lenient forms."""
         if self.name == "replace" and not self.strict:
             return b"set"
         if self.name == "remove" and not self.strict:
@@ -113,7 +113,7 @@ class _Operation:
         try:
             tokens = [codec.encode_name(name) for name in names]
         except TypeError:
-            raise InvalidPointer(f"{self.subject}: `{field}` holds a lone surrogate") from None
+            raise InvalidPointer(f"{self.subject}: `{field}` contains a lone surrogate") from None
         if any(len(token) > self.limits.name_bytes for token in tokens):
             raise InvalidPointer(f"{self.subject}: a segment of `{field}` is over {self.limits.name_bytes} bytes")
         return tokens
@@ -130,7 +130,7 @@ class _Operation:
         return [codec.encode(self.given("value"), subject=self.subject, max_bytes=self.limits.value_bytes)]
 
     def amount(self) -> list[bytes]:
-        """Return what is to be added; a decrement adds the negative."""
+        """Return the encoded number to add. A decrement adds the negative number."""
         field = "value" if self.pointer or "by" not in self.fields else "by"
         amount = self.given(field)
         if isinstance(amount, bool) or not isinstance(amount, int | float):
@@ -154,7 +154,7 @@ class _Operation:
         return [whole, b"%d" % len(members), *pairs]
 
     def given(self, field: str) -> Any:
-        """Return a field that must be there."""
+        """Return a required field of the operation."""
         value = self.fields.get(field, _MISSING)
         if value is _MISSING:
             raise InvalidOperation(f"{self.subject}: `{field}` is missing: {self.fields!r:.200}")

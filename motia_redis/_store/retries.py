@@ -1,4 +1,4 @@
-"""Repeating calls that Redis did not answer: until a deadline, with growing pauses, each attempt telling which it is."""
+"""Repeat calls that Redis did not answer, until a deadline and with growing pauses. Each attempt carries its number."""
 
 from __future__ import annotations
 
@@ -22,36 +22,37 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-#: Seconds, beyond the deadline, in which the events stay that a repetition looks for: attempts and replies under way, clocks.
+#: Seconds for which events stay after the deadline. They cover attempts in transit and differences between clocks.
 RETRY_MARGIN = 10.0
 _PAUSES = (0.02, 1.0)  # seconds: first and longest
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One of the attempts at a call, as the scripts take it."""
+    """Identify one attempt at a call to the scripts."""
 
     number: int  #: 1 is the first
-    began: int  #: when the first one began: the server's clock, Unix milliseconds; 0 = unknown
+    began: int  #: start of the first attempt by the server's clock, in Unix milliseconds; 0: unknown
     elapsed: int  #: milliseconds since then
 
 
-#: What nobody needs to know when it began.
+#: The first attempt. Scripts do not need its start.
 FIRST = Attempt(1, 0, 0)
 
 
 class Retries:
-    """Repeats calls of one manager. `deadline`: seconds after which no new attempt is made; 0: there is only one."""
+    """Repeat calls of one manager. No attempt starts later than `deadline` seconds after the first; 0: one attempt only."""
 
     def __init__(self, sessions: Sessions, deadline: float) -> None:
         self._sessions = sessions
         self.deadline = deadline
 
     async def run(self, subject: object, call: Callable[[Session, Attempt], Awaitable[_T]], *, is_mutation: bool = False) -> _T:
-        """Return what `call` returns, which is called again after each error that may pass.
+        """Return the result of `call`. Repeat it after each transient error until the deadline.
 
-        The first connection is not tried again: a wrong URL is better told at once. Raises what the script refused as redis-py's
-        ResponseError, and StateUnavailable for all else; `changes` makes that say whether the change may have been applied.
+        The first connection attempt is not repeated, so that a wrong URL fails fast. Raises redis-py's ResponseError for an error
+        of the script, and StateUnavailable for all other errors. With `is_mutation` the latter says whether the change may have
+        been applied.
         """
         session = self._sessions.current() or await self._sessions.get()
         began = time.monotonic()
@@ -70,20 +71,20 @@ class Retries:
         *,
         is_mutation: bool,
     ) -> _T:
-        """Go on behind the failure of the first attempt."""
+        """Repeat a call whose first attempt failed."""
         number, pause, maybe_applied = 1, _PAUSES[0], False
         while True:
             if error_codes.is_script_error(failure):
                 raise failure
             maybe_applied = maybe_applied or (is_mutation and failures.was_sent(failure))
-            again = failures.was_sent(failure) or failures.is_disconnected(failure) or self._is_transient(failure)
+            is_retryable = failures.was_sent(failure) or failures.is_disconnected(failure) or self._is_transient(failure)
             if failures.is_disconnected(failure):
                 try:
                     await self._sessions.revive()
                 except StateUnavailable as reason:
                     raise StateUnavailable(f"{subject}: {reason}", maybe_applied=maybe_applied) from failure
             wait = pause * generator.uniform(0.5, 1.0)
-            if not again or time.monotonic() - began + wait > self.deadline:
+            if not is_retryable or time.monotonic() - began + wait > self.deadline:
                 raise failures.to_unavailable(subject, self._sessions.url, failure, maybe_applied=maybe_applied) from failure
             await asyncio.sleep(wait)
             pause = min(pause * 2, _PAUSES[1])

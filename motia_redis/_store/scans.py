@@ -1,8 +1,8 @@
-"""Reading a big hash or set page by page, each page small enough for the server, whatever the sizes of its values.
+"""Read a large hash or set in pages. Each page is small enough for the server, whatever the sizes of the values.
 
-Redis runs one command at a time, so a page may cost little. How much it costs depends on the bytes of its values, which are known
-only behind it. HSCAN goes in the order of the keys' hashes: what has been seen is a random sample of what will come, so its mean
-tells how many items make a page. (A hash of few small values Redis gives as a whole: at most 512 items of 64 bytes.)
+Redis runs one command at a time, so each page must be cheap. The cost depends on the bytes of its values, which are known only
+after the read. HSCAN iterates in the order of the keys' hashes, so the pages read so far are a random sample. Their mean size
+determines the number of items of the next page. (Redis returns a small hash as a whole: at most 512 items of 64 bytes.)
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from motia_redis._store.sessions import Session
     from motia_redis._transport.router import Node, Router
 
-PAGE_BYTES = 128 * 1024  # what a page aims at: some 0.1 ms of the server's time
-PAGE_ITEMS = 500  # what a page holds at most
-_FIRST = 1  # item of the first page: it may have the largest size
-_FIRST_NAMES = PAGE_BYTES // 4096  # the same for what is no larger than a name
-_GROWTH = 8  # how many times the items of the page before
+PAGE_BYTES = 128 * 1024  # target size of a page: about 0.1 ms of the server's time
+PAGE_ITEMS = 500  # largest number of items of a page
+_FIRST = 1  # items of the first page: one value may have the largest size
+_FIRST_NAMES = PAGE_BYTES // 4096  # the same for names, which are at most 4096 bytes by default
+_GROWTH = 8  # largest factor from the items of one page to those of the next
 
 
 class PageSize:
-    """How many items to ask for next, by what the pages so far held."""
+    """Calculate the number of items of the next page from the sizes of the previous pages."""
 
     def __init__(self, first: int = _FIRST) -> None:
         self.count = first  #: items of the next page
@@ -35,7 +35,7 @@ class PageSize:
         self._bytes = 0
 
     def record_page(self, items: int, size: int) -> None:
-        """Take into account a page of so many items and bytes."""
+        """Record a page of `items` items and `size` bytes."""
         self._items += items
         self._bytes += size
         fitting = PAGE_BYTES * self._items // max(self._bytes, 1) if self._items else PAGE_ITEMS
@@ -43,16 +43,16 @@ class PageSize:
 
 
 class Scan:
-    """Passes over hashes and sets.
+    """Scan hashes and sets.
 
-    What is there all the time is in some page, maybe in several: a pass begins anew when another server answers, or one that was
-    away, since a cursor means something to one run of one server only. The next page is not read before it is asked for, unless
-    it is read `ahead`, while this one is worked on; who leaves such a pass early has to close it.
+    An item that exists during the whole scan is in at least one page, and may be in several. A cursor is valid only for one run
+    of one server. A scan therefore starts again if another server answers, or after a failed attempt. A page is read when it is
+    requested. With `ahead` it is read while the previous page is processed. A caller must close such a scan to stop early.
     """
 
     def __init__(self, retries: Retries, subject: object) -> None:
         self._retries = retries
-        self._where = subject
+        self._subject = subject
 
     def items(self, key: bytes, *, ahead: bool = False) -> AsyncGenerator[Mapping[bytes, bytes]]:
         """Yield the fields and values of a hash."""
@@ -94,11 +94,11 @@ class Scan:
 
         try:
             while True:
-                cursor, page, weight = await (following or self._retries.run(self._where, attempt))
+                cursor, page, weight = await (following or self._retries.run(self._subject, attempt))
                 size.record_page(len(page), weight)
                 if ahead and cursor:
-                    following = asyncio.create_task(self._retries.run(self._where, attempt))
-                    await asyncio.sleep(0)  # it is sent before this page is worked on
+                    following = asyncio.create_task(self._retries.run(self._subject, attempt))
+                    await asyncio.sleep(0)  # lets the request go out before this page is processed
                 if page:
                     yield page
                 if not cursor:

@@ -1,4 +1,4 @@
-"""One session per event loop: the connections of a manager, from the first use in a loop to its close or the loop's end."""
+"""Keep one session for each event loop: the connections of a manager, from the first use to its close or the end of the loop."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: Seconds that one attempt at a call waits for its reply, besides what makes it durable.
+#: Seconds that one attempt at a call waits for its reply, without the time to wait for durability.
 ATTEMPT_TIMEOUT = 3.0
-_REPLY_TIMEOUT = 10.0  # seconds; longer than any blocking read that this package makes
+_REPLY_TIMEOUT = 10.0  # seconds; must be longer than the blocking reads of this package
 
 
 @dataclass(slots=True)
 class Session:
-    """What a manager holds for one event loop: asyncio clients belong to the loop they were made in."""
+    """Hold the connections of a manager in one event loop. An asyncio client works only in the loop that created it."""
 
     router: Router
     keyspace: Keyspace
@@ -46,14 +46,14 @@ class Session:
 
 @dataclass(slots=True)
 class _Slot:
-    """A loop's place, there from the moment it begins to open a session."""
+    """Hold the session of one event loop, and the lock for opening and closing it."""
 
     session: Session | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Sessions:
-    """The sessions of one manager in all loops, and the endpoint that they share. May be used from loops of several threads."""
+    """Hold the sessions of one manager in all event loops, and their shared endpoint. Loops of several threads may use it."""
 
     def __init__(self, url: str | None, namespace: str | None, layout: Layout | None, durability: Durability) -> None:
         self.given_url = url
@@ -63,12 +63,12 @@ class Sessions:
         self._warned = False
         self._endpoint: endpoint.Endpoint | None = None
         self._creating = threading.Lock()
-        # Of loops that open a session or have one, and live: single operations, so that threads need no lock of their own.
+        # Loops that have a session or are opening one. Each access is one atomic dict operation, so threads need no lock.
         self._slots: dict[asyncio.AbstractEventLoop, _Slot] = {}
 
     @property
     def url(self) -> str:
-        """Where the sessions connect to."""
+        """The URL that the sessions connect to."""
         return self.given_url or os.environ.get("MOTIA_REDIS_URL") or urls.DEFAULT_URL
 
     @property
@@ -77,27 +77,27 @@ class Sessions:
         return self.given_namespace or os.environ.get("MOTIA_REDIS_NAMESPACE") or "motia"
 
     async def open_router(self, *, max_connections: int = 64, reply_timeout: float = _REPLY_TIMEOUT) -> Router:
-        """Return new clients of the running loop, which belong to the caller."""
+        """Return a new router for the running loop. The caller must close it."""
         return await self._resolve_endpoint().open_router(max_connections=max_connections, reply_timeout=reply_timeout)
 
     @property
     def fails_over(self) -> bool:
-        """Whether another server may become the primary of the same keys."""
+        """Whether another server can become the primary for the same keys."""
         return self._resolve_endpoint().fails_over
 
     def _resolve_endpoint(self) -> endpoint.Endpoint:
-        with self._creating:  # for no longer than it takes to look at a URL
+        with self._creating:  # a thread lock is safe in a loop here: parsing a URL is fast
             if self._endpoint is None:
                 self._endpoint = endpoint.Endpoint(self.url)
             return self._endpoint
 
     def current(self) -> Session | None:
-        """Return the running loop's session, if there is one."""
+        """Return the session of the running loop, or None."""
         slot = self._slots.get(asyncio.get_running_loop())
         return slot.session if slot is not None else None
 
     async def get(self) -> Session:
-        """Return the running loop's session, opened at the first call."""
+        """Return the session of the running loop. Open it on the first call."""
         if (session := self.current()) is not None:
             return session
         loop = asyncio.get_running_loop()
@@ -106,7 +106,7 @@ class Sessions:
             slot = self._slots.setdefault(loop, _Slot())
             async with slot.lock:
                 if self._slots.get(loop) is not slot:
-                    continue  # whoever had the lock has closed it, or failed
+                    continue  # another task closed the session, or failed to open it
                 if slot.session is None:
                     try:
                         slot.session = await self._open(loop)
@@ -116,7 +116,7 @@ class Sessions:
                 return slot.session
 
     async def close(self) -> None:
-        """End the running loop's session; the embedded server is released when no other loop has one."""
+        """Close the session of the running loop. Release the embedded server if no other loop has a session."""
         loop = asyncio.get_running_loop()
         if (slot := self._slots.get(loop)) is not None:
             async with slot.lock:
@@ -129,12 +129,12 @@ class Sessions:
             await asyncio.to_thread(self._endpoint.release, unless=self._in_use)
 
     async def revive(self) -> None:
-        """Start the embedded server again if it has ended."""
+        """Start the embedded server again if it has ended. Raises StateUnavailable if the server cannot be started."""
         if self._endpoint is not None:
             await self._endpoint.revive()
 
     async def to_unavailable(self, subject: object, error: Exception) -> StateUnavailable:
-        """Return the error to raise for one of Redis; an embedded server that is gone is started again for the next call."""
+        """Return the StateUnavailable for an error of Redis. Restart an embedded server that has ended, for the next call."""
         if failures.is_disconnected(error):
             try:
                 await self.revive()
@@ -143,7 +143,7 @@ class Sessions:
         return failures.to_unavailable(subject, self.url, error)
 
     def _purge(self) -> None:
-        """Forget loops that were closed without shutting down their generators."""
+        """Remove loops that were closed without shutting down their asynchronous generators."""
         for loop in tuple(self._slots):
             if loop.is_closed():
                 self._slots.pop(loop, None)
@@ -165,10 +165,10 @@ class Sessions:
         return Session(router, Keyspace(namespace, opened.layout), closer, opened.clock)
 
     async def _open_namespace(self, router: Router, namespace: str) -> OpenedNamespace:
-        """Open the namespace, warn of settings that lose state, and check that the durability can be had."""
+        """Open the namespace, log settings that can lose state, and check that Redis supports the durability level."""
         subject = f"namespace {namespace!r}"
         try:
-            # A server that does not answer its first command soon is no Redis, or of no use.
+            # A server that accepts a connection and does not answer may not be Redis at all, so the first command fails fast.
             async with asyncio.timeout(connecting.CONNECT_TIMEOUT):
                 opened = await open_namespace(router, namespace, self.layout)
             self._warn(opened.info, opened.config)
@@ -178,7 +178,7 @@ class Sessions:
         return opened
 
     def _warn(self, info: Any, config: Any) -> None:
-        """Log once what is wrong with the settings of this Redis, as far as this user may see them."""
+        """Log once the unsafe settings of this Redis. A user without permission for INFO gets no warnings."""
         if self._warned or isinstance(info, Exception):
             return
         self._warned = True
@@ -190,11 +190,11 @@ class Sessions:
 async def _close_with_loop(
     router: Router, sessions: weakref.ref[Sessions], loop: asyncio.AbstractEventLoop
 ) -> AsyncGenerator[None]:
-    """Close the clients at the latest when its loop shuts down its generators, as `asyncio.run` does at its end.
+    """Close the router when the event loop shuts down its asynchronous generators, as `asyncio.run` does at its end.
 
-    So a program that never closes its manager leaves no connection open behind its loop, and no session.
+    A program that never closes its manager therefore leaves no open connection and no session.
     """
-    # A weak reference: without a circle, a manager that is dropped is closed at once and not by the garbage collector.
+    # A weak reference avoids a reference cycle, so a dropped manager is freed at once and not by the garbage collector.
     try:
         yield
     finally:

@@ -55,5 +55,5 @@ def test_scopes_and_keys_spread() -> None:
 
 @pytest.mark.parametrize("layout", [(0, 8), (16, 0), (20000, 8)])
 def test_an_impossible_layout_is_refused(layout: tuple[int, int]) -> None:
-    with pytest.raises(StateError, match="a layout has"):
+    with pytest.raises(StateError, match="a layout must have"):
         Layout(*layout)
