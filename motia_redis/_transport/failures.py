@@ -26,13 +26,11 @@ from motia_redis._transport import refusals
 from motia_redis._transport.urls import redact
 from motia_redis.errors import StateUnavailable
 
-#: The position in a script that Redis adds to an error: in front (6.2) or behind (7 and Valkey).
+#: The position in a script that Redis adds to an error: in front (6.2) or behind (7). Valkey 9 leaves the hash of the script out.
 _POSITION = re.compile(
     r"^(?:ERR )?Error running script \([^)]*\): |@?user_script: ?\d+: ?"
-    r"| script: (?:[0-9a-f]{40}|user_script)(?:, on @?user_script:\d+)?\.?"
+    r"| script: (?:[0-9a-f]{40}, )?on @?user_script:\d+\.?$"
 )
-
-
 #: fakeredis puts ERR in front of the errors of scripts, which begin with a code of their own.
 _SECOND_CODE = re.compile(r"^ERR (?=[A-Z]{6,}\b)")
 

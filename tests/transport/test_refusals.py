@@ -155,10 +155,15 @@ def test_unnecessary_password_is_explained() -> None:
             "holds another type ",
             " (WRONGTYPE Operation against a key holding the wrong kind of value)",
         ),
+        (
+            "WRONGTYPE Operation against a key holding the wrong kind of value script: on @user_script:1.",
+            "holds another type ",
+            " (WRONGTYPE Operation against a key holding the wrong kind of value)",
+        ),
     ],
 )
 def test_position_inside_a_script_is_removed_from_the_error(text: str, begin: str, end: str) -> None:
-    """The first case is the form of Redis 6.2, the second that of Redis 7."""
+    """The cases are the forms of Redis 6.2, Redis 7 and Valkey 9."""
     error = failures.error_reply(text)
     message = refusals.explain(error.code, str(error))
     assert message.startswith(begin)
