@@ -32,7 +32,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 @pytest.mark.parametrize("record", _records())
-async def test_strict_is_rfc_6902(state: StateManager, record: dict[str, Any]) -> None:
+async def test_strict_update_follows_rfc_6902(state: StateManager, record: dict[str, Any]) -> None:
     await state.set("docs", "doc", record["doc"])
     before = await state.entry("docs", "doc")
     if "error" in record:

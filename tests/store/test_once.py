@@ -78,7 +78,7 @@ def events(raw: redis.Redis, namespace: str) -> list[dict[bytes, bytes]]:
 
 
 @pytest.mark.parametrize("lost", [1, 2, 3])
-async def test_a_change_whose_reply_got_lost_is_applied_once(
+async def test_change_with_a_lost_reply_is_applied_once(
     state: StateManager, faults: Faults, raw: redis.Redis, namespace: str, lost: int
 ) -> None:
     faults.lose = lost
@@ -98,7 +98,7 @@ async def test_a_change_whose_reply_got_lost_is_applied_once(
     assert raw.xlen(topic) == 1
 
 
-async def test_others_who_changed_the_key_meanwhile_do_not_hide_the_first_attempt(
+async def test_first_attempt_is_found_after_changes_by_other_clients(
     server: RedisServer, state: StateManager, faults: Faults, namespace: str
 ) -> None:
     async with StateManager(server.url, namespace=namespace) as other:
@@ -113,7 +113,7 @@ async def test_others_who_changed_the_key_meanwhile_do_not_hide_the_first_attemp
             assert await other.get("users", "ann") in ({"n": 10}, None)
 
 
-async def test_an_original_that_comes_after_its_repetition_is_void(
+async def test_first_attempt_that_arrives_after_its_repetition_changes_nothing(
     state: StateManager, faults: Faults, raw: redis.Redis, namespace: str
 ) -> None:
     faults.hold = 1
@@ -128,7 +128,9 @@ async def test_an_original_that_comes_after_its_repetition_is_void(
     assert len(events(raw, namespace)) == 2
 
 
-async def test_an_original_that_comes_after_a_refused_repetition_is_void(state: StateManager, faults: Faults) -> None:
+async def test_first_attempt_that_arrives_after_a_rejected_repetition_changes_nothing(
+    state: StateManager, faults: Faults
+) -> None:
     await state.set("users", "ann", 1)
     faults.hold = 1
     with pytest.raises(RevisionConflict):
@@ -139,7 +141,7 @@ async def test_an_original_that_comes_after_a_refused_repetition_is_void(state: 
     assert await state.get("users", "ann") is None
 
 
-async def test_a_repetition_that_lay_before_a_server_that_stood_still_finds_the_first_attempt(
+async def test_repetition_delayed_by_a_paused_server_finds_the_first_attempt(
     state: StateManager, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first attempt was applied a minute ago; the second waited for that minute, and says what it knew when it was sent."""
@@ -162,7 +164,7 @@ async def test_a_repetition_that_lay_before_a_server_that_stood_still_finds_the_
     assert await state.get("users", "ann") == {"n": 1}
 
 
-async def test_what_is_trimmed_is_not_applied_again(
+async def test_repetition_is_not_applied_when_its_event_may_be_trimmed(
     server: RedisServer, namespace: str, monkeypatch: pytest.MonkeyPatch, raw: redis.Redis
 ) -> None:
     async with StateManager(server.url, namespace=namespace, retention=Retention(entries=0, most_entries=0)) as state:
@@ -182,7 +184,7 @@ async def test_what_is_trimmed_is_not_applied_again(
         assert isinstance(told.value, StateUnavailable)
 
 
-async def test_a_long_look_for_an_event_goes_in_short_calls(
+async def test_long_search_for_an_event_uses_short_script_calls(
     state: StateManager, faults: Faults, raw: redis.Redis, namespace: str
 ) -> None:
     keys = (await state.connect()).state_keys(b"users", b"ann")
@@ -205,7 +207,7 @@ async def test_a_long_look_for_an_event_goes_in_short_calls(
 
 
 @pytest.mark.usefixtures("every_change_looks")
-async def test_events_stay_for_as_long_as_an_attempt_may_look_for_them(
+async def test_events_are_kept_while_an_attempt_may_search_for_them(
     state: StateManager, raw: redis.Redis, namespace: str
 ) -> None:
     for number in range(1000):
@@ -213,7 +215,7 @@ async def test_events_stay_for_as_long_as_an_attempt_may_look_for_them(
     assert raw.xlen((await state.connect()).state_keys(b"users", b"ann").events) == 1000
 
 
-async def test_attempts_end_at_the_deadline_and_the_error_tells_what_may_have_happened(
+async def test_attempts_end_at_the_deadline_and_the_error_has_maybe_applied(
     server: RedisServer, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with StateManager(server.url, namespace=namespace, deadline=0.3) as state:
@@ -244,7 +246,7 @@ async def second(server: RedisServer, namespace: str) -> AsyncIterator[StateMana
         yield manager
 
 
-async def test_a_call_with_the_same_idempotency_key_has_the_first_result(
+async def test_call_with_the_same_idempotency_key_returns_the_first_result(
     state: StateManager, second: StateManager, raw: redis.Redis, namespace: str
 ) -> None:
     for manager in (state, second, state):
@@ -263,7 +265,7 @@ async def test_a_call_with_the_same_idempotency_key_has_the_first_result(
     assert len(events(raw, namespace)) == 6
 
 
-async def test_an_idempotency_key_stands_for_one_call(state: StateManager) -> None:
+async def test_idempotency_key_is_rejected_for_another_call(state: StateManager) -> None:
     await state.set("users", "ann", 1, idempotency_key="a")
     for other in (
         state.set("users", "ann", 2, idempotency_key="a"),
@@ -277,7 +279,7 @@ async def test_an_idempotency_key_stands_for_one_call(state: StateManager) -> No
         await state.set("users", "ann", 1, idempotency_key="")
 
 
-async def test_what_was_refused_may_be_tried_again_under_its_key(state: StateManager) -> None:
+async def test_rejected_call_can_be_repeated_under_its_idempotency_key(state: StateManager) -> None:
     await state.set("users", "ann", 1)
     with pytest.raises(RevisionConflict):
         await state.set("users", "ann", 2, if_revision=None, idempotency_key="a")
@@ -296,7 +298,7 @@ async def test_idempotency_keys_are_kept_for_the_configured_time(server: RedisSe
     assert 86_390_000 < max(kept) <= 86_400_000
 
 
-async def test_a_lost_reply_under_an_idempotency_key(state: StateManager, faults: Faults) -> None:
+async def test_lost_reply_under_an_idempotency_key_returns_the_first_result(state: StateManager, faults: Faults) -> None:
     faults.lose = 2
     assert await state.update("users", "ann", INCREMENT, idempotency_key="a") == {"n": 1}
     faults.hold = 1
@@ -308,7 +310,7 @@ async def test_a_lost_reply_under_an_idempotency_key(state: StateManager, faults
 # -- durability ---------------------------------------------------------------------------------------------------------------
 
 
-async def test_too_few_replicas_are_an_error_and_the_change_stands(server: RedisServer, namespace: str) -> None:
+async def test_too_few_replicas_raise_not_durable_and_the_change_stands(server: RedisServer, namespace: str) -> None:
     settings: Any = {"namespace": namespace, "durability": "replicated", "durability_timeout": 0.05}
     async with StateManager(server.url, **settings) as state:
         with pytest.raises(NotDurable, match="the change stands on the primary, but 0 of 1 replicas"):
@@ -330,6 +332,6 @@ async def test_too_few_replicas_are_an_error_and_the_change_stands(server: Redis
         {"idempotency_seconds": 0},
     ],
 )
-def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any]) -> None:
+def test_invalid_settings_are_rejected(settings: dict[str, Any]) -> None:
     with pytest.raises(StateError):
         StateManager(**settings)

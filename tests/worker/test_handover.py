@@ -38,9 +38,7 @@ class Gates:
         monkeypatch.setattr(Router, "gather", gather)
 
 
-async def test_a_read_under_way_is_over_before_its_lanes_are_given_back(
-    state: StateManager, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_read_in_progress_ends_before_its_lanes_are_released(state: StateManager, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder, gates = Recorder(), Gates(monkeypatch)
     steps = record(recorder, state_trigger())
 
