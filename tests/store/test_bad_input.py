@@ -1,4 +1,4 @@
-"""Bad input: each kind raises its own error, which says where and why, and changes nothing."""
+"""Invalid input: each kind raises its own error, which names place and reason, and changes nothing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def test_invalid_names_are_rejected_by_every_method(state: StateManager, k
 
 
 class Unknown:
-    """A type that JSON does not know."""
+    """A type without a JSON form."""
 
 
 CYCLE: list[Any] = []

@@ -1,4 +1,4 @@
-"""codec: canonical JSON, whose strings hold no raw bracket and no escaped quote, and which reads back as the same value."""
+"""Codec: canonical JSON has no raw bracket and no escaped quote in its strings, and decodes to the same value."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Updates do what an independent model says, on random documents (a slice of `python -m tests.fuzzing`); what they do not touch
-stays as it is, byte for byte; and the fuzzer itself notices what it is there to notice."""
+"""Updates of random documents match an independent model (a part of `python -m tests.fuzzing`) and change no other byte.
+
+The fuzzer itself detects wrong results."""
 
 from __future__ import annotations
 
@@ -72,7 +73,7 @@ def _token_end(text: bytes, at: int) -> int:
 
 
 def _items(text: bytes, at: int) -> Iterator[tuple[Any, int, int]]:
-    """The items of the container at `at`: name or index, and where the value begins and ends."""
+    """Yield the items of the container at `at`: name or index, and start and end of the value."""
     is_object, index, at = text[at : at + 1] == b"{", 0, _solid(text, at + 1)
     while text[at : at + 1] not in (b"}", b"]"):
         name: Any = index
@@ -94,7 +95,7 @@ def _value_end(text: bytes, at: int) -> int:
 
 
 def span(text: bytes, path: list[str]) -> tuple[int, int]:
-    """Where the value that a path names begins and ends: a slow, plain scan that shares nothing with the engine."""
+    """Return start and end of the value at a path, by a slow, simple scan that shares no code with the engine."""
     start = _solid(text, 0)
     end = _value_end(text, start)
     for segment in path:
@@ -104,7 +105,7 @@ def span(text: bytes, path: list[str]) -> tuple[int, int]:
 
 
 def _texts(seed: int) -> Iterator[tuple[random.Random, bytes]]:
-    """Documents in both forms."""
+    """Yield documents as canonical and as non-canonical JSON."""
     rnd = random.Random(seed)
     while True:
         value = draw_value(rnd)
@@ -119,7 +120,7 @@ def _texts(seed: int) -> Iterator[tuple[random.Random, bytes]]:
 
 
 def _draw(seed: int, wanted: tuple[type, ...], count: int) -> list[tuple[bytes, list[str]]]:
-    """Texts, and in each the path of a value of a wanted kind."""
+    """Return texts, each with the path of a value of a wanted type."""
     drawn = []
     for rnd, text in _texts(seed):
         path = draw_existing(rnd, load(text), wanted)

@@ -1,4 +1,4 @@
-"""keyspace: which keys there are, and that all keys of one change share a slot."""
+"""Keyspace: the names of the keys, and all keys of one mutation in one slot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""StateManager: what each method promises, on a real Redis."""
+"""StateManager: the promises of each method, on a real Redis."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ async def test_the_revision_is_the_id_of_the_event(state: StateManager, raw: red
 
 
 async def test_value_and_event_are_written_by_one_command(state: StateManager, raw: redis.Redis) -> None:
-    """G3: nothing can come between a change and its event. What Redis executed outside of scripts is counted."""
+    """G3: nothing can happen between a change and its event. The test counts the commands that Redis ran outside of scripts."""
     await state.set("users", "warm", 1)
 
     raw.config_resetstat()
@@ -319,7 +319,7 @@ asyncio.run(main())
 
 
 def run(program: str, directory: Path, **environment: str) -> str:
-    """Run a program in a fresh process, warnings being errors; return what it printed."""
+    """Run a program in a new process with warnings as errors. Return its output."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MOTIA_") or name == "MOTIA_REDIS_SERVER"}
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error", "-c", program],

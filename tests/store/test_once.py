@@ -1,4 +1,4 @@
-"""A call is applied once: lost replies, late originals, idempotency keys, trimmed events, durability."""
+"""A call is applied once: lost replies, late first attempts, idempotency keys, trimmed events, durability."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ INCREMENT = [{"op": "increment", "path": "/n", "value": 1}]
 
 
 class Faults:
-    """Stands between a manager and Redis: loses replies of scripts, or holds requests back and sends them later."""
+    """Lose replies of scripts between a manager and Redis, or delay requests."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.lose = 0  # how many replies to lose
@@ -118,7 +118,7 @@ async def test_first_attempt_that_arrives_after_its_repetition_changes_nothing(
 ) -> None:
     faults.hold = 1
     assert await state.update("users", "ann", INCREMENT) == {"n": 1}
-    assert (await faults.held[0]())[1].startswith(b'{"n":1}'), "it is told what the repetition did"
+    assert (await faults.held[0]())[1].startswith(b'{"n":1}'), "the late attempt gets the result of the repetition"
     assert await state.get("users", "ann") == {"n": 1}
     faults.hold = 2  # two attempts are late, and come in the wrong order
     assert await state.update("users", "ann", INCREMENT) == {"n": 2}
@@ -144,7 +144,7 @@ async def test_first_attempt_that_arrives_after_a_rejected_repetition_changes_no
 async def test_repetition_delayed_by_a_paused_server_finds_the_first_attempt(
     state: StateManager, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first attempt was applied a minute ago; the second waited for that minute, and says what it knew when it was sent."""
+    """The first attempt was applied a minute ago. The second waited for that minute, with the elapsed time of its sending."""
     keys = (await state.connect()).state_keys(b"users", b"ann")
     ago = int(time.time() * 1000) - 60_000
     applied = {
@@ -178,10 +178,10 @@ async def test_repetition_is_not_applied_when_its_event_may_be_trimmed(
         raw.hset(keys.revisions, "ann", (raw.xadd(keys.events, {"type": "other"})))
         raw.eval("redis.call('XTRIM', KEYS[1], 'MAXLEN', 1); redis.call('HSET', KEYS[2], 'floor ' .. KEYS[1], '9999999999999-0')",
                  2, keys.events, (await state.connect()).trimmed(keys.events))  # fmt: skip
-        with pytest.raises(OutcomeUnknown, match="events of that time were trimmed") as told:
+        with pytest.raises(OutcomeUnknown, match="events of that time were trimmed") as caught:
             await slow
-        assert told.value.maybe_applied
-        assert isinstance(told.value, StateUnavailable)
+        assert caught.value.maybe_applied
+        assert isinstance(caught.value, StateUnavailable)
 
 
 async def test_long_search_for_an_event_uses_short_script_calls(
@@ -223,17 +223,17 @@ async def test_attempts_end_at_the_deadline_and_the_error_has_maybe_applied(
         faults = Faults(monkeypatch)
         faults.lose = 10_000
         began = time.monotonic()
-        with pytest.raises(StateUnavailable, match="the change may have been applied") as told:
+        with pytest.raises(StateUnavailable, match="the change may have been applied") as caught:
             await state.set("users", "ann", 1)
-        assert told.value.maybe_applied
+        assert caught.value.maybe_applied
         assert time.monotonic() - began < 2
         assert 2 <= 10_000 - faults.lose <= 40, "attempts with pauses between"
 
     began = time.monotonic()
-    with pytest.raises(StateUnavailable) as told:
+    with pytest.raises(StateUnavailable) as caught:
         await StateManager("redis://127.0.0.1:1", deadline=5).set("users", "ann", 1)
-    assert not told.value.maybe_applied
-    assert time.monotonic() - began < 2, "who never connected is told at once"
+    assert not caught.value.maybe_applied
+    assert time.monotonic() - began < 2, "the first connection attempt fails fast"
 
 
 # -- idempotency keys ---------------------------------------------------------------------------------------------------------
@@ -241,7 +241,7 @@ async def test_attempts_end_at_the_deadline_and_the_error_has_maybe_applied(
 
 @pytest.fixture
 async def second(server: RedisServer, namespace: str) -> AsyncIterator[StateManager]:
-    """Another process, as Redis sees it."""
+    """Provide a second manager, which is another process for Redis."""
     async with StateManager(server.url, namespace=namespace) as manager:
         yield manager
 

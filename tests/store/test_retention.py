@@ -1,4 +1,4 @@
-"""Trimming: what nobody needs goes soon, in steps that Redis does not notice, and what is left is known (lib/retention.lua)."""
+"""Trimming: unneeded entries are removed soon, in short steps, and the first remaining id is recorded (lib/retention.lua)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""keys, items, count and scan of a scope, and the size of their pages."""
+"""Scans: keys, items, count and scan of a scope, and the size of their pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""update: every operation in both dialects, lenient and strict, lossless and all or nothing."""
+"""Updates: every operation in both dialects, lenient and strict, lossless and all or nothing."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def op(name: str, path: str, *value: Any) -> dict[str, Any]:
-    """A JSON Patch operation."""
+    """Return a JSON Patch operation."""
     return {"op": name, "path": path} | ({"value": value[0]} if value else {})
 
 
 def motia(name: str, *path: Any, **fields: Any) -> dict[str, Any]:
-    """An operation of Motia's dialect."""
+    """Return an operation of Motia's dialect."""
     return {"type": name} | ({"path": path[0]} if path else {}) | fields
 
 
@@ -127,7 +127,7 @@ async def test_operation_returns_the_expected_value(state: StateManager, before:
 async def test_failing_operation_changes_nothing(
     state: StateManager, raw: redis.Redis, namespace: str, before: Any, operation: Any, error: type[StateError]
 ) -> None:
-    """G2: the operations before and after it are undone, value, revision and stream stay as they were."""
+    """G2: no other operation of the update is applied. Value, revision and stream do not change."""
     await state.set("docs", "doc", {"doc": before, "first": []})
     keys = Keyspace(namespace, Layout()).state_keys(b"docs", b"doc")
     was = (await state.entry("docs", "doc"), raw.hget(keys.values, "doc"), raw.xlen(keys.events))
@@ -181,7 +181,7 @@ PRECIOUS = (
 
 
 async def test_untouched_bytes_never_change(state: StateManager, raw: redis.Redis, namespace: str) -> None:
-    """G1: `[]` stays `[]`, every digit and the order of members stay."""
+    """G1: `[]` stays `[]`, and every digit and the order of members are kept."""
     values = Keyspace(namespace, Layout()).values(b"docs")
     for text in (PRECIOUS.encode() + codec.CANONICAL_MARK, PRECIOUS.encode(), PRECIOUS.replace(",", " ,\n ").encode()):
         raw.hset(values, "doc", text)
@@ -244,7 +244,7 @@ async def test_operations_that_move_too_many_bytes_are_rejected(state: StateMana
 async def test_wrong_redis_type_of_one_key_changes_nothing(
     state: StateManager, raw: redis.Redis, namespace: str, name: str
 ) -> None:
-    """G3: scripts do not roll back, so what was written before the failing write is taken back."""
+    """G3: Redis does not roll scripts back, so the script undoes its writes before the failing one."""
     keys = Keyspace(namespace, Layout()).state_keys(b"docs", b"doc")
     raw.set(getattr(keys, name), "not ours")
 

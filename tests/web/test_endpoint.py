@@ -1,4 +1,4 @@
-"""The HTTP side: routes, bodies, results and refusals, through the ASGI interface and without Redis."""
+"""HTTP endpoint: routes, bodies, results and errors, through the ASGI interface and without Redis."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def answer(result: Any, *, method: str = "GET") -> httpx.Response:
 
 
 async def received(method: str = "POST", path: str = "/", **request: Any) -> ApiRequest:
-    """Return what a handler is given for a request."""
+    """Return the request that a handler receives."""
     seen: list[ApiRequest] = []
 
     async def handler(request: ApiRequest) -> dict[str, Any]:

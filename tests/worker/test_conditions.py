@@ -1,4 +1,4 @@
-"""Conditions: which events they let through, how often they are asked, and what becomes of the events that nobody wants."""
+"""Conditions: which events they accept, how often they run, and how filtered events are acknowledged."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def none_pending(raw: redis.Redis, namespace: str) -> None:
 
 
 class Asked:
-    """A condition that lets even numbers through, and counts how often it was asked about each."""
+    """A condition that accepts even numbers and records each number it was called with."""
 
     def __init__(self) -> None:
         self.numbers: list[int] = []
@@ -121,7 +121,7 @@ async def test_awaitable_returned_by_a_sync_condition_is_awaited(state: StateMan
 async def test_later_matches_of_a_key_do_not_overtake_a_running_match(
     state: StateManager, raw: redis.Redis, namespace: str
 ) -> None:
-    """Filtered entries between two matches of one key neither wait for the first nor let the second start."""
+    """Filtered entries between two matches of one key do not wait for the first and do not start the second."""
     asked, seen, go = Asked(), [], asyncio.Event()
 
     async def handler(input: StateTriggerInput) -> None:
@@ -179,7 +179,7 @@ async def test_filtered_entries_are_acknowledged_while_their_key_backs_off(
 async def test_condition_that_raises_fails_the_attempt_and_runs_again(
     state: StateManager, raw: redis.Redis, namespace: str
 ) -> None:
-    """Whatever a condition raises is its entry's affair alone."""
+    """An exception of a condition affects only its own entry."""
     failures = [ValueError("no"), asyncio.CancelledError(), SystemExit(3), KeyError("n"), None]
     asked: list[str] = []
     seen: list[tuple[str, int | None]] = []
@@ -287,7 +287,7 @@ async def test_log_records_of_a_condition_name_step_and_trace(state: StateManage
 
 
 async def test_many_filtered_entries_do_not_block_the_event_loop(state: StateManager, raw: redis.Redis, namespace: str) -> None:
-    """The worker's loop is never held up for long by conditions alone."""
+    """Conditions alone never block the event loop of the worker for long."""
     asked, most = 0, 0
 
     def condition(input: StateTriggerInput) -> bool:

@@ -1,4 +1,4 @@
-"""Handlers that share few tasks: what one of them does, or waits for, reaches no other."""
+"""Dispatcher: handlers that share tasks do not affect each other."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _user: ContextVar[str | None] = ContextVar("user", default=None)
 
 
 def one_at_a_time(state: StateManager, handler: Callable[..., Any], **config: Any) -> AbstractAsyncContextManager[list[Worker]]:
-    """Run a step in a worker in which one task handles everything."""
+    """Run a step in a worker with a single handler task."""
     config = {"name": "Step", "triggers": [state_trigger(scope="users")], "backoff": 0.01, **config}
     return working(state, step(config).handle(handler), concurrency=1)
 

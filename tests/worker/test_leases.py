@@ -1,4 +1,4 @@
-"""Leases: one holder a lane, an even and stable assignment, and acknowledging only for who holds the lane."""
+"""Leases: one holder for each lane, an even and stable assignment, and acknowledgements only by the holder."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_few_lanes_move_when_a_worker_joins_or_leaves() -> None:
 
 
 class Guard:
-    """The lease scripts on one lane, as workers of given ids call them."""
+    """Call the lease scripts for one lane with given worker ids."""
 
     def __init__(self, router: Router, namespace: str) -> None:
         self.router = router

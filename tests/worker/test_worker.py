@@ -1,4 +1,4 @@
-"""The worker: triggers and topics reach their steps, failures are retried and buried, a stop finishes what runs."""
+"""Worker: events and messages reach their steps, failures are retried and dead-lettered, and a stop waits for handlers."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ async def test_messages_reach_the_steps_of_their_topic(state: StateManager) -> N
 
 
 async def test_messages_and_changes_of_one_key_stay_in_order(state: StateManager) -> None:
-    """Inside of one worker: different keys run at once, one key's entries one after the other."""
+    """In one worker, handlers of different keys run concurrently, and those of one key one after the other."""
     seen: dict[str, list[int]] = {}
     running: set[str] = set()
 
@@ -341,7 +341,7 @@ def test_invalid_retention_is_rejected(settings: dict[str, Any]) -> None:
 async def test_hard_cap_logs_and_counts_dropped_events(
     server: RedisServer, raw: redis.Redis, namespace: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """G9: a subscriber that never comes back cannot fill Redis; what it loses is logged and counted."""
+    """G9: a step without workers cannot fill Redis. Its lost entries are logged and counted."""
     async with StateManager(server.url, namespace=namespace, retention=Retention(most_entries=300)) as state:
         await Worker(Application((record(Recorder(), state_trigger()),)), state).prepare()
         for first in range(0, 3000, 100):
@@ -396,7 +396,7 @@ async def test_worker_continues_after_redis_was_unavailable(tmp_path: Path) -> N
 
 
 async def test_entries_of_a_lost_read_reply_are_handled(state: StateManager, raw: redis.Redis, namespace: str) -> None:
-    """Delivered by Redis, never seen by the worker: when its connections break, it looks what is pending."""
+    """Redis delivered the entries, but the worker got no reply. After a connection error it reads its pending entries."""
     recorder = Recorder()
     lose = """
 local entry = redis.call("XRANGE", KEYS[1], "-", "+")[1][2]
@@ -455,7 +455,7 @@ async def test_batch_acknowledges_only_lanes_that_the_worker_holds(state: StateM
 
 
 async def test_failing_key_with_a_long_queue_does_not_delay_other_keys(state: StateManager) -> None:
-    """G7: what waits behind a key in back-off does not fill the room for others."""
+    """G7: entries that wait behind a key in backoff do not use up the limit for other keys."""
     good = Recorder()
 
     async def handler(input: StateTriggerInput, ctx: FlowContext) -> None:
