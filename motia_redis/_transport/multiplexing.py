@@ -45,7 +45,7 @@ class MultiplexedConnection(asyncio.Protocol):
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, reply_timeout: float) -> None:
-        self.closing = False  #: no new calls; those that wait may still get their replies
+        self.closing: bool = False  #: no new calls; those that wait may still get their replies
         self.ended: asyncio.Future[None] = loop.create_future()  #: done when the connection has ended
         self._loop = loop
         self._transport = cast("asyncio.Transport", None)  # set by `connection_made`, before any call
@@ -170,7 +170,7 @@ class MultiplexedConnection(asyncio.Protocol):
         """Return how many bytes the transport still has to write."""
         return self._transport.get_write_buffer_size()
 
-    def expire(self, calls: int, error: ReplyTimeout) -> None:
+    def expire(self, calls: int, error: Exception) -> None:
         """Fail the first calls in the queue. They stay there, because their replies may still come."""
         self.closing = True
         for future in islice(self._waiting, calls):

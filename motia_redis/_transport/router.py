@@ -38,8 +38,8 @@ class Node:
     __slots__ = ("connections", "server")
 
     def __init__(self, server: Server, connect: Connect, max_connections: int) -> None:
-        self.server = server
-        self.connections = ConnectionGroup(lambda: connect(server), max_connections)
+        self.server: Server = server
+        self.connections: ConnectionGroup = ConnectionGroup(lambda: connect(server), max_connections)
 
 
 class Router:

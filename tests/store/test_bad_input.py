@@ -1,4 +1,4 @@
-"""Bad input: each kind raises its own error, which says where and why, and changes nothing."""
+"""Invalid input: each kind raises its own error, which names place and reason, and changes nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BAD_NAMES = ["", "x" * 4097, "é" * 2049, None, 1, b"bytes", ["list"], "lone \ud
 
 @pytest.mark.parametrize("name", BAD_NAMES, ids=lambda name: repr(name)[:20])
 @pytest.mark.parametrize("kind", ["scope", "key"])
-async def test_bad_names_are_refused_by_every_method(state: StateManager, kind: str, name: Any) -> None:
+async def test_invalid_names_are_rejected_by_every_method(state: StateManager, kind: str, name: Any) -> None:
     scope, key = (name, "key") if kind == "scope" else ("scope", name)
     for call in (
         state.get(scope, key),
@@ -38,7 +38,7 @@ async def test_bad_names_are_refused_by_every_method(state: StateManager, kind: 
 
 
 class Unknown:
-    """A type that JSON does not know."""
+    """A type without a JSON form."""
 
 
 CYCLE: list[Any] = []
@@ -64,7 +64,7 @@ CYCLE.append(CYCLE)
         (CYCLE, "contains itself"),
     ],
 )
-async def test_values_that_json_cannot_hold_are_refused_and_named(state: StateManager, value: Any, reason: str) -> None:
+async def test_values_that_json_cannot_hold_are_rejected_with_their_path(state: StateManager, value: Any, reason: str) -> None:
     await state.set("scope", "key", "before")
     with pytest.raises(InvalidValue, match=f"scope 'scope' key 'key': .*{reason}"):
         await state.set("scope", "key", value)
@@ -73,7 +73,7 @@ async def test_values_that_json_cannot_hold_are_refused_and_named(state: StateMa
     assert await state.get("scope", "key") == "before"
 
 
-async def test_nulls_beside_good_numbers_are_no_nan(state: StateManager) -> None:
+async def test_null_next_to_finite_numbers_is_accepted(state: StateManager) -> None:
     value = {"a": None, "b": [None, 1.5, "null"], "c": "NaN"}
     assert await state.set("scope", "key", value) == value
 
@@ -110,7 +110,7 @@ async def test_nulls_beside_good_numbers_are_no_nan(state: StateManager) -> None
         ([{"op": "test", "path": "/a", "value": 1}] * 1001, InvalidOperation, "1001 operations, the limit is 1000"),
     ],
 )
-async def test_malformed_operations_are_refused_before_anything_is_sent(
+async def test_malformed_operations_are_rejected_before_any_command_is_sent(
     state: StateManager, operations: Any, error: type[StateError], reason: str
 ) -> None:
     await state.set("scope", "key", {"n": 1})
@@ -120,13 +120,13 @@ async def test_malformed_operations_are_refused_before_anything_is_sent(
     assert await state.entry("scope", "key") == before
 
 
-async def test_the_failing_operation_is_named_by_its_index(state: StateManager) -> None:
+async def test_error_names_the_index_of_the_failing_operation(state: StateManager) -> None:
     good = {"op": "add", "path": "/a", "value": 1}
     with pytest.raises(InvalidOperation, match=r"operation 2 \(move\): `from` is missing"):
         await state.update("scope", "key", [good, good, {"op": "move", "path": "/b"}])
 
 
-async def test_values_over_the_limit_are_refused_as_given_and_as_result(server: RedisServer, namespace: str) -> None:
+async def test_values_over_the_limit_are_rejected_as_argument_and_as_result(server: RedisServer, namespace: str) -> None:
     async with StateManager(server.url, namespace=namespace, limits=Limits(value_bytes=1000)) as state:
         await state.set("scope", "key", {"list": ["x" * 900]})
         with pytest.raises(ValueTooLarge, match="1102 bytes of JSON, the limit is 1000"):
@@ -139,7 +139,7 @@ async def test_values_over_the_limit_are_refused_as_given_and_as_result(server: 
         assert await state.update("scope", "key", ops) == {"list": ["y" * 900]}
 
 
-async def test_enqueue_refuses_bad_topics_and_data(state: StateManager) -> None:
+async def test_enqueue_rejects_invalid_topics_and_data(state: StateManager) -> None:
     with pytest.raises(InvalidName, match="the topic "):
         await state.enqueue("", 1)
     with pytest.raises(InvalidName, match="the key "):

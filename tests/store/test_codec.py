@@ -1,4 +1,4 @@
-"""codec: canonical JSON, whose strings hold no raw bracket and no escaped quote, and which reads back as the same value."""
+"""Codec: canonical JSON has no raw bracket and no escaped quote in its strings, and decodes to the same value."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def encode(value: Any) -> bytes:
 
 @settings(max_examples=500)
 @given(values)
-def test_canonical_json_reads_back_as_the_value_and_keeps_its_promises(value: Any) -> None:
+def test_canonical_json_decodes_to_the_value_without_raw_brackets_or_quotes(value: Any) -> None:
     text = encode(value)
     assert orjson.dumps(orjson.loads(text + codec.CANONICAL_MARK)) == orjson.dumps(value)
     strings = text.split(b'"')[1::2]
@@ -41,11 +41,11 @@ def test_canonical_json_reads_back_as_the_value_and_keeps_its_promises(value: An
 
 
 @given(texts)
-def test_a_member_name_is_spelled_as_in_a_document(name: str) -> None:
+def test_member_name_is_encoded_as_in_a_document(name: str) -> None:
     assert encode({name: 1}) == b"{" + codec.encode_name(name) + b":1}"
 
 
-def test_what_python_has_beside_json_becomes_what_it_stands_for() -> None:
+def test_python_types_without_json_form_are_converted() -> None:
     class Colour(enum.StrEnum):
         RED = "red"
 
@@ -62,7 +62,7 @@ def test_what_python_has_beside_json_becomes_what_it_stands_for() -> None:
 
 @settings(max_examples=300)
 @given(st.recursive(st.none() | st.floats() | texts, lambda inner: st.lists(inner) | st.dictionaries(texts, inner)))
-def test_what_is_no_number_is_found_wherever_it_stands(value: Any) -> None:
+def test_nonfinite_numbers_are_rejected_at_any_depth(value: Any) -> None:
     with_numbers = json.dumps(value)
     if re.search("NaN|Infinity", re.sub('"([^"\\\\]|\\\\.)*"', "", with_numbers)):
         with pytest.raises(InvalidValue, match="is not a JSON number"):
@@ -71,7 +71,7 @@ def test_what_is_no_number_is_found_wherever_it_stands(value: Any) -> None:
         assert orjson.loads(encode(value)) == json.loads(with_numbers)
 
 
-def test_nor_is_it_overlooked_in_a_member_of_an_enum_or_a_tuple() -> None:
+def test_nonfinite_numbers_are_rejected_in_enums_and_tuples() -> None:
     class Level(enum.Enum):
         NONE = math.nan
 
@@ -81,5 +81,5 @@ def test_nor_is_it_overlooked_in_a_member_of_an_enum_or_a_tuple() -> None:
 
 
 @pytest.mark.parametrize(("text", "spelled"), [('"', "\\u0022"), ("\\", "\\u005c"), ("[", "\\u005b"), ("\n", "\\n"), ("é", "é")])
-def test_special_characters_have_one_spelling(text: str, spelled: str) -> None:
+def test_special_characters_have_one_encoding(text: str, spelled: str) -> None:
     assert encode(text).decode() == f'"{spelled}"'

@@ -1,4 +1,4 @@
-"""RFC 6902: every enabled record of json-patch-tests holds in strict mode, through the public API on a real Redis."""
+"""RFC 6902: strict updates pass every enabled record of json-patch-tests, through the public API on a real Redis."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def _records() -> list[Any]:
 
 
 def same(a: Any, b: Any) -> bool:
-    """JSON equality: unlike Python's ==, true is not 1 and the texts of numbers count."""
+    """Compare as JSON: unlike Python's ==, true is not 1, and numbers with different texts differ."""
     return json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)
 
 
 @pytest.mark.parametrize("record", _records())
-async def test_strict_is_rfc_6902(state: StateManager, record: dict[str, Any]) -> None:
+async def test_strict_update_follows_rfc_6902(state: StateManager, record: dict[str, Any]) -> None:
     await state.set("docs", "doc", record["doc"])
     before = await state.entry("docs", "doc")
     if "error" in record:

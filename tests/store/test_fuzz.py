@@ -1,5 +1,6 @@
-"""Updates do what an independent model says, on random documents (a slice of `python -m tests.fuzzing`); what they do not touch
-stays as it is, byte for byte; and the fuzzer itself notices what it is there to notice."""
+"""Updates of random documents match an independent model (a part of `python -m tests.fuzzing`) and change no other byte.
+
+The fuzzer itself detects wrong results."""
 
 from __future__ import annotations
 
@@ -46,7 +47,7 @@ async def runner(server: RedisServer, namespace: str) -> AsyncIterator[Runner]:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_updates_do_what_the_model_says(runner: Runner, seed: int) -> None:
+async def test_updates_match_the_model(runner: Runner, seed: int) -> None:
     tally = await fuzz(runner, seed, goes_on=lambda tally: tally.cases < 1300 and not tally.failures)
     assert not tally.failures, json.dumps(tally.failures[0].case.to_json()) + tally.failures[0].found
     assert tally.accepted > tally.cases // 3  # the generator draws cases that mostly fit
@@ -72,7 +73,7 @@ def _token_end(text: bytes, at: int) -> int:
 
 
 def _items(text: bytes, at: int) -> Iterator[tuple[Any, int, int]]:
-    """The items of the container at `at`: name or index, and where the value begins and ends."""
+    """Yield the items of the container at `at`: name or index, and start and end of the value."""
     is_object, index, at = text[at : at + 1] == b"{", 0, _solid(text, at + 1)
     while text[at : at + 1] not in (b"}", b"]"):
         name: Any = index
@@ -94,7 +95,7 @@ def _value_end(text: bytes, at: int) -> int:
 
 
 def span(text: bytes, path: list[str]) -> tuple[int, int]:
-    """Where the value that a path names begins and ends: a slow, plain scan that shares nothing with the engine."""
+    """Return start and end of the value at a path, by a slow, simple scan that shares no code with the engine."""
     start = _solid(text, 0)
     end = _value_end(text, start)
     for segment in path:
@@ -104,7 +105,7 @@ def span(text: bytes, path: list[str]) -> tuple[int, int]:
 
 
 def _texts(seed: int) -> Iterator[tuple[random.Random, bytes]]:
-    """Documents in both forms."""
+    """Yield documents as canonical and as non-canonical JSON."""
     rnd = random.Random(seed)
     while True:
         value = draw_value(rnd)
@@ -119,7 +120,7 @@ def _texts(seed: int) -> Iterator[tuple[random.Random, bytes]]:
 
 
 def _draw(seed: int, wanted: tuple[type, ...], count: int) -> list[tuple[bytes, list[str]]]:
-    """Texts, and in each the path of a value of a wanted kind."""
+    """Return texts, each with the path of a value of a wanted type."""
     drawn = []
     for rnd, text in _texts(seed):
         path = draw_existing(rnd, load(text), wanted)
@@ -160,12 +161,12 @@ async def _assert_only_the_span_changes(runner: Runner, drawn: list[tuple[bytes,
     return changed
 
 
-async def test_an_increment_changes_no_byte_but_those_of_the_number(runner: Runner) -> None:
+async def test_increment_changes_only_the_bytes_of_the_number(runner: Runner) -> None:
     drawn = _draw(11, (int, float), 500)
     assert await _assert_only_the_span_changes(runner, drawn, {"op": "increment", "value": 3}) > 400
 
 
-async def test_a_replace_changes_no_byte_but_those_of_the_value(runner: Runner) -> None:
+async def test_replace_changes_only_the_bytes_of_the_value(runner: Runner) -> None:
     drawn = _draw(12, (object,), 500)
     value = {"new": ["{", 1.5]}
     assert await _assert_only_the_span_changes(runner, drawn, {"op": "replace", "value": value}) > 480
@@ -175,7 +176,7 @@ async def test_a_replace_changes_no_byte_but_those_of_the_value(runner: Runner) 
 
 
 @pytest.mark.parametrize("broken", [text.encode() for text in BROKEN])
-async def test_a_broken_text_is_refused_and_stays(runner: Runner, broken: bytes) -> None:
+async def test_invalid_stored_json_is_rejected_and_unchanged(runner: Runner, broken: bytes) -> None:
     for text in (broken, b'{"b":[' + broken + b'],"a":1}', b'{"a":1,"x":' + broken + b"}"):
         for operations in ([{"op": "replace", "path": "/a", "value": 2}], [{"op": "add", "path": "/c", "value": 2}], []):
             case = Case(text, operations, strict=False)
@@ -184,7 +185,7 @@ async def test_a_broken_text_is_refused_and_stays(runner: Runner, broken: bytes)
 
 
 @pytest.mark.parametrize("end", [b"\r\t", b"\t\r", b"\t\t", b"\t", b"\t\r\t ", b"\t\r\n"])
-async def test_a_part_of_the_mark_is_no_mark(runner: Runner, end: bytes) -> None:
+async def test_partial_canonical_mark_is_not_a_mark(runner: Runner, end: bytes) -> None:
     # Read as canonical JSON, the brace inside of the string would be structure.
     case = Case(b'{"s":"}{","a":"[","n":1}' + end, [{"op": "increment", "path": "/n", "value": 1}], strict=True)
     [seen] = await runner.run([case])
@@ -215,7 +216,7 @@ async def test_a_part_of_the_mark_is_no_mark(runner: Runner, end: bytes) -> None
         (None, [], True, "no key"),
     ],
 )
-def test_the_model_refuses_what_the_rfc_does(text: bytes | None, operations: list[Any], strict: bool, kind: str | None) -> None:
+def test_model_rejects_what_the_rfc_rejects(text: bytes | None, operations: list[Any], strict: bool, kind: str | None) -> None:
     refusal = expect(Case(text, operations, strict)).refusal
     assert (refusal and refusal[0]) == kind
 
@@ -246,9 +247,7 @@ async def test_find_mismatch_detects_a_rejected_update_that_changed_the_key(runn
     assert "changed the key" in (find_mismatch(case, expect(case), seen) or "")
 
 
-async def test_a_mismatch_is_made_small_and_saved_to_be_replayed(
-    runner: Runner, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
-) -> None:
+async def test_mismatch_is_shrunk_and_saved_for_replay(runner: Runner, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     # A model that is wrong about one thing stands for an engine that is.
     monkeypatch.setattr(Model, "_increment", lambda self, path, amount: self._store(path, 7))
     operations = [{"op": "add", "path": "/z", "value": 1}, {"op": "increment", "path": "/a", "value": 1}]

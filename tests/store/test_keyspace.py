@@ -1,4 +1,4 @@
-"""keyspace: which keys there are, and that all keys of one change share a slot."""
+"""Keyspace: the names of the keys, and all keys of one mutation in one slot."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ SCOPES = [b"users", b"{a}", b"}{", b"a\nb", "👩".encode(), b":" * 9]
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-def test_all_keys_of_a_change_lie_in_one_slot(scope: bytes) -> None:
+def test_all_keys_of_a_mutation_are_in_one_slot(scope: bytes) -> None:
     keys = Keyspace("motia", Layout()).state_keys(scope, b"}key{")
     assert len({key_slot(key) for key in (keys.values, keys.revisions, keys.scopes, keys.events)}) == 1
 
 
-def test_a_dead_letter_lies_beside_its_event() -> None:
+def test_dead_letters_are_in_the_slot_of_their_event() -> None:
     keyspace = Keyspace("motia", Layout())
     stream = keyspace.topic(b"a}:b", 3)
     assert key_slot(keyspace.dead(stream, "Step}")) == key_slot(stream)
 
 
-def test_the_names_are_those_of_the_design() -> None:
+def test_redis_key_names_match_the_documented_layout() -> None:
     keyspace = Keyspace("motia", Layout())
     partition = keyspace.partition(b"users")
     tag = b"{motia:%d}:" % partition
@@ -35,7 +35,7 @@ def test_the_names_are_those_of_the_design() -> None:
     assert keyspace.revisions(b"users") == keys.revisions
 
 
-def test_a_subscription_to_a_key_reads_the_stream_that_its_changes_go_to() -> None:
+def test_event_streams_of_a_key_are_the_stream_of_its_lane() -> None:
     keyspace = Keyspace("motia", Layout(4, 4))
     for scope in ("users", "orders"):
         for key in ("ann", "bob", "x"):
@@ -46,7 +46,7 @@ def test_a_subscription_to_a_key_reads_the_stream_that_its_changes_go_to() -> No
     assert len(keyspace.event_streams()) == 16
 
 
-def test_scopes_and_keys_spread() -> None:
+def test_scopes_and_keys_spread_evenly() -> None:
     keyspace = Keyspace("motia", Layout())
     names = [b"%d" % number for number in range(2000)]
     assert {keyspace.partition(name) for name in names} == set(range(16))
@@ -54,6 +54,6 @@ def test_scopes_and_keys_spread() -> None:
 
 
 @pytest.mark.parametrize("layout", [(0, 8), (16, 0), (20000, 8)])
-def test_an_impossible_layout_is_refused(layout: tuple[int, int]) -> None:
+def test_invalid_layout_is_rejected(layout: tuple[int, int]) -> None:
     with pytest.raises(StateError, match="a layout must have"):
         Layout(*layout)

@@ -1,4 +1,4 @@
-"""StateManager: what each method promises, on a real Redis."""
+"""StateManager: the promises of each method, on a real Redis."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def events(raw: redis.Redis, namespace: str, scope: str, key: str) -> list[Any]:
     return [change for change in changes if (change.group_id, change.item_id) == (scope, key)]
 
 
-async def test_get_of_nothing_is_none(state: StateManager) -> None:
+async def test_get_of_a_missing_key_returns_none(state: StateManager) -> None:
     assert await state.get("users", "nobody") is None
     assert await state.entry("users", "nobody") is None
 
@@ -44,27 +44,27 @@ async def test_get_of_nothing_is_none(state: StateManager) -> None:
     "value",
     [None, True, 0, -1, 2**64 - 1, -(2**63), 0.1, 1e300, "", "text", [], {}, {"a": [], "b": {}, "": [[], {}, None]}, '{["\\]}'],
 )
-async def test_set_returns_and_keeps_the_value(state: StateManager, value: Any) -> None:
+async def test_set_returns_and_stores_the_value(state: StateManager, value: Any) -> None:
     assert await state.set("scope", "key", value) == value
     kept = await state.get("scope", "key")
     assert orjson.dumps(kept) == orjson.dumps(value)
 
 
-async def test_the_stored_text_is_json_that_any_client_reads(state: StateManager, raw: redis.Redis, namespace: str) -> None:
+async def test_stored_text_is_plain_json(state: StateManager, raw: redis.Redis, namespace: str) -> None:
     value = {"quote": 'a "b" \\', "brackets": "{[]}", "n": 1, "list": []}
     await state.set("users", "ann", value)
     text: Any = raw.hget(Keyspace(namespace, Layout()).values(b"users"), "ann")
     assert orjson.loads(text) == value
 
 
-async def test_null_is_a_value(state: StateManager) -> None:
+async def test_null_is_stored_as_a_value(state: StateManager) -> None:
     await state.set("scope", "key", None)
     entry = await state.entry("scope", "key")
     assert entry is not None
     assert entry.value is None
 
 
-async def test_delete_returns_the_value_and_only_once(state: StateManager) -> None:
+async def test_delete_returns_the_value_only_once(state: StateManager) -> None:
     await state.set("users", "ann", {"n": 1})
     assert await state.delete("users", "ann") == {"n": 1}
     assert await state.delete("users", "ann") is None
@@ -79,7 +79,7 @@ async def test_list_returns_every_value_of_the_scope_once(state: StateManager) -
     assert await state.list("nothing") == []
 
 
-async def test_list_groups_are_the_scopes_that_hold_a_value(state: StateManager) -> None:
+async def test_list_groups_returns_the_scopes_that_have_a_key(state: StateManager) -> None:
     assert await state.list_groups() == []
     for scope in ("users", "orders", "sessions"):
         await state.set(scope, "1", {})
@@ -89,7 +89,7 @@ async def test_list_groups_are_the_scopes_that_hold_a_value(state: StateManager)
     assert await state.list_groups() == ["counters", "users"]
 
 
-async def test_clear_deletes_every_key_with_an_event_each(state: StateManager, raw: redis.Redis, namespace: str) -> None:
+async def test_clear_deletes_every_key_with_one_event_each(state: StateManager, raw: redis.Redis, namespace: str) -> None:
     for number in range(450):
         await state.set("temp", str(number), {"n": number})
     await state.set("kept", "1", 1)
@@ -101,7 +101,7 @@ async def test_clear_deletes_every_key_with_an_event_each(state: StateManager, r
     await state.clear("temp")
 
 
-async def test_awkward_scopes_and_keys_never_meet(state: StateManager) -> None:
+async def test_scopes_and_keys_with_special_characters_do_not_collide(state: StateManager) -> None:
     for scope in AWKWARD:
         for key in AWKWARD:
             await state.set(scope, key, [scope, key])
@@ -112,7 +112,7 @@ async def test_awkward_scopes_and_keys_never_meet(state: StateManager) -> None:
     assert await state.list_groups() == sorted(AWKWARD)
 
 
-async def test_namespaces_never_meet(server: RedisServer, namespace: str) -> None:
+async def test_namespaces_share_nothing(server: RedisServer, namespace: str) -> None:
     async with (
         StateManager(server.url, namespace=f"{namespace}-a") as a,
         StateManager(server.url, namespace=f"{namespace}-b") as b,
@@ -125,7 +125,7 @@ async def test_namespaces_never_meet(server: RedisServer, namespace: str) -> Non
 # -- events, revisions ----------------------------------------------------------------------------------------------------
 
 
-async def test_every_change_is_one_event_with_old_and_new_value(state: StateManager, raw: redis.Redis, namespace: str) -> None:
+async def test_every_change_has_one_event_with_old_and_new_value(state: StateManager, raw: redis.Redis, namespace: str) -> None:
     await state.set("users", "ann", {"n": 1, "tags": []})
     await state.update(
         "users", "ann", [{"op": "increment", "path": "/n", "value": 1}, {"op": "add", "path": "/tags/-", "value": "x"}]
@@ -150,7 +150,7 @@ async def test_the_revision_is_the_id_of_the_event(state: StateManager, raw: red
 
 
 async def test_value_and_event_are_written_by_one_command(state: StateManager, raw: redis.Redis) -> None:
-    """G3: nothing can come between a change and its event. What Redis executed outside of scripts is counted."""
+    """G3: nothing can happen between a change and its event. The test counts the commands that Redis ran outside of scripts."""
     await state.set("users", "warm", 1)
 
     raw.config_resetstat()
@@ -190,7 +190,7 @@ async def revision(state: StateManager) -> str:
     return entry.revision
 
 
-async def test_if_revision_lets_only_one_of_two_through(state: StateManager) -> None:
+async def test_if_revision_accepts_only_one_of_two_concurrent_writes(state: StateManager) -> None:
     await state.set("users", "ann", 1)
     first = await revision(state)
     await state.set("users", "ann", 2, if_revision=first)
@@ -205,7 +205,7 @@ async def test_if_revision_lets_only_one_of_two_through(state: StateManager) -> 
     assert await state.get("users", "ann") == 2
 
 
-async def test_if_revision_none_means_must_not_exist(state: StateManager) -> None:
+async def test_if_revision_none_requires_a_missing_key(state: StateManager) -> None:
     await state.set("users", "ann", 1, if_revision=None)
     with pytest.raises(RevisionConflict, match="scope 'users' key 'ann'"):
         await state.set("users", "ann", 2, if_revision=None)
@@ -222,9 +222,7 @@ async def test_concurrent_increments_are_all_counted(state: StateManager) -> Non
     assert await state.get("counters", "visits") == {"n": 500}
 
 
-async def test_values_of_other_clients_are_read_and_have_the_first_revision(
-    state: StateManager, raw: redis.Redis, namespace: str
-) -> None:
+async def test_values_of_other_clients_are_read_with_revision_0_0(state: StateManager, raw: redis.Redis, namespace: str) -> None:
     raw.hset(Keyspace(namespace, Layout()).values(b"users"), "ann", ' { "a" : [ 1 , "\\u00e9" ] }\n')
     assert await state.entry("users", "ann") == Entry({"a": [1, "é"]}, "0-0")
     await state.set("users", "ann", 1, if_revision="0-0")
@@ -236,7 +234,7 @@ async def test_values_of_other_clients_are_read_and_have_the_first_revision(
 
 
 @pytest.mark.usefixtures("every_change_looks")
-async def test_events_without_subscriber_do_not_pile_up(server: RedisServer, raw: redis.Redis, namespace: str) -> None:
+async def test_events_without_subscriber_are_trimmed(server: RedisServer, raw: redis.Redis, namespace: str) -> None:
     async with StateManager(server.url, namespace=namespace, deadline=0) as state:
         for number in range(2000):
             await state.set("users", "ann", number)
@@ -247,7 +245,7 @@ async def test_events_without_subscriber_do_not_pile_up(server: RedisServer, raw
 # -- connecting -----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_layout_is_chosen_once(server: RedisServer, namespace: str) -> None:
+async def test_layout_is_fixed_when_the_namespace_is_created(server: RedisServer, namespace: str) -> None:
     async with StateManager(server.url, namespace=namespace, layout=Layout(4, 2)) as first:
         await first.set("users", "ann", 1)
     async with StateManager(server.url, namespace=namespace) as adopting:
@@ -257,7 +255,7 @@ async def test_a_layout_is_chosen_once(server: RedisServer, namespace: str) -> N
         await StateManager(server.url, namespace=namespace, layout=Layout(16, 8)).connect()
 
 
-async def test_scripts_that_were_flushed_are_sent_again(state: StateManager, raw: redis.Redis) -> None:
+async def test_flushed_scripts_are_loaded_again(state: StateManager, raw: redis.Redis) -> None:
     await state.set("users", "ann", {"n": 1})
     raw.script_flush()
     assert await state.update("users", "ann", [{"op": "increment", "path": "/n", "value": 1}]) == {"n": 2}
@@ -266,7 +264,7 @@ async def test_scripts_that_were_flushed_are_sent_again(state: StateManager, raw
     assert await state.list("users") == []
 
 
-async def test_an_unreachable_redis_is_a_clear_error_without_the_password() -> None:
+async def test_error_for_unreachable_redis_omits_the_password() -> None:
     manager = StateManager("redis://user:secret@127.0.0.1:1/0")
     with pytest.raises(StateUnavailable, match=r"cannot reach Redis at redis://127\.0\.0\.1:1/0") as error:
         await manager.get("users", "ann")
@@ -276,25 +274,25 @@ async def test_an_unreachable_redis_is_a_clear_error_without_the_password() -> N
 @pytest.mark.parametrize(
     "url", ["http://localhost", "localhost:6379", "redis+cluster://a:port", "redis+sentinel://a:1", "redis://localhost:port"]
 )
-async def test_what_is_no_redis_url_is_refused(url: str) -> None:
+async def test_invalid_redis_url_is_rejected(url: str) -> None:
     with pytest.raises(StateError, match="is not the URL"):
         await StateManager(url).connect()
 
 
 @pytest.mark.parametrize("namespace", ["", "a{b", "a}b", "a b", "x" * 65])
-def test_a_namespace_that_would_break_the_hash_tag_is_refused(namespace: str) -> None:
+def test_namespace_that_breaks_the_hash_tag_is_rejected(namespace: str) -> None:
     with pytest.raises(StateError, match="namespace"):
         StateManager(namespace=namespace)
 
 
-async def test_a_closed_manager_opens_again(state: StateManager) -> None:
+async def test_closed_manager_reconnects_on_the_next_call(state: StateManager) -> None:
     await state.set("users", "ann", 1)
     await state.close()
     await state.close()
     assert await state.get("users", "ann") == 1
 
 
-def test_the_global_instance_works_in_one_loop_after_another(server: RedisServer, tmp_path: Path) -> None:
+def test_global_instance_works_in_successive_event_loops(server: RedisServer, tmp_path: Path) -> None:
     program = """
 import asyncio
 from motia_redis import stateManager, state_manager
@@ -307,7 +305,7 @@ print(asyncio.run(visit()))
     assert run(program, tmp_path, MOTIA_REDIS_URL=server.url, MOTIA_REDIS_NAMESPACE="loops") == "{'n': 1}\n{'n': 2}\n"
 
 
-def test_the_global_instance_works_without_any_set_up(tmp_path: Path) -> None:
+def test_global_instance_works_without_set_up(tmp_path: Path) -> None:
     program = """
 import asyncio
 from motia_redis import stateManager
@@ -321,7 +319,7 @@ asyncio.run(main())
 
 
 def run(program: str, directory: Path, **environment: str) -> str:
-    """Run a program in a fresh process, warnings being errors; return what it printed."""
+    """Run a program in a new process with warnings as errors. Return its output."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MOTIA_") or name == "MOTIA_REDIS_SERVER"}
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error", "-c", program],

@@ -1,4 +1,4 @@
-"""A call is applied once: lost replies, late originals, idempotency keys, trimmed events, durability."""
+"""A call is applied once: lost replies, late first attempts, idempotency keys, trimmed events, durability."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ INCREMENT = [{"op": "increment", "path": "/n", "value": 1}]
 
 
 class Faults:
-    """Stands between a manager and Redis: loses replies of scripts, or holds requests back and sends them later."""
+    """Lose replies of scripts between a manager and Redis, or delay requests."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.lose = 0  # how many replies to lose
@@ -79,7 +79,7 @@ def events(raw: redis.Redis, namespace: str) -> list[dict[bytes, bytes]]:
 
 
 @pytest.mark.parametrize("lost", [1, 2, 3])
-async def test_a_change_whose_reply_got_lost_is_applied_once(
+async def test_change_with_a_lost_reply_is_applied_once(
     state: StateManager, faults: Faults, raw: redis.Redis, namespace: str, lost: int
 ) -> None:
     faults.lose = lost
@@ -99,7 +99,7 @@ async def test_a_change_whose_reply_got_lost_is_applied_once(
     assert raw.xlen(topic) == 1
 
 
-async def test_others_who_changed_the_key_meanwhile_do_not_hide_the_first_attempt(
+async def test_first_attempt_is_found_after_changes_by_other_clients(
     server: RedisServer, state: StateManager, faults: Faults, namespace: str
 ) -> None:
     async with StateManager(server.url, namespace=namespace) as other:
@@ -114,12 +114,12 @@ async def test_others_who_changed_the_key_meanwhile_do_not_hide_the_first_attemp
             assert await other.get("users", "ann") in ({"n": 10}, None)
 
 
-async def test_an_original_that_comes_after_its_repetition_is_void(
+async def test_first_attempt_that_arrives_after_its_repetition_changes_nothing(
     state: StateManager, faults: Faults, raw: redis.Redis, namespace: str
 ) -> None:
     faults.hold = 1
     assert await state.update("users", "ann", INCREMENT) == {"n": 1}
-    assert (await faults.held[0]())[1].startswith(b'{"n":1}'), "it is told what the repetition did"
+    assert (await faults.held[0]())[1].startswith(b'{"n":1}'), "the late attempt gets the result of the repetition"
     assert await state.get("users", "ann") == {"n": 1}
     faults.hold = 2  # two attempts are late, and come in the wrong order
     assert await state.update("users", "ann", INCREMENT) == {"n": 2}
@@ -129,7 +129,9 @@ async def test_an_original_that_comes_after_its_repetition_is_void(
     assert len(events(raw, namespace)) == 2
 
 
-async def test_an_original_that_comes_after_a_refused_repetition_is_void(state: StateManager, faults: Faults) -> None:
+async def test_first_attempt_that_arrives_after_a_rejected_repetition_changes_nothing(
+    state: StateManager, faults: Faults
+) -> None:
     await state.set("users", "ann", 1)
     faults.hold = 1
     with pytest.raises(RevisionConflict):
@@ -140,10 +142,10 @@ async def test_an_original_that_comes_after_a_refused_repetition_is_void(state: 
     assert await state.get("users", "ann") is None
 
 
-async def test_a_repetition_that_lay_before_a_server_that_stood_still_finds_the_first_attempt(
+async def test_repetition_delayed_by_a_paused_server_finds_the_first_attempt(
     state: StateManager, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first attempt was applied a minute ago; the second waited for that minute, and says what it knew when it was sent."""
+    """The first attempt was applied a minute ago. The second waited for that minute, with the elapsed time of its sending."""
     keys = (await state.connect()).state_keys(b"users", b"ann")
     ago = int(time.time() * 1000) - 60_000
     applied = {
@@ -163,7 +165,7 @@ async def test_a_repetition_that_lay_before_a_server_that_stood_still_finds_the_
     assert await state.get("users", "ann") == {"n": 1}
 
 
-async def test_what_is_trimmed_is_not_applied_again(
+async def test_repetition_is_not_applied_when_its_event_may_be_trimmed(
     server: RedisServer, namespace: str, monkeypatch: pytest.MonkeyPatch, raw: redis.Redis
 ) -> None:
     async with StateManager(server.url, namespace=namespace, retention=Retention(entries=0, most_entries=0)) as state:
@@ -177,13 +179,13 @@ async def test_what_is_trimmed_is_not_applied_again(
         raw.hset(keys.revisions, "ann", (raw.xadd(keys.events, {"type": "other"})))
         raw.eval("redis.call('XTRIM', KEYS[1], 'MAXLEN', 1); redis.call('HSET', KEYS[2], 'floor ' .. KEYS[1], '9999999999999-0')",
                  2, keys.events, (await state.connect()).trimmed(keys.events))  # fmt: skip
-        with pytest.raises(OutcomeUnknown, match="events of that time were trimmed") as told:
+        with pytest.raises(OutcomeUnknown, match="events of that time were trimmed") as caught:
             await slow
-        assert told.value.maybe_applied
-        assert isinstance(told.value, StateUnavailable)
+        assert caught.value.maybe_applied
+        assert isinstance(caught.value, StateUnavailable)
 
 
-async def test_a_long_look_for_an_event_goes_in_short_calls(
+async def test_long_search_for_an_event_uses_short_script_calls(
     state: StateManager, faults: Faults, raw: redis.Redis, namespace: str
 ) -> None:
     keys = (await state.connect()).state_keys(b"users", b"ann")
@@ -206,7 +208,7 @@ async def test_a_long_look_for_an_event_goes_in_short_calls(
 
 
 @pytest.mark.usefixtures("every_change_looks")
-async def test_events_stay_for_as_long_as_an_attempt_may_look_for_them(
+async def test_events_are_kept_while_an_attempt_may_search_for_them(
     state: StateManager, raw: redis.Redis, namespace: str
 ) -> None:
     for number in range(1000):
@@ -214,7 +216,7 @@ async def test_events_stay_for_as_long_as_an_attempt_may_look_for_them(
     assert raw.xlen((await state.connect()).state_keys(b"users", b"ann").events) == 1000
 
 
-async def test_attempts_end_at_the_deadline_and_the_error_tells_what_may_have_happened(
+async def test_attempts_end_at_the_deadline_and_the_error_has_maybe_applied(
     server: RedisServer, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with StateManager(server.url, namespace=namespace, deadline=0.3) as state:
@@ -222,17 +224,17 @@ async def test_attempts_end_at_the_deadline_and_the_error_tells_what_may_have_ha
         faults = Faults(monkeypatch)
         faults.lose = 10_000
         began = time.monotonic()
-        with pytest.raises(StateUnavailable, match="the change may have been applied") as told:
+        with pytest.raises(StateUnavailable, match="the change may have been applied") as caught:
             await state.set("users", "ann", 1)
-        assert told.value.maybe_applied
+        assert caught.value.maybe_applied
         assert time.monotonic() - began < 2
         assert 2 <= 10_000 - faults.lose <= 40, "attempts with pauses between"
 
     began = time.monotonic()
-    with pytest.raises(StateUnavailable) as told:
+    with pytest.raises(StateUnavailable) as caught:
         await StateManager("redis://127.0.0.1:1", deadline=5).set("users", "ann", 1)
-    assert not told.value.maybe_applied
-    assert time.monotonic() - began < 2, "who never connected is told at once"
+    assert not caught.value.maybe_applied
+    assert time.monotonic() - began < 2, "the first connection attempt fails fast"
 
 
 # -- idempotency keys ---------------------------------------------------------------------------------------------------------
@@ -240,12 +242,12 @@ async def test_attempts_end_at_the_deadline_and_the_error_tells_what_may_have_ha
 
 @pytest.fixture
 async def second(server: RedisServer, namespace: str) -> AsyncIterator[StateManager]:
-    """Another process, as Redis sees it."""
+    """Provide a second manager, which is another process for Redis."""
     async with StateManager(server.url, namespace=namespace) as manager:
         yield manager
 
 
-async def test_a_call_with_the_same_idempotency_key_has_the_first_result(
+async def test_call_with_the_same_idempotency_key_returns_the_first_result(
     state: StateManager, second: StateManager, raw: redis.Redis, namespace: str
 ) -> None:
     for manager in (state, second, state):
@@ -264,7 +266,7 @@ async def test_a_call_with_the_same_idempotency_key_has_the_first_result(
     assert len(events(raw, namespace)) == 6
 
 
-async def test_an_idempotency_key_stands_for_one_call(state: StateManager) -> None:
+async def test_idempotency_key_is_rejected_for_another_call(state: StateManager) -> None:
     await state.set("users", "ann", 1, idempotency_key="a")
     for other in (
         state.set("users", "ann", 2, idempotency_key="a"),
@@ -278,7 +280,7 @@ async def test_an_idempotency_key_stands_for_one_call(state: StateManager) -> No
         await state.set("users", "ann", 1, idempotency_key="")
 
 
-async def test_what_was_refused_may_be_tried_again_under_its_key(state: StateManager) -> None:
+async def test_rejected_call_can_be_repeated_under_its_idempotency_key(state: StateManager) -> None:
     await state.set("users", "ann", 1)
     with pytest.raises(RevisionConflict):
         await state.set("users", "ann", 2, if_revision=None, idempotency_key="a")
@@ -297,7 +299,7 @@ async def test_idempotency_keys_are_kept_for_the_configured_time(server: RedisSe
     assert 86_390_000 < max(kept) <= 86_400_000
 
 
-async def test_a_lost_reply_under_an_idempotency_key(state: StateManager, faults: Faults) -> None:
+async def test_lost_reply_under_an_idempotency_key_returns_the_first_result(state: StateManager, faults: Faults) -> None:
     faults.lose = 2
     assert await state.update("users", "ann", INCREMENT, idempotency_key="a") == {"n": 1}
     faults.hold = 1
@@ -309,7 +311,7 @@ async def test_a_lost_reply_under_an_idempotency_key(state: StateManager, faults
 # -- durability ---------------------------------------------------------------------------------------------------------------
 
 
-async def test_too_few_replicas_are_an_error_and_the_change_stands(server: RedisServer, namespace: str) -> None:
+async def test_too_few_replicas_raise_not_durable_and_the_change_stands(server: RedisServer, namespace: str) -> None:
     settings: Any = {"namespace": namespace, "durability": "replicated", "durability_timeout": 0.05}
     async with StateManager(server.url, **settings) as state:
         with pytest.raises(NotDurable, match="the change stands on the primary, but 0 of 1 replicas"):
@@ -331,6 +333,6 @@ async def test_too_few_replicas_are_an_error_and_the_change_stands(server: Redis
         {"idempotency_seconds": 0},
     ],
 )
-def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any]) -> None:
+def test_invalid_settings_are_rejected(settings: dict[str, Any]) -> None:
     with pytest.raises(StateError):
         StateManager(**settings)

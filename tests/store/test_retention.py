@@ -1,4 +1,4 @@
-"""Trimming: what nobody needs goes soon, in steps that Redis does not notice, and what is left is known (lib/retention.lua)."""
+"""Trimming: unneeded entries are removed soon, in short steps, and the first remaining id is recorded (lib/retention.lua)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def fill(raw: redis.Redis, lane: bytes, count: int, size: int) -> None:
 
 
 @pytest.mark.usefixtures("every_change_looks")
-async def test_three_looks_clear_a_lane_of_ten_thousand_small_events(state: StateManager, raw: redis.Redis, lane: bytes) -> None:
+async def test_three_trims_clear_ten_thousand_small_events(state: StateManager, raw: redis.Redis, lane: bytes) -> None:
     fill(raw, lane, 10_000, 200)
     for number in range(3):
         await state.set("users", "ann", number)
@@ -44,7 +44,7 @@ async def test_three_looks_clear_a_lane_of_ten_thousand_small_events(state: Stat
 
 @pytest.mark.usefixtures("every_change_looks")
 @pytest.mark.parametrize(("size", "least", "most"), [(200, 4000, 5000), (5000, 200, 400), (100_000, 90, 110)])
-async def test_a_look_removes_so_many_bytes_and_leaves_the_rest_to_the_next(
+async def test_one_trim_removes_a_bounded_number_of_bytes(
     state: StateManager, raw: redis.Redis, lane: bytes, size: int, least: int, most: int
 ) -> None:
     count = 2 * most
@@ -56,9 +56,7 @@ async def test_a_look_removes_so_many_bytes_and_leaves_the_rest_to_the_next(
 
 
 @pytest.mark.usefixtures("every_change_looks")
-async def test_a_look_tells_from_where_on_the_lane_is_whole(
-    state: StateManager, raw: redis.Redis, namespace: str, lane: bytes
-) -> None:
+async def test_trim_records_the_first_remaining_id(state: StateManager, raw: redis.Redis, namespace: str, lane: bytes) -> None:
     fill(raw, lane, 20_000, 200)
     await state.set("users", "ann", 1)
     first: Any = raw.xrange(lane, count=1)
@@ -66,7 +64,7 @@ async def test_a_look_tells_from_where_on_the_lane_is_whole(
 
 
 @pytest.mark.usefixtures("every_change_looks")
-async def test_a_server_with_large_nodes_is_trimmed_too(state: StateManager, raw: redis.Redis, lane: bytes) -> None:
+async def test_streams_with_large_nodes_are_trimmed(state: StateManager, raw: redis.Redis, lane: bytes) -> None:
     usual = raw.config_get("stream-node-max-*")
     raw.config_set("stream-node-max-entries", 1000)
     raw.config_set("stream-node-max-bytes", 0)
@@ -80,7 +78,7 @@ async def test_a_server_with_large_nodes_is_trimmed_too(state: StateManager, raw
 
 
 @pytest.mark.usefixtures("every_change_looks")
-async def test_what_a_group_needs_stays(state: StateManager, raw: redis.Redis, lane: bytes) -> None:
+async def test_trim_keeps_entries_that_a_consumer_group_needs(state: StateManager, raw: redis.Redis, lane: bytes) -> None:
     fill(raw, lane, 5000, 200)
     raw.xgroup_create(lane, "step", "4000-0")  # it has had 3000 of them
     await state.set("users", "ann", 1)
@@ -88,7 +86,7 @@ async def test_what_a_group_needs_stays(state: StateManager, raw: redis.Redis, l
     assert b"3900-0" < first[0][0] <= b"4001-0", "whole nodes go"
 
 
-def test_one_change_in_64_looks(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_write_in_64_trims(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mutations, "generator", random.Random(1))
     monkeypatch.setattr(mutations, "monotonic", lambda: 1000.0)
     manager = StateManager(server.url)
@@ -96,7 +94,7 @@ def test_one_change_in_64_looks(server: RedisServer, monkeypatch: pytest.MonkeyP
     assert 900 < looks < 1100
 
 
-def test_the_first_change_in_a_while_looks(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_write_after_a_pause_trims(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mutations, "generator", Mock(getrandbits=lambda _: 1))  # never by chance
     times = [1000.0, 1000.05, 1000.11, 1000.2, 1001.0, 1001.01]
     monkeypatch.setattr(mutations, "monotonic", iter(times).__next__)

@@ -1,4 +1,4 @@
-"""keys, items, count and scan of a scope, and the size of their pages."""
+"""Scans: keys, items, count and scan of a scope, and the size of their pages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from motia_redis import StateManager
 
 
-async def test_all_ways_to_look_at_a_scope_agree(state: StateManager) -> None:
+async def test_list_items_keys_count_and_scan_agree(state: StateManager) -> None:
     wanted = {f"key {number} ☃": {"n": number} for number in range(2000)}
     await asyncio.gather(*(state.set("big", key, value) for key, value in wanted.items()))
     assert await state.items("big") == wanted
@@ -30,7 +30,7 @@ async def test_all_ways_to_look_at_a_scope_agree(state: StateManager) -> None:
     assert sorted(value["n"] for value in await state.list("big")) == list(range(2000))
 
 
-async def test_an_empty_scope_and_an_impossible_name(state: StateManager) -> None:
+async def test_empty_scope_has_no_items_and_invalid_name_is_rejected(state: StateManager) -> None:
     assert (await state.keys("none"), await state.items("none"), await state.count("none")) == ([], {}, 0)
     assert [item async for item in state.scan("none")] == []
     for call in (state.keys(""), state.items(""), state.count("")):
@@ -38,7 +38,7 @@ async def test_an_empty_scope_and_an_impossible_name(state: StateManager) -> Non
             await call
 
 
-async def test_what_is_there_all_the_time_is_found_once_while_others_come_and_go(state: StateManager) -> None:
+async def test_existing_keys_are_returned_once_while_other_keys_change(state: StateManager) -> None:
     stays = {f"stays{number}" for number in range(1500)}
     await asyncio.gather(*(state.set("busy", key, 1) for key in stays))
     stop = asyncio.Event()
@@ -61,7 +61,7 @@ async def test_what_is_there_all_the_time_is_found_once_while_others_come_and_go
     await moving
 
 
-async def test_a_corrupt_value_is_named(state: StateManager, raw: redis.Redis) -> None:
+async def test_corrupt_value_error_names_scope_and_key(state: StateManager, raw: redis.Redis) -> None:
     await state.set("users", "ann", 1)
     raw.hset((await state.connect()).values(b"users"), "bob", "{broken")
     with pytest.raises(CorruptValue, match="scope 'users' key 'bob'"):
@@ -69,7 +69,7 @@ async def test_a_corrupt_value_is_named(state: StateManager, raw: redis.Redis) -
     assert sorted(await state.keys("users")) == ["ann", "bob"]
 
 
-async def test_a_list_reads_ahead_and_leaves_no_read_behind_when_it_fails(
+async def test_list_reads_ahead_and_cancels_its_read_on_error(
     state: StateManager, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await asyncio.gather(*(state.set("big", str(number), "x" * 1000) for number in range(1000)))
@@ -97,7 +97,7 @@ async def test_a_list_reads_ahead_and_leaves_no_read_behind_when_it_fails(
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_big_values_come_in_small_pages(state: StateManager, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_large_values_are_read_in_small_pages(state: StateManager, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(40):
         await state.set("big", str(number), "x" * 1_000_000)
     sizes = []
@@ -118,7 +118,7 @@ async def test_big_values_come_in_small_pages(state: StateManager, monkeypatch: 
     assert len(sizes) <= read + 1, "who stops early reads no more"
 
 
-async def test_a_pass_that_was_interrupted_begins_anew(state: StateManager, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_scan_starts_again_after_a_failed_attempt(state: StateManager, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(600):
         await state.set("users", str(number), number)
     original, cursors = Router.execute_at, []
@@ -134,7 +134,7 @@ async def test_a_pass_that_was_interrupted_begins_anew(state: StateManager, monk
     assert cursors[0] == cursors[3] == 0
 
 
-async def test_a_list_takes_little_more_memory_than_its_result(state: StateManager) -> None:
+async def test_list_uses_little_more_memory_than_its_result(state: StateManager) -> None:
     for first in range(0, 10_000, 500):
         await asyncio.gather(*(state.set("big", str(number), "x" * 1000) for number in range(first, first + 500)))
     tracemalloc.start()
@@ -147,7 +147,7 @@ async def test_a_list_takes_little_more_memory_than_its_result(state: StateManag
     assert peak < 1.3 * size
 
 
-async def test_clear_goes_on_where_it_was_interrupted(
+async def test_clear_continues_after_an_interruption(
     state: StateManager, raw: redis.Redis, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(1200):
@@ -174,7 +174,7 @@ async def test_clear_goes_on_where_it_was_interrupted(
     assert len(kinds) == len(set(kinds)) == 2400, "created once and deleted once"
 
 
-def test_pages_grow_up_to_what_the_values_allow() -> None:
+def test_page_size_grows_up_to_the_byte_limit() -> None:
     size = PageSize()
     assert size.count == 1
     for _ in range(5):

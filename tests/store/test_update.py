@@ -1,4 +1,4 @@
-"""update: every operation in both dialects, lenient and strict, lossless and all or nothing."""
+"""Updates: every operation in both dialects, lenient and strict, lossless and all or nothing."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def op(name: str, path: str, *value: Any) -> dict[str, Any]:
-    """A JSON Patch operation."""
+    """Return a JSON Patch operation."""
     return {"op": name, "path": path} | ({"value": value[0]} if value else {})
 
 
 def motia(name: str, *path: Any, **fields: Any) -> dict[str, Any]:
-    """An operation of Motia's dialect."""
+    """Return an operation of Motia's dialect."""
     return {"type": name} | ({"path": path[0]} if path else {}) | fields
 
 
@@ -82,7 +82,7 @@ def motia(name: str, *path: Any, **fields: Any) -> dict[str, Any]:
         ({"a": 1, "b": 2}, motia("remove", "a"), {"b": 2}),
     ],
 )
-async def test_each_operation_does_what_it_says(state: StateManager, before: Any, operation: Any, after: Any) -> None:
+async def test_operation_returns_the_expected_value(state: StateManager, before: Any, operation: Any, after: Any) -> None:
     await state.set("docs", "doc", before)
     assert repr(await state.update("docs", "doc", [operation])) == repr(after)
     assert repr(await state.get("docs", "doc")) == repr(after)
@@ -124,10 +124,10 @@ async def test_each_operation_does_what_it_says(state: StateManager, before: Any
         ({"a": True}, op("test", "/a", 1), TestFailed),
     ],
 )
-async def test_a_failing_operation_changes_nothing(
+async def test_failing_operation_changes_nothing(
     state: StateManager, raw: redis.Redis, namespace: str, before: Any, operation: Any, error: type[StateError]
 ) -> None:
-    """G2: the operations before and after it are undone, value, revision and stream stay as they were."""
+    """G2: no other operation of the update is applied. Value, revision and stream do not change."""
     await state.set("docs", "doc", {"doc": before, "first": []})
     keys = Keyspace(namespace, Layout()).state_keys(b"docs", b"doc")
     was = (await state.entry("docs", "doc"), raw.hget(keys.values, "doc"), raw.xlen(keys.events))
@@ -148,7 +148,9 @@ async def test_a_failing_operation_changes_nothing(
         (op("replace", "/l/0", 1), BadIndex),
     ],
 )
-async def test_strict_refuses_what_lenient_creates(state: StateManager, operation: Any, error: type[StateError]) -> None:
+async def test_strict_rejects_missing_paths_that_lenient_creates(
+    state: StateManager, operation: Any, error: type[StateError]
+) -> None:
     await state.set("docs", "doc", {"l": []})
     with pytest.raises(error):
         await state.update("docs", "doc", [operation], strict=True)
@@ -162,7 +164,7 @@ async def test_a_missing_key_starts_from_an_empty_object_unless_strict(state: St
     assert await state.get("docs", "other") is None
 
 
-async def test_an_update_that_touches_nothing_is_no_change(state: StateManager) -> None:
+async def test_update_that_touches_nothing_has_no_event(state: StateManager) -> None:
     await state.set("docs", "doc", {"a": 1})
     before = await state.entry("docs", "doc")
     assert await state.update("docs", "doc", [op("test", "/a", 1), op("remove", "/missing")]) == {"a": 1}
@@ -179,7 +181,7 @@ PRECIOUS = (
 
 
 async def test_untouched_bytes_never_change(state: StateManager, raw: redis.Redis, namespace: str) -> None:
-    """G1: `[]` stays `[]`, every digit and the order of members stay."""
+    """G1: `[]` stays `[]`, and every digit and the order of members are kept."""
     values = Keyspace(namespace, Layout()).values(b"docs")
     for text in (PRECIOUS.encode() + codec.CANONICAL_MARK, PRECIOUS.encode(), PRECIOUS.replace(",", " ,\n ").encode()):
         raw.hset(values, "doc", text)
@@ -231,7 +233,7 @@ async def test_broken_noncanonical_json_is_rejected_and_stays(
     assert raw.hget(values, "doc") == text
 
 
-async def test_operations_that_move_too_many_bytes_are_refused(state: StateManager) -> None:
+async def test_operations_that_move_too_many_bytes_are_rejected(state: StateManager) -> None:
     await state.set("docs", "doc", {"text": "x" * 2_000_000, "n": 0})
     with pytest.raises(TooMuchWork, match="64 MiB"):
         await state.update("docs", "doc", [op("increment", "/n", 1)] * 100)
@@ -239,10 +241,10 @@ async def test_operations_that_move_too_many_bytes_are_refused(state: StateManag
 
 
 @pytest.mark.parametrize("name", ["values", "revisions", "scopes", "events"])
-async def test_a_foreign_type_under_one_of_our_keys_changes_nothing(
+async def test_wrong_redis_type_of_one_key_changes_nothing(
     state: StateManager, raw: redis.Redis, namespace: str, name: str
 ) -> None:
-    """G3: scripts do not roll back, so what was written before the failing write is taken back."""
+    """G3: Redis does not roll scripts back, so the script undoes its writes before the failing one."""
     keys = Keyspace(namespace, Layout()).state_keys(b"docs", b"doc")
     raw.set(getattr(keys, name), "not ours")
 

@@ -1,4 +1,4 @@
-"""The HTTP side: routes, bodies, results and refusals, through the ASGI interface and without Redis."""
+"""HTTP endpoint: routes, bodies, results and errors, through the ASGI interface and without Redis."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def answer(result: Any, *, method: str = "GET") -> httpx.Response:
 
 
 async def received(method: str = "POST", path: str = "/", **request: Any) -> ApiRequest:
-    """Return what a handler is given for a request."""
+    """Return the request that a handler receives."""
     seen: list[ApiRequest] = []
 
     async def handler(request: ApiRequest) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def echo(request: ApiRequest) -> dict[str, Any]:
         ("/", "/", {}),
     ],
 )
-async def test_a_route_matches_and_gives_decoded_parameters(path: str, url: str, path_params: dict[str, str]) -> None:
+async def test_route_matches_with_decoded_parameters(path: str, url: str, path_params: dict[str, str]) -> None:
     async with client(route("GET", path, echo)) as http_client:
         response = await http_client.get(url)
     assert response.status_code == 200
@@ -101,7 +101,7 @@ async def test_a_route_matches_and_gives_decoded_parameters(path: str, url: str,
 
 
 @pytest.mark.parametrize("url", ["/", "/users", "/users/", "/users/a/b", "/Users/a", "/users//", "/x/a", "/users/a/b/"])
-async def test_an_unknown_path_is_a_404_in_json(url: str) -> None:
+async def test_unknown_path_returns_404_as_json(url: str) -> None:
     async with client(route("GET", "/users/:id", echo)) as http_client:
         response = await http_client.get(url)
     assert response.status_code == 404
@@ -109,12 +109,12 @@ async def test_an_unknown_path_is_a_404_in_json(url: str) -> None:
     assert response.headers["x-trace-id"]
 
 
-async def test_a_path_that_is_not_utf8_is_a_400() -> None:
+async def test_path_that_is_not_utf8_returns_400() -> None:
     async with client(route("GET", "/users/:id", echo)) as http_client:
         assert (await http_client.get("/users/%FF")).status_code == 400
 
 
-async def test_another_method_is_a_405_with_the_methods_allowed() -> None:
+async def test_wrong_method_returns_405_with_the_allowed_methods() -> None:
     async with client(route("GET", "/a/:id", echo), route("PUT", "/:x/b", echo), route("POST", "/c", echo)) as c:
         response = await c.delete("/a/b")
     assert response.status_code == 405
@@ -122,7 +122,7 @@ async def test_another_method_is_a_405_with_the_methods_allowed() -> None:
     assert response.json() == {"error": "method not allowed"}
 
 
-async def test_a_literal_segment_wins_over_a_parameter_in_any_order() -> None:
+async def test_literal_segment_takes_precedence_over_a_parameter_in_any_order() -> None:
     literal = route("GET", "/users/me", lambda request: {"body": "me"})
     parameter = route("GET", "/users/:id", lambda request: {"body": "id"})
     for steps in ((literal, parameter), (parameter, literal)):
@@ -132,7 +132,7 @@ async def test_a_literal_segment_wins_over_a_parameter_in_any_order() -> None:
             assert (await http_client.delete("/users/me")).text == "deleted"
 
 
-async def test_head_is_answered_like_get_without_the_body() -> None:
+async def test_head_returns_the_response_of_get_without_body() -> None:
     get, head = await answer({"body": {"a": 1}}), await answer({"body": {"a": 1}}, method="HEAD")
     assert head.status_code == 200
     assert head.content == b""
@@ -142,7 +142,7 @@ async def test_head_is_answered_like_get_without_the_body() -> None:
 # -- requests ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_handler_gets_the_whole_request() -> None:
+async def test_handler_receives_all_parts_of_the_request() -> None:
     request = await received(
         path="/?a=1&b=2&b=3&c=",
         json={"name": "Alice"},
@@ -169,7 +169,7 @@ async def test_a_handler_gets_the_whole_request() -> None:
         ("application/json", b"[9007199254740993, 0.1, 18446744073709551617]", [9007199254740993, 0.1, 2**64 + 1]),
     ],
 )
-async def test_a_body_is_read_as_its_content_type_says(content_type: str | None, content: bytes, body: Any) -> None:
+async def test_body_is_decoded_by_its_content_type(content_type: str | None, content: bytes, body: Any) -> None:
     headers = {"content-type": content_type} if content_type else {}
     got = (await received(content=content, headers=headers)).body
     assert got == body
@@ -191,13 +191,13 @@ async def test_a_body_is_read_as_its_content_type_says(content_type: str | None,
         ("text/plain; charset=nonsense", b"a"),
     ],
 )
-async def test_a_bad_body_is_a_400_in_json(content_type: str, content: bytes) -> None:
+async def test_malformed_body_returns_400_as_json(content_type: str, content: bytes) -> None:
     response = await refused(content=content, headers={"content-type": content_type})
     assert response.status_code == 400
     assert "body" in response.json()["error"]
 
 
-async def test_a_body_of_just_the_limit_is_taken_and_one_byte_more_is_a_413() -> None:
+async def test_body_of_the_limit_is_accepted_and_one_more_byte_returns_413() -> None:
     async def length(request: ApiRequest) -> dict[str, Any]:
         return {"body": len(request.body)}
 
@@ -210,7 +210,7 @@ async def test_a_body_of_just_the_limit_is_taken_and_one_byte_more_is_a_413() ->
     assert too_large.headers["x-trace-id"]
 
 
-async def test_a_declared_length_over_the_limit_is_a_413_before_anything_is_read() -> None:
+async def test_declared_length_over_the_limit_returns_413_before_reading() -> None:
     statuses: list[int] = []
 
     async def receive() -> Any:
@@ -226,7 +226,7 @@ async def test_a_declared_length_over_the_limit_is_a_413_before_anything_is_read
     assert statuses == [413]
 
 
-async def test_a_body_without_a_length_is_not_read_past_the_limit() -> None:
+async def test_body_without_length_is_not_read_past_the_limit() -> None:
     given = 0
 
     async def endless() -> AsyncIterator[bytes]:
@@ -259,14 +259,14 @@ async def test_a_body_without_a_length_is_not_read_past_the_limit() -> None:
         (None, 204, b"", None),
     ],
 )
-async def test_a_result_becomes_its_response(result: Any, status: int, content: bytes, content_type: str | None) -> None:
+async def test_result_is_converted_to_a_response(result: Any, status: int, content: bytes, content_type: str | None) -> None:
     response = await answer(result)
     assert response.status_code == status
     assert response.content == content
     assert response.headers.get("content-type") == content_type
 
 
-async def test_headers_of_a_result_are_sent_and_lists_repeat() -> None:
+async def test_headers_are_sent_and_a_list_repeats_its_header() -> None:
     headers = {"X-A": "1", "set-cookie": ["a=1", "b=2"], "content-length": "999", "X-Trace-Id": "forged"}
     response = await answer(ApiResponse(body="ok", headers=headers))
     assert response.headers["x-a"] == "1"
@@ -299,7 +299,7 @@ async def test_headers_of_a_result_are_sent_and_lists_repeat() -> None:
         {"body": 1, "headers": None},
     ],
 )
-async def test_a_result_that_is_no_response_is_a_logged_500(result: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_invalid_result_returns_500_and_is_logged(result: Any, caplog: pytest.LogCaptureFixture) -> None:
     response = await answer(result)
     assert response.status_code == 500
     assert response.json()["error"] == "internal server error"
@@ -308,7 +308,7 @@ async def test_a_result_that_is_no_response_is_a_logged_500(result: Any, caplog:
 
 @pytest.mark.parametrize("error", [ValueError("secret"), SystemExit("secret"), StopIteration("secret")])
 @pytest.mark.parametrize("is_async", [True, False])
-async def test_a_handler_that_raises_is_a_500_that_tells_only_the_trace_id(
+async def test_handler_that_raises_returns_500_with_only_the_trace_id(
     error: BaseException, is_async: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fails(request: ApiRequest) -> None:
@@ -330,7 +330,7 @@ async def test_a_handler_that_raises_is_a_500_that_tells_only_the_trace_id(
 
 
 @pytest.mark.parametrize("is_async", [True, False])
-async def test_a_handler_runs_with_its_context_inside_the_trace(is_async: bool, caplog: pytest.LogCaptureFixture) -> None:
+async def test_handler_runs_with_its_context_inside_the_trace(is_async: bool, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "motia_redis.step")
     seen: list[Any] = []
 
@@ -352,7 +352,7 @@ async def test_a_handler_runs_with_its_context_inside_the_trace(is_async: bool, 
     assert current_trace_id() is None
 
 
-async def test_requests_at_the_same_time_keep_their_own_trace() -> None:
+async def test_concurrent_requests_have_separate_traces() -> None:
     both = asyncio.Barrier(2)
 
     async def handler(request: ApiRequest, ctx: Any) -> dict[str, Any]:
@@ -380,7 +380,7 @@ async def test_requests_at_the_same_time_keep_their_own_trace() -> None:
         ("", False),
     ],
 )
-async def test_the_trace_id_is_that_of_a_valid_traceparent_else_new(traceparent: str, taken: bool) -> None:
+async def test_trace_id_is_taken_from_a_valid_traceparent_or_new(traceparent: str, taken: bool) -> None:
     async with client() as http_client:
         trace_id = (await http_client.get("/", headers={"traceparent": traceparent})).headers["x-trace-id"]
     assert (trace_id == TRACE_ID) is taken

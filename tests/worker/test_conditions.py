@@ -1,4 +1,4 @@
-"""Conditions: which events they let through, how often they are asked, and what becomes of the events that nobody wants."""
+"""Conditions: which events they accept, how often they run, and how filtered events are acknowledged."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def none_pending(raw: redis.Redis, namespace: str) -> None:
 
 
 class Asked:
-    """A condition that lets even numbers through, and counts how often it was asked about each."""
+    """A condition that accepts even numbers and records each number it was called with."""
 
     def __init__(self) -> None:
         self.numbers: list[int] = []
@@ -72,7 +72,7 @@ def as_async(asked: Asked) -> Any:
 
 
 @pytest.mark.parametrize("form", [as_sync, as_sync_with_ctx, as_async])
-async def test_a_condition_is_asked_once_and_what_it_refuses_is_acknowledged(
+async def test_condition_runs_once_and_filtered_entries_are_acknowledged(
     state: StateManager, raw: redis.Redis, namespace: str, form: Callable[[Asked], Any]
 ) -> None:
     asked, seen = Asked(), []
@@ -95,7 +95,7 @@ async def test_a_condition_is_asked_once_and_what_it_refuses_is_acknowledged(
     assert sorted(seen) == list(range(0, 500, 2))
 
 
-async def test_an_awaitable_of_a_sync_condition_is_awaited(state: StateManager, raw: redis.Redis, namespace: str) -> None:
+async def test_awaitable_returned_by_a_sync_condition_is_awaited(state: StateManager, raw: redis.Redis, namespace: str) -> None:
     asked, seen = Asked(), []
     condition = as_async(asked)
 
@@ -118,10 +118,10 @@ async def test_an_awaitable_of_a_sync_condition_is_awaited(state: StateManager, 
     assert seen == list(range(0, 10, 2))
 
 
-async def test_what_a_match_waits_for_is_not_overtaken_by_later_matches(
+async def test_later_matches_of_a_key_do_not_overtake_a_running_match(
     state: StateManager, raw: redis.Redis, namespace: str
 ) -> None:
-    """Filtered entries between two matches of one key neither wait for the first nor let the second start."""
+    """Filtered entries between two matches of one key do not wait for the first and do not start the second."""
     asked, seen, go = Asked(), [], asyncio.Event()
 
     async def handler(input: StateTriggerInput) -> None:
@@ -143,7 +143,7 @@ async def test_what_a_match_waits_for_is_not_overtaken_by_later_matches(
     assert seen == [(what, number) for number in (0, 2, 4) for what in ("start", "end")]
 
 
-async def test_filtered_entries_are_acknowledged_behind_a_key_in_back_off(
+async def test_filtered_entries_are_acknowledged_while_their_key_backs_off(
     state: StateManager, raw: redis.Redis, namespace: str
 ) -> None:
     asked = Asked()
@@ -176,10 +176,10 @@ async def test_filtered_entries_are_acknowledged_behind_a_key_in_back_off(
     assert {counts[number] for number in range(0, 100, 2)} == {2}
 
 
-async def test_a_condition_that_raises_fails_the_attempt_and_is_asked_again(
+async def test_condition_that_raises_fails_the_attempt_and_runs_again(
     state: StateManager, raw: redis.Redis, namespace: str
 ) -> None:
-    """Whatever a condition raises is its entry's affair alone."""
+    """An exception of a condition affects only its own entry."""
     failures = [ValueError("no"), asyncio.CancelledError(), SystemExit(3), KeyError("n"), None]
     asked: list[str] = []
     seen: list[tuple[str, int | None]] = []
@@ -208,7 +208,7 @@ async def test_a_condition_that_raises_fails_the_attempt_and_is_asked_again(
     assert asked.count("good") == 1
 
 
-async def test_any_trigger_that_fits_and_matches_will_do(state: StateManager, raw: redis.Redis, namespace: str) -> None:
+async def test_entry_is_handled_if_any_trigger_matches(state: StateManager, raw: redis.Redis, namespace: str) -> None:
     seen: list[Any] = []
 
     async def handler(input: Any, ctx: FlowContext) -> None:
@@ -243,7 +243,7 @@ async def test_any_trigger_that_fits_and_matches_will_do(state: StateManager, ra
     assert sorted(map(str, seen)) == sorted(map(str, [("mixed", "a", 2), ("mixed", "c", 13), ("all", "ann", 5), "hello"]))
 
 
-async def test_an_entry_that_nobody_can_read_holds_up_no_other(state: StateManager, raw: redis.Redis, namespace: str) -> None:
+async def test_unreadable_entry_does_not_delay_other_keys(state: StateManager, raw: redis.Redis, namespace: str) -> None:
     seen: list[int] = []
 
     async def handler(input: StateTriggerInput) -> None:
@@ -262,7 +262,7 @@ async def test_an_entry_that_nobody_can_read_holds_up_no_other(state: StateManag
         await none_pending(raw, namespace)
 
 
-async def test_what_a_condition_logs_names_step_and_trace(state: StateManager, caplog: pytest.LogCaptureFixture) -> None:
+async def test_log_records_of_a_condition_name_step_and_trace(state: StateManager, caplog: pytest.LogCaptureFixture) -> None:
     asked = asyncio.Event()
 
     def condition(input: StateTriggerInput) -> bool:
@@ -286,8 +286,8 @@ async def test_what_a_condition_logs_names_step_and_trace(state: StateManager, c
     assert found["looked at untraced"]["trace_id"] is None
 
 
-async def test_a_flood_of_filtered_entries_lets_others_run(state: StateManager, raw: redis.Redis, namespace: str) -> None:
-    """The worker's loop is never held up for long by conditions alone."""
+async def test_many_filtered_entries_do_not_block_the_event_loop(state: StateManager, raw: redis.Redis, namespace: str) -> None:
+    """Conditions alone never block the event loop of the worker for long."""
     asked, most = 0, 0
 
     def condition(input: StateTriggerInput) -> bool:

@@ -1,4 +1,4 @@
-"""Handlers that share few tasks: what one of them does, or waits for, reaches no other."""
+"""Dispatcher: handlers that share tasks do not affect each other."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _user: ContextVar[str | None] = ContextVar("user", default=None)
 
 
 def one_at_a_time(state: StateManager, handler: Callable[..., Any], **config: Any) -> AbstractAsyncContextManager[list[Worker]]:
-    """Run a step in a worker in which one task handles everything."""
+    """Run a step in a worker with a single handler task."""
     config = {"name": "Step", "triggers": [state_trigger(scope="users")], "backoff": 0.01, **config}
     return working(state, step(config).handle(handler), concurrency=1)
 
@@ -46,7 +46,7 @@ async def wait_for(seen: list[Any], count: int) -> None:
     await until(reached, f"{count} are handled, not {seen}")
 
 
-async def test_what_a_handler_sets_in_its_context_stays_there(state: StateManager) -> None:
+async def test_context_variables_of_a_handler_do_not_reach_other_handlers(state: StateManager) -> None:
     found: list[str | None] = []
 
     async def handler(input: Any) -> None:
@@ -63,7 +63,7 @@ async def test_what_a_handler_sets_in_its_context_stays_there(state: StateManage
     assert found == [None] * 3
 
 
-async def test_a_cancellation_that_a_handler_swallows_is_not_the_next_one_s(state: StateManager) -> None:
+async def test_swallowed_cancellation_does_not_reach_the_next_handler(state: StateManager) -> None:
     handled: list[str] = []
     gone = asyncio.get_running_loop().create_future()
     gone.cancel()
@@ -86,7 +86,7 @@ async def test_a_cancellation_that_a_handler_swallows_is_not_the_next_one_s(stat
     assert sorted(handled) == ["awaits", "last", "swallows"]
 
 
-async def test_dead_letters_that_cannot_be_written_hold_up_only_their_keys(
+async def test_dead_letters_that_cannot_be_written_delay_only_their_keys(
     state: StateManager, raw: redis.Redis, namespace: str
 ) -> None:
     handled: list[str] = []
@@ -111,7 +111,7 @@ async def test_dead_letters_that_cannot_be_written_hold_up_only_their_keys(
         await until(are_dead, "both are dead letters in the end")
 
 
-async def test_a_key_that_waited_with_all_that_may_wait_is_read_on(state: StateManager, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_reading_resumes_after_a_key_filled_the_waiting_limit(state: StateManager, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subscriptions, "_PARKED", 20)
     monkeypatch.setattr(subscriptions, "_ENTRIES", 40)
     monkeypatch.setattr(subscriptions, "_REFILL", 20)
@@ -132,7 +132,7 @@ async def test_a_key_that_waited_with_all_that_may_wait_is_read_on(state: StateM
     assert handled == list(range(300))
 
 
-async def test_suspects_that_wait_are_left_when_their_lane_closes() -> None:
+async def test_waiting_suspects_are_left_when_their_lane_is_revoked() -> None:
     keyspace = Keyspace("motia", Layout())
     begun, go_on = asyncio.Event(), asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""Lanes that change hands: what a read brings while they do is pending before the next holder looks."""
+"""Handover of lanes: entries of a read in progress are pending before the next holder reads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SETTLED = 1.5  # seconds, some heartbeats, in which lanes move to a worker that 
 
 
 class Gates:
-    """Holds up reads of new entries before they are sent, from the first one of several lanes on."""
+    """Delay reads of new entries before they are sent, from the first read of several lanes on."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.held: list[asyncio.Event] = []
@@ -38,9 +38,7 @@ class Gates:
         monkeypatch.setattr(Router, "gather", gather)
 
 
-async def test_a_read_under_way_is_over_before_its_lanes_are_given_back(
-    state: StateManager, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_read_in_progress_ends_before_its_lanes_are_released(state: StateManager, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder, gates = Recorder(), Gates(monkeypatch)
     steps = record(recorder, state_trigger())
 

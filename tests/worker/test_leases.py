@@ -1,4 +1,4 @@
-"""Leases: one holder a lane, an even and stable assignment, and acknowledging only for who holds the lane."""
+"""Leases: one holder for each lane, an even and stable assignment, and acknowledgements only by the holder."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def test_lanes_spread_evenly(count: int) -> None:
     assert max(loads) <= -(-len(LANES) // count)
 
 
-def test_everybody_computes_the_same_assignment() -> None:
+def test_all_workers_compute_the_same_assignment() -> None:
     workers = ["a", "b", "c"]
     assert assign(LANES, workers) == assign(reversed(LANES), workers)
     assert assign(LANES, []) == {}
 
 
-def test_few_lanes_move_when_a_worker_comes_or_goes() -> None:
+def test_few_lanes_move_when_a_worker_joins_or_leaves() -> None:
     before = assign(LANES, ["a", "b", "c"])
     after = assign(LANES, ["a", "b", "c", "d"])
     moved = [name for name in LANES if before[name] != after[name]]
@@ -42,7 +42,7 @@ def test_few_lanes_move_when_a_worker_comes_or_goes() -> None:
 
 
 class Guard:
-    """The lease scripts on one lane, as workers of given ids call them."""
+    """Call the lease scripts for one lane with given worker ids."""
 
     def __init__(self, router: Router, namespace: str) -> None:
         self.router = router
@@ -107,7 +107,7 @@ async def guard(state: StateManager, namespace: str) -> Any:
     await router.aclose()
 
 
-async def test_a_lane_has_one_holder(guard: Guard) -> None:
+async def test_lane_has_one_holder(guard: Guard) -> None:
     for worker in ("one", "two"):
         await guard.renew(worker, 10_000, begin=True)
     assert await guard.acquire("one") == "free"
@@ -118,7 +118,7 @@ async def test_a_lane_has_one_holder(guard: Guard) -> None:
     assert await guard.acquire("two") == "free", "handed over, not taken from the dead"
 
 
-async def test_a_lane_moves_only_when_its_holder_s_lease_ran_out(guard: Guard) -> None:
+async def test_lane_moves_only_after_its_lease_expired(guard: Guard) -> None:
     await guard.renew("one", 150, begin=True)
     await guard.renew("two", 10_000, begin=True)
     assert await guard.acquire("one") == "free"
@@ -132,14 +132,14 @@ async def test_a_lane_moves_only_when_its_holder_s_lease_ran_out(guard: Guard) -
     assert await guard.acquire("one") == ""
 
 
-async def test_workers_that_died_leave_no_trace(guard: Guard) -> None:
+async def test_dead_workers_are_removed(guard: Guard) -> None:
     await guard.renew("one", 20, begin=True)
     await asyncio.sleep(0.05)
     await guard.renew("two", 10_000, begin=True)
     assert list(await guard.router.execute(guard.leases, "HGETALL", guard.leases)) == [b"worker two"]
 
 
-async def test_who_lost_the_lane_can_neither_acknowledge_nor_bury(guard: Guard) -> None:
+async def test_worker_without_the_lease_can_neither_acknowledge_nor_dead_letter(guard: Guard) -> None:
     entry_id = await guard.deliver()
     await guard.renew("one", 100, begin=True)
     await guard.acquire("one")
@@ -155,7 +155,7 @@ async def test_who_lost_the_lane_can_neither_acknowledge_nor_bury(guard: Guard) 
     assert await guard.pending() == 0
 
 
-async def test_a_dead_letter_is_moved_as_a_whole_or_not_at_all(guard: Guard) -> None:
+async def test_dead_letter_is_moved_atomically(guard: Guard) -> None:
     entry_id = await guard.deliver()
     await guard.renew("one", 10_000, begin=True)
     await guard.acquire("one")

@@ -1,4 +1,4 @@
-"""The worker: triggers and topics reach their steps, failures are retried and buried, a stop finishes what runs."""
+"""Worker: events and messages reach their steps, failures are retried and dead-lettered, and a stop waits for handlers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tests.support.servers import RedisServer
 
 
-async def test_a_change_reaches_its_step_with_old_and_new_value(state: StateManager) -> None:
+async def test_change_reaches_its_step_with_old_and_new_value(state: StateManager) -> None:
     recorder = Recorder()
     async with working(state, record(recorder, state_trigger())):
         await state.set("users", "ann", {"n": 1, "big": 9007199254740993})
@@ -56,7 +56,7 @@ async def test_a_change_reaches_its_step_with_old_and_new_value(state: StateMana
     )  # fmt: skip
 
 
-async def test_scope_key_and_conditions_choose_the_events(state: StateManager) -> None:
+async def test_scope_key_and_condition_select_events(state: StateManager) -> None:
     def big(input: StateTriggerInput) -> bool:
         return bool(input.new_value["n"] > 10)
 
@@ -128,7 +128,7 @@ async def test_messages_reach_the_steps_of_their_topic(state: StateManager) -> N
 
 
 async def test_messages_and_changes_of_one_key_stay_in_order(state: StateManager) -> None:
-    """Inside of one worker: different keys run at once, one key's entries one after the other."""
+    """In one worker, handlers of different keys run concurrently, and those of one key one after the other."""
     seen: dict[str, list[int]] = {}
     running: set[str] = set()
 
@@ -150,7 +150,7 @@ async def test_messages_and_changes_of_one_key_stay_in_order(state: StateManager
     assert all(numbers == list(range(40)) for numbers in seen.values())
 
 
-async def test_the_trace_id_goes_from_the_change_to_the_last_handler(state: StateManager) -> None:
+async def test_trace_id_is_passed_from_the_change_to_the_last_handler(state: StateManager) -> None:
     last = Recorder()
 
     async def cascade(input: StateTriggerInput, ctx: FlowContext) -> None:
@@ -189,9 +189,7 @@ async def test_sync_handlers_run_in_threads_and_may_block(state: StateManager) -
     assert threading.main_thread().name not in threads
 
 
-async def test_a_handler_that_raises_is_tried_again_with_growing_pauses(
-    state: StateManager, raw: redis.Redis, namespace: str
-) -> None:
+async def test_handler_that_raises_is_retried_with_growing_backoff(state: StateManager, raw: redis.Redis, namespace: str) -> None:
     times: list[float] = []
 
     async def handler(input: StateTriggerInput, ctx: FlowContext) -> None:
@@ -214,7 +212,7 @@ async def test_a_handler_that_raises_is_tried_again_with_growing_pauses(
     assert not raw.keys(f"{{{namespace}:*:dead:*")
 
 
-async def test_a_handler_that_always_raises_ends_in_dead_letters_and_holds_up_only_its_key(
+async def test_handler_that_always_raises_dead_letters_and_delays_only_its_key(
     state: StateManager, raw: redis.Redis, namespace: str
 ) -> None:
     good = Recorder()
@@ -245,7 +243,9 @@ async def test_a_handler_that_always_raises_ends_in_dead_letters_and_holds_up_on
 
 
 @pytest.mark.parametrize("failure", ["timeout", "condition", "cancel", "exit"])
-async def test_every_way_to_fail_is_a_failed_attempt(state: StateManager, raw: redis.Redis, namespace: str, failure: str) -> None:
+async def test_every_kind_of_failure_is_a_failed_attempt(
+    state: StateManager, raw: redis.Redis, namespace: str, failure: str
+) -> None:
     def condition(input: StateTriggerInput) -> bool:
         if failure == "condition":
             raise KeyError("no such member")
@@ -271,7 +271,9 @@ async def test_every_way_to_fail_is_a_failed_attempt(state: StateManager, raw: r
     assert raw.xrange(stream)[0][1][b"error"] == name
 
 
-async def test_a_stop_finishes_and_acknowledges_what_runs(state: StateManager, raw: redis.Redis, namespace: str) -> None:
+async def test_stop_waits_for_running_handlers_and_acknowledges_them(
+    state: StateManager, raw: redis.Redis, namespace: str
+) -> None:
     started, finished = asyncio.Event(), []
 
     async def handler(input: StateTriggerInput) -> None:
@@ -286,7 +288,7 @@ async def test_a_stop_finishes_and_acknowledges_what_runs(state: StateManager, r
     assert await pending(raw, namespace) == 0
 
 
-async def test_events_before_the_first_worker_are_not_lost_once_the_groups_are_made(state: StateManager) -> None:
+async def test_events_before_the_first_worker_are_handled_once_groups_exist(state: StateManager) -> None:
     recorder = Recorder()
     steps = record(recorder, state_trigger())
     await Worker(Application((steps,)), state).prepare()
@@ -298,7 +300,7 @@ async def test_events_before_the_first_worker_are_not_lost_once_the_groups_are_m
 
 
 @pytest.mark.usefixtures("every_change_looks")
-async def test_handled_events_do_not_pile_up(server: RedisServer, raw: redis.Redis, namespace: str) -> None:
+async def test_handled_events_are_trimmed(server: RedisServer, raw: redis.Redis, namespace: str) -> None:
     recorder = Recorder()
     state = StateManager(server.url, namespace=namespace, deadline=0)  # no events are kept for repeated calls
     async with state, working(state, record(recorder, state_trigger(scope="users"))):
@@ -330,16 +332,16 @@ async def test_handled_events_are_kept_for_the_configured_time(server: RedisServ
 
 
 @pytest.mark.parametrize("settings", [{"entries": -1}, {"entries": 11, "most_entries": 10}, {"seconds": -1.0}])
-def test_an_impossible_retention_is_refused(settings: dict[str, Any]) -> None:
+def test_invalid_retention_is_rejected(settings: dict[str, Any]) -> None:
     with pytest.raises(StateError, match="retention entries must be from 0"):
         Retention(**settings)
 
 
 @pytest.mark.usefixtures("every_change_looks")
-async def test_the_hard_cap_drops_unread_events_never_silently(
+async def test_hard_cap_logs_and_counts_dropped_events(
     server: RedisServer, raw: redis.Redis, namespace: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """G9: a subscriber that never comes back cannot fill Redis; what it loses is logged and counted."""
+    """G9: a step without workers cannot fill Redis. Its lost entries are logged and counted."""
     async with StateManager(server.url, namespace=namespace, retention=Retention(most_entries=300)) as state:
         await Worker(Application((record(Recorder(), state_trigger()),)), state).prepare()
         for first in range(0, 3000, 100):
@@ -353,7 +355,7 @@ async def test_the_hard_cap_drops_unread_events_never_silently(
     assert "over the hard cap" in caplog.text
 
 
-async def test_a_worker_starts_a_crashed_embedded_redis_again(tmp_path: Path) -> None:
+async def test_worker_restarts_a_crashed_embedded_redis(tmp_path: Path) -> None:
     recorder = Recorder()
     async with StateManager(f"embedded://{tmp_path / 'data'}") as state, working(state, record(recorder, state_trigger())):
         await state.set("users", "ann", 1)
@@ -376,7 +378,7 @@ async def test_a_worker_starts_a_crashed_embedded_redis_again(tmp_path: Path) ->
     assert recorder.inputs[-1].new_value == 2
 
 
-async def test_a_worker_goes_on_when_redis_was_away(tmp_path: Path) -> None:
+async def test_worker_continues_after_redis_was_unavailable(tmp_path: Path) -> None:
     from tests.support.servers import RedisServer
 
     recorder = Recorder()
@@ -393,8 +395,8 @@ async def test_a_worker_goes_on_when_redis_was_away(tmp_path: Path) -> None:
     assert list(dict.fromkeys(i.new_value for i in recorder.inputs)) == [1, 2]
 
 
-async def test_entries_whose_reply_got_lost_are_handled_too(state: StateManager, raw: redis.Redis, namespace: str) -> None:
-    """Delivered by Redis, never seen by the worker: when its connections break, it looks what is pending."""
+async def test_entries_of_a_lost_read_reply_are_handled(state: StateManager, raw: redis.Redis, namespace: str) -> None:
+    """Redis delivered the entries, but the worker got no reply. After a connection error it reads its pending entries."""
     recorder = Recorder()
     lose = """
 local entry = redis.call("XRANGE", KEYS[1], "-", "+")[1][2]
@@ -420,7 +422,7 @@ redis.call("XREADGROUP", "GROUP", "Record", "worker", "COUNT", "1", "STREAMS", K
     assert await pending(raw, namespace) == 0
 
 
-async def test_lanes_are_acknowledged_together_and_each_for_its_holder_only(state: StateManager, namespace: str) -> None:
+async def test_batch_acknowledges_only_lanes_that_the_worker_holds(state: StateManager, namespace: str) -> None:
     router = await state.open_router()
     tag = f"{{{namespace}:0}}:".encode()
     leases, attempts = tag + b"leases", tag + b"attempts:Step"
@@ -452,8 +454,8 @@ async def test_lanes_are_acknowledged_together_and_each_for_its_holder_only(stat
     await router.aclose()
 
 
-async def test_a_failing_key_with_a_long_queue_holds_up_nobody_else(state: StateManager) -> None:
-    """G7: what waits behind a key in back-off does not fill the room for others."""
+async def test_failing_key_with_a_long_queue_does_not_delay_other_keys(state: StateManager) -> None:
+    """G7: entries that wait behind a key in backoff do not use up the limit for other keys."""
     good = Recorder()
 
     async def handler(input: StateTriggerInput, ctx: FlowContext) -> None:
@@ -469,7 +471,7 @@ async def test_a_failing_key_with_a_long_queue_holds_up_nobody_else(state: State
         await good.wait(50)
 
 
-async def test_what_waited_behind_a_failing_key_is_handled_in_order(state: StateManager) -> None:
+async def test_entries_behind_a_failing_key_are_handled_in_order(state: StateManager) -> None:
     seen: list[int] = []
     failures = 2
 
@@ -522,7 +524,7 @@ async def slow(input, ctx):
 """
 
 
-async def test_sigterm_finishes_what_runs_and_exits_0(
+async def test_sigterm_waits_for_running_handlers_and_exits_0(
     state: StateManager, server: RedisServer, namespace: str, tmp_path: Path
 ) -> None:
     (tmp_path / "slow_step.py").write_text(SLOW_STEP)
@@ -573,7 +575,7 @@ async def test_run_serves_and_works_with_one_trace_id(
 
 
 @pytest.mark.parametrize("command", [["run", "--port", "0"], ["serve", "--port", "0"], ["worker"]], ids=" ".join)
-def test_an_unreachable_redis_is_one_line_and_exit_code_2(command: list[str], tmp_path: Path) -> None:
+def test_unreachable_redis_prints_one_line_and_exits_2(command: list[str], tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(HTTP_STEP)
     arguments = [sys.executable, "-m", "motia_redis", *command, "app.py", "--redis", "redis://127.0.0.1:1/0"]
     done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
