@@ -41,7 +41,10 @@ class Script:
         A server that does not know the script (new, flushed, failed over) answers NOSCRIPT and runs nothing. The script is then
         sent as a whole. So one call runs the script once.
         """
-        return (await self.call_with(router, keys, arguments, ()))[0]
+        try:
+            return await router.execute(keys[0], "EVALSHA", self.sha, len(keys), *keys, *arguments)
+        except NoScript:
+            return await router.execute(keys[0], "EVAL", self.source, len(keys), *keys, *arguments)
 
     async def call_with(
         self,

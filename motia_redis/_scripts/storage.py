@@ -94,16 +94,19 @@ async def mutate(router: Router, mutation: Mutation, *, following: Sequence[Sequ
     # The most frequent call of all: it takes its parts from the tuple without a function call for each.
     keys, scope, key, request, trace, options, change = mutation
     arguments = (scope, key, request, trace, options, *change)
-    replies = await _MUTATE.call_with(router, keys, arguments, following)
-    while replies[0] == _SEARCHING:
-        replies = await _MUTATE.call_with(router, keys, arguments, following)
-    reply = replies[0]
+    reply: Any = _SEARCHING
+    rest: Sequence[Any] = ()
+    while reply == _SEARCHING:
+        if following:
+            reply, *rest = await _MUTATE.call_with(router, keys, arguments, following)
+        else:
+            reply = await _MUTATE(router, keys, arguments)
     size = len(reply)
     if size == 1:
-        return _new(Mutated, (reply[0], None, 0, replies[1:] if following else ()))
+        return _new(Mutated, (reply[0], None, 0, rest))
     if size == 2:
-        return _new(Mutated, (reply[0], reply[1], 0, replies[1:] if following else ()))
-    return _mutated(reply, replies[1:])
+        return _new(Mutated, (reply[0], reply[1], 0, rest))
+    return _mutated(reply, rest)
 
 
 async def mutate_many(router: Router, mutations: Sequence[Mutation]) -> list[Mutated]:
