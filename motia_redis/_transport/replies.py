@@ -16,7 +16,10 @@ def convert(command: Any, reply: Any) -> Any:
 
 def _pairs(flat: list[Any] | None) -> dict[Any, Any]:
     """Return fields and values that follow each other as a dict."""
-    return {} if flat is None else dict(zip(flat[::2], flat[1::2], strict=True))
+    if flat is None:
+        return {}
+    parts = iter(flat)
+    return dict(zip(parts, parts, strict=True))
 
 
 def _entries(reply: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:

@@ -73,9 +73,11 @@ class Matcher:
             candidates = self._candidates(fields)
             if not candidates:
                 return MatchResult.UNWANTED
-            if not all(trigger.is_sync for trigger in candidates):
-                return MatchResult.DEFERRED
-            is_traced = bool(fields.get(b"trace")) or any(trigger.takes_ctx for trigger in candidates)
+            is_traced = bool(fields.get(b"trace"))
+            for trigger in candidates:
+                if not trigger.is_sync:
+                    return MatchResult.DEFERRED
+                is_traced = is_traced or trigger.takes_ctx
             trace_id = entry.trace_id if is_traced else ""
             # In a context of its own: log lines of the reader must not name this step.
             return contextvars.copy_context().run(self._match_sync, candidates, entry, state, trace_id)
@@ -92,6 +94,9 @@ class Matcher:
         candidates = self._candidates(fields)
         if not candidates:
             return None
+        if candidates[0].condition is None:  # the most frequent case needs no generator
+            change = events.decode_change(entry.revision, fields)
+            return PreparedCall(change, self._context(change, state, trace_id, attempt))
         matching = self._matching(candidates, entry, state, trace_id, attempt)
         answer = None
         while True:
