@@ -36,6 +36,7 @@ _CODES_BY_TEXT = {
     "unknown command 'HELLO'": "NOPROTO",
     "unknown command `HELLO`": "NOPROTO",
     "The user executing the script can't": "NOPERM",
+    "ACL failure in script": "NOPERM",
 }
 #: Codes of refusals that pass.
 _TRANSIENT = frozenset({"LOADING", "BUSY", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS"})
