@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from motia_redis._transport.urls import Server, Tls
 
 CONNECT_TIMEOUT = 5.0  # seconds for all of it
+_CLOSE_PATIENCE = 0.05  # seconds in which a server that rejects the connection closes it
 _VERIFICATION = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 
 
@@ -83,7 +84,9 @@ async def _log_in(connection: MultiplexedConnection, server: Server) -> None:
         raise ProtocolMismatch(str(error), sent=False) from None
     for reply in replies:
         if isinstance(reply, ErrorReply):
-            raise reply
+            # A server that has too many clients says so and closes the connection: later it may take one.
+            await asyncio.wait([connection.ended], timeout=_CLOSE_PATIENCE)
+            raise ConnectFailed(f"the server closed the connection: {reply}") if connection.ended.done() else reply
     if not isinstance(replies[commands.index(hello)], dict):
         raise ProtocolMismatch(f"the reply to HELLO 3 is {replies[commands.index(hello)]!r:.80}", sent=False)
 

@@ -29,7 +29,6 @@ _EXPLANATIONS = {
 _CODES_BY_TEXT = {
     "without any password configured": "NOPASS",
     "Can't execute 'hello'": "NOPROTO",
-    "max number of clients": "MAXCLIENTS",
     "cluster support disabled": "NOCLUSTER",
     "unknown command 'SENTINEL'": "NOSENTINEL",
     "unknown command `SENTINEL`": "NOSENTINEL",

@@ -338,3 +338,10 @@ def test_connections_are_shared_over_tls(loop: str, certificate: Certificate) ->
             await fake.wait_closed()
 
     run_in_loop(loop, main())
+
+
+async def test_server_with_too_many_clients_is_a_failed_connection_and_no_refusal() -> None:
+    greeting = b"-ERR max number of clients reached\r\n"
+    async with FakeRedis(greeting=greeting, on_greeted=lambda peer: peer.transport.close()) as fake:
+        with pytest.raises(ConnectFailed, match="max number of clients"):
+            await within_deadline(open_connection(Server(host="127.0.0.1", port=fake.port), REPLY_TIMEOUT))
