@@ -1,45 +1,83 @@
--- Acquire the lanes that no live worker holds.
+-- Acquire lanes of one partition, and return what their groups have finished.
 --
 -- KEYS     1 hash of the partition's leases
--- ARGV     1 worker id  2... names of lanes
--- RETURNS  {outcome of each lane}: "held" = the worker held the lane already; "free" = acquired, nobody held the lane;
---          "dead" = acquired, the lease of the last holder had run out; "" = another worker holds the lane, or the leases of
---          this worker have run out
+--          2... for each lane: its stream, the hash of its entries
+-- ARGV     1 worker id
+--          2... for each lane: its name, its group, the tenure that the worker would hold it by, and
+--            "" = take the lane if nobody holds it; "check" = do not take it;
+--            "<tenure>\n<lease>" = also take it from this holder, if its lease was not renewed since
+-- RETURNS  for each lane one of
+--          {"taken", "free" or "dead" = from a holder whose lease ran out, low-water mark, last id of the stream, length of the
+--            stream, bytes of the stream, field, value, field, value, ... of the hash of its entries}
+--          {"kept"} = the worker holds the lane by this tenure
+--          {"busy", tenure of the holder ("" = none), its lease}
+--          {"missing"} = the stream has no such group
 -- ERRORS   none of its own
--- COST     the number of lanes
--- INVARIANT a lane has at most one holder, and a new holder is alive.
+-- COST     the number of lanes, of the groups of their streams, and of the fields of their entries
+-- INVARIANT a lane has at most one holder.
 
-local lease = require("lib.lease")
+local lease, full = require("lib.lease"), require("lib.full")
 
 local leases = KEYS[1]
 local worker = ARGV[1]
-local FIRST_LANE = 2
+local FIRST_LANE_KEY, FIRST_LANE_ARGUMENT = 2, 2
 
-if not lease.is_alive(redis.call, leases, worker) then
-  local none = {}
-  for _ = FIRST_LANE, #ARGV do
-    none[#none + 1] = ""
+-- Return the low-water mark of a group; nil = there is no such group.
+local function mark_of(stream, group)
+  if redis.call("EXISTS", stream) == 0 then
+    return nil
   end
-  return none
-end
-local outcomes = {}
-for index = FIRST_LANE, #ARGV do
-  local field = "lane " .. ARGV[index]
-  local holder = redis.call("HGET", leases, field)
-  if holder == "" then
-    holder = false
-  end
-  local outcome = "free"
-  if holder == worker then
-    outcome = "held"
-  elseif holder and lease.is_alive(redis.call, leases, holder) then
-    outcome = ""
-  else
-    if holder then
-      outcome = "dead"
+  for _, flat in ipairs(redis.call("XINFO", "GROUPS", stream)) do
+    local info = {}
+    for index = 1, #flat, 2 do
+      info[flat[index]] = flat[index + 1]
     end
-    redis.call("HSET", leases, field, worker)
+    if info.name == group then
+      return info["last-delivered-id"]
+    end
   end
-  outcomes[#outcomes + 1] = outcome
+end
+
+local function last_of(stream)
+  local info = redis.call("XINFO", "STREAM", stream)
+  for index = 1, #info, 2 do
+    if info[index] == "last-generated-id" then
+      return info[index + 1]
+    end
+  end
+end
+
+local function acquire(stream, entries, lane, group, tenure, claim)
+  local holder = redis.call("HGET", leases, "lane " .. lane) or ""
+  if holder == tenure then
+    return { "kept" }
+  end
+  local rival = string.match(holder, "^(%S+) ")
+  local expiry = rival and redis.call("HGET", leases, "worker " .. rival) or ""
+  local from = "free" -- also its own, by a tenure whose reply was lost
+  if rival and rival ~= worker then
+    from = claim == holder .. "\n" .. expiry and "dead" or nil
+  end
+  if claim == "check" or not from then
+    return { "busy", holder, expiry }
+  end
+  local mark = mark_of(stream, group)
+  if not mark then
+    return { "missing" }
+  end
+  redis.call("HSET", leases, "lane " .. lane, tenure)
+  local bytes = redis.call("MEMORY", "USAGE", stream, "SAMPLES", "5") or 0
+  local reply = { "taken", from, mark, last_of(stream), redis.call("XLEN", stream), bytes }
+  for _, part in ipairs(redis.call("HGETALL", entries)) do -- more than `unpack` may return
+    reply[#reply + 1] = part
+  end
+  return reply
+end
+
+full.allow_writes(redis.call, leases)
+local outcomes = {}
+for key = FIRST_LANE_KEY, #KEYS, 2 do
+  local at = FIRST_LANE_ARGUMENT + (key - FIRST_LANE_KEY) / 2 * 4
+  outcomes[#outcomes + 1] = acquire(KEYS[key], KEYS[key + 1], ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3])
 end
 return outcomes

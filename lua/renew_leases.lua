@@ -1,28 +1,30 @@
--- Begin or renew all leases of a worker in one partition.
+-- Renew the lease of a worker in one partition: it holds for all lanes of the worker there.
 --
 -- KEYS     1 hash of the partition's leases
--- ARGV     1 worker id  2 time to live (milliseconds, 1 or more)  3 "begin" or "renew"
--- RETURNS  1 when the leases are valid; 0 when they had run out before a "renew": then they are lost
+-- ARGV     1 worker id  2 time to live (milliseconds, 1 or more)  3 "first" = of a new worker: remove those that ended long ago
+-- RETURNS  1 when the lease had not run out; 0 when it had, or there was none: others may have taken lanes meanwhile
 -- ERRORS   none of its own
--- COST     constant; for "begin" the number of lanes and workers of the partition
--- INVARIANT leases that have run out never become valid again.
+-- COST     constant; for "first" the number of lanes and workers of the partition
+-- INVARIANT no lane changes its holder.
 
-local lease = require("lib.lease")
+local lease, full = require("lib.lease"), require("lib.full")
 
 local leases = KEYS[1]
 local worker, ttl, mode = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 
-if mode == "begin" then
-  -- A new worker removes expired ones, because a killed worker cannot remove itself.
-  local all, now = redis.call("HGETALL", leases), lease.now(redis.call)
+local KEPT = 600000 -- milliseconds
+
+full.allow_writes(redis.call, leases)
+local now = lease.now(redis.call)
+if mode == "first" then
+  -- A killed worker cannot remove itself.
+  local all = redis.call("HGETALL", leases)
   for index = 1, #all, 2 do
-    if string.find(all[index], "^worker ") and tonumber(all[index + 1]) <= now then
+    if string.find(all[index], "^worker ") and (tonumber(all[index + 1]) or 0) < now - KEPT then
       redis.call("HDEL", leases, all[index])
     end
   end
 end
-if mode == "renew" and not lease.is_alive(redis.call, leases, worker) then
-  return 0
-end
-redis.call("HSET", leases, "worker " .. worker, string.format("%.0f", lease.now(redis.call) + ttl))
-return 1
+local alive = lease.is_alive(redis.call, leases, worker)
+redis.call("HSET", leases, "worker " .. worker, string.format("%.0f", now + ttl))
+return alive and 1 or 0

@@ -1,8 +1,14 @@
 -- Reads the leases of one partition. They are one hash with these fields:
---   "worker <id>"       when the leases of the worker run out (Unix milliseconds)
---   "lane <name>"       id of the worker that holds the lane; "" after it was released, so the hash lists every lane ever held
+--   "worker <id>"       when the lease of the worker runs out (Unix milliseconds); each heartbeat writes a later time
+--   "lane <name>"       tenure of the lane's holder, "<worker id> <number>"; "" after it was released, so the hash lists every
+--                       lane ever held
 --   "forgotten <step>"  "": the step was forgotten and left dead letters
--- A lease is valid while both its lane and its worker say so. Worker ids are never reused. `call` is redis.call.
+-- Worker ids and tenures are never reused. A lane belongs to its tenure until another worker takes it, also after the lease ran
+-- out. `call` is redis.call.
+--
+-- The hash of a lane's entries has what is known beyond the low-water mark of the lane's group:
+--   "position"  every entry up to this id is finished, unless it has a field; absent = the low-water mark
+--   "<id>"      "<attempts>:<earliest next attempt, Unix milliseconds>:<worker that runs the entry; "" = none>"; or "done"
 
 local function now(call)
   local time = call("TIME")
@@ -14,9 +20,17 @@ local function is_alive(call, leases, worker)
   return expiry and tonumber(expiry) > now(call)
 end
 
--- Return whether `worker` holds `lane` now.
-local function holds(call, leases, worker, lane)
-  return call("HGET", leases, "lane " .. lane) == worker and is_alive(call, leases, worker)
+local function holds(call, leases, lane, tenure)
+  return call("HGET", leases, "lane " .. lane) == tenure
 end
 
-return { now = now, is_alive = is_alive, holds = holds }
+-- Return whether a worker decides about an entry: it holds the lane, or it runs the entry that it left to the next holder.
+local function may_settle(call, leases, entries, worker, lane, tenure, id)
+  if tenure ~= "" and holds(call, leases, lane, tenure) then
+    return true
+  end
+  local known = call("HGET", entries, id)
+  return known and string.match(known, "^%d+:%d+:(.*)$") == worker
+end
+
+return { now = now, is_alive = is_alive, holds = holds, may_settle = may_settle }

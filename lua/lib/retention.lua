@@ -7,24 +7,17 @@ local function is_before(a, b)
   return ms_a < ms_b or (ms_a == ms_b and tonumber(seq_a) < tonumber(seq_b))
 end
 
--- Return the id of the first entry that a group still needs; nil when there is no group. COST: one XPENDING per group.
+-- Return the lowest low-water mark of all groups: no group needs an entry up to it. nil = there is no group.
 local function first_needed(call, stream)
   local needed
   for _, group in ipairs(call("XINFO", "GROUPS", stream)) do
-    local name, position
     for field = 1, #group, 2 do
-      if group[field] == "name" then
-        name = group[field + 1]
-      elseif group[field] == "last-delivered-id" then
-        position = group[field + 1]
+      if group[field] == "last-delivered-id" then
+        local mark = group[field + 1]
+        if not needed or is_before(mark, needed) then
+          needed = mark
+        end
       end
-    end
-    local pending = call("XPENDING", stream, name)
-    if pending[1] > 0 then
-      position = pending[2]
-    end
-    if not needed or is_before(position, needed) then
-      needed = position
     end
   end
   return needed
@@ -89,7 +82,7 @@ end
 --
 -- `limits` is "<history, count>:<cap, count>:<age, milliseconds>". In the hash `trimmed`, "dropped <stream>" counts the entries
 -- that a group still needed, and "floor <stream>" is an id after all entries ever trimmed.
--- COST: one XPENDING per group, and the removal of about BYTES, or of AT_ONCE entries where those are more.
+-- COST: the number of groups, and the removal of about BYTES, or of AT_ONCE entries where those are more.
 local function trim(call, stream, trimmed, limits)
   local history, cap, age = string.match(limits, "^(%d+):(%d+):(%d+)$")
   local length = call("XLEN", stream)
@@ -113,4 +106,4 @@ local function trim(call, stream, trimmed, limits)
   return nil
 end
 
-return { trim = trim }
+return { trim = trim, first_needed = first_needed }

@@ -1,123 +1,180 @@
 """The scripts of workers: one typed function per Lua entry point. The header of each Lua file is its contract.
 
-Functions that take a sequence run the script once per item, each atomically, and return the replies in order. Items for one node
-run in one round trip.
+A function that takes a sequence runs the script once per item, each atomically, and returns the replies in order. Items for one
+node run in one round trip.
 """
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from motia_redis._scripts import loader
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from motia_redis._transport.router import Router
 
-_ACKNOWLEDGE: Final = loader.load("acknowledge")
 _ACQUIRE_LANES: Final = loader.load("acquire_lanes")
-_RELEASE_LANES: Final = loader.load("release_lanes")
-_RENEW_LEASES: Final = loader.load("renew_leases")
-_HEARTBEAT: Final = loader.load("heartbeat")
+_CREATE_GROUP: Final = loader.load("create_group")
 _DEAD_LETTER: Final = loader.load("dead_letter")
+_HEARTBEAT: Final = loader.load("heartbeat")
+_LEAVE: Final = loader.load("leave")
+_PROGRESS: Final = loader.load("progress")
+_RENEW_LEASES: Final = loader.load("renew_leases")
+_SETTLE_ENTRY: Final = loader.load("settle_entry")
 
-#: What `acquire_lanes` did with a lane: "held" already, "free" or "dead" = acquired (the last holder's lease had run out),
-#: "" = not acquired.
-Outcome = Literal["held", "free", "dead", ""]
-_OUTCOMES: dict[bytes, Outcome] = {b"held": "held", b"free": "free", b"dead": "dead", b"": ""}
+#: Where a new consumer group starts: see create_group.lua.
+Start = Literal["begin", "end", "topic"]
 
 
-class LaneEntries(NamedTuple):
-    """Entries of one lane that are to be acknowledged."""
+class LaneKeys(NamedTuple):
+    """The keys and names of one lane."""
 
+    leases: bytes  #: hash of the leases of the lane's partition
     stream: bytes
-    attempts: bytes  #: key of the hash of the step's recorded attempts
+    entries: bytes  #: hash of what is known of the entries beyond the low-water mark
     name: bytes
     group: str
-    ids: Sequence[str | bytes]  #: one or more
 
 
-class Acknowledgement(NamedTuple):
-    """One call of `acknowledge`: lanes of one partition."""
+class Wanted(NamedTuple):
+    """A lane to acquire, or only to check."""
 
-    leases: bytes
-    worker: str
-    lanes: Sequence[LaneEntries]
+    keys: LaneKeys
+    tenure: str
+    claim: bytes | Literal["", "check"]  #: see acquire_lanes.lua
 
 
-class PartitionLanes(NamedTuple):
-    """Lanes of one partition, to be acquired or released."""
+class Taken(NamedTuple):
+    """A lane that was acquired."""
 
-    leases: bytes
-    lanes: Sequence[bytes]  #: names
+    holder_crashed: bool  #: the last holder's lease ran out
+    mark: str  #: the low-water mark of the group
+    end: str  #: id of the last entry of the stream
+    entry_bytes: int  #: mean size of an entry of the stream
+    known: Mapping[str, bytes]  #: the hash of entries
+
+
+class Kept(NamedTuple):
+    """The worker holds the lane by the given tenure."""
+
+
+class Busy(NamedTuple):
+    """Another worker holds the lane; or nobody does, and it was not to be acquired."""
+
+    tenure: str
+    lease: bytes
+
+
+class Missing(NamedTuple):
+    """The stream has no consumer group of the step."""
+
+
+class Progress(NamedTuple):
+    """What the holder of a lane has finished."""
+
+    keys: LaneKeys
+    tenure: str
+    release: bool
+    mark: str  #: the new low-water mark; "" = unchanged
+    position: str  #: everything up to here is finished but for the fields of the hash; "" = the mark
+    limits: bytes  #: to trim the stream to; b"" = do not trim
+    written: Sequence[tuple[str, str]]  #: fields of the hash of entries
+    removed: Sequence[str]
 
 
 class LiveWorker(NamedTuple):
-    """One worker in the reply of `heartbeat`."""
+    """One field of the hash of workers."""
 
     id: bytes
-    description: bytes  #: JSON
+    value: bytes
 
 
-async def acknowledge(router: Router, acknowledgements: Sequence[Acknowledgement]) -> list[bool]:
-    """Acknowledge entries; return for each call whether the worker holds all its lanes."""
-    calls = []
-    for leases, worker, lanes in acknowledgements:
-        keys: list[bytes] = [leases]
-        arguments: list[bytes | str] = [worker]
-        for lane in lanes:
-            if len(keys) > 1:
-                arguments.append(b"")
-            keys += (lane.stream, lane.attempts)
-            arguments += (lane.name, lane.group, *lane.ids)
-        calls.append((keys, arguments))
-    return [reply == 1 for reply in await _ACKNOWLEDGE.call_many(router, calls)]
+async def acquire_lanes(router: Router, wanted: Sequence[Wanted], *, worker: str) -> list[Taken | Kept | Busy | Missing]:
+    """Acquire or check lanes of one partition; return an outcome for each."""
+    keys = [wanted[0].keys.leases, *chain.from_iterable((lane.keys.stream, lane.keys.entries) for lane in wanted)]
+    arguments = chain.from_iterable((lane.keys.name, lane.keys.group, lane.tenure, lane.claim) for lane in wanted)
+    return [_outcome(reply) for reply in await _ACQUIRE_LANES(router, keys, (worker, *arguments))]
 
 
-async def acquire_lanes(router: Router, partitions: Sequence[PartitionLanes], *, worker: str) -> list[list[Outcome]]:
-    """Acquire the lanes that no live worker holds; return the outcomes of the lanes of each partition."""
-    replies = await _ACQUIRE_LANES.call_many(router, [((leases,), (worker, *lanes)) for leases, lanes in partitions])
-    return [[_OUTCOMES[outcome] for outcome in reply] for reply in replies]
+def _outcome(reply: list[bytes]) -> Taken | Kept | Busy | Missing:
+    match reply[0]:
+        case b"kept":
+            return Kept()
+        case b"missing":
+            return Missing()
+        case b"busy":
+            return Busy(reply[1].decode(), reply[2])
+    _, origin, mark, end, length, size, *flat = reply
+    known = {name.decode(): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
+    return Taken(origin == b"dead", mark.decode(), end.decode(), int(size) // max(1, int(length)), known)
 
 
-async def release_lanes(router: Router, partitions: Sequence[PartitionLanes], *, worker: str, leave: bool = False) -> list[int]:
-    """Release lanes; return how many of each partition were released. `leave` also ends the worker's leases there."""
-    mode = "leave" if leave else "stay"
-    return await _RELEASE_LANES.call_many(router, [((leases,), (worker, mode, *lanes)) for leases, lanes in partitions])
+async def record_progress(router: Router, trimmed: bytes, lanes: Sequence[Progress]) -> list[Literal["ok", "lost", "missing"]]:
+    """Record the progress of lanes of one partition; return an outcome for each. `trimmed` is the partition's record of trims.
+
+    "lost": the tenure does not hold the lane; "missing": the group is gone. Nothing changed there. Safe to repeat.
+    """
+    keys = [lanes[0].keys.leases, trimmed, *chain.from_iterable((lane.keys.stream, lane.keys.entries) for lane in lanes)]
+    arguments: list[bytes | str] = []
+    for lane in lanes:
+        arguments += (lane.keys.name, lane.tenure, lane.keys.group, "release" if lane.release else "keep")
+        arguments += (lane.mark, lane.position, lane.limits, str(len(lane.written)), *chain.from_iterable(lane.written))
+        arguments += (str(len(lane.removed)), *lane.removed)
+    return [_PROGRESS_OUTCOMES[reply] for reply in await _PROGRESS(router, keys, arguments)]
 
 
-async def renew_leases(router: Router, leases: Sequence[bytes], *, worker: str, ttl_ms: int, begin: bool = False) -> list[bool]:
-    """Renew the worker's leases in each partition, or begin them; return for each whether they are valid."""
-    arguments = (worker, str(ttl_ms), "begin" if begin else "renew")
-    return [reply == 1 for reply in await _RENEW_LEASES.call_many(router, [((key,), arguments) for key in leases])]
+_PROGRESS_OUTCOMES: dict[int, Literal["ok", "lost", "missing"]] = {1: "ok", 0: "lost", -1: "missing"}
 
 
-async def heartbeat(router: Router, *, workers: bytes, worker: str, description: bytes, ttl_ms: int) -> list[LiveWorker]:
-    """Record that a worker is alive for `ttl_ms` milliseconds (0: that it leaves); return the live workers."""
-    reply = await _HEARTBEAT(router, (workers,), (worker, description, str(ttl_ms)))
-    return [LiveWorker(reply[index], reply[index + 1]) for index in range(0, len(reply), 2)]
+async def settle_entry(router: Router, keys: LaneKeys, *, worker: str, tenure: str, entry_id: str, value: str) -> bool:
+    """Record an attempt at an entry, or with value "" its end; return False, with nothing changed, without the right to."""
+    arguments = (worker, keys.name, tenure, entry_id, value)
+    settled: int = await _SETTLE_ENTRY(router, (keys.leases, keys.entries), arguments)
+    return settled == 1
 
 
 async def dead_letter(
     router: Router,
+    keys: LaneKeys,
     *,
-    leases: bytes,
-    stream: bytes,
-    recorded: bytes,
     dead: bytes,
     worker: str,
-    lane: bytes,
-    group: str,
-    entry_id: str | bytes,
+    tenure: str,
+    entry_id: str,
     error_type: str,
     error_text: bytes,
     attempts: int,
 ) -> bool:
-    """Move an entry to the dead letters and acknowledge it; return False, with nothing changed, when the lane is not held.
-
-    `recorded` is the key of the hash of the step's recorded attempts, `dead` that of the stream of its dead letters.
-    """
-    arguments = (worker, lane, group, entry_id, error_type, error_text, str(attempts))
-    moved: int = await _DEAD_LETTER(router, (leases, stream, recorded, dead), arguments)
+    """Move an entry to the dead letters `dead`; return False, with nothing changed, without the right to. Safe to repeat."""
+    arguments = (worker, keys.name, tenure, keys.group, entry_id, error_type, error_text, str(attempts))
+    moved: int = await _DEAD_LETTER(router, (keys.leases, keys.stream, keys.entries, dead), arguments)
     return moved == 1
+
+
+async def renew_lease(router: Router, leases: bytes, *, worker: str, ttl_ms: int, first: bool = False) -> bool:
+    """Renew the worker's lease in one partition; return whether it had not run out."""
+    renewed: int = await _RENEW_LEASES(router, (leases,), (worker, str(ttl_ms), "first" if first else ""))
+    return renewed == 1
+
+
+async def leave(router: Router, leases: bytes, *, worker: str) -> int:
+    """End the worker's lease in one partition; return the number of lanes that it still held."""
+    released: int = await _LEAVE(router, (leases,), (worker,))
+    return released
+
+
+async def heartbeat(
+    router: Router, *, workers: bytes, worker: str, description: bytes, ttl_ms: int
+) -> tuple[int, list[LiveWorker]]:
+    """Record that a worker is alive for `ttl_ms` milliseconds; return the server's time (milliseconds) and all fields."""
+    now, *reply = await _HEARTBEAT(router, (workers,), (worker, description, str(ttl_ms)))
+    return int(now), [LiveWorker(reply[index], reply[index + 1]) for index in range(0, len(reply), 2)]
+
+
+async def create_groups(router: Router, lanes: Sequence[tuple[LaneKeys, Start]]) -> list[bool]:
+    """Create the missing consumer groups of lanes; return for each whether it was created."""
+    calls = [((keys.stream, keys.leases, keys.entries), (keys.group, keys.name, start)) for keys, start in lanes]
+    return [reply == 1 for reply in await _CREATE_GROUP.call_many(router, calls)]

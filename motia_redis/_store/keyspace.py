@@ -118,9 +118,10 @@ class Keyspace:
         """Return the stream of a step's dead letters, beside the stream they came from (same slot)."""
         return _tag(stream) + b"dead:" + step.encode()
 
-    def attempts(self, stream: bytes, step: str) -> bytes:
-        """Return the hash of a step's recorded attempts: lane and entry -> number."""
-        return _tag(stream) + b"attempts:" + step.encode()
+    def entries(self, stream: bytes, step: str) -> bytes:
+        """Return the hash of what a step knows of a stream's entries beyond its low-water mark; see lib/lease.lua."""
+        tag = _tag(stream)
+        return b"%bentries:%b:%b" % (tag, step.encode(), stream[len(tag) :])
 
     def leases(self, stream: bytes) -> bytes:
         """Return the hash of the leases in the stream's partition."""

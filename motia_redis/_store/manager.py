@@ -134,6 +134,11 @@ class StateManager:
         """Return a new router for the running event loop. The caller must close it. It does not repeat commands."""
         return await self._sessions.open_router(max_connections=max_connections)
 
+    @property
+    def trim_limits(self) -> bytes:
+        """The limits to which streams are trimmed, as lib/retention.lua takes them."""
+        return self._mutations.trim_limits
+
     async def revive(self) -> None:
         """Start the server of an `embedded://` URL again if it crashed. It restores its data from its append-only file.
 

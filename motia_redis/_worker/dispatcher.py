@@ -1,4 +1,4 @@
-"""Run handlers: the entries of a key one after the other, with attempts, backoff and dead letters.
+"""Schedule handlers: the entries of a key one after the other, different keys in parallel.
 
 A few tasks, as many as handlers may run at once, take the keys that are ready in turn. A handler that waits for nothing needs no
 task of its own, and a busy key delays no other key.
@@ -8,144 +8,125 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections import deque
-from contextlib import suppress
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import RedisError
-
-from motia_redis._ids import generator
-from motia_redis._scripts import delivery as scripts
-from motia_redis._steps import invocation
-from motia_redis._steps.logs import enter_step
-from motia_redis._tracing import enter_trace
-from motia_redis._worker.entries import PreparedCall, StreamEntry
-from motia_redis._worker.inflight import Delivery
-from motia_redis._worker.matching import MatchResult
+from motia_redis._worker.attempts import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
-    from concurrent.futures import Executor
 
-    from motia_redis._store.keyspace import Keyspace
-    from motia_redis._store.manager import StateManager
-    from motia_redis._transport.router import Router
-    from motia_redis._worker.acknowledger import Acknowledger
-    from motia_redis._worker.inflight import Inflight
-    from motia_redis._worker.leases import Lane, Leases
+    from motia_redis._worker.attempts import Attempts
+    from motia_redis._worker.lanes import Delivery, Lane
 
 _log = logging.getLogger(__name__)
 
-_DECODED = 6  # approximate memory of an entry with decoded values, as a multiple of the size of its text
-_RECONNECT = (0.1, 5.0)  # seconds: first and longest pause while Redis is away
+_DOUBT = 0.2  # seconds after which a key looks again whether the lease was renewed
+_DEFECT = 5.0  # seconds before an entry is tried again that met a defect of this package
 _TURN = 32  # entries that one task handles before other tasks of the loop run, even if no handler waits
-_ERROR_TEXT = 4000  # characters of an error that a dead letter keeps
 
-
-class WorkerDied(Exception):
-    """Every attempt at an entry ended with the end of the process that made it."""
-
-
-class _Outcome(Enum):
-    """What happens to an entry after one turn."""
-
-    DONE = "acknowledge it"
-    LEFT = "leave it to the lane's next holder; or it is a dead letter already"
-    LATER = "try it again; its key becomes ready by itself"
+#: A lane and what its entries share that run in order.
+Key = tuple[Any, ...]
 
 
 class Dispatcher:
-    """Queue entries by key, run the handlers and decide what follows from the outcome.
+    """Queue entries by key and run them through `attempts`.
 
-    Arguments:
-        state: what handlers get as `ctx.state`.
-        router: connections for what the dispatcher itself sends.
-        concurrency: how many handlers run at once.
-        executor: threads for sync handlers.
+    `on_room` is called when more can be read; `on_progress` with a lane that has progress to record.
     """
 
     def __init__(
-        self,
-        state: StateManager,
-        router: Router,
-        keyspace: Keyspace,
-        *,
-        leases: Leases,
-        inflight: Inflight,
-        acknowledger: Acknowledger,
-        concurrency: int,
-        executor: Executor,
+        self, attempts: Attempts, *, concurrency: int, on_room: Callable[[], None], on_progress: Callable[[Lane], None]
     ) -> None:
-        self._state = state
-        self._router = router
-        self._keyspace = keyspace
-        self._leases = leases
-        self._inflight = inflight
-        self._acknowledger = acknowledger
-        self._executor = executor
-        self._queues: dict[Any, deque[Delivery]] = {}
-        self._ready: deque[Any] = deque()  # keys whose first entry can be handled now
+        self._attempts = attempts
+        self._on_room = on_room
+        self._on_progress = on_progress
+        self._queues: dict[Key, deque[Delivery]] = {}
+        self._by_lane: dict[Lane, set[Key]] = {}
+        self._ready: deque[Key] = deque()  # keys whose first entry can be handled now
+        self._waiting: dict[Key, asyncio.TimerHandle | None] = {}  # keys that wait: for a time, or to be woken
         self._idle_slots = concurrency  # how many more tasks may handle entries; below 0, that many have to end
         self._is_task_starting = False  # a task was created and has not begun
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps no reference to a task
-        self._blocked: set[Any] = set()  # keys in backoff
-        self._is_suspect_running = False
-        self._waiting_suspects: deque[Any] = deque()  # keys that wait for the running suspect
+        self._drained = asyncio.Event()
+        self._running = 0
+        self._closed = False
 
     # -- queueing -----------------------------------------------------------------------------------------------------
 
-    def submit(self, lane: Lane, entry: StreamEntry, *, attempts: int, suspect: bool) -> None:
-        """Queue an entry behind the others of its key. Acknowledge an entry that no trigger wants.
-
-        A new entry is matched here if its conditions allow that: an unwanted entry then needs no queue and no task, and does not
-        wait for its key.
-        """
-        matcher = lane.subscription.matcher
-        size = sum(map(len, entry.fields.values()))
-        delivery = Delivery(lane, entry.id, entry, size, attempts, suspect)
-        if matcher.has_filters and not attempts and not suspect:
-            match = matcher.match_when_read(entry, self._state)
-            if match is MatchResult.UNWANTED:
-                self._inflight.add(delivery)
-                self._acknowledger.add(lane, delivery)
-                return
-            if isinstance(match, PreparedCall):
-                delivery.call, delivery.trace_id = match, match.ctx.trace_id
-                delivery.size *= _DECODED
-        self._inflight.add(delivery)
-        key = (lane, *entry.order_key)
+    def submit(self, delivery: Delivery) -> None:
+        """Queue an entry behind the others of its key."""
+        lane = delivery.lane
+        lane.add(delivery.id, delivery)
+        lane.subscription.load.add(delivery.size)
+        assert delivery.entry is not None, "an entry is parked only behind others"  # noqa: S101  # for the type checker
+        key = (lane, *delivery.entry.order_key)
         queue = self._queues.get(key)
         if queue is None:
             self._queues[key] = deque([delivery])
+            self._by_lane.setdefault(lane, set()).add(key)
             self._make_ready(key)
         else:
             queue.append(delivery)
-            if key in self._blocked:
-                self._inflight.park(delivery)
+            if key in self._waiting:
+                self._park(delivery)
 
-    def acknowledge_trimmed(self, lane: Lane, entry_id: str) -> None:
-        """Acknowledge an entry that is pending but no longer in the stream: nobody can handle it."""
-        delivery = Delivery(lane, entry_id, StreamEntry(lane.stream, entry_id, {}), 0, 0, suspect=False)
-        _report_trimmed(delivery)
-        self._inflight.add(delivery)
-        self._acknowledger.add(lane, delivery)
+    def progressed(self, lane: Lane) -> None:
+        """Have the progress of a lane recorded."""
+        if lane.has_progress:
+            self._on_progress(lane)
+
+    def drop(self, lane: Lane) -> None:
+        """Forget what is queued for a lane that is given away, or lost. What runs goes on."""
+        for key in list(self._by_lane.get(lane, ())):
+            queue = self._queues[key]
+            running = queue[0] if queue and queue[0].id in lane.running else None
+            for delivery in queue:
+                if delivery is not running:
+                    self._uncount(delivery)
+            if running is None:
+                self._stop_waiting(key)
+                self._remove(key)
+            else:
+                queue.clear()
+                queue.append(running)
+
+    def wake(self, key: Key) -> None:
+        """Make a key ready that waits."""
+        if key in self._waiting:
+            self._stop_waiting(key)
+            self._make_ready(key)
+
+    async def drain(self) -> None:
+        """Wait until no handler runs any more. The caller has dropped all lanes before."""
+        while self._running:
+            self._drained.clear()
+            await self._drained.wait()
+
+    def close(self) -> None:
+        """Begin nothing more. What still runs is cancelled or ends by itself."""
+        self._closed = True
+        for timer in self._waiting.values():
+            if timer is not None:
+                timer.cancel()
 
     # -- handling -----------------------------------------------------------------------------------------------------
 
-    def _make_ready(self, key: Any) -> None:
+    def _make_ready(self, key: Key) -> None:
         """Let a task handle the first entry of a key."""
         self._ready.append(key)
         self._spawn_task()
 
     def _spawn_task(self) -> None:
         """Start one more task, unless one is starting or there are enough."""
-        if self._idle_slots > 0 and not self._is_task_starting:
+        if self._idle_slots > 0 and not self._is_task_starting and not self._closed:
             self._idle_slots -= 1
             self._is_task_starting = True
-            self._start_background(self._run())
+            self.start_background(self._run())
 
-    def _start_background(self, work: Coroutine[Any, Any, None]) -> None:
+    def start_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something beside the handlers."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -153,208 +134,129 @@ class Dispatcher:
     async def _run(self) -> None:
         """Handle what is ready: one entry of each key in turn."""
         self._is_task_starting = False
+        task = asyncio.current_task()
+        references = sys.getrefcount(task)
         turns = 0
         try:
-            while self._ready and self._idle_slots >= 0:
+            while self._ready and self._idle_slots >= 0 and not self._closed:
                 key = self._ready.popleft()
                 if self._ready:
                     self._spawn_task()
-                queue = self._queues[key]
-                if await self._deliver(queue[0], key):
-                    queue.popleft()
-                    if queue:
-                        self._ready.append(key)
-                    else:
-                        del self._queues[key]
+                queue = self._queues.get(key)
+                if queue is None or key in self._waiting:
+                    continue  # it was dropped, or made ready twice
+                await self._deliver(queue[0], key)
+                # Whoever keeps a reference to this task may cancel it later, and would hit the handler of another key.
+                if sys.getrefcount(task) > references:
+                    return
                 turns += 1
                 if turns % _TURN == 0:
                     await asyncio.sleep(0)
         finally:
             self._idle_slots += 1
+            if self._ready:
+                self._spawn_task()
 
-    async def _deliver(self, delivery: Delivery, key: Any) -> bool:
-        """Handle the first entry of a key if this worker still holds the lane. Return whether the next entry may follow."""
+    async def _deliver(self, delivery: Delivery, key: Key) -> None:
+        """Handle the first entry of a key, and go on with the key as the outcome says."""
         lane = delivery.lane
-        outcome = _Outcome.LEFT
+        if not delivery.is_current or not lane.lease.is_valid():
+            # A tenure that ended drops its queues; while the lease is in doubt the key waits for the next renewal.
+            self._wait(key, _DOUBT)
+            return
+        if delivery.owner:
+            self._wait(key, None)
+            self._attempts.follow(delivery, lambda: self.wake(key), lambda: self._end(delivery, key, Outcome.FINISHED))
+            return
+        self._running += 1
+        lane.running[delivery.id] = delivery
+        outcome = Outcome.LEFT
         try:
-            if not lane.revoked.is_set() and self._leases.valid():
-                entry = delivery.entry or await self._read_parked(delivery)
-                if entry is not None:
-                    outcome = await self._try(delivery, entry, key)
-                elif not lane.revoked.is_set():
-                    _report_trimmed(delivery)
-                    outcome = _Outcome.DONE
-        except Exception:  # noqa: BLE001  # a defect of this package: the entry stays pending, and its lane goes on
+            outcome = await self._attempts.make(delivery, self._background)
+        except Exception:  # noqa: BLE001  # a defect of this package: the entry stays unfinished, and its lane goes on
             _log.exception("step %s: entry %s", lane.subscription.group, delivery.id)
-        if outcome is _Outcome.DONE:
-            self._acknowledger.add(lane, delivery)
-        elif outcome is _Outcome.LEFT:
-            self._inflight.remove(lane, [delivery])
-        return outcome is not _Outcome.LATER
-
-    async def _read_parked(self, delivery: Delivery) -> StreamEntry | None:
-        """Read a parked entry again. Return None when it is no longer in the stream, or the lane is revoked meanwhile."""
-        lane = delivery.lane
-
-        async def read() -> Any:
-            return await self._router.execute(lane.stream, "XRANGE", lane.stream, delivery.id, delivery.id)
-
-        reply = await self._until_done(lane, read)
-        if not reply:
-            return None
-        entry = StreamEntry(lane.stream, delivery.id, reply[0][1])
-        self._inflight.unpark(delivery, entry)
-        return entry
-
-    async def _try(self, delivery: Delivery, entry: StreamEntry, key: Any) -> _Outcome:
-        """Run the handler if an attempt is left, then schedule a retry or write a dead letter if it failed."""
-        step = delivery.lane.subscription.step
-        delivery.trace_id = delivery.trace_id or entry.trace_id
-        enter_trace(delivery.trace_id)
-        enter_step(step.name)
-        error: BaseException | None
-        if delivery.attempts >= step.max_attempts:
-            error = WorkerDied(f"the process ended during each of {delivery.attempts} attempts")
-        elif not delivery.suspect:
-            error = await self._attempt(delivery, entry)
-        elif delivery.attempts and self._is_suspect_running:
-            self._waiting_suspects.append(key)
-            return _Outcome.LATER
-        else:
-            error = await self._attempt_suspect(delivery, entry)
-        if error is None:
-            return _Outcome.DONE
-        if delivery.attempts < step.max_attempts:
-            self._back_off(key, delivery, error)
-            return _Outcome.LATER
-        await self._dead_letter(delivery, error)
-        return _Outcome.LEFT
-
-    async def _attempt_suspect(self, delivery: Delivery, entry: StreamEntry) -> BaseException | None:
-        """Run the handler for an entry that may have ended a process. Record the attempt before it begins."""
-        alone = bool(delivery.attempts)  # the first time, no other entry can be confused with the cause
-        if alone:
-            self._is_suspect_running = True
-        try:
-            await self._record(delivery)
-            error = await self._attempt(delivery, entry)
         finally:
-            if alone:
-                self._is_suspect_running = False
-                while self._waiting_suspects:  # all of them: the next one may be left without a run, and then wakes nobody
-                    self._make_ready(self._waiting_suspects.popleft())
-        delivery.suspect = False  # the handler ran, and the process lives
-        return error
+            lane.running.pop(delivery.id, None)
+            self._running -= 1
+            self._end(delivery, key, outcome)
+            if not self._running:
+                self._drained.set()
 
-    async def _attempt(self, delivery: Delivery, entry: StreamEntry) -> BaseException | None:
-        """Run the handler once and count the attempt. Return what the handler raised."""
-        timeout = delivery.lane.subscription.step.timeout
-        task: Any = asyncio.current_task()
-        error: BaseException
-        delivery.attempts += 1
-        try:
-            if timeout is None:
-                await self._handle(delivery, entry)
+    def _end(self, delivery: Delivery, key: Key, outcome: Outcome) -> None:
+        """Go on with a key after its first entry."""
+        queue = self._queues.get(key)
+        if queue is None or not queue or queue[0] is not delivery:
+            return
+        lane = delivery.lane
+        if delivery.is_current and outcome is not Outcome.FINISHED:
+            if outcome is Outcome.LATER:
+                for waiting in list(queue)[1:]:
+                    self._park(waiting)
+                self._wait(key, self._attempts.pause(delivery))
+            elif outcome is Outcome.SUSPECT:
+                self._wait(key, None)
+                self._attempts.when_alone(lambda: self.wake(key))
             else:
-                async with asyncio.timeout(timeout):
-                    await self._handle(delivery, entry)
-        except asyncio.CancelledError as cancelled:
-            if task.cancelling():
-                raise
-            error = cancelled  # raised by the handler itself
-        except Exception as raised:  # noqa: BLE001  # a handler may raise anything; only its own key must wait
-            error = raised
+                self._wait(key, _DEFECT)
+            return
+        queue.popleft()
+        self._uncount(delivery)
+        self._stop_waiting(key)
+        if delivery.is_current:
+            lane.finish(delivery.id)
+            self._on_progress(lane)
+        if queue:
+            self._make_ready(key)
         else:
-            return None
-        finally:
-            while task.cancelling():  # a handler ignored its cancellation: the next handler must not get it
-                task.uncancel()
-        if not delivery.suspect:
-            await self._record(delivery)
-        return error
+            self._remove(key)
 
-    async def _handle(self, delivery: Delivery, entry: StreamEntry) -> None:
-        """Call the handler if a trigger matches. Raise what user code raises."""
-        subscription = delivery.lane.subscription
-        call, delivery.call = delivery.call, None
-        call = call or await subscription.matcher.match(entry, self._state, delivery.trace_id, delivery.attempts)
-        if call is not None:
-            await invocation.call(subscription.step.handler, call.input, call.ctx, self._executor)
+    # -- waiting ------------------------------------------------------------------------------------------------------
 
-    async def _record(self, delivery: Delivery) -> None:
-        """Count an attempt in Redis, so that the lane's next holder continues the count."""
-        lane = delivery.lane
-        key = self._keyspace.attempts(lane.stream, lane.subscription.group)
-        with suppress(RedisError, OSError):  # then the count starts again after a crash: one attempt more, none less
-            await self._router.execute(key, "HINCRBY", key, lane.attempts_field(delivery.id), 1)
+    def _wait(self, key: Key, seconds: float | None) -> None:
+        """Let a key wait for some seconds, or until it is woken."""
+        loop = asyncio.get_running_loop()
+        self._waiting[key] = None if seconds is None else loop.call_later(seconds, self.wake, key)
 
-    def _back_off(self, key: Any, delivery: Delivery, error: BaseException) -> None:
-        """Let a key wait before its next attempt. Park what is queued behind it, so that other entries can be read."""
-        lane, step = delivery.lane, delivery.lane.subscription.step
-        pause = step.pause(delivery.attempts) * generator.uniform(0.8, 1.2)
-        _log.warning(
-            "step %s: attempt %d of %d at %s failed, next in %.1f s: %r",
-            step.name, delivery.attempts, step.max_attempts, delivery.id, pause, error, exc_info=error,
-        )  # fmt: skip
-        self._blocked.add(key)
-        for waiting in list(self._queues[key])[1:]:
-            self._inflight.park(waiting)
-        self._start_background(self._resume(key, lane, pause))
+    def _stop_waiting(self, key: Key) -> None:
+        timer = self._waiting.pop(key, None)
+        if timer is not None:
+            timer.cancel()
 
-    async def _resume(self, key: Any, lane: Lane, pause: float) -> None:
-        """Make a key ready after its pause, or at once when its lane is revoked."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(pause):
-                await lane.revoked.wait()
-        self._blocked.discard(key)
-        self._make_ready(key)
+    def _remove(self, key: Key) -> None:
+        del self._queues[key]
+        self._by_lane[key[0]].discard(key)
 
-    async def _dead_letter(self, delivery: Delivery, error: BaseException) -> None:
-        """Move an entry to the step's dead letters and acknowledge it, in one atomic step."""
-        lane, step = delivery.lane, delivery.lane.subscription.group
-        _log.error("step %s: giving up on %s after %d attempts: %r", step, delivery.id, delivery.attempts, error, exc_info=error)
-        text = str(error)[:_ERROR_TEXT].encode(errors="replace")
+    def _background(self, waiting: bool) -> None:
+        """Let another task handle entries while this one waits for Redis: what Redis rejects must not stop the others."""
+        self._idle_slots += 1 if waiting else -1
+        if waiting:
+            self._spawn_task()
 
-        async def move() -> bool:
-            return await scripts.dead_letter(
-                self._router,
-                leases=self._keyspace.leases(lane.stream),
-                stream=lane.stream,
-                recorded=self._keyspace.attempts(lane.stream, step),
-                dead=self._keyspace.dead(lane.stream, step),
-                worker=self._leases.worker,
-                lane=lane.name,
-                group=step,
-                entry_id=delivery.id,
-                error_type=type(error).__name__,
-                error_text=text,
-                attempts=delivery.attempts,
-            )
+    # -- counting -----------------------------------------------------------------------------------------------------
 
-        await self._until_done(lane, move)
+    def _park(self, delivery: Delivery) -> None:
+        """Drop the fields of an entry that has to wait for long, so that other entries can be read."""
+        if delivery.entry is not None:
+            delivery.entry = delivery.call = None
+            load = delivery.lane.subscription.load
+            load.remove(delivery.size)
+            load.parked += 1
+            self._on_room()
 
-    async def _until_done(self, lane: Lane, send: Callable[[], Any]) -> Any:
-        """Repeat a call that may run twice until Redis has answered. Return None when the lane is revoked before.
+    def unpark(self, delivery: Delivery, entry: Any) -> None:
+        """Give a parked delivery its entry back."""
+        load = delivery.lane.subscription.load
+        load.parked -= 1
+        load.add(delivery.size)
+        delivery.entry = entry
 
-        Another task may handle entries meanwhile: what Redis refuses for this entry must not stop the others.
-        """
-        pause = _RECONNECT[0]
-        self._idle_slots += 1
-        self._spawn_task()
-        try:
-            while True:
-                try:
-                    return await send()
-                except (RedisError, OSError) as error:
-                    _log.warning("step %s: trying again in %.1f s: %s", lane.subscription.group, pause, error)
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout(pause):
-                            await lane.revoked.wait()
-                            return None
-                    pause = min(pause * 2, _RECONNECT[1])
-        finally:
-            self._idle_slots -= 1
-
-
-def _report_trimmed(delivery: Delivery) -> None:
-    _log.error("step %s: %s was trimmed before it was handled", delivery.lane.subscription.group, delivery.id)
+    def _uncount(self, delivery: Delivery) -> None:
+        """Stop counting a delivery: it is finished, or left to the lane's next holder."""
+        load = delivery.lane.subscription.load
+        was_full = load.is_full
+        if delivery.entry is None:
+            load.parked -= 1
+        else:
+            load.remove(delivery.size)
+        if was_full and not load.is_full:
+            self._on_room()

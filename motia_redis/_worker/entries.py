@@ -1,9 +1,9 @@
-"""Stream entries on their way through this process."""
+"""Stream entries, and what is known of them, on their way through this process."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from motia_redis._tracing import new_trace_id
 
@@ -37,6 +37,11 @@ class StreamEntry:
         """Return the trace id of the work that wrote the entry; a new one if it had none."""
         return self.fields.get(b"trace", b"").decode() or new_trace_id()
 
+    @property
+    def is_retry(self) -> bool:
+        """Return whether the entry is the retry of a dead letter."""
+        return b"only" in self.fields
+
 
 @dataclass(eq=False, slots=True)
 class PreparedCall:
@@ -46,7 +51,36 @@ class PreparedCall:
     ctx: FlowContext
 
 
+class Known(NamedTuple):
+    """What Redis knows of an unfinished entry; see lib/lease.lua."""
+
+    attempts: int = 0  #: made so far, in any process
+    due: int = 0  #: no attempt begins earlier, Unix milliseconds by the server's clock
+    owner: str = ""  #: the worker that runs the entry, and has given the lane away
+
+    @classmethod
+    def decode(cls, value: bytes) -> Known:
+        """Return the content of a field. A field that no worker writes counts as an entry without attempts."""
+        try:
+            attempts, due, owner = value.decode().split(":", 2)
+            return cls(int(attempts), int(due), owner)
+        except ValueError:
+            return cls()
+
+    def encode(self) -> str:
+        """Return the content of the field."""
+        return f"{self.attempts}:{self.due}:{self.owner}"
+
+
 def order(entry_id: str) -> tuple[int, int]:
     """Return an entry id in a form that compares as Redis orders ids."""
     milliseconds, _, sequence = entry_id.partition("-")
     return int(milliseconds), int(sequence)
+
+
+def before(entry_id: str) -> str:
+    """Return the id right before another one."""
+    milliseconds, sequence = order(entry_id)
+    if sequence:
+        return f"{milliseconds}-{sequence - 1}"
+    return f"{milliseconds - 1}-{2**64 - 1}" if milliseconds else "0-0"

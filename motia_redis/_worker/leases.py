@@ -1,66 +1,38 @@
-"""Share the lanes of each step among workers: heartbeats, an assignment that all workers compute alike, and leases in Redis.
+"""Hold the lanes that are assigned to this worker: one lease in each partition, acquired and released lanes.
 
-A lane is one stream as one step consumes it. All workers compute the same assignment from the same list of live workers. A worker
-acquires an assigned lane as soon as no other worker holds it. It releases a lane that is assigned elsewhere when no handler of
-the lane runs any more. Leases that have expired (the worker was paused, or cut off) are lost: the worker starts again under a new
-id.
+A lane stays with its holder until another worker takes it. Another worker may take it when the holder has released it, or when
+the holder's lease has run out and the holder has written no newer one for some time. So a worker that was paused, or cut off,
+keeps the lanes that nobody took. Partitions are independent: one whose node is down does not affect the others.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import socket
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
-from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-import orjson
 from redis.exceptions import RedisError
 
-from motia_redis._ids import random_id
 from motia_redis._scripts import delivery
+from motia_redis._scripts.delivery import Busy, Kept, Missing, Taken, Wanted
 from motia_redis._transport import failures
+from motia_redis._worker.observing import Observed
 from motia_redis.errors import StateUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-    from motia_redis._store.keyspace import Keyspace
     from motia_redis._transport.router import Router
-    from motia_redis._worker.subscriptions import Subscription
+    from motia_redis._worker.lanes import Lane
+    from motia_redis._worker.membership import Membership
 
 _log = logging.getLogger(__name__)
 
-_REBALANCE_INTERVAL = 0.1  # seconds between two heartbeats while lanes are changing their holder
+_REBALANCE_INTERVAL = 0.1  # seconds between two looks while lanes are changing their holder
 _RECONNECT = 0.2  # seconds before trying again while Redis is away
-
-
-@dataclass(eq=False, slots=True)
-class Lane:
-    """One stream as one step consumes it, while this worker holds it."""
-
-    name: bytes  #: in leases and records
-    subscription: Subscription
-    stream: bytes
-    holder_crashed: bool  #: the last holder's lease expired: a pending entry may have ended its process
-    position: str = "0"  #: where to read next: pending entries after this id, or `>` for new entries
-    last_read_id: str = "0-0"  #: the step has read all entries up to this id
-    reading: bool = False  #: a read is in progress: its entries must be pending before the lane is released
-    held: set[str] = field(default_factory=set)  #: ids of entries that are read and neither acknowledged nor left
-    revoked: asyncio.Event = field(default_factory=asyncio.Event)  #: set when the lane is to be released, or its lease is lost
-
-    @property
-    def is_drained(self) -> bool:
-        """Return whether the lane can be released: it is revoked, and this process holds none of its entries."""
-        return self.revoked.is_set() and not self.held and not self.reading
-
-    def attempts_field(self, entry_id: str) -> bytes:
-        """Return the field of an entry in the hash of its step's recorded attempts."""
-        return self.name + b" " + entry_id.encode()
+_WAIT = 0.5  # of a lease: for so long a holder must have written nothing before a lease that has run out counts
 
 
 def lane_name(group: str, stream: bytes) -> bytes:
@@ -68,200 +40,170 @@ def lane_name(group: str, stream: bytes) -> bytes:
     return group.encode() + b"\n" + stream
 
 
-def assign(lanes: Iterable[bytes], workers: Sequence[str]) -> dict[bytes, str]:
-    """Return the worker of each lane: the one with the highest hash of worker and lane that has room.
+class Lease:
+    """The lease of this worker in one partition."""
 
-    All processes that see the same workers compute the same result. Shares differ by one lane at most, and few lanes move when a
-    worker joins or leaves.
-    """
-    names = sorted(lanes)
-    if not workers:
-        return {}
-    room = dict.fromkeys(workers, -(-len(names) // len(workers)))
-    owners = {}
-    for name in names:
-        owner = max((w for w in workers if room[w]), key=lambda w: blake2b(w.encode() + name, digest_size=8).digest())
-        room[owner] -= 1
-        owners[name] = owner
-    return owners
+    def __init__(self, leases: bytes) -> None:
+        self.leases = leases
+        self._until = 0.0
+
+    def is_valid(self) -> bool:
+        """Return whether no other worker can have taken a lane, by the clock of this process, which runs on in a pause."""
+        return time.monotonic() < self._until
+
+    def renewed(self, asked: float, ttl: float) -> None:
+        """Note that the lease was renewed by a request that was sent at `asked`."""
+        self._until = asked + ttl
 
 
-class Leases:
-    """The lanes that this worker holds. `run` maintains them.
+class PartitionLeases:
+    """Keep the lease of one partition, and its lanes as they are assigned.
 
-    `on_change` is called when a lane is acquired, revoked or lost; `revive` when the server seems to have ended.
+    `on_taken` is called with a lane that was acquired, `on_lost` with one that another worker has taken; `release` has a lane's
+    progress recorded and the lane released. `revive` is called when the server seems to have ended, `restore` when consumer
+    groups are missing.
     """
 
     def __init__(
         self,
-        subscriptions: Sequence[Subscription],
+        lease: Lease,
+        lanes: Mapping[bytes, Lane],
+        membership: Membership,
         router: Router,
-        keyspace: Keyspace,
         *,
+        worker: str,
         ttl: float,
         heartbeat: float,
-        on_change: Callable[[], None],
+        on_taken: Callable[[Lane], None],
+        on_lost: Callable[[Lane], None],
+        release: Callable[[Lane], None],
         revive: Callable[[], Awaitable[None]],
+        restore: Callable[[Iterable[Lane]], Awaitable[None]],
+        new_tenure: Callable[[], str],
     ) -> None:
-        self.lanes: dict[bytes, Lane] = {}
-        #: Lanes that may have entries to read. The reader removes those that it has read to their end.
-        self.ready: dict[Subscription, dict[Lane, None]] = {subscription: {} for subscription in subscriptions}
-        self.worker = ""
-        self._subscriptions = subscriptions
+        self._lease = lease
+        self._lanes = lanes
+        self._membership = membership
         self._router = router
-        self._keyspace = keyspace
+        self._worker = worker
         self._ttl = ttl
         self._heartbeat = heartbeat
-        self._on_change = on_change
+        self._on_taken = on_taken
+        self._on_lost = on_lost
+        self._release = release
         self._revive = revive
-        self._places = {lane_name(s.group, stream): (s, stream) for s in subscriptions for stream in s.streams}
-        self._partitions = sorted({keyspace.leases(stream) for _, stream in self._places.values()})
-        steps = [subscription.group for subscription in subscriptions]
-        self._description = orjson.dumps({"steps": steps, "host": socket.gethostname(), "pid": os.getpid()})
-        self._valid_until = 0.0
-        self._members: tuple[tuple[str, ...], ...] | None = None
-        self._assigned: set[bytes] = set()
+        self._restore = restore
+        self._new_tenure = new_tenure
+        self._observed = Observed()
+        self._claims: dict[bytes, bytes] = {}  # lanes whose holders have ended, with what identifies the lease that ran out
+        self._is_first = True
         self._wake = asyncio.Event()
         self._stopping = False
 
-    def valid(self) -> bool:
-        """Return whether the leases are valid by the clock of this process, which runs on while the process is paused."""
-        return time.monotonic() < self._valid_until
-
-    def drop_all(self) -> None:
-        """Drop all lanes at once: the leases have expired, or may have."""
-        if self.lanes:
-            _log.warning("worker %s: lost the leases of %d lanes", self.worker, len(self.lanes))
-        self.worker = ""
-        self._valid_until = 0.0
-        for lane in self.lanes.values():
-            self._close(lane)
-        self.lanes.clear()
-        self._members = None
-        self._wake.set()
-        self._on_change()
-
-    def mark_ready(self, lane: Lane) -> None:
-        """Let the reader read a lane, unless the lane is revoked."""
-        if not lane.revoked.is_set():
-            self.ready[lane.subscription][lane] = None
-
-    def _close(self, lane: Lane) -> None:
-        """Revoke a lane: no more entries are read, and no attempt begins."""
-        lane.revoked.set()
-        self.ready[lane.subscription].pop(lane, None)
-
-    def lane_drained(self) -> None:
-        """Wake `run`: a revoked lane can be released."""
+    def wake(self) -> None:
+        """Look at once: the assignment has changed, or a lane was released."""
         self._wake.set()
 
     def stop(self) -> None:
-        """Revoke all lanes and release each when its handlers have ended. `run` ends after the last one."""
+        """Release all lanes and acquire no more. `run` goes on with the lease until it is cancelled."""
         self._stopping = True
         self._wake.set()
 
+    def holds_lease(self, lane: Lane) -> bool:
+        """Return whether the lane belongs to this partition."""
+        return lane.lease is self._lease
+
+    @property
+    def has_lanes(self) -> bool:
+        """Return whether this worker holds lanes of the partition."""
+        return any(lane.tenure for lane in self._lanes.values())
+
     async def run(self) -> None:
-        """Renew the leases and follow the assignment until `stop`."""
-        while not (self._stopping and not self.lanes):
+        """Renew the lease and follow the assignment until cancelled."""
+        failing = False
+        renew_at = 0.0
+        while True:
             self._wake.clear()
             try:
-                settled = await self._renew_and_rebalance()
-                pause = self._heartbeat if settled else _REBALANCE_INTERVAL
+                if time.monotonic() >= renew_at:
+                    await self._renew()
+                    renew_at = time.monotonic() + self._heartbeat
+                settled = await self._follow()
+                pause = renew_at - time.monotonic() if settled else min(_REBALANCE_INTERVAL, self._heartbeat)
+                failing = False
             except (RedisError, OSError) as error:
-                _log.warning("heartbeat: trying again in %.1f s: %s", _RECONNECT, error)
-                pause = _RECONNECT
-                if self.worker and not self.valid():
-                    self.drop_all()
+                if not failing:
+                    _log.warning("leases %s: trying again: %s", self._lease.leases.decode(), error)
+                failing, renew_at, pause = True, 0.0, _RECONNECT
                 if failures.is_disconnected(error):
                     with suppress(StateUnavailable):
                         await self._revive()
             with suppress(TimeoutError):
-                async with asyncio.timeout(pause):
+                async with asyncio.timeout(max(0.0, pause)):
                     await self._wake.wait()
-        with suppress(RedisError, OSError):  # a lane that cannot be released becomes free when its lease expires
-            await self._leave()
 
-    async def _leave(self) -> None:
-        if self.worker:
-            partitions = [delivery.PartitionLanes(leases, ()) for leases in self._partitions]
-            await delivery.release_lanes(self._router, partitions, worker=self.worker, leave=True)
-            await self._announce(0)
+    async def leave(self) -> None:
+        """End the lease."""
+        with suppress(RedisError, OSError):  # it runs out by itself
+            await delivery.leave(self._router, self._lease.leases, worker=self._worker)
 
-    async def _announce(self, ttl_ms: int) -> dict[str, list[str]]:
-        """Announce this worker for `ttl_ms` milliseconds (0: it leaves). Return the steps of each live worker."""
-        live = await delivery.heartbeat(
-            self._router, workers=self._keyspace.workers, worker=self.worker, description=self._description, ttl_ms=ttl_ms
-        )
-        return {worker.id.decode(): orjson.loads(worker.description)["steps"] for worker in live}
-
-    # -- one heartbeat ------------------------------------------------------------------------------------------------
-
-    async def _renew_and_rebalance(self) -> bool:
-        """Renew the leases and follow the assignment. Return whether the assignment is reached."""
+    async def _renew(self) -> None:
         asked = time.monotonic()
-        first = not self.worker
-        worker = self.worker or random_id(16)
-        ttl_ms = int(self._ttl * 1000)
-        renewed = await delivery.renew_leases(self._router, self._partitions, worker=worker, ttl_ms=ttl_ms, begin=first)
-        if not all(renewed):
-            self.drop_all()
-            return False
-        self.worker = worker
-        self._valid_until = asked + self._ttl
-        # A worker that stops leaves the list first, so that others acquire each lane as soon as it is released.
-        self._assign(await self._announce(0 if self._stopping else ttl_ms))
-        return await self._rebalance()
-
-    def _assign(self, workers: dict[str, list[str]]) -> None:
-        """Compute the lanes that are assigned to this worker."""
-        members = tuple(
-            tuple(sorted(worker for worker, steps in workers.items() if subscription.group in steps))
-            for subscription in self._subscriptions
+        in_order = await delivery.renew_lease(
+            self._router, self._lease.leases, worker=self._worker, ttl_ms=int(self._ttl * 1000), first=self._is_first
         )
-        if members == self._members:
-            return
-        self._members = members
-        self._assigned = {
-            name
-            for subscription, group in zip(self._subscriptions, members, strict=True)
-            for name, owner in assign([lane_name(subscription.group, s) for s in subscription.streams], group).items()
-            if owner == self.worker
-        }
+        self._is_first = False
+        held = [lane for lane in self._lanes.values() if lane.tenure]
+        if not in_order and held:
+            outcomes = await self._acquire([Wanted(lane.keys, lane.tenure, "check") for lane in held])
+            for lane, outcome in zip(held, outcomes, strict=True):
+                if not isinstance(outcome, Kept):
+                    self._on_lost(lane)
+        self._lease.renewed(asked, self._ttl)
 
-    async def _rebalance(self) -> bool:
-        """Revoke and release lanes that are assigned to others. Acquire those that are assigned to this worker."""
-        for name, lane in self.lanes.items():
-            if name not in self._assigned and not lane.revoked.is_set():
-                self._close(lane)
-                self._on_change()
-        drained = {name: lane for name, lane in self.lanes.items() if lane.is_drained}
-        if drained:
-            release = [delivery.PartitionLanes(leases, names) for leases, names in self._by_partition(drained).items()]
-            await delivery.release_lanes(self._router, release, worker=self.worker)
-            for name in drained:
-                self.lanes.pop(name, None)
-        await self._acquire([name for name in self._assigned if name not in self.lanes])
-        return self._assigned == self.lanes.keys()
+    async def _follow(self) -> bool:
+        """Release lanes that are assigned to others. Acquire those that are assigned to this worker. Return whether all is done."""
+        assigned = frozenset() if self._stopping else self._membership.assigned
+        moving = False
+        for name, lane in self._lanes.items():
+            if lane.tenure and name not in assigned:
+                moving = True
+                if not lane.releasing:
+                    self._release(lane)
+        missing = [lane for name, lane in self._lanes.items() if name in assigned and not lane.tenure]
+        if missing:
+            await self._take(missing)
+        return not moving and all(lane.tenure for lane in missing)
 
-    async def _acquire(self, wanted: list[bytes]) -> None:
-        by_partition = self._by_partition(wanted)
-        if not by_partition:
-            return
-        worker = self.worker
-        partitions = [delivery.PartitionLanes(leases, names) for leases, names in by_partition.items()]
-        replies = await delivery.acquire_lanes(self._router, partitions, worker=worker)
-        if worker != self.worker:
-            return  # the leases were lost meanwhile
-        for names, outcomes in zip(by_partition.values(), replies, strict=True):
-            for name, outcome in zip(names, outcomes, strict=True):
-                if outcome:
-                    subscription, stream = self._places[name]
-                    lane = self.lanes[name] = Lane(name, subscription, stream, holder_crashed=outcome == "dead")
-                    self.mark_ready(lane)
-        self._on_change()
+    async def _take(self, lanes: list[Lane]) -> None:
+        wanted = [Wanted(lane.keys, self._new_tenure(), self._claims.pop(lane.keys.name, "")) for lane in lanes]
+        outcomes = await self._acquire(wanted)
+        without_group = []
+        for lane, want, outcome in zip(lanes, wanted, outcomes, strict=True):
+            match outcome:
+                case Taken():
+                    lane.take(want.tenure, outcome)
+                    self._on_taken(lane)
+                case Busy(tenure, lease):
+                    if self._has_ended(lane.keys.name, tenure, lease):
+                        self._claims[lane.keys.name] = b"%b\n%b" % (tenure.encode(), lease)
+                        self._wake.set()
+                case Missing():
+                    without_group.append(lane)
+                case Kept():  # a tenure is new: nobody can hold the lane by it
+                    pass
+        if without_group:
+            _log.warning("consumer groups of %d lanes are missing (was Redis flushed?): creating them", len(without_group))
+            await self._restore(without_group)
 
-    def _by_partition(self, names: Iterable[bytes]) -> dict[bytes, list[bytes]]:
-        found: dict[bytes, list[bytes]] = {}
-        for name in names:
-            found.setdefault(self._keyspace.leases(self._places[name][1]), []).append(name)
-        return found
+    def _has_ended(self, lane: bytes, tenure: str, lease: bytes) -> bool:
+        """Return whether the holder of a lane has stopped, as far as this process can know without trusting any clock but its own."""
+        worker = tenure.partition(" ")[0]
+        seen = self._observed.unchanged_for(lane, (tenure, lease))
+        silent = self._membership.silent_for(worker)
+        has_run_out = not lease.isdigit() or int(lease) <= self._membership.server_time()
+        wait = _WAIT * self._ttl
+        return (has_run_out and silent >= wait) or (silent >= self._ttl and seen >= wait) or seen >= self._ttl
+
+    async def _acquire(self, wanted: list[Wanted]) -> list[Taken | Kept | Busy | Missing]:
+        return await delivery.acquire_lanes(self._router, wanted, worker=self._worker)

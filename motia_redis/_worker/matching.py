@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 class MatchResult(Enum):
     """The outcome of `Matcher.match_when_read` when no trigger has matched yet."""
 
+    FILTERED = "the scope and key of no trigger fit: another version of the step may want the entry"
     UNWANTED = "no trigger matches"
     DEFERRED = "the attempt has to match: a condition is async, raised, or is missing"
 
@@ -72,7 +73,7 @@ class Matcher:
                 return MatchResult.DEFERRED
             candidates = self._candidates(fields)
             if not candidates:
-                return MatchResult.UNWANTED
+                return MatchResult.FILTERED
             is_traced = bool(fields.get(b"trace"))
             for trigger in candidates:
                 if not trigger.is_sync:

@@ -4,37 +4,53 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from itertools import count
+from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
 
+from motia_redis._ids import random_id
+from motia_redis._scripts import delivery
+from motia_redis._scripts.delivery import LaneKeys
 from motia_redis._transport import failures
-from motia_redis._worker.acknowledger import Acknowledger
+from motia_redis._worker.attempts import Attempts
 from motia_redis._worker.dispatcher import Dispatcher
-from motia_redis._worker.inflight import Inflight
-from motia_redis._worker.leases import Leases, lane_name
+from motia_redis._worker.handed import HandedEntries
+from motia_redis._worker.lanes import Lane
+from motia_redis._worker.leases import Lease, PartitionLeases, lane_name
+from motia_redis._worker.membership import Membership, announce_regularly
+from motia_redis._worker.progress import ProgressReporter
 from motia_redis._worker.reader import Reader
 from motia_redis._worker.subscriptions import Subscription
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from motia_redis._scripts.delivery import Start
     from motia_redis._steps.application import Application
+    from motia_redis._store.keyspace import Keyspace
     from motia_redis._store.manager import StateManager
+    from motia_redis._transport.router import Router
+
+_SHARED_HEARTBEAT = 0.5  # seconds: the longest time between two heartbeats while versions of a step take turns
 
 
 class Worker:
     """Fire the state and queue triggers of an application, beside any number of other workers.
 
     Every subscribed step gets every event at least once, the events of one key one after the other in the order of the changes,
-    through crashes of workers and of Redis. Workers share the lanes of each step evenly. A worker that stops releases its lanes;
-    the lanes of one that dies are taken over when its leases expire. A handler that raises is called again after a pause, and its
-    key waits meanwhile. After the last attempt the entry becomes a dead letter.
+    through crashes of workers and of Redis. Workers share the lanes of each step evenly among those that want them. A worker that
+    stops releases its lanes at once; handlers that still run end here, and only their keys wait. The lanes of a worker that dies
+    are taken over when its leases expire. A handler that raises is called again after a pause, and its key waits meanwhile. After
+    the last attempt the entry becomes a dead letter.
 
     Arguments:
         application: the steps.
         state: what handlers read and write. The worker has connections of its own to the same Redis.
         concurrency: how many handlers run at once, over all steps.
         lease: seconds that leases are valid without a heartbeat: the time until others take over the lanes of a worker that died.
-            A process that stands still for longer loses its lanes, also when an async handler blocks the event loop.
+            A process that stands still for longer, also because an async handler blocks the event loop, keeps the lanes that
+            nobody took.
         heartbeat: seconds between two heartbeats; a third of `lease` or less. Default: a sixth of it.
     """
 
@@ -55,34 +71,25 @@ class Worker:
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
-        """Stop reading. `run` returns when the running handlers have ended. Call this in the event loop of `run`."""
+        """Release the lanes. `run` returns when the running handlers have ended. Call this in the event loop of `run`."""
         self._stopping.set()
 
     async def prepare(self) -> None:
-        """Create the missing consumer groups, each at the end of its stream.
+        """Create the missing consumer groups.
 
-        The steps get all events from now on. Idempotent, and safe in any number of processes at once. Raises StateUnavailable.
+        A new group of a state trigger starts with the changes from now on. The first group of a topic starts with the oldest
+        message that is kept, a later one with the oldest message that another group has not finished. Idempotent, and safe in any
+        number of processes at once. Raises StateUnavailable.
         """
-        try:
-            await self._create_groups("$")
-        except (RedisError, OSError) as error:
-            raise failures.to_unavailable("creating the consumer groups", self._state.url, error) from error
-
-    async def _create_groups(self, start: str) -> None:
         keyspace = await self._state.connect()
-        commands: list[Any] = []
-        for step in self._application.worker_steps:
-            subscription = Subscription(step, keyspace)
-            for stream in subscription.streams:
-                commands.append((stream, ("XGROUP CREATE", stream, subscription.group, start, "MKSTREAM")))
-                # `status` knows a step by its lanes, also before the first worker runs.
-                lane = b"lane " + lane_name(subscription.group, stream)
-                commands.append((stream, ("HSETNX", keyspace.leases(stream), lane, b"")))
         router = await self._state.open_router()
         try:
-            for reply in await router.gather(commands, return_exceptions=True):
-                if isinstance(reply, Exception) and getattr(reply, "code", "") != "BUSYGROUP":
-                    raise reply
+            subscriptions = [Subscription(step, keyspace) for step in self._application.worker_steps]
+            keys = [_lane_keys(subscription, stream, keyspace) for subscription in subscriptions for stream in subscription.streams]
+            topics = {stream for s in subscriptions for topic in s.wants.topics for stream in keyspace.topic_streams(topic)}
+            await delivery.create_groups(router, [(lane, "topic" if lane.stream in topics else "end") for lane in keys])
+        except (RedisError, OSError) as error:
+            raise failures.to_unavailable("creating the consumer groups", self._state.url, error) from error
         finally:
             await router.aclose()
 
@@ -92,40 +99,169 @@ class Worker:
         keyspace = await self._state.connect()
         router = await self._state.open_router()
         executor = ThreadPoolExecutor(self._concurrency, thread_name_prefix="motia-redis-handler")
-        look_again = asyncio.Event()
-        leases = Leases(
-            [Subscription(step, keyspace) for step in self._application.worker_steps],
-            router,
-            keyspace,
-            ttl=self._lease,
-            heartbeat=self._heartbeat,
-            on_change=look_again.set,
-            revive=self._state.revive,
-        )
-        inflight = Inflight(on_room=look_again.set, on_lane_drained=leases.lane_drained)
-        acknowledger = Acknowledger(leases, inflight, router, keyspace)
-        dispatcher = Dispatcher(
-            self._state,
-            router,
-            keyspace,
-            leases=leases,
-            inflight=inflight,
-            acknowledger=acknowledger,
-            concurrency=self._concurrency,
-            executor=executor,
-        )
-        # After a flush of Redis the groups start at the beginning: an entry may be handled twice, but none is missed.
-        reader = Reader(leases, dispatcher, router, keyspace, changed=look_again, restore_groups=lambda: self._create_groups("0"))
         try:
-            async with asyncio.TaskGroup() as tasks:
-                background = [tasks.create_task(reader.run()), tasks.create_task(acknowledger.run())]
-                keeping = tasks.create_task(leases.run())
-                await self._stopping.wait()
-                leases.stop()
-                await keeping
-                for task in background:
-                    task.cancel()
+            await _Run(self._application, self._state, router, keyspace, executor, self._settings).until(self._stopping)
         finally:
             # A handler that hangs in its thread must not delay the end of the process here.
             executor.shutdown(wait=False, cancel_futures=True)
             await router.aclose()
+
+    @property
+    def _settings(self) -> tuple[int, float, float]:
+        return self._concurrency, self._lease, self._heartbeat
+
+
+class _Run:
+    """The parts of one run of a worker, connected.
+
+    An entry goes from the reader, which matches it, to the dispatcher, which schedules it, to the attempts, and its end to the
+    progress of its lane.
+    """
+
+    def __init__(
+        self,
+        application: Application,
+        state: StateManager,
+        router: Router,
+        keyspace: Keyspace,
+        executor: ThreadPoolExecutor,
+        settings: tuple[int, float, float],
+    ) -> None:
+        concurrency, ttl, self._heartbeat = settings
+        self._worker = worker = random_id(16)
+        self._router = router
+        tenures = count(1)
+        subscriptions = [Subscription(step, keyspace) for step in application.worker_steps]
+        self._lanes: dict[bytes, Lane] = {}
+        by_partition: dict[bytes, tuple[Lease, dict[bytes, Lane]]] = {}
+        for subscription in subscriptions:
+            for stream in subscription.streams:
+                keys = _lane_keys(subscription, stream, keyspace)
+                lease, lanes = by_partition.setdefault(keys.leases, (Lease(keys.leases), {}))
+                self._lanes[keys.name] = lanes[keys.name] = Lane(keys, subscription, lease)
+        self._membership = Membership(
+            worker,
+            router,
+            keyspace,
+            lanes=self._lanes,
+            steps={subscription.group: subscription.wants for subscription in subscriptions},
+            lease=ttl,
+            on_change=self._assignment_changed,
+        )
+        self._handed = HandedEntries(router, worker=worker, lease=ttl)
+        self._attempts = Attempts(
+            state,
+            router,
+            keyspace,
+            worker=worker,
+            executor=executor,
+            handed=self._handed,
+            server_time=self._membership.server_time,
+            unpark=lambda entry, fields: self._dispatcher.unpark(entry, fields),
+            on_settled=lambda lane: self._dispatcher.progressed(lane),
+        )
+        self._reporter = ProgressReporter(
+            router, keyspace, worker=worker, limits=state.trim_limits, on_released=self._ended, on_lost=self._lost
+        )
+        self._dispatcher = Dispatcher(
+            self._attempts,
+            concurrency=concurrency,
+            on_room=lambda: self._reader.look_again(),
+            on_progress=self._reporter.changed,
+        )
+        self._reader = Reader(self._dispatcher, router, keyspace, state)
+        self._partitions = [
+            PartitionLeases(
+                lease,
+                lanes,
+                self._membership,
+                router,
+                worker=worker,
+                ttl=ttl,
+                heartbeat=self._heartbeat,
+                on_taken=self._reader.mark_ready,
+                on_lost=self._lost,
+                release=self._release,
+                revive=state.revive,
+                restore=self._restore,
+                new_tenure=lambda: f"{worker} {next(tenures)}",
+            )
+            for lease, lanes in by_partition.values()
+        ]
+
+    async def until(self, stopping: asyncio.Event) -> None:
+        """Work until `stopping` is set and the running handlers have ended."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                background = self._reader.start(self._lanes.values(), tasks)
+                background += [tasks.create_task(partition.run()) for partition in self._partitions]
+                announcing = tasks.create_task(announce_regularly(self._membership, self._pause, stopping))
+                try:
+                    await stopping.wait()
+                    await self._stop(announcing)
+                finally:
+                    self._attempts.closed = True
+                    self._dispatcher.close()
+                    for task in background:
+                        task.cancel()
+        finally:
+            await self._handed.aclose()
+            await self._reporter.aclose()
+
+    async def _stop(self, announcing: asyncio.Task[None]) -> None:
+        """Give all lanes away at once; end when the handlers that still run have ended."""
+        for partition in self._partitions:
+            partition.stop()
+        await announcing
+        try:
+            await self._membership.leave()
+        except (RedisError, OSError):
+            pass  # others notice when the lease has run out
+        while any(partition.has_lanes for partition in self._partitions):
+            await asyncio.sleep(0.01)
+        await self._dispatcher.drain()
+        await asyncio.gather(*(partition.leave() for partition in self._partitions))
+
+    def _pause(self) -> float:
+        return min(self._heartbeat, _SHARED_HEARTBEAT) if self._membership.is_shared else self._heartbeat
+
+    def _assignment_changed(self) -> None:
+        for partition in self._partitions:
+            partition.wake()
+        for lane in self._lanes.values():
+            if lane.tenure and lane.left:
+                lane.look_again()
+                self._reader.mark_ready(lane)
+
+    def _release(self, lane: Lane) -> None:
+        lane.releasing = True
+        self._dispatcher.drop(lane)
+        self._reporter.changed(lane)
+
+    def _ended(self, lane: Lane) -> None:
+        """A lane was released: another worker may take it."""
+        lane.end()
+        self._dispatcher.drop(lane)
+        self._wake(lane)
+
+    def _lost(self, lane: Lane) -> None:
+        """Another worker has taken a lane, or its group is gone: what was read is void."""
+        lane.end()
+        self._dispatcher.drop(lane)
+        self._wake(lane)
+
+    def _wake(self, lane: Lane) -> None:
+        for partition in self._partitions:
+            if partition.holds_lease(lane):
+                partition.wake()
+        self._reader.look_again()
+
+    async def _restore(self, lanes: Iterable[Lane]) -> None:
+        """Create groups that are gone; they start at the beginning: an entry may be handled twice, but none is missed."""
+        start: Start = "begin"
+        await delivery.create_groups(self._router, [(lane.keys, start) for lane in lanes])
+
+
+def _lane_keys(subscription: Subscription, stream: bytes, keyspace: Keyspace) -> LaneKeys:
+    group = subscription.group
+    return LaneKeys(keyspace.leases(stream), stream, keyspace.entries(stream, group), lane_name(group, stream), group)

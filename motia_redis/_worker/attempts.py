@@ -1,0 +1,302 @@
+"""Make attempts at an entry: run the handler, and decide what follows from the outcome: the end, a retry, or a dead letter."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import RedisError
+
+from motia_redis._ids import generator
+from motia_redis._scripts import delivery as scripts
+from motia_redis._steps import faults, invocation
+from motia_redis._steps.logs import enter_step
+from motia_redis._tracing import enter_trace
+from motia_redis._worker.entries import Known, StreamEntry
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from concurrent.futures import Executor
+
+    from motia_redis._store.keyspace import Keyspace
+    from motia_redis._store.manager import StateManager
+    from motia_redis._transport.router import Router
+    from motia_redis._worker.handed import HandedEntries
+    from motia_redis._worker.lanes import Delivery, Lane
+
+_log = logging.getLogger(__name__)
+
+_RECONNECT = (0.1, 5.0)  # seconds: first and longest pause while Redis is away
+
+
+class WorkerDied(Exception):
+    """Every attempt at an entry ended with the end of the process that made it."""
+
+
+class NotWanted(Exception):
+    """No trigger of the step wants the event of a retried dead letter any more."""
+
+
+class Outcome(Enum):
+    """What happens to an entry after one turn."""
+
+    FINISHED = "it was handled, is a dead letter, or is not for this worker any more"
+    LATER = "try it again after a pause"
+    SUSPECT = "try it again when the running suspect has ended"
+    LEFT = "a defect of this package: try it again later"
+
+
+class Attempts:
+    """Make attempts.
+
+    `unpark` is called with a delivery and its entry when the entry was read again; `on_settled` with a lane whose progress may
+    have waited for an entry to be settled.
+    """
+
+    def __init__(
+        self,
+        state: StateManager,
+        router: Router,
+        keyspace: Keyspace,
+        *,
+        worker: str,
+        executor: Executor,
+        handed: HandedEntries,
+        server_time: Callable[[], int],
+        unpark: Callable[[Delivery, StreamEntry], None],
+        on_settled: Callable[[Lane], None],
+    ) -> None:
+        self.closed = False  #: the worker was cancelled: a cancellation is not an outcome of a handler
+        self._state = state
+        self._router = router
+        self._keyspace = keyspace
+        self._worker = worker
+        self._executor = executor
+        self.follow = handed.follow
+        self._server_time = server_time
+        self._unpark = unpark
+        self._on_settled = on_settled
+        self._is_suspect_running = False
+        self._waiting_suspects: list[Callable[[], None]] = []
+
+    def pause(self, delivery: Delivery) -> float:
+        """Return how many seconds an entry has to wait before its next attempt."""
+        longest = delivery.lane.subscription.step.pause(max(1, delivery.attempts)) * 1.2
+        return max(0.0, min((delivery.due - self._server_time()) / 1000, longest))
+
+    def when_alone(self, wake: Callable[[], None]) -> None:
+        """Call `wake` when the running suspect has ended."""
+        if self._is_suspect_running:
+            self._waiting_suspects.append(wake)
+        else:
+            wake()
+
+    async def make(self, delivery: Delivery, in_background: Callable[[bool], None]) -> Outcome:
+        """Make one attempt at an entry, or decide without one. `in_background` is told while this waits for Redis."""
+        if delivery.due and self.pause(delivery) > 0:
+            return Outcome.LATER
+        waiting = _Waiting(in_background)
+        entry = delivery.entry or await self._read_parked(delivery, waiting)
+        if entry is None:
+            return Outcome.FINISHED
+        step = delivery.lane.subscription.step
+        delivery.trace_id = delivery.trace_id or entry.trace_id
+        enter_trace(delivery.trace_id)
+        enter_step(step.name)
+        error: BaseException | None
+        if delivery.unwanted:
+            error = NotWanted("the dead letter was retried, and no trigger of the step wants its event any more")
+            return await self._dead_letter(delivery, error, waiting)
+        if delivery.attempts >= step.max_attempts:
+            error = WorkerDied(f"the process ended during each of {delivery.attempts} attempts")
+            return await self._dead_letter(delivery, error, waiting)
+        if delivery.suspect and delivery.attempts and self._is_suspect_running:
+            return Outcome.SUSPECT
+        error = await (self._attempt_suspect(delivery, entry, waiting) if delivery.suspect else self._attempt(delivery, entry))
+        if error is None:
+            if delivery.handed:
+                await self._settle(delivery, "", waiting)
+            return Outcome.FINISHED
+        if isinstance(error, NotWanted) or delivery.attempts >= step.max_attempts:
+            return await self._dead_letter(delivery, error, waiting)
+        return await self._fail(delivery, error, waiting)
+
+    async def _read_parked(self, delivery: Delivery, waiting: _Waiting) -> StreamEntry | None:
+        """Read a parked entry again. Return None when it is no longer in the stream, or not for this worker any more."""
+        lane = delivery.lane
+
+        async def read() -> Any:
+            return await self._router.execute(lane.stream, "XRANGE", lane.stream, delivery.id, delivery.id)
+
+        reply = await self._until_done(delivery, read, waiting)
+        if not reply:
+            if reply is not None:
+                _log.error("step %s: %s was trimmed before it was handled", lane.subscription.group, delivery.id)
+            return None
+        entry = StreamEntry(lane.stream, delivery.id, reply[0][1])
+        self._unpark(delivery, entry)
+        return entry
+
+    # -- the handler --------------------------------------------------------------------------------------------------
+
+    async def _attempt_suspect(self, delivery: Delivery, entry: StreamEntry, waiting: _Waiting) -> BaseException | None:
+        """Run the handler for an entry that may have ended a process. Record the attempt before it begins."""
+        alone = bool(delivery.attempts)  # the first time, no other entry can be confused with the cause
+        if alone:
+            self._is_suspect_running = True
+        try:
+            await self._settle(delivery, Known(delivery.attempts + 1).encode(), waiting)
+            error = await self._attempt(delivery, entry)
+        finally:
+            if alone:
+                self._is_suspect_running = False
+                wakes, self._waiting_suspects = self._waiting_suspects, []
+                for wake in wakes:
+                    wake()
+        delivery.suspect = False  # the handler ran, and the process lives
+        return error
+
+    async def _attempt(self, delivery: Delivery, entry: StreamEntry) -> BaseException | None:
+        """Run the handler once and count the attempt. Return what the handler raised, whatever it is."""
+        timeout = delivery.lane.subscription.step.timeout
+        task: Any = asyncio.current_task()
+        delivery.attempts += 1
+        try:
+            if timeout is None:
+                await self._handle(delivery, entry)
+            else:
+                async with asyncio.timeout(timeout):
+                    await self._handle(delivery, entry)
+        except BaseException as raised:  # noqa: BLE001  # a handler may raise anything; only its own key must wait
+            if isinstance(raised, asyncio.CancelledError):
+                await asyncio.sleep(0)  # was the whole program cancelled? then the worker is told in the same turn of the loop
+                if self.closed:
+                    raise
+            return raised
+        finally:
+            while task.cancelling() and not self.closed:  # the handler's cancellation: the next handler must not get it
+                task.uncancel()
+        return None
+
+    async def _handle(self, delivery: Delivery, entry: StreamEntry) -> None:
+        """Call the handler if a trigger matches. Raise what user code raises."""
+        subscription = delivery.lane.subscription
+        call, delivery.call = delivery.call, None
+        call = call or await subscription.matcher.match(entry, self._state, delivery.trace_id, delivery.attempts)
+        if call is not None:
+            await invocation.call(subscription.step.handler, call.input, call.ctx, self._executor)
+        elif entry.is_retry and entry.fields[b"only"] == subscription.group.encode():
+            raise NotWanted("the dead letter was retried, and no trigger of the step wants its event any more")
+
+    # -- what follows -------------------------------------------------------------------------------------------------
+
+    async def _fail(self, delivery: Delivery, error: BaseException, waiting: _Waiting) -> Outcome:
+        """Record a failed attempt; the next one follows after a pause, wherever the lane is then."""
+        step = delivery.lane.subscription.step
+        pause = step.pause(delivery.attempts) * generator.uniform(0.8, 1.2)
+        fault = faults.describe(error)
+        _log.warning(
+            "step %s: attempt %d of %d at %s failed, next in %.1f s: %s: %s\n%s",
+            step.name, delivery.attempts, step.max_attempts, delivery.id, pause, fault.type, fault.text, fault.traceback,
+        )  # fmt: skip
+        delivery.due = self._server_time() + int(pause * 1000)
+        await self._settle(delivery, Known(delivery.attempts, delivery.due).encode(), waiting)
+        return Outcome.LATER if delivery.is_current else Outcome.FINISHED
+
+    async def _dead_letter(self, delivery: Delivery, error: BaseException, waiting: _Waiting) -> Outcome:
+        """Move an entry to the step's dead letters, in one atomic step."""
+        lane, step = delivery.lane, delivery.lane.subscription.group
+        fault = faults.describe(error)
+        _log.error(
+            "step %s: giving up on %s after %d attempts: %s: %s\n%s",
+            step, delivery.id, delivery.attempts, fault.type, fault.text, fault.traceback,
+        )  # fmt: skip
+
+        async def move() -> bool:
+            return await scripts.dead_letter(
+                self._router,
+                lane.keys,
+                dead=self._keyspace.dead(lane.stream, step),
+                worker=self._worker,
+                tenure=delivery.tenure,
+                entry_id=delivery.id,
+                error_type=fault.type,
+                error_text=fault.text.encode(errors="replace"),
+                attempts=delivery.attempts,
+            )
+
+        if await self._with_right(delivery, move, waiting):
+            lane.note_recorded(delivery.id)
+        return Outcome.FINISHED
+
+    async def _settle(self, delivery: Delivery, value: str, waiting: _Waiting) -> None:
+        """Record what is known of an entry; "" = it is finished."""
+
+        async def settle() -> bool:
+            return await scripts.settle_entry(
+                self._router,
+                delivery.lane.keys,
+                worker=self._worker,
+                tenure=delivery.tenure,
+                entry_id=delivery.id,
+                value=value,
+            )
+
+        if await self._with_right(delivery, settle, waiting) and delivery.is_current and value:
+            delivery.lane.note_recorded(delivery.id)
+
+    async def _with_right(self, delivery: Delivery, send: Callable[[], Awaitable[bool]], waiting: _Waiting) -> bool:
+        """Send what only the holder of the lane, or the worker that runs the entry, may do. Return whether it was accepted.
+
+        It is never on its way together with a progress of the lane, which could write older knowledge of the entry behind it.
+        """
+        lane = delivery.lane
+        pause = _RECONNECT[0]
+        with waiting:
+            while True:
+                lane.settling += 1
+                try:
+                    await lane.reported.wait()
+                    if not (delivery.handed and delivery.is_current):
+                        return await send()
+                except (RedisError, OSError) as error:
+                    if not (delivery.is_current or delivery.handed):
+                        return False
+                    if pause == _RECONNECT[0]:
+                        _log.warning("step %s: trying again: %s", lane.subscription.group, error)
+                finally:
+                    lane.settling -= 1
+                    self._on_settled(lane)
+                # Redis is away; or the release of the lane, which names this entry as still running, has to come first.
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _RECONNECT[1])
+
+    async def _until_done(self, delivery: Delivery, send: Callable[[], Awaitable[Any]], waiting: _Waiting) -> Any:
+        """Repeat a read until Redis has answered. Return None when the entry is for others meanwhile."""
+        pause = _RECONNECT[0]
+        with waiting:
+            while True:
+                try:
+                    return await send()
+                except (RedisError, OSError) as error:
+                    if pause == _RECONNECT[0]:
+                        _log.warning("step %s: trying again: %s", delivery.lane.subscription.group, error)
+                    await asyncio.sleep(pause)
+                    if not delivery.is_current:
+                        return None
+                    pause = min(pause * 2, _RECONNECT[1])
+
+
+class _Waiting:
+    """Tells that a task waits for Redis: another one may handle entries meanwhile."""
+
+    def __init__(self, tell: Callable[[bool], None]) -> None:
+        self._tell = tell
+
+    def __enter__(self) -> None:
+        self._tell(True)  # noqa: FBT003  # a callback with one argument
+
+    def __exit__(self, *_: object) -> None:
+        self._tell(False)  # noqa: FBT003

@@ -1,0 +1,223 @@
+"""Keep what this process knows of a lane: what it has read, what runs, what is finished and what Redis knows of that.
+
+A lane is one stream as one step consumes it. A worker holds a lane by a tenure. Reading has no side effect: entries that were read
+under a tenure that has ended are forgotten. What is finished is recorded in Redis, by the tenure only: a low-water mark, up to
+which everything is finished, a position beyond it, and the unfinished entries between the two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from motia_redis._scripts.delivery import LaneKeys, Progress
+from motia_redis._worker.entries import Known, before, order
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from motia_redis._scripts.delivery import Taken
+    from motia_redis._steps.wants import Wants
+    from motia_redis._worker.entries import PreparedCall, StreamEntry
+    from motia_redis._worker.leases import Lease
+    from motia_redis._worker.subscriptions import Subscription
+
+_SUSPECTS = 2048  # entries beyond the position that a holder that crashed may have been running
+_FIRST_BATCH = (16, 64 * 1024)  # the most entries and about the bytes of a first read; each full read doubles it
+_MOST_LEFT = 10_000  # entries that wait for another version of the step before the lane is read no further
+
+
+@dataclass(eq=False, slots=True)
+class Delivery:
+    """One entry on its way through this worker. `entry` is None while the entry is parked."""
+
+    lane: Lane
+    id: str
+    entry: StreamEntry | None
+    size: int
+    attempts: int = 0  #: made so far, in any process
+    due: int = 0  #: no attempt begins earlier: Unix milliseconds by the server's clock
+    owner: str = ""  #: the worker that still runs the entry
+    suspect: bool = False  #: its last holder died; the entry may be the cause
+    unwanted: bool = False  #: the retry of a dead letter that no trigger of the step wants any more
+    tenure: str = ""  #: of the lane when the entry was read
+    handed: bool = False  #: the lane was given away while the handler runs: the outcome is recorded for this entry alone
+    trace_id: str = ""  #: the same for all attempts made here
+    call: PreparedCall | None = None  #: for the first attempt, if the entry was matched when it was read
+
+    @property
+    def is_current(self) -> bool:
+        """Return whether the lane is held by the tenure under which the entry was read."""
+        return bool(self.tenure) and self.tenure == self.lane.tenure
+
+
+class Lane:
+    """One lane of a step of this process, held or not."""
+
+    def __init__(self, keys: LaneKeys, subscription: Subscription, lease: Lease) -> None:
+        self.keys = keys
+        self.stream = keys.stream
+        self.subscription = subscription
+        self.lease = lease  #: of this worker in the lane's partition
+        self.tenure = ""  #: empty while this worker does not hold the lane
+        self.releasing = False  #: the next progress releases the lane
+        self.others: Sequence[Wants] = ()  #: what other live versions of the step want
+        self.position = "0-0"  #: everything up to here was read
+        self.backlog: deque[str] = deque()  #: unfinished entries up to the position that are to be read first
+        self.batch = 1  #: entries to ask for in the next read
+        self.entry_bytes = 0  #: mean size of an entry
+        self.running: dict[str, Delivery] = {}  #: entries whose handler runs in this process, read under any tenure
+        self.left: dict[str, None] = {}  #: entries that only another version of the step wants
+        self._unfinished: dict[str, Delivery | None] = {}  #: ids up to the position, ascending
+        self._unrecorded: dict[str, tuple[int, int]] = {}  #: those of which Redis does not know, ascending
+        self._recorded: set[str] = set()  #: ids with a field in Redis
+        self._removable: list[str] = []  #: of these, finished ones
+        self._ahead: dict[str, bytes] = {}  #: fields of entries beyond the position
+        self._suspects = 0
+        self._suspect_end = (0, 0)
+        self._finished = self._reported = (0, 0)
+        self._dirty = False
+        self._rewrite: dict[str, None] = {}  #: fields of which Redis may not know, because a progress failed
+        self.settling = 0  #: calls on their way, or about to be sent, that record something of one entry
+        self.reported = asyncio.Event()  #: no progress is on its way
+        self.reported.set()
+
+    # -- tenures ------------------------------------------------------------------------------------------------------
+
+    def take(self, tenure: str, taken: Taken) -> None:
+        """Begin a tenure with what Redis knows."""
+        fields = dict(taken.known)
+        self.tenure, self.releasing = tenure, False
+        self.position = fields.pop("position", b"").decode() or taken.mark
+        end = order(self.position)
+        ids = sorted(fields, key=order)
+        done = [entry_id for entry_id in ids if fields[entry_id] == b"done"]
+        passed = [entry_id for entry_id in ids if order(entry_id) <= end and fields[entry_id] != b"done"]
+        self.backlog = deque(passed)
+        self._unfinished = dict.fromkeys(passed)
+        self._recorded = set(ids)
+        self._removable = [entry_id for entry_id in done if order(entry_id) <= end]
+        self._ahead = fields
+        self._unrecorded, self.left = {}, {}
+        self._finished = self._reported = end
+        self._rewrite = {}
+        self._dirty = True
+        self._suspects = _SUSPECTS if taken.holder_crashed else 0
+        self._suspect_end = order(taken.end)
+        self.entry_bytes = taken.entry_bytes
+        self.restart_batch()
+
+    def end(self) -> None:
+        """End the tenure: what was read under it is forgotten; what runs goes on."""
+        self.tenure, self.releasing = "", False
+        self._unfinished, self._unrecorded, self.left = {}, {}, {}
+        self.backlog.clear()
+        self._rewrite = {}
+        self._dirty = False
+
+    def restart_batch(self) -> None:
+        """Begin with a small read again: what comes next may be larger."""
+        most, size = _FIRST_BATCH
+        self.batch = max(1, min(most, size // max(1, self.entry_bytes)))
+
+    @property
+    def is_readable(self) -> bool:
+        """Return whether the lane may be read."""
+        return bool(self.tenure) and not self.releasing and len(self.left) < _MOST_LEFT
+
+    def look_again(self) -> None:
+        """Read again what only another version wanted: there may be none any more."""
+        if self.left:
+            self.backlog.extend(self.left)
+            self.left = {}
+
+    # -- entries ------------------------------------------------------------------------------------------------------
+
+    def known(self, entry_id: str) -> Known | None:
+        """Return what Redis knows of an entry to be handed out; None = it is finished already."""
+        value = self._ahead.pop(entry_id, b"0:0:")
+        return None if value == b"done" else Known.decode(value)
+
+    def is_suspect(self, entry_id: str, *, listed: bool) -> bool:
+        """Return whether the entry may have ended the process of the lane's last holder. `listed`: Redis has a field for it."""
+        if not self._suspects or order(entry_id) > self._suspect_end:
+            return False
+        self._suspects -= not listed
+        return True
+
+    def add(self, entry_id: str, delivery: Delivery | None) -> None:
+        """Count an entry as unfinished. Entries must come in ascending order."""
+        if entry_id not in self._unfinished and entry_id not in self._recorded:
+            self._unrecorded[entry_id] = order(entry_id)
+        self._unfinished[entry_id] = delivery
+
+    def finish(self, entry_id: str) -> None:
+        """Count an entry as finished: handled, unwanted, trimmed, or a dead letter."""
+        self._unfinished.pop(entry_id, None)
+        place = self._unrecorded.pop(entry_id, None) or order(entry_id)
+        if entry_id in self._recorded:
+            self._removable.append(entry_id)
+        if place > self._finished:
+            self._finished = place
+        self._dirty = True
+
+    def note_recorded(self, entry_id: str) -> None:
+        """Note that Redis has a field for an entry."""
+        self._recorded.add(entry_id)
+        self._rewrite.pop(entry_id, None)
+        self._unrecorded.pop(entry_id, None)
+
+    @property
+    def has_unfinished(self) -> bool:
+        """Return whether entries were read and are not finished."""
+        return bool(self._unfinished)
+
+    # -- progress -----------------------------------------------------------------------------------------------------
+
+    @property
+    def has_progress(self) -> bool:
+        """Return whether there is something to record, and nothing in the way."""
+        return bool(self.tenure) and (self._dirty or self.releasing) and not self.settling and self.reported.is_set()
+
+    def begin_progress(self, worker: str, limits: bytes) -> Progress:
+        """Return what is to be recorded now. `end_progress` must follow."""
+        self.reported.clear()
+        first = next(iter(self._unfinished), None)
+        place = max(self._reported, self._finished) if first is not None else order(self.position)
+        if self.releasing:  # the next holder must not run what still runs here
+            for entry_id, delivery in self.running.items():
+                if entry_id in self._unfinished:
+                    place = max(place, order(entry_id))
+                    delivery.handed = True
+                    self._rewrite[entry_id] = None
+        for entry_id, where in self._unrecorded.items():
+            if where > place:
+                break
+            self._rewrite[entry_id] = None
+        written = [(entry_id, self._value(entry_id, worker)) for entry_id in self._rewrite if entry_id in self._unfinished]
+        for entry_id, _ in written:
+            self.note_recorded(entry_id)
+        self._rewrite = {}
+        removed, self._removable = self._removable, []
+        position = f"{place[0]}-{place[1]}"
+        is_open = first is not None and order(first) <= place
+        mark = before(first) if first is not None and is_open else position
+        self._reported, self._dirty = place, False
+        return Progress(self.keys, self.tenure, self.releasing, mark, position if is_open else "", limits, written, removed)
+
+    def end_progress(self, progress: Progress, *, done: bool) -> None:
+        """Note that a progress was recorded, or that it may not have been."""
+        self.reported.set()
+        if not done and self.tenure == progress.tenure:
+            self._rewrite.update((entry_id, None) for entry_id, _ in progress.written if entry_id in self._unfinished)
+            self._removable += progress.removed
+            self._dirty = True
+
+    def _value(self, entry_id: str, worker: str) -> str:
+        delivery = self.running.get(entry_id) or self._unfinished[entry_id]
+        if delivery is None:
+            return Known().encode()
+        is_running = self.releasing and entry_id in self.running
+        return Known(delivery.attempts, delivery.due, worker if is_running else delivery.owner).encode()

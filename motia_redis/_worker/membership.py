@@ -1,0 +1,247 @@
+"""Announce this worker, and share the lanes among the live workers that want them: all compute the same assignment.
+
+A worker announces what each of its steps wants: two versions of a step may run side by side in a deploy. A lane is assigned to
+workers that want it. If they want different entries of it, it goes from version to version in turns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import socket
+import time
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+import orjson
+from redis.exceptions import RedisError
+
+from motia_redis._scripts import delivery
+from motia_redis._steps.wants import Wants
+from motia_redis._worker.observing import Observed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from motia_redis._scripts.delivery import LiveWorker
+    from motia_redis._store.keyspace import Keyspace
+    from motia_redis._transport.router import Router
+    from motia_redis._worker.lanes import Lane
+
+_log = logging.getLogger(__name__)
+
+_TURN = 1500  # milliseconds for which a lane that several versions want differently stays with one of them
+
+
+def assign(lanes: Iterable[bytes], workers: Sequence[str]) -> dict[bytes, str]:
+    """Return the worker of each lane: the one with the highest hash of worker and lane that has room.
+
+    All processes that see the same workers compute the same result. Shares differ by one lane at most, and few lanes move when a
+    worker joins or leaves.
+    """
+    names = sorted(lanes)
+    if not workers:
+        return {}
+    room = dict.fromkeys(workers, -(-len(names) // len(workers)))
+    owners = {}
+    for name in names:
+        owner = max((w for w in workers if room[w]), key=lambda w: blake2b(w.encode() + name, digest_size=8).digest())
+        room[owner] -= 1
+        owners[name] = owner
+    return owners
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """A worker that is alive, or that ended so lately that what it wants still counts."""
+
+    id: str
+    is_live: bool
+    steps: Mapping[str, Wants]
+
+
+class Membership:
+    """The live workers of the namespace, and the lanes that are assigned to this one.
+
+    Arguments:
+        worker: the id of this worker.
+        lanes: all lanes that its steps want, by name.
+        steps: what its steps want, by name.
+        lease: seconds after which a worker without heartbeat is taken for dead.
+        on_change: called when the assignment has changed.
+    """
+
+    def __init__(
+        self,
+        worker: str,
+        router: Router,
+        keyspace: Keyspace,
+        *,
+        lanes: Mapping[bytes, Lane],
+        steps: Mapping[str, Wants],
+        lease: float,
+        on_change: Callable[[], None],
+    ) -> None:
+        self.assigned: frozenset[bytes] = frozenset()
+        self.is_shared = False  #: lanes go from version to version in turns
+        self._worker = worker
+        self._router = router
+        self._keyspace = keyspace
+        self._lanes = lanes
+        self._steps = steps
+        self._lease = lease
+        self._on_change = on_change
+        described = {"steps": {name: wants.encode() for name, wants in steps.items()}}
+        self._description = orjson.dumps({**described, "host": socket.gethostname(), "pid": os.getpid()})
+        self._observed = Observed()
+        self._silent: dict[str, float] = {}
+        self._foreign: set[bytes] = set()
+        self._parts: dict[tuple[Wants, bytes], Wants] = {}
+        self._streams: dict[Wants, frozenset[bytes]] = {}
+        self._basis: object = None
+        self._clock = 0.0  # the server's time minus the clock of this process, seconds
+
+    def server_time(self) -> int:
+        """Return the time on the Redis server, about, in Unix milliseconds."""
+        return int((time.monotonic() + self._clock) * 1000)
+
+    def silent_for(self, worker: str) -> float:
+        """Return for how many seconds a worker had sent no heartbeat when this one sent its last; infinity for an unknown one."""
+        return self._silent.get(worker, math.inf)
+
+    async def announce(self) -> None:
+        """Send a heartbeat, and follow what has changed. Raises errors of Redis."""
+        asked = time.monotonic()
+        now, rows = await self._send(self._lease)
+        self._clock = now / 1000 - (asked + time.monotonic()) / 2
+        members = self._members(rows, now)
+        lanes_of = {step: self._shared_lanes(step, members, now) for step in self._steps}
+        basis = (members, lanes_of)
+        if basis == self._basis:
+            return
+        self._basis = basis
+        self._follow(members, lanes_of)
+        self._on_change()
+
+    async def leave(self) -> None:
+        """Announce that this worker ends. Raises errors of Redis."""
+        await self._send(0)
+
+    async def _send(self, ttl: float) -> tuple[int, list[LiveWorker]]:
+        return await delivery.heartbeat(
+            self._router,
+            workers=self._keyspace.workers,
+            worker=self._worker,
+            description=self._description,
+            ttl_ms=int(ttl * 1000),
+        )
+
+    # -- members ------------------------------------------------------------------------------------------------------
+
+    def _members(self, rows: Sequence[LiveWorker], now: int) -> tuple[_Member, ...]:
+        members = []
+        self._silent = {}
+        for worker, value in rows:
+            member = self._member(worker, value, now)
+            if member is not None:
+                members.append(member)
+        self._observed.keep(worker for worker, _ in rows)
+        return tuple(sorted(members, key=lambda member: member.id))
+
+    def _member(self, worker: bytes, value: bytes, now: int) -> _Member | None:
+        expiry, _, text = value.partition(b" ")
+        try:
+            remaining = int(expiry) - now
+            description: Any = orjson.loads(text)
+            steps = {name: Wants.decode(wants) for name, wants in description["steps"].items()}
+            name = worker.decode()
+            if None in steps.values():
+                raise ValueError  # noqa: TRY301  # handled as any other field that no worker of this version writes
+        except (ValueError, KeyError, TypeError, AttributeError):
+            if worker not in self._foreign:
+                self._foreign.add(worker)
+                _log.warning("ignoring field %r of %s: no worker writes such a value", worker, self._keyspace.workers.decode())
+            return None
+        if name == self._worker:
+            return _Member(name, True, self._steps)
+        unchanged = self._silent[name] = self._observed.unchanged_for(worker, value)
+        is_live = remaining > 0 and unchanged <= self._lease
+        # What a version wants counts for two leases after its last worker.
+        if not is_live and (remaining < -2000 * self._lease or unchanged > 3 * self._lease):
+            return None
+        known: dict[str, Wants] = {step: wants for step, wants in steps.items() if step in self._steps and wants is not None}
+        return _Member(name, is_live, known)
+
+    # -- assignment ---------------------------------------------------------------------------------------------------
+
+    def _shared_lanes(self, step: str, members: Sequence[_Member], now: int) -> dict[bytes, int]:
+        """Return for each lane that live versions want differently whose turn it is: the number of the version."""
+        versions = {member.steps[step] for member in members if member.is_live and step in member.steps}
+        if len(versions) < 2:
+            return {}
+        turns = {}
+        for name, lane in self._lanes.items():
+            if lane.keys.group == step:
+                parts = {self._part(wants, lane.stream) for wants in versions if lane.stream in self._streams_of(wants)}
+                if len(parts) > 1:
+                    turns[name] = (now // _TURN + crc32(name)) % len(parts)
+        return turns
+
+    def _follow(self, members: Sequence[_Member], turns: Mapping[str, Mapping[bytes, int]]) -> None:
+        """Compute the lanes of this worker, and what other versions want of them."""
+        assigned: set[bytes] = set()
+        classes: dict[tuple[str, ...], list[bytes]] = {}
+        self.is_shared = any(turns.values())
+        for name, lane in self._lanes.items():
+            step = lane.keys.group
+            wanting = [(m, self._part(m.steps[step], lane.stream)) for m in self._wanting(step, lane.stream, members)]
+            own = self._part(self._steps[step], lane.stream)
+            lane.others = tuple({part for _, part in wanting if part != own})
+            live = {member.id: part for member, part in wanting if member.is_live}
+            turn = turns[step].get(name)
+            if turn is not None:
+                part = sorted(set(live.values()), key=repr)[turn]
+                live = {worker: wants for worker, wants in live.items() if wants == part}
+            classes.setdefault((step, *sorted(live)), []).append(name)
+        for (_, *workers), names in classes.items():
+            if self._worker in workers:
+                owners = assign(names, workers)
+                assigned.update(name for name in names if owners[name] == self._worker)
+        self.assigned = frozenset(assigned)
+
+    def _wanting(self, step: str, stream: bytes, members: Sequence[_Member]) -> list[_Member]:
+        return [member for member in members if step in member.steps and stream in self._streams_of(member.steps[step])]
+
+    def _streams_of(self, wants: Wants) -> frozenset[bytes]:
+        streams = self._streams.get(wants)
+        if streams is None:
+            streams = self._streams[wants] = frozenset(wants.streams(self._keyspace))
+        return streams
+
+    def _part(self, wants: Wants, stream: bytes) -> Wants:
+        part = self._parts.get((wants, stream))
+        if part is None:
+            part = self._parts[wants, stream] = wants.within(self._keyspace, stream)
+        return part
+
+
+async def announce_regularly(membership: Membership, pause: Callable[[], float], stopping: asyncio.Event) -> None:
+    """Send heartbeats until `stopping` is set. While Redis is away, what was last known holds."""
+    failing = False
+    while not stopping.is_set():
+        try:
+            await membership.announce()
+            failing = False
+        except (RedisError, OSError) as error:
+            if not failing:
+                _log.warning("heartbeat: trying again: %s", error)
+            failing = True
+        try:
+            async with asyncio.timeout(pause()):
+                await stopping.wait()
+        except TimeoutError:
+            continue

@@ -1,0 +1,114 @@
+"""Record in Redis what is finished, lane by lane, in batches: one script for the lanes of a partition at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from redis.exceptions import RedisError
+
+from motia_redis._scripts import delivery
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from motia_redis._store.keyspace import Keyspace
+    from motia_redis._transport.router import Router
+    from motia_redis._worker.lanes import Lane
+
+_log = logging.getLogger(__name__)
+
+_RECONNECT = (0.1, 5.0)  # seconds: first and longest pause while Redis is away
+_TRIM_INTERVAL = 1.0  # seconds between two trims of a lane by the worker that holds it
+
+
+class ProgressReporter:
+    """Record the progress of this process's lanes, and release the lanes that are to be released.
+
+    `on_released` and `on_lost` are called with a lane whose tenure has ended; `on_missing` when its group is gone.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        keyspace: Keyspace,
+        *,
+        worker: str,
+        limits: bytes,
+        on_released: Callable[[Lane], None],
+        on_lost: Callable[[Lane], None],
+    ) -> None:
+        self._router = router
+        self._keyspace = keyspace
+        self._worker = worker
+        self._limits = limits
+        self._on_released = on_released
+        self._on_lost = on_lost
+        self._changed: dict[bytes, dict[Lane, None]] = {}  # by partition
+        self._tasks: dict[bytes, asyncio.Task[None]] = {}
+        self._trimmed: dict[bytes, float] = {}
+
+    def changed(self, lane: Lane) -> None:
+        """Record the lane's progress soon."""
+        leases = lane.keys.leases
+        lanes = self._changed.get(leases)
+        if lanes is None:
+            self._changed[leases] = {lane: None}
+            if leases not in self._tasks:
+                self._tasks[leases] = asyncio.create_task(self._run(leases))
+        else:
+            lanes[lane] = None
+
+    async def aclose(self) -> None:
+        """Record nothing more."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _run(self, leases: bytes) -> None:
+        """Record until nothing has changed in a partition."""
+        pause = _RECONNECT[0]
+        try:
+            while lanes := self._changed.pop(leases, None):
+                try:
+                    await self._record(list(lanes))
+                    pause = _RECONNECT[0]
+                except (RedisError, OSError) as error:
+                    if pause == _RECONNECT[0]:
+                        _log.warning("recording progress: trying again: %s", error)
+                    self._changed[leases] = lanes | self._changed.get(leases, {})
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 2, _RECONNECT[1])
+        finally:
+            del self._tasks[leases]
+
+    async def _record(self, lanes: list[Lane]) -> None:
+        steps = [(lane, lane.begin_progress(self._worker, self._trim_limits(lane))) for lane in lanes if lane.has_progress]
+        if not steps:
+            return
+        trimmed = self._keyspace.trimmed(steps[0][0].stream)
+        outcomes = None
+        try:
+            outcomes = await delivery.record_progress(self._router, trimmed, [progress for _, progress in steps])
+        finally:
+            for lane, progress in steps:
+                lane.end_progress(progress, done=outcomes is not None)
+        for (lane, progress), outcome in zip(steps, outcomes, strict=True):
+            if lane.tenure != progress.tenure:
+                continue  # it has ended meanwhile
+            if outcome != "ok":
+                self._on_lost(lane)
+            elif progress.release:
+                self._on_released(lane)
+
+    def _trim_limits(self, lane: Lane) -> bytes:
+        """Return the limits to which a lane's stream is trimmed now, or nothing if it was trimmed lately."""
+        now = time.monotonic()
+        if now - self._trimmed.get(lane.stream, 0.0) < _TRIM_INTERVAL:
+            return b""
+        self._trimmed[lane.stream] = now
+        return self._limits
