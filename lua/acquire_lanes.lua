@@ -5,12 +5,12 @@
 -- ARGV     1 worker id
 --          2... for each lane: its name, its group, the tenure that the worker would hold it by, and
 --            "" = take the lane if nobody holds it; "check" = do not take it;
---            "<tenure>\n<lease>" = also take it from this holder, if its lease was not renewed since
+--            "<worker id>\n<tenure>\n<lease>" = also take it from this holder, if its lease was not renewed since
 -- RETURNS  for each lane one of
 --          {"taken", "free" or "dead" = from a holder whose lease ran out, low-water mark, last id of the stream, length of the
 --            stream, bytes of the stream, field, value, field, value, ... of the hash of its entries}
 --          {"kept"} = the worker holds the lane by this tenure
---          {"busy", tenure of the holder ("" = none), its lease}
+--          {"busy", id of the holder ("" = none), its tenure, its lease}
 --          {"missing"} = the stream has no such group
 -- ERRORS   none of its own
 -- COST     the number of lanes, of the groups of their streams, and of the fields of their entries
@@ -48,24 +48,24 @@ local function last_of(stream)
 end
 
 local function acquire(stream, entries, lane, group, tenure, claim)
-  local holder = redis.call("HGET", leases, "lane " .. lane) or ""
-  if holder == tenure then
+  local found = redis.call("HMGET", leases, "lane " .. lane, "tenure " .. lane)
+  local holder, since = found[1] or "", found[2] or ""
+  if holder == worker and since == tenure then
     return { "kept" }
   end
-  local rival = string.match(holder, "^(%S+) ")
-  local expiry = rival and redis.call("HGET", leases, "worker " .. rival) or ""
+  local expiry = holder ~= "" and redis.call("HGET", leases, "worker " .. holder) or ""
   local from = "free" -- also its own, by a tenure whose reply was lost
-  if rival and rival ~= worker then
-    from = claim == holder .. "\n" .. expiry and "dead" or nil
+  if holder ~= "" and holder ~= worker then
+    from = claim == holder .. "\n" .. since .. "\n" .. expiry and "dead" or nil
   end
   if claim == "check" or not from then
-    return { "busy", holder, expiry }
+    return { "busy", holder, since, expiry }
   end
   local mark = mark_of(stream, group)
   if not mark then
     return { "missing" }
   end
-  redis.call("HSET", leases, "lane " .. lane, tenure)
+  redis.call("HSET", leases, "lane " .. lane, worker, "tenure " .. lane, tenure)
   local bytes = redis.call("MEMORY", "USAGE", stream, "SAMPLES", "5") or 0
   local reply = { "taken", from, mark, last_of(stream), redis.call("XLEN", stream), bytes }
   for _, part in ipairs(redis.call("HGETALL", entries)) do -- more than `unpack` may return

@@ -14,8 +14,9 @@ redis.call("HDEL", leases, "worker " .. worker)
 local released = 0
 local all = redis.call("HGETALL", leases)
 for index = 1, #all, 2 do
-  if string.find(all[index], "^lane ") and string.match(all[index + 1], "^(%S+) ") == worker then
+  if string.find(all[index], "^lane ") and all[index + 1] == worker then
     redis.call("HSET", leases, all[index], "")
+    redis.call("HDEL", leases, "tenure " .. string.sub(all[index], 6))
     released = released + 1
   end
 end

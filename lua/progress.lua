@@ -2,7 +2,8 @@
 --
 -- KEYS     1 hash of the partition's leases  2 hash that records what was trimmed from the partition's streams
 --          3... for each lane: its stream, the hash of its entries
--- ARGV     for each lane: 1 its name  2 tenure  3 group  4 "keep" or "release"  5 low-water mark ("" = unchanged)
+-- ARGV     1 worker id
+--          then for each lane: 1 its name  2 tenure  3 group  4 "keep" or "release"  5 low-water mark ("" = unchanged)
 --          6 position; "" = the low-water mark  7 "" = do not trim; else limits, see lib/retention.lua
 --          8 number of fields to write, then for each: entry id, value; see lib/lease.lua
 --          9 number of fields to remove, then for each: entry id
@@ -14,9 +15,10 @@
 local lease, full = require("lib.lease"), require("lib.full")
 
 local leases, trimmed = KEYS[1], KEYS[2]
-local FIRST_LANE_KEY = 3
+local worker = ARGV[1]
+local FIRST_LANE_KEY, FIRST_LANE_ARGUMENT = 3, 2
 
-local at = 0
+local at = FIRST_LANE_ARGUMENT - 1
 local function argument()
   at = at + 1
   return ARGV[at]
@@ -47,7 +49,7 @@ for key = FIRST_LANE_KEY, #KEYS, 2 do
   local mark, position, limits = argument(), argument(), argument()
   local written, removed = parts(2 * argument()), parts(argument())
   local outcome = 1
-  if not lease.holds(redis.call, leases, lane, tenure) then
+  if not lease.holds(redis.call, leases, worker, lane, tenure) then
     outcome = 0
   elseif mark ~= "" and not move_mark(stream, group, mark) then
     outcome = -1
@@ -65,6 +67,7 @@ for key = FIRST_LANE_KEY, #KEYS, 2 do
     end
     if mode == "release" then
       redis.call("HSET", leases, "lane " .. lane, "")
+      redis.call("HDEL", leases, "tenure " .. lane)
     end
     if limits ~= "" then
       pcall(require("lib.retention").trim, redis.call, stream, trimmed, limits)

@@ -1,10 +1,10 @@
 -- Reads the leases of one partition. They are one hash with these fields:
 --   "worker <id>"       when the lease of the worker runs out (Unix milliseconds); each heartbeat writes a later time
---   "lane <name>"       tenure of the lane's holder, "<worker id> <number>"; "" after it was released, so the hash lists every
---                       lane ever held
+--   "lane <name>"       id of the worker that holds the lane; "" after it was released, so the hash lists every lane ever held
+--   "tenure <name>"     number of the time for which the worker holds it, counted by the worker
 --   "forgotten <step>"  "": the step was forgotten and left dead letters
--- Worker ids and tenures are never reused. A lane belongs to its tenure until another worker takes it, also after the lease ran
--- out. `call` is redis.call.
+-- Worker ids are never reused, nor are the tenures of one worker. A lane belongs to its holder until another worker takes it, also
+-- after the lease ran out. `call` is redis.call.
 --
 -- The hash of a lane's entries has what is known beyond the low-water mark of the lane's group:
 --   "position"  every entry up to this id is finished, unless it has a field; absent = the low-water mark
@@ -20,13 +20,14 @@ local function is_alive(call, leases, worker)
   return expiry and tonumber(expiry) > now(call)
 end
 
-local function holds(call, leases, lane, tenure)
-  return call("HGET", leases, "lane " .. lane) == tenure
+local function holds(call, leases, worker, lane, tenure)
+  local found = call("HMGET", leases, "lane " .. lane, "tenure " .. lane)
+  return found[1] == worker and found[2] == tenure
 end
 
 -- Return whether a worker decides about an entry: it holds the lane, or it runs the entry that it left to the next holder.
 local function may_settle(call, leases, entries, worker, lane, tenure, id)
-  if tenure ~= "" and holds(call, leases, lane, tenure) then
+  if tenure ~= "" and holds(call, leases, worker, lane, tenure) then
     return true
   end
   local known = call("HGET", entries, id)

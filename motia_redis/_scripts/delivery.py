@@ -64,6 +64,7 @@ class Kept(NamedTuple):
 class Busy(NamedTuple):
     """Another worker holds the lane; or nobody does, and it was not to be acquired."""
 
+    holder: str  #: id of the worker; empty = none
     tenure: str
     lease: bytes
 
@@ -106,19 +107,21 @@ def _outcome(reply: list[bytes]) -> Taken | Kept | Busy | Missing:
         case b"missing":
             return Missing()
         case b"busy":
-            return Busy(reply[1].decode(), reply[2])
+            return Busy(reply[1].decode(), reply[2].decode(), reply[3])
     _, origin, mark, end, length, size, *flat = reply
     known = {name.decode(): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
     return Taken(origin == b"dead", mark.decode(), end.decode(), int(size) // max(1, int(length)), known)
 
 
-async def record_progress(router: Router, trimmed: bytes, lanes: Sequence[Progress]) -> list[Literal["ok", "lost", "missing"]]:
+async def record_progress(
+    router: Router, trimmed: bytes, lanes: Sequence[Progress], *, worker: str
+) -> list[Literal["ok", "lost", "missing"]]:
     """Record the progress of lanes of one partition; return an outcome for each. `trimmed` is the partition's record of trims.
 
     "lost": the tenure does not hold the lane; "missing": the group is gone. Nothing changed there. Safe to repeat.
     """
     keys = [lanes[0].keys.leases, trimmed, *chain.from_iterable((lane.keys.stream, lane.keys.entries) for lane in lanes)]
-    arguments: list[bytes | str] = []
+    arguments: list[bytes | str] = [worker]
     for lane in lanes:
         arguments += (lane.keys.name, lane.tenure, lane.keys.group, "release" if lane.release else "keep")
         arguments += (lane.mark, lane.position, lane.limits, str(len(lane.written)), *chain.from_iterable(lane.written))

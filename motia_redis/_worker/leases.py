@@ -184,9 +184,9 @@ class PartitionLeases:
                 case Taken():
                     lane.take(want.tenure, outcome)
                     self._on_taken(lane)
-                case Busy(tenure, lease):
-                    if self._has_ended(lane.keys.name, tenure, lease):
-                        self._claims[lane.keys.name] = b"%b\n%b" % (tenure.encode(), lease)
+                case Busy(holder, tenure, lease):
+                    if self._has_ended(lane.keys.name, holder, lease):
+                        self._claims[lane.keys.name] = b"%b\n%b\n%b" % (holder.encode(), tenure.encode(), lease)
                         self._wake.set()
                 case Missing():
                     without_group.append(lane)
@@ -196,10 +196,9 @@ class PartitionLeases:
             _log.warning("consumer groups of %d lanes are missing (was Redis flushed?): creating them", len(without_group))
             await self._restore(without_group)
 
-    def _has_ended(self, lane: bytes, tenure: str, lease: bytes) -> bool:
+    def _has_ended(self, lane: bytes, worker: str, lease: bytes) -> bool:
         """Return whether the holder of a lane has stopped, as far as this process can know without trusting any clock but its own."""
-        worker = tenure.partition(" ")[0]
-        seen = self._observed.unchanged_for(lane, (tenure, lease))
+        seen = self._observed.unchanged_for(lane, (worker, lease))
         silent = self._membership.silent_for(worker)
         has_run_out = not lease.isdigit() or int(lease) <= self._membership.server_time()
         wait = _WAIT * self._ttl

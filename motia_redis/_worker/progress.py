@@ -93,7 +93,7 @@ class ProgressReporter:
         trimmed = self._keyspace.trimmed(steps[0][0].stream)
         outcomes = None
         try:
-            outcomes = await delivery.record_progress(self._router, trimmed, [progress for _, progress in steps])
+            outcomes = await delivery.record_progress(self._router, trimmed, [progress for _, progress in steps], worker=self._worker)
         finally:
             for lane, progress in steps:
                 lane.end_progress(progress, done=outcomes is not None)

@@ -184,7 +184,7 @@ class _Run:
                 release=self._release,
                 revive=state.revive,
                 restore=self._restore,
-                new_tenure=lambda: f"{worker} {next(tenures)}",
+                new_tenure=lambda: str(next(tenures)),
             )
             for lease, lanes in by_partition.values()
         ]
