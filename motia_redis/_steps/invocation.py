@@ -9,8 +9,10 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from motia_redis._steps import faults
+
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Generator
+    from collections.abc import Awaitable, Coroutine, Generator
     from concurrent.futures import Executor
 
 Function = Callable[..., Any]
@@ -31,27 +33,34 @@ async def call(fn: Function, input: Any, ctx: Any, executor: Executor | None = N
     """Call `fn` with `input`, and `ctx` if it takes one, and return its result.
 
     An async function runs on the event loop; a sync one in a thread of `executor` (None: the loop's own), with the
-    caller's context variables, so that it cannot stop the loop. What the function raises is raised; a `SystemExit`
-    becomes a `RuntimeError`, since a handler may fail but not end the process that works for others.
+    caller's context variables, so that it cannot stop the loop. Whatever the function raises is raised, a BaseException too; only
+    what asyncio would take for its own becomes a `RuntimeError` (`SystemExit`, for example), since a handler may fail but not
+    end the process that works for others.
     """
     try:
         with_ctx, on_loop = _kind(fn)
     except TypeError as exc:
         raise TypeError(f"{fn!r} {exc}") from None
-    try:
-        if on_loop:
-            return await Apart(fn(input, ctx) if with_ctx else fn(input))
-        args = (input, ctx) if with_ctx else (input,)
-        context = contextvars.copy_context()
-        result = await asyncio.get_running_loop().run_in_executor(executor, context.run, _in_thread, fn, args)
-        # A sync function may still hand back an awaitable, such as a lambda around an async function.
-        return await result if inspect.isawaitable(result) else result
-    except SystemExit as exc:
-        raise RuntimeError(f"the function called sys.exit({exc.code!r})") from exc
+    args = (input, ctx) if with_ctx else (input,)
+    if on_loop:
+        return await Apart(_start(fn, args))
+    context = contextvars.copy_context()
+    outcome = await asyncio.get_running_loop().run_in_executor(executor, context.run, _in_thread, fn, args)
+    result = outcome.take()
+    # A sync function may still hand back an awaitable, such as a lambda around an async function.
+    return await Apart(result) if inspect.isawaitable(result) else result
+
+
+async def call_in_task(fn: Function, input: Any, ctx: Any) -> Any:
+    """Call `fn` like `call`, in a task of its own: a function that cancels its own task does not cancel the caller's."""
+    return (await asyncio.create_task(_finish(call(fn, input, ctx)))).take()
 
 
 class Apart:
-    """Awaits something in a context of its own: what it sets there does not reach what comes next in the same task."""
+    """Awaits something in a context of its own: what it sets there does not reach what comes next in the same task.
+
+    Raises what it raises, but for the two exceptions that end the loop: they become RuntimeErrors.
+    """
 
     __slots__ = ("_awaitable",)
 
@@ -61,13 +70,16 @@ class Apart:
     def __await__(self) -> Generator[Any, Any, Any]:
         """Run each step of it there."""
         context = contextvars.copy_context()
-        steps: Any = self._awaitable.__await__()
+        awaitable: Any = self._awaitable
+        steps: Any = awaitable.__await__() if hasattr(awaitable, "__await__") else iter(awaitable)  # of `types.coroutine`
         step, given = steps.send, None
         while True:
             try:
                 waits_for = context.run(step, given)
             except StopIteration as done:
                 return done.value
+            except (SystemExit, KeyboardInterrupt) as error:
+                raise _failure(error) from error
             try:
                 given, step = (yield waits_for), steps.send
             except BaseException as error:  # noqa: BLE001  # it is for the coroutine
@@ -86,18 +98,69 @@ def is_async(fn: Function) -> bool:
 
 def call_here(fn: Function, input: Any, ctx: Any) -> Any:
     """Call `fn` like `call`, but in this thread, and return what it returns: for an async function, its coroutine."""
-    try:
-        return fn(input, ctx) if _kind(fn).takes_ctx else fn(input)
-    except SystemExit as exc:
-        raise RuntimeError(f"the function called sys.exit({exc.code!r})") from exc
+    return _start(fn, (input, ctx) if _kind(fn).takes_ctx else (input,))
 
 
-def _in_thread(fn: Function, args: tuple[Any, ...]) -> Any:
+def _start(fn: Function, args: tuple[Any, ...]) -> Any:
+    """Call a function in this thread."""
     try:
         return fn(*args)
-    except StopIteration as exc:
-        # A Future refuses a StopIteration (Python 3.11 then never resolves it), so the caller would wait forever.
-        raise RuntimeError("the function raised StopIteration") from exc
+    except _RESERVED as error:
+        raise _failure(error) from error
+
+
+class _Outcome:
+    """What a function returned or raised in a thread or in another task.
+
+    It is the *result* of the future that is awaited. As its exception, some would not arrive: a future refuses a StopIteration
+    (Python 3.11 then never resolves it), turns the CancelledError of `concurrent.futures` into a cancellation of the caller, and
+    throws a GeneratorExit into the caller's coroutine, where it means `close`.
+    """
+
+    __slots__ = ("_error", "_result")
+
+    def __init__(self, result: Any, error: BaseException | None) -> None:
+        self._result = result
+        self._error = error
+
+    def take(self) -> Any:
+        """Return the result or raise the error, once."""
+        # Both are forgotten: the error's traceback refers to this frame and to others that hold the outcome. Without a cycle they
+        # need no garbage collector.
+        (result, error), self._result, self._error = (self._result, self._error), None, None
+        if error is None:
+            return result
+        try:
+            raise error
+        finally:
+            del error
+
+
+def _in_thread(fn: Function, args: tuple[Any, ...]) -> _Outcome:
+    try:
+        return _Outcome(_start(fn, args), None)
+    except BaseException as error:  # noqa: BLE001  # it is raised where the call is awaited
+        return _Outcome(None, error)
+
+
+async def _finish(call: Coroutine[Any, Any, Any]) -> _Outcome:
+    try:
+        return _Outcome(await call, None)
+    except BaseException as error:  # noqa: BLE001  # it is raised where the task is awaited
+        return _Outcome(None, error)
+
+
+#: What a function may raise by itself, and what means something else to a coroutine, a future or the loop that it passes through:
+#: the end of the process, of an iteration, of the task.
+_RESERVED = (SystemExit, KeyboardInterrupt, StopIteration, asyncio.CancelledError)
+
+
+def _failure(error: BaseException) -> RuntimeError:
+    """Return the error to raise for one of `_RESERVED`."""
+    if issubclass(type(error), SystemExit):
+        code = faults.printable(faults.attribute(error, SystemExit, "code"))
+        return RuntimeError(f"the function called sys.exit({code})")
+    return RuntimeError(f"the function raised {faults.describe(error).line}")
 
 
 class _Kind(NamedTuple):
