@@ -5,7 +5,8 @@
 -- RETURNS  the number of dead letters deleted
 -- ERRORS   none of its own
 -- COST     the number of dead letters
--- INVARIANT a forgotten step stays on record only while it has dead letters.
+-- INVARIANT a forgotten step stays on record only while it has dead letters. Works over maxmemory: all writes free
+--          memory.
 
 local dead, leases = KEYS[1], KEYS[2]
 local step = ARGV[1]

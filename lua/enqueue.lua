@@ -44,7 +44,9 @@ if first then
   return append_and_trim()
 end
 local dedupe = require("lib.dedupe")
-local keys = { record = request_record, key = idempotency_record, stream = stream, trimmed = trimmed, newest = false }
+local keys = {
+  record = request_record, key = idempotency_record, stream = stream, trimmed = trimmed, newest = false, hash = trimmed,
+}
 local known = dedupe.find_reply(redis.call, keys, request, attempt_token)
 if known then
   return known

@@ -2,7 +2,8 @@
 --
 -- KEYS     1 hash of the scope's values     2 hash of the scope's revisions
 --          3 set of the partition's scopes  4 event stream of the key's lane
---          5 record of the request          6 hash that records what was trimmed from the streams; absent without options
+--          5 record of the request          6 hash that records what was trimmed from the streams; a set or update without
+--          options has none
 --          7 record of the idempotency key; absent without one
 -- ARGV     1 scope  2 key  3 request id  4 trace id ("" = none)
 --          5 "" or options, "<expected>\n<limits>\n<attempt token>":
@@ -32,7 +33,8 @@
 --          when it repeats a call, see lib/dedupe.lua
 -- INVARIANT either nothing changes, or all of this does: the value, its revision (the id of the change event), and the set of
 --          scopes, which holds the scope exactly while the scope holds a value. Everything is checked before the first write. A
---          request is applied once.
+--          request is applied once. Over maxmemory "set" and "update" are refused; "delete" works, and trims its stream at once
+--          to what consumer groups need, so that it frees memory.
 
 local values, revisions, scopes, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local request_record, trimmed, idempotency_record = KEYS[5], KEYS[6], KEYS[7]
@@ -44,13 +46,17 @@ local call, pcall_redis = redis.call, redis.pcall
 
 -- Append the event and change the key from `old` (false = no value) to `new` (false = deleted). The event carries only the part
 -- `replaced` of the old text; `kept` says how many bytes of the old text stay at both ends of the new one. Return the reply: the
--- revision and `extra`.
+-- revision and `extra`. If Redis refuses the event of a deletion, nothing was written yet: return the error.
 local function write(old, new, replaced, kept, extra)
   local event = not old and "state:created" or new and "state:updated" or "state:deleted"
-  local revision = call(
+  local append = new and call or pcall_redis
+  local revision = append(
     "XADD", events, "*",
     "type", event, "scope", scope, "key", key, "new", new or "", "old", replaced, "kept", kept, "request", request, "trace", trace
   )
+  if type(revision) == "table" then
+    return revision
+  end
   -- If a write fails now, the event must be deleted again. A write fails when another client put another type under one of our
   -- keys. The value is written last, because HGET has shown that this write cannot fail.
   local written
@@ -94,6 +100,20 @@ if not expected then
   expected, limits, attempt_token = "", "", ""
 end
 
+local full = require("lib.full")
+local is_full = false -- whether Redis refused the event of a deletion, because it is over maxmemory
+
+local function delete(old)
+  local extra = parameter ~= "quiet" and old or nil
+  local reply = write(old, false, old, "0:0", extra)
+  if full.is_refusal(reply) then
+    is_full = true
+    full.allow_writes(call, revisions)
+    reply = write(old, false, old, "0:0", extra)
+  end
+  return reply
+end
+
 local function change()
   local old = call("HGET", values, key)
   if expected ~= "" then
@@ -105,7 +125,7 @@ local function change()
   if kind == "set" then
     return write(old, parameter, old or "", "0:0")
   elseif kind == "delete" then
-    return old and write(old, false, old, "0:0", parameter ~= "quiet" and old or nil) or {}
+    return old and delete(old) or {}
   elseif not old and parameter == "strict" then
     return redis.error_reply("KEYMISSING")
   end
@@ -133,9 +153,14 @@ end
 
 local function change_and_trim()
   local reply = change()
-  if limits ~= "" and reply[1] and not reply.err then
+  if reply.err or not reply[1] then
+    return reply
+  end
+  if is_full then -- a failure to trim must not fail the change
+    pcall(require("lib.retention").trim_to_needed, call, events, trimmed)
+  elseif limits ~= "" then
     local done, lost = pcall(require("lib.retention").trim, call, events, trimmed, limits)
-    if done and lost then -- a failure to trim must not fail the change
+    if done and lost then
       reply[2], reply[3] = reply[2] or "", lost
     end
   end
@@ -148,11 +173,15 @@ end
 local dedupe = require("lib.dedupe")
 local keys = {
   record = request_record, key = idempotency_record, stream = events, trimmed = trimmed, newest = call("HGET", revisions, key),
+  hash = revisions,
 }
 local known = dedupe.find_reply(call, keys, request, attempt_token)
 if known then
   return known
 end
 local reply = change_and_trim()
+if kind == "delete" then
+  full.allow_writes(call, revisions) -- a deletion that found nothing has not written yet
+end
 dedupe.record_reply(call, keys, attempt_token, reply)
 return reply

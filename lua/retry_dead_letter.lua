@@ -7,7 +7,8 @@
 --          group on the stream, so nobody would read the event
 -- ERRORS   none of its own
 -- COST     the bytes of the dead letter, and the number of groups of the stream
--- INVARIANT an event is either in the stream or a dead letter, never both and never neither.
+-- INVARIANT an event is either in the stream or a dead letter, never both and never neither. Works over maxmemory: the event only
+--          moves.
 
 local dead, stream = KEYS[1], KEYS[2]
 local step, id = ARGV[1], ARGV[2]
@@ -49,6 +50,7 @@ for index = 1, #event, 2 do
     kept[#kept + 1] = value
   end
 end
+redis.call("XDEL", dead, "0-0") -- no entry has this id; a script that has written may write over maxmemory, see lib/full.lua
 local added = redis.call("XADD", stream, "*", "revision", revision, unpack(kept))
 redis.call("XDEL", dead, id)
 if redis.call("XLEN", dead) == 0 then

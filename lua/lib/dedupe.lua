@@ -9,9 +9,12 @@
 -- "<attempt>:<start by the server's clock, milliseconds; 0 = unknown>:<milliseconds since>:<lifetime of the key>:<fingerprint>".
 -- The record of a request is "<attempt>\n", then "<revision>\n<text>" once it was applied, or "?<id>" while the search goes on.
 -- The record of an idempotency key is "<fingerprint>\n<revision>\n<text>".
+-- Over maxmemory the outcome of an earlier attempt is still found, recorded and returned. No change follows in such a call.
 -- A reply without revision is recorded as "\n": the request was valid and there was nothing to change.
 --
 -- COST of a search: at most MOST_ENTRIES entries or about MOST_BYTES in one call.
+
+local full = require("lib.full")
 
 local RECORD_LIFETIME = 600000 -- milliseconds in which a delayed attempt may still arrive
 local MARGIN = 5000 -- milliseconds by which clocks may differ
@@ -109,8 +112,8 @@ local function remember(call, keys, asked, reply)
 end
 
 -- Return the reply for a request that must not run: its earlier reply, an error, or the status SEARCHING (call again). Return nil
--- for a request that must run. `keys` has record, key (the record of the idempotency key, if any), stream, trimmed, and newest
--- (the revision of the key; false = none).
+-- for a request that must run: nothing was written then. `keys` has record, key (that of the idempotency key, if any), stream,
+-- trimmed, newest (the revision of the key; false = none), and hash (a hash of the script, for full.allow_writes).
 local function find_reply(call, keys, request, attempt_token)
   local asked = parse(attempt_token)
   local known = keys.key and call("GET", keys.key)
@@ -119,6 +122,7 @@ local function find_reply(call, keys, request, attempt_token)
     if fingerprint ~= asked.fingerprint then
       return { err = "REUSED" }
     end
+    full.allow_writes(call, keys.hash)
     call("SET", keys.key, known, "KEEPTTL") -- a write on this connection, so that its WAIT covers the first attempt's
     return reply_of_record(rest)
   end
@@ -128,6 +132,7 @@ local function find_reply(call, keys, request, attempt_token)
     local attempt, rest = string.match(record, "^(%d+)\n(.*)$")
     local reply = reply_of_record(rest)
     if reply then
+      full.allow_writes(call, keys.hash)
       call("SET", keys.record, record, "KEEPTTL")
       return reply
     end
@@ -146,10 +151,12 @@ local function find_reply(call, keys, request, attempt_token)
   since = since - MARGIN
   local found, rest = find(call, keys.stream, keys.trimmed, request, from, since)
   if rest then
+    full.allow_writes(call, keys.hash)
     call("SET", keys.record, asked.attempt .. "\n?" .. rest, "PX", RECORD_LIFETIME)
     return { ok = "SEARCHING" }
   end
   if found and not found.err then
+    full.allow_writes(call, keys.hash)
     remember(call, keys, asked, found)
   end
   return found

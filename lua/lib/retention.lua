@@ -106,4 +106,15 @@ local function trim(call, stream, trimmed, limits)
   return nil
 end
 
-return { trim = trim, first_needed = first_needed }
+-- Remove all entries that no group needs, whatever their number and age. It frees memory on a full server.
+-- COST: that of `trim`.
+local function trim_to_needed(call, stream, trimmed)
+  local needed = first_needed(call, stream)
+  if needed then
+    trim_head(call, stream, trimmed, "MINID", needed)
+  else
+    trim_head(call, stream, trimmed, "MAXLEN", 0)
+  end
+end
+
+return { trim = trim, trim_to_needed = trim_to_needed, first_needed = first_needed }

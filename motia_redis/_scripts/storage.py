@@ -15,6 +15,7 @@ _MUTATE: Final = loader.load("mutate")
 _ENQUEUE: Final = loader.load("enqueue")
 _GET_ENTRY: Final = loader.load("get_entry")
 _SCAN_KEYS: Final = loader.load("scan_keys")
+_TRIM_STREAM: Final = loader.load("trim_stream")
 _ENSURE_LAYOUT: Final = loader.load("ensure_layout")
 
 _new = tuple.__new__  # makes a NamedTuple without its own __new__, which is a function call in Python
@@ -24,8 +25,8 @@ _SEARCHING = b"SEARCHING"  # the status that asks for another call, while the sc
 class Mutation(NamedTuple):
     """One call of `mutate`."""
 
-    #: Values, revisions, scopes, events, record of the request; with options also what was trimmed; with an idempotency key also
-    #: its record.
+    #: Values, revisions, scopes, events, record of the request; with options, or for a deletion, also what was trimmed; with an
+    #: idempotency key also its record.
     keys: Sequence[bytes]
     scope: bytes
     key: bytes
@@ -127,6 +128,12 @@ async def enqueue(router: Router, message: Message, *, following: Sequence[Seque
         replies = await _ENQUEUE.call_with(router, keys, message[4:], following)
     reply = replies[0]
     return Enqueued(reply[0], reply[1], reply[2] if len(reply) > 2 else 0, replies[1:])
+
+
+async def trim_stream(router: Router, *, stream: bytes, trimmed: bytes, limits: bytes) -> int:
+    """Trim a stream and return how many entries were removed: about 1 MiB in one call."""
+    removed: int = await _TRIM_STREAM(router, (stream, trimmed), (limits,))
+    return removed
 
 
 async def get_entry(router: Router, *, values: bytes, revisions: bytes, key: bytes) -> StoredEntry | None:

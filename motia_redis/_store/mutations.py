@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from hashlib import blake2b
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
+
+from redis.exceptions import RedisError
 
 from motia_redis._ids import generator, random_id
 from motia_redis._scripts import error_codes
@@ -68,7 +71,11 @@ class Mutations:
             mutation = self._mutation(
                 session, scope, key, change, request=request, expected=expected, attempt_token=attempt_token, claim=claim.name
             )
-            reply = await scripts.mutate(session.router, mutation, following=self._wait_commands)
+            try:
+                reply = await scripts.mutate(session.router, mutation, following=self._wait_commands)
+            except ErrorReply as error:
+                await self._after_refusal(session, error, mutation.keys[3])
+                raise
             if reply.following or reply.dropped:
                 self._check(subject, reply)
             if reply.revision and not attempt_token and change[0] != b"update":  # a no-op update has an old revision
@@ -104,7 +111,11 @@ class Mutations:
                 limits=self._trim_limits(),
                 attempt_token=claim.attempt_token(attempt),
             )
-            reply = await scripts.enqueue(session.router, message, following=self._wait_commands)
+            try:
+                reply = await scripts.enqueue(session.router, message, following=self._wait_commands)
+            except ErrorReply as error:
+                await self._after_refusal(session, error, stream)
+                raise
             self._check(subject, reply)
             return reply
 
@@ -151,10 +162,18 @@ class Mutations:
         limits = self._trim_limits() if limits is None else limits
         if expected or limits or attempt_token:
             options = b"%b\n%b\n%b" % (expected, limits, attempt_token)
+        if options or change[0] == b"delete":  # a deletion trims on a full server
             keys.append(session.keyspace.trimmed(keys[3]))
         if claim:
             keys.append(session.keyspace.idempotency(keys[3], claim))
         return scripts.Mutation(keys, scope, key, request, _trace(), options, change)
+
+    async def _after_refusal(self, session: Session, error: ErrorReply, stream: bytes) -> None:
+        """Trim the stream if a full Redis refused a write to it. Otherwise old entries would keep it full: only writes trim."""
+        if error.code == "OOM":
+            with suppress(RedisError, OSError):  # the caller gets the refusal
+                trimmed = session.keyspace.trimmed(stream)
+                await scripts.trim_stream(session.router, stream=stream, trimmed=trimmed, limits=self._trimming)
 
     def _trim_limits(self) -> bytes:
         """Return the limits to which the script trims the stream, or nothing if this write does not trim.

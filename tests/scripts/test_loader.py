@@ -74,7 +74,7 @@ def test_keys_and_arguments_are_bound_at_the_top(name: str) -> None:
     code = re.sub(r" *--.*", "", (LUA / f"{name}.lua").read_text()).lstrip()
     lines = code.splitlines()
     top = [line for line in lines[: lines.index("")] if line]
-    while top and top[0].startswith("local lease = require"):  # a part stands above
+    while top and all(re.match(r"local \w+ = require", line) for line in top):  # parts stand above
         rest = lines[lines.index("") + 1 :]
         lines, top = rest, rest[: rest.index("")]
     bound = [line for line in top if _BINDING.fullmatch(line)]

