@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import orjson
 
 from motia_redis._admin.connections import open_namespace
 from motia_redis._scripts import administration
+from motia_redis._steps.wants import Wants
 from motia_redis.errors import StepInUse, StepMissing
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class WorkerInfo:
     id: str
     host: str
     pid: int
-    steps: tuple[str, ...]
+    steps: Mapping[str, Wants]  #: what the worker's version of each step wants
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,18 @@ class Registry:
     lanes: Mapping[tuple[str, bytes], str | None]  #: step and stream -> id of the live worker that holds the lane, or None
     dropped: Mapping[bytes, int]  #: stream -> number of unhandled entries that the hard cap has removed
     steps: tuple[frozenset[str], ...]  #: for each partition: the steps that have or had a lane there, or left dead letters
+
+    def versions(self, step: str) -> set[Wants]:
+        """Return what the live versions of a step want."""
+        return {worker.steps[step] for worker in self.workers.values() if step in worker.steps}
+
+    def unwanted_lanes(self, step: str, keyspace: Keyspace) -> set[bytes]:
+        """Return the streams of a step's lanes that no live version wants. Empty if no worker runs the step."""
+        versions = self.versions(step)
+        if not versions:
+            return set()
+        wanted = {stream for wants in versions for stream in wants.streams(keyspace)}
+        return {stream for name, stream in self.lanes if name == step} - wanted
 
 
 class _Leases(NamedTuple):
@@ -109,8 +122,10 @@ def _decode_worker(field: bytes, value: bytes, now: int) -> WorkerInfo | None:
     except ValueError:  # not UTF-8, or not JSON
         return None
     match description:
-        case {"host": str(host), "pid": int(pid), "steps": [*steps]} if all(isinstance(step, str) for step in steps):
-            return WorkerInfo(worker, host, pid, tuple(steps))
+        case {"host": str(host), "pid": int(pid), "steps": dict(steps)}:
+            decoded = {step: Wants.decode(value) for step, value in steps.items()}
+            known = {step: wants for step, wants in decoded.items() if wants is not None}
+            return WorkerInfo(worker, host, pid, known) if len(known) == len(steps) else None
     return None
 
 
@@ -128,25 +143,33 @@ class Forgotten:
     dropped: bool  #: whether the dead letters were dropped
 
 
-async def forget_step(state: StateManager, name: str, *, with_dead_letters: bool = False, force: bool = False) -> Forgotten:
-    """Remove the consumer groups and the recorded attempts of a step that no longer exists, so that streams can be trimmed.
+async def forget_step(
+    state: StateManager, name: str, *, with_dead_letters: bool = False, only_lanes: bool = False, force: bool = False
+) -> Forgotten:
+    """Remove the consumer groups of a step that no longer exists, so that streams can be trimmed, and trim them.
 
-    The step loses the entries that it has not handled. If it comes back, it begins with the entries written from then on. Its
-    dead letters stay, unless `with_dead_letters`. Each partition changes atomically. After an error, repeat the call.
+    The step loses the entries that it has not handled. If it comes back, it begins like a new step. Its dead letters stay, unless
+    `with_dead_letters`. Each partition changes atomically. After an error, repeat the call.
 
-    The call is rejected while a live worker runs the step. That worker would make the groups again at once, and read all entries
-    that are still there. `force` skips the check. Cost: two round trips; the number of streams and of the step's pending entries.
+    With `only_lanes`, only the lanes go that no live version of the step wants: those of a scope, key or topic that its triggers
+    had before. The step may run meanwhile. Without, the call is rejected while a live worker runs the step: the worker would make
+    the groups again at once. `force` skips the check. Cost: two round trips; the number of streams, and what is trimmed.
     Raises StepInUse, StepMissing, StateUnavailable.
     """
     async with open_namespace(state, f"step {name!r}") as (router, keyspace):
         known = await read(router, keyspace)
-        if not force:
-            _check_unused(known, name)
-        counts = await administration.forget_step(
-            router, _step_keys(keyspace, known, name), step=name, dead_letters="drop" if with_dead_letters else "keep"
-        )
+        if only_lanes:
+            if not known.versions(name):
+                raise StepMissing(f"no worker runs step {name!r} in namespace {state.namespace!r}, so no lane of it is unwanted")
+            streams = known.unwanted_lanes(name, keyspace)
+        else:
+            if not force:
+                _check_unused(known, name)
+            streams = {stream for step, stream in known.lanes if step == name}.union(keyspace.event_streams())
+        mode: Literal["keep", "drop", "lanes"] = "lanes" if only_lanes else "drop" if with_dead_letters else "keep"
+        counts = await administration.forget_step(router, _step_keys(keyspace, streams, name), step=name, mode=mode)
     groups, letters = sum(count.groups for count in counts), sum(count.dead_letters for count in counts)
-    if not groups and not letters and not any(name in steps for steps in known.steps):
+    if not only_lanes and not groups and not letters and not any(name in steps for steps in known.steps):
         raise StepMissing(f"there is no step {name!r} in namespace {state.namespace!r}: check the name with `motia-redis status`")
     return Forgotten(groups, letters, with_dead_letters)
 
@@ -156,16 +179,21 @@ def _check_unused(known: Registry, step: str) -> None:
     running = sorted(f"process {worker.pid} on {worker.host}" for worker in known.workers.values() if step in worker.steps)
     if running:
         message = f"step {step!r} cannot be forgotten: the step still runs in {', '.join(running)}"
-        raise StepInUse(f"{message}; end its workers, or use force")
+        raise StepInUse(f"{message}; end its workers, or use force. To free lanes that nobody wants any more, use --lanes")
 
 
-def _step_keys(keyspace: Keyspace, known: Registry, step: str) -> list[administration.StepKeys]:
+def _step_keys(keyspace: Keyspace, streams: set[bytes], step: str) -> list[administration.StepKeys]:
     """Return the keys that the step may have in each partition."""
-    topics = sorted({stream for name, stream in known.lanes if name == step} - set(keyspace.event_streams()))
-    keys = []
-    for partition in range(keyspace.layout.partitions):
-        streams = [keyspace.events(partition, lane) for lane in range(keyspace.layout.lanes)]
-        streams += [stream for stream in topics if partition_of(stream) == partition]
-        leases, attempts, dead = keyspace.leases(streams[0]), keyspace.attempts(streams[0], step), keyspace.dead(streams[0], step)
-        keys.append(administration.StepKeys(leases, attempts, dead, streams))
-    return keys
+    by_partition: dict[int, list[bytes]] = {}
+    for stream in sorted(streams):
+        by_partition.setdefault(partition_of(stream), []).append(stream)
+    return [
+        administration.StepKeys(
+            keyspace.leases(some[0]),
+            keyspace.trimmed(some[0]),
+            keyspace.dead(some[0], step),
+            some,
+            [keyspace.entries(stream, step) for stream in some],
+        )
+        for some in by_partition.values()
+    ]

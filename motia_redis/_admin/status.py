@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from motia_redis._admin import registry
 from motia_redis._admin.connections import open_namespace
 from motia_redis._scripts import administration
-from motia_redis._scripts.administration import Position
+from motia_redis._scripts.administration import LanePlace, Position
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from motia_redis._admin.registry import Registry
-    from motia_redis._scripts.administration import GroupPosition
+    from motia_redis._scripts.administration import LanePosition
     from motia_redis._store.keyspace import Keyspace
     from motia_redis._store.manager import StateManager
     from motia_redis._transport.router import Router
@@ -29,13 +29,15 @@ class StepStatus:
     """Describe one step, over all of its lanes."""
 
     name: str
-    lag: int  #: entries that no worker has read yet; entries of other scopes and keys in the same lanes count, too
-    lag_exact: bool  #: False: there are more than `lag`; the server does not know the number, and counting ends at 10,000 a lane
-    pending: int  #: entries that a worker has read and that are not handled yet
+    lag: int  #: entries beyond the recorded position; entries of other scopes and keys in the same lanes count, too
+    lag_exact: bool  #: False: there are more than `lag`; counting ends at 10,000 a lane
+    pending: int  #: entries up to the position that are not handled: they run, wait for a retry, or for another version
     oldest_age: float | None  #: seconds since the oldest entry that is not handled was written; None: there is none
     lanes: int
     lanes_held: int  #: lanes that a live worker holds
     dead_letters: int
+    lanes_unwanted: int  #: lanes that no live version of the step wants; their entries are not counted as lag
+    versions: list[dict[str, object]]  #: for each live version: the scopes, keys and topics that it wants, and its `workers`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,28 +70,31 @@ class _Totals:
     oldest: int | None = None  #: Unix milliseconds
     lanes: int = 0
     held: int = 0
+    unwanted: int = 0
     partitions: set[int] = field(default_factory=set)  #: where the step may have dead letters
     dead_letters: int = 0
 
-    def add_group(self, group: GroupPosition, *, is_held: bool) -> None:
+    def add_lane(self, lane: LanePosition, *, is_held: bool) -> None:
         self.lanes += 1
         self.held += is_held
-        self.pending += group.pending
-        self.lag += max(0, group.undelivered)
-        if group.oldest:
-            written = int(group.oldest.partition(b"-")[0])
+        self.pending += lane.unfinished
+        self.lag += max(0, lane.waiting)
+        if lane.oldest:
+            written = int(lane.oldest.partition(b"-")[0])
             self.oldest = written if self.oldest is None else min(self.oldest, written)
 
-    def to_status(self, name: str, now: int) -> StepStatus:
+    def to_status(self, name: str, known: Registry) -> StepStatus:
         return StepStatus(
             name=name,
             lag=self.lag,
             lag_exact=self.lag_exact,
             pending=self.pending,
-            oldest_age=None if self.oldest is None else max(0, now - self.oldest) / 1000,
+            oldest_age=None if self.oldest is None else max(0, known.now - self.oldest) / 1000,
             lanes=self.lanes,
             lanes_held=self.held,
             dead_letters=self.dead_letters,
+            lanes_unwanted=self.unwanted,
+            versions=_versions(name, known),
         )
 
 
@@ -103,9 +108,9 @@ class _Uncounted(NamedTuple):
 async def read_status(state: StateManager) -> Status:
     """Return the status of a namespace. It is not of one moment: entries written during the call may be counted or not.
 
-    The steps are those with a consumer group on an event stream, or on a topic of which a worker ever held a lane. Only reads,
-    and never scans the keyspace. Cost: three round trips; lanes times steps. If the server does not know the lag of a group
-    (Redis 6.2), the call counts up to 10,000 entries of each lane, page by page. Raises StateUnavailable.
+    The steps are those of which a worker ever created the groups. Only reads, and never scans the keyspace. Cost: three round
+    trips; the number of lanes of all steps; and up to 10,000 entries of each lane are counted, page by page. Raises
+    StateUnavailable.
     """
     async with open_namespace(state, "status") as (router, keyspace):
         known = await registry.read(router, keyspace)
@@ -116,7 +121,7 @@ async def read_status(state: StateManager) -> Status:
         await _add_dead_letters(router, keyspace, totals)
     return Status(
         namespace=state.namespace,
-        steps=[step.to_status(name, known.now) for name, step in sorted(totals.items()) if step.lanes or step.dead_letters],
+        steps=[step.to_status(name, known) for name, step in sorted(totals.items()) if step.lanes or step.lanes_unwanted or step.dead_letters],
         workers=_workers(known),
         dropped={stream.decode(errors="replace"): count for stream, count in sorted(known.dropped.items())},
     )
@@ -133,19 +138,29 @@ def _workers(known: Registry) -> list[WorkerStatus]:
     return sorted(workers, key=lambda worker: (worker.host, worker.pid, worker.id))
 
 
+def _versions(step: str, known: Registry) -> list[dict[str, object]]:
+    workers = [worker.steps[step] for worker in known.workers.values() if step in worker.steps]
+    counts = Counter(workers)
+    return [{**wants.encode(), "workers": counts[wants]} for wants in sorted(counts, key=repr)]
+
+
 async def _sum_groups(router: Router, keyspace: Keyspace, known: Registry) -> defaultdict[str, _Totals]:
-    """Return the totals of all consumer groups, by step."""
-    streams = list(dict.fromkeys([*keyspace.event_streams(), *(stream for _, stream in known.lanes)]))
+    """Return the totals of all lanes, by step."""
+    places = [LanePlace(stream, keyspace.entries(stream, name), name) for name, stream in known.lanes]
+    unwanted = {name: known.unwanted_lanes(name, keyspace) for name in {name for name, _ in known.lanes}}
     totals: defaultdict[str, _Totals] = defaultdict(_Totals)
     uncounted: list[_Uncounted] = []
-    for stream, groups in zip(streams, await administration.inspect_stream(router, streams), strict=True):
-        for group in groups:
-            name = group.name.decode(errors="replace")  # other clients may create groups with any name
-            step = totals[name]
-            step.partitions.add(registry.partition_of(stream))
-            step.add_group(group, is_held=known.lanes.get((name, stream)) is not None)
-            if group.undelivered < 0:
-                uncounted.append(_Uncounted(step, Position(stream, group.delivered)))
+    for place, lane in zip(places, await administration.inspect_lanes(router, places), strict=True):
+        if lane is None:
+            continue
+        step = totals[place.group]
+        step.partitions.add(registry.partition_of(place.stream))
+        if place.stream in unwanted[place.group]:
+            step.unwanted += 1
+            continue
+        step.add_lane(lane, is_held=known.lanes[place.group, place.stream] is not None)
+        if lane.waiting < 0:
+            uncounted.append(_Uncounted(step, Position(place.stream, lane.position)))
     await _count(router, uncounted)
     return totals
 

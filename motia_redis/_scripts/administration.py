@@ -6,6 +6,7 @@ run in one round trip.
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from motia_redis._scripts import loader
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from motia_redis._transport.router import Router
 
 _COUNT_ENTRIES: Final = loader.load("count_entries")
-_INSPECT_STREAM: Final = loader.load("inspect_stream")
+_INSPECT_LANE: Final = loader.load("inspect_lane")
 _FORGET_STEP: Final = loader.load("forget_step")
 _RETRY_DEAD_LETTER: Final = loader.load("retry_dead_letter")
 _DROP_DEAD_LETTERS: Final = loader.load("drop_dead_letters")
@@ -40,23 +41,31 @@ class Count(NamedTuple):
     last: bytes  #: id of the last entry counted; empty = the count reached the end of the stream
 
 
-class GroupPosition(NamedTuple):
-    """One consumer group in the reply of `inspect_stream`."""
+class LanePlace(NamedTuple):
+    """A lane to inspect."""
 
-    name: bytes
-    pending: int
-    oldest: bytes  #: id of the oldest entry not handled; empty = none
-    undelivered: int  #: entries not yet delivered; -1 = unknown on this server
-    delivered: bytes  #: id of the last entry delivered
+    stream: bytes
+    entries: bytes  #: hash of what is known of the entries beyond the low-water mark
+    group: str
+
+
+class LanePosition(NamedTuple):
+    """The reply of `inspect_lane`."""
+
+    unfinished: int  #: entries that were handed out and are not finished
+    oldest: bytes  #: id of the oldest entry not finished; empty = none
+    waiting: int  #: entries not handed out yet; -1 = unknown: count them after `position`
+    position: bytes
 
 
 class StepKeys(NamedTuple):
     """What a step may have in one partition."""
 
     leases: bytes
-    attempts: bytes
+    trimmed: bytes  #: the partition's record of trims
     dead: bytes
     streams: Sequence[bytes]
+    entries: Sequence[bytes]  #: for each stream, the hash of what the step knows of its entries
 
 
 class ForgottenCounts(NamedTuple):
@@ -81,17 +90,20 @@ async def count_entries(router: Router, positions: Sequence[Position], *, limit:
     return [Count(*reply) for reply in await _COUNT_ENTRIES.call_many(router, calls)]
 
 
-async def inspect_stream(router: Router, streams: Sequence[bytes]) -> list[list[GroupPosition]]:
-    """Return the positions of the groups of each stream."""
-    replies = await _INSPECT_STREAM.call_many(router, [((stream,), ()) for stream in streams])
-    return [[GroupPosition(*group) for group in groups] for groups in replies]
+async def inspect_lanes(router: Router, lanes: Sequence[LanePlace]) -> list[LanePosition | None]:
+    """Return how far each lane has come; None for one without a consumer group."""
+    replies = await _INSPECT_LANE.call_many(router, [((stream, entries), (group,)) for stream, entries, group in lanes])
+    return [LanePosition(*reply) if reply else None for reply in replies]
 
 
 async def forget_step(
-    router: Router, partitions: Sequence[StepKeys], *, step: str, dead_letters: Literal["keep", "drop"]
+    router: Router, partitions: Sequence[StepKeys], *, step: str, mode: Literal["keep", "drop", "lanes"]
 ) -> list[ForgottenCounts]:
-    """Remove what a step has in each partition."""
-    calls = [((leases, attempts, dead, *streams), (step, dead_letters)) for leases, attempts, dead, streams in partitions]
+    """Remove what a step has in each partition; "lanes": only on the given streams."""
+    calls = [
+        ((leases, trimmed, dead, *chain.from_iterable(zip(streams, entries, strict=True))), (step, mode))
+        for leases, trimmed, dead, streams, entries in partitions
+    ]
     return [ForgottenCounts(*reply) for reply in await _FORGET_STEP.call_many(router, calls)]
 
 
