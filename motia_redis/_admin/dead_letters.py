@@ -118,10 +118,11 @@ class DeadLetters:
 
         The call is atomic. The event does not keep its place in the order of its key: it runs after the newer events of that key
         that were written before this call, and never at the same time as one of them. The handler gets the old `new_value` and
-        the original `revision`. The step's present conditions are checked again. After StateUnavailable the event may have been
-        appended; then the letter is gone.
+        the original `revision`. The step's present conditions are checked again; if they do not want the event, it becomes a dead
+        letter again. After StateUnavailable the event may have been appended; then the letter is gone.
 
-        Raises DeadLetterMissing (also if the event was trimmed) and StepMissing (the step was forgotten). The letter stays then.
+        Raises DeadLetterMissing (also if the event was trimmed) and StepMissing (the step was forgotten, or the triggers of its
+        running versions do not cover the event). The letter stays then.
         """
         async with open_namespace(self._state, f"dead letter {id}") as (router, keyspace):
             letter = await self._get(router, keyspace, step, id)
@@ -266,12 +267,27 @@ def _letter(place: _Place, entry_id: bytes, fields: Mapping[bytes, bytes]) -> De
 
 async def _retry(router: Router, keyspace: Keyspace, letters: list[DeadLetter]) -> list[DeadLetterMissing | StepMissing | None]:
     """Retry letters. Return for each why it stayed, or None."""
+    known = await registry.read(router, keyspace)
+    errors: list[DeadLetterMissing | StepMissing | None] = [_unwanted_error(letter, known) for letter in letters]
     calls = []
-    for letter in letters:
-        place, entry_id = _place(keyspace, letter.step, letter.id)
-        calls.append(administration.Letter(place.stream, letter.fields[b"stream"], letter.step, entry_id))
-    outcomes = await administration.retry_dead_letter(router, calls)
-    return [_retry_error(letter, outcome) for letter, outcome in zip(letters, outcomes, strict=True)]
+    for letter, error in zip(letters, errors, strict=True):
+        if error is None:
+            place, entry_id = _place(keyspace, letter.step, letter.id)
+            calls.append(administration.Letter(place.stream, letter.fields[b"stream"], letter.step, entry_id))
+    outcomes = iter(await administration.retry_dead_letter(router, calls))
+    return [_retry_error(letter, next(outcomes)) if error is None else error for letter, error in zip(letters, errors, strict=True)]
+
+
+def _unwanted_error(letter: DeadLetter, known: registry.Registry) -> StepMissing | None:
+    """Return an error if workers run the step, and their versions of it do not want the letter's event."""
+    versions = known.versions(letter.step)
+    if not versions or not letter.event_type or any(wants.match(letter.fields) for wants in versions):
+        return None
+    event = f"topic {letter.topic!r}" if letter.topic is not None else f"scope {letter.scope!r}, key {letter.key!r}"
+    return StepMissing(
+        f"dead letter {letter.id} of step {letter.step!r} cannot be retried: no trigger of the running versions of the step covers "
+        f"{event}; run a version that does, or drop the letter"
+    )
 
 
 def _retry_error(letter: DeadLetter, outcome: administration.RetryOutcome) -> DeadLetterMissing | StepMissing | None:

@@ -47,13 +47,15 @@ class Registry:
     dropped: Mapping[bytes, int]  #: stream -> number of unhandled entries that the hard cap has removed
     steps: tuple[frozenset[str], ...]  #: for each partition: the steps that have or had a lane there, or left dead letters
 
+    last_versions: Mapping[str, Wants]  #: for each step: what the version wanted that ran last, in the last ten minutes
+
     def versions(self, step: str) -> set[Wants]:
         """Return what the live versions of a step want."""
         return {worker.steps[step] for worker in self.workers.values() if step in worker.steps}
 
     def unwanted_lanes(self, step: str, keyspace: Keyspace) -> set[bytes]:
-        """Return the streams of a step's lanes that no live version wants. Empty if no worker runs the step."""
-        versions = self.versions(step)
+        """Return the streams of a step's lanes that no live version wants, or if none lives, that the last one did not want."""
+        versions = self.versions(step) or {self.last_versions[step]} if step in self.last_versions else set()
         if not versions:
             return set()
         wanted = {stream for wants in versions for stream in wants.streams(keyspace)}
@@ -78,11 +80,13 @@ async def read(router: Router, keyspace: Keyspace) -> Registry:
     commands: list[Any] = [(keyspace.workers, ("TIME",)), *((key, ("HGETALL", key)) for key in keys)]
     (seconds, microseconds), workers, *hashes = await router.gather(commands)
     now = seconds * 1000 + microseconds // 1000
+    announced = _decode_workers(workers)
     leases = [_decode_leases(fields, now) for fields in hashes[: len(streams)]]
     dropped = [_decode_dropped(fields) for fields in hashes[len(streams) :]]
     return Registry(
         now=now,
-        workers=_decode_workers(workers, now),
+        workers={worker.id: worker for worker, expiry in announced if expiry > now},
+        last_versions={step: wants for worker, _ in announced for step, wants in worker.steps.items()},
         lanes={lane: holder for partition in leases for lane, holder in partition.lanes.items()},
         dropped={stream: count for partition in dropped for stream, count in partition.items()},
         steps=tuple(partition.steps for partition in leases),
@@ -107,15 +111,16 @@ def _decode_dropped(fields: Mapping[bytes, bytes]) -> dict[bytes, int]:
     return {field.removeprefix(prefix): int(count) for field, count in fields.items() if field.startswith(prefix)}
 
 
-def _decode_workers(fields: Mapping[bytes, bytes], now: int) -> dict[str, WorkerInfo]:
-    workers = [_decode_worker(field, value, now) for field, value in fields.items()]
-    return {worker.id: worker for worker in workers if worker is not None}
+def _decode_workers(fields: Mapping[bytes, bytes]) -> list[tuple[WorkerInfo, int]]:
+    """Return the workers on record and when they end, or ended (Unix milliseconds), the last one last."""
+    workers = [_decode_worker(field, value) for field, value in fields.items()]
+    return sorted((known for known in workers if known is not None), key=lambda known: known[1])
 
 
-def _decode_worker(field: bytes, value: bytes, now: int) -> WorkerInfo | None:
-    """Return the worker of one field. Return None if the worker is dead, or if a worker does not write such a field."""
+def _decode_worker(field: bytes, value: bytes) -> tuple[WorkerInfo, int] | None:
+    """Return the worker of one field. Return None if a worker does not write such a field."""
     announced = _WORKER.fullmatch(value)
-    if announced is None or int(announced[1]) <= now:
+    if announced is None:
         return None
     try:
         worker, description = field.decode(), orjson.loads(announced[2])
@@ -125,7 +130,7 @@ def _decode_worker(field: bytes, value: bytes, now: int) -> WorkerInfo | None:
         case {"host": str(host), "pid": int(pid), "steps": dict(steps)}:
             decoded = {step: Wants.decode(value) for step, value in steps.items()}
             known = {step: wants for step, wants in decoded.items() if wants is not None}
-            return WorkerInfo(worker, host, pid, known) if len(known) == len(steps) else None
+            return (WorkerInfo(worker, host, pid, known), int(announced[1])) if len(known) == len(steps) else None
     return None
 
 
@@ -141,6 +146,7 @@ class Forgotten:
     groups: int  #: consumer groups removed
     dead_letters: int  #: dead letters that the step had
     dropped: bool  #: whether the dead letters were dropped
+    only_lanes: bool  #: the step runs: only lanes went that none of its live versions wants
 
 
 async def forget_step(
@@ -151,35 +157,35 @@ async def forget_step(
     The step loses the entries that it has not handled. If it comes back, it begins like a new step. Its dead letters stay, unless
     `with_dead_letters`. Each partition changes atomically. After an error, repeat the call.
 
-    With `only_lanes`, only the lanes go that no live version of the step wants: those of a scope, key or topic that its triggers
-    had before. The step may run meanwhile. Without, the call is rejected while a live worker runs the step: the worker would make
-    the groups again at once. `force` skips the check. Cost: two round trips; the number of streams, and what is trimmed.
-    Raises StepInUse, StepMissing, StateUnavailable.
+    While a live worker runs the step, only the lanes go that no live version of it wants: those of a scope, key or topic that its
+    triggers had before. If there is none, the call is rejected. `only_lanes` asks for just that. `force` forgets the whole step
+    all the same; its workers read everything again that is still there. Cost: two round trips; the number of streams, and what
+    is trimmed. Raises StepInUse, StepMissing, StateUnavailable.
     """
     async with open_namespace(state, f"step {name!r}") as (router, keyspace):
         known = await read(router, keyspace)
-        if only_lanes:
-            if not known.versions(name):
-                raise StepMissing(f"no worker runs step {name!r} in namespace {state.namespace!r}, so no lane of it is unwanted")
-            streams = known.unwanted_lanes(name, keyspace)
-        else:
-            if not force:
-                _check_unused(known, name)
-            streams = {stream for step, stream in known.lanes if step == name}.union(keyspace.event_streams())
+        unwanted = known.unwanted_lanes(name, keyspace)
+        only_lanes = only_lanes or (bool(known.versions(name)) and not force)
+        if only_lanes and not unwanted:
+            raise _nothing_to_forget(known, name)
+        streams = unwanted if only_lanes else {stream for step, stream in known.lanes if step == name}
+        if not only_lanes:
+            streams.update(keyspace.event_streams())
         mode: Literal["keep", "drop", "lanes"] = "lanes" if only_lanes else "drop" if with_dead_letters else "keep"
         counts = await administration.forget_step(router, _step_keys(keyspace, streams, name), step=name, mode=mode)
     groups, letters = sum(count.groups for count in counts), sum(count.dead_letters for count in counts)
-    if not only_lanes and not groups and not letters and not any(name in steps for steps in known.steps):
+    if not groups and not letters and not any(name in steps for steps in known.steps):
         raise StepMissing(f"there is no step {name!r} in namespace {state.namespace!r}: check the name with `motia-redis status`")
-    return Forgotten(groups, letters, with_dead_letters)
+    return Forgotten(groups, letters, with_dead_letters and not only_lanes, only_lanes)
 
 
-def _check_unused(known: Registry, step: str) -> None:
-    """Raise StepInUse if a live worker runs the step."""
+def _nothing_to_forget(known: Registry, step: str) -> StepInUse | StepMissing:
+    """Return the error for a step none of whose lanes is unwanted."""
     running = sorted(f"process {worker.pid} on {worker.host}" for worker in known.workers.values() if step in worker.steps)
     if running:
-        message = f"step {step!r} cannot be forgotten: the step still runs in {', '.join(running)}"
-        raise StepInUse(f"{message}; end its workers, or use force. To free lanes that nobody wants any more, use --lanes")
+        message = f"step {step!r} cannot be forgotten: the step still runs in {', '.join(running)}, and wants all of its lanes"
+        return StepInUse(f"{message}; end its workers, or use force")
+    return StepMissing(f"step {step!r} has no lanes that its last version did not want")
 
 
 def _step_keys(keyspace: Keyspace, streams: set[bytes], step: str) -> list[administration.StepKeys]:

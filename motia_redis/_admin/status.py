@@ -25,6 +25,15 @@ _PAGE = 1000  # entries that one call counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StepVersion:
+    """Describe a version of a step, by what its triggers declare."""
+
+    states: list[tuple[str | None, str | None]]  #: scope and key, each None = all
+    topics: list[str]
+    workers: int  #: live workers that run it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepStatus:
     """Describe one step, over all of its lanes."""
 
@@ -37,7 +46,7 @@ class StepStatus:
     lanes_held: int  #: lanes that a live worker holds
     dead_letters: int
     lanes_unwanted: int  #: lanes that no live version of the step wants; their entries are not counted as lag
-    versions: list[dict[str, object]]  #: for each live version: the scopes, keys and topics that it wants, and its `workers`
+    versions: list[StepVersion]  #: live ones; more than one while a deploy goes on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,10 +147,12 @@ def _workers(known: Registry) -> list[WorkerStatus]:
     return sorted(workers, key=lambda worker: (worker.host, worker.pid, worker.id))
 
 
-def _versions(step: str, known: Registry) -> list[dict[str, object]]:
+def _versions(step: str, known: Registry) -> list[StepVersion]:
     workers = [worker.steps[step] for worker in known.workers.values() if step in worker.steps]
     counts = Counter(workers)
-    return [{**wants.encode(), "workers": counts[wants]} for wants in sorted(counts, key=repr)]
+    return [
+        StepVersion(states=list(wants.states), topics=list(wants.topics), workers=counts[wants]) for wants in sorted(counts, key=repr)
+    ]
 
 
 async def _sum_groups(router: Router, keyspace: Keyspace, known: Registry) -> defaultdict[str, _Totals]:

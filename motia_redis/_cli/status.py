@@ -12,7 +12,7 @@ from motia_redis._cli.options import connection_options
 from motia_redis._cli.output import counted, plain, print_json, table
 
 if TYPE_CHECKING:
-    from motia_redis._admin.status import Status
+    from motia_redis._admin.status import Status, StepStatus
 
 
 @click.command()
@@ -25,7 +25,7 @@ def status(*, redis_url: str | None, namespace: str, as_json: bool) -> None:
     LAG      entries that no worker has read yet
     PENDING  entries that were read and are not handled yet
     OLDEST   age in seconds of the oldest entry that is not handled
-    LANES    lanes that a live worker holds, of all lanes of the step
+    LANES    lanes that a live worker holds, of all lanes that a version of the step wants
     DEAD     dead letters of the step
 
     \b
@@ -61,6 +61,8 @@ def _print_status(found: Status) -> None:
         table(head, rows, right=head[1:])
     else:
         click.echo("no steps")
+    for step in found.steps:
+        _print_versions(step)
     click.echo()
     if found.dropped:
         count = counted(sum(found.dropped.values()), "unhandled entry", "unhandled entries")
@@ -71,6 +73,18 @@ def _print_status(found: Status) -> None:
     head = ["WORKER", "HOST", "PID", "LANES"]
     lanes = [" ".join(f"{name}:{count}" for name, count in worker.lanes.items()) for worker in found.workers]
     table(head, [[w.id, w.host, w.pid, text] for w, text in zip(found.workers, lanes, strict=True)], right=["PID"])
+
+
+def _print_versions(step: StepStatus) -> None:
+    """Print what an operator of a deploy has to know: versions of a step side by side, and lanes that none of them wants."""
+    if len(step.versions) > 1:
+        for version in step.versions:
+            wants = [f"scope {scope or '*'}{f' key {key}' if key else ''}" for scope, key in version.states]
+            wants += [f"topic {topic}" for topic in version.topics]
+            click.echo(plain(f"  {step.name}: {counted(version.workers, 'worker')} of a version for {', '.join(wants)}"))
+    if step.lanes_unwanted:
+        lanes = counted(step.lanes_unwanted, "lane")
+        click.echo(f"  {step.name}: no version wants {lanes} any more: motia-redis steps forget {step.name!r} --lanes")
 
 
 @click.command()

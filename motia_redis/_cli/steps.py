@@ -23,26 +23,30 @@ def steps() -> None:
 @connection_options
 @click.argument("name")
 @click.option("--with-dead-letters", is_flag=True, help="Drop the dead letters of the step, too.")
+@click.option("--lanes", is_flag=True, help="Forget only the lanes that no running version of the step wants.")
 @click.option(
     "--force", is_flag=True, help="Forget the step even while a live worker runs it. The worker makes the groups again."
 )
-def forget(*, redis_url: str | None, namespace: str, name: str, with_dead_letters: bool, force: bool) -> None:
-    """Remove the consumer groups of a step that no longer exists, so that streams can be trimmed.
+def forget(*, redis_url: str | None, namespace: str, name: str, with_dead_letters: bool, lanes: bool, force: bool) -> None:
+    """Remove the consumer groups of a step that no longer exists, and trim what they kept.
 
-    The step loses what it has not handled. If it comes back, it begins with the events written from then on. Its dead letters
-    stay, unless --with-dead-letters.
+    The step loses what it has not handled. If it comes back, it begins like a new step. Its dead letters stay, unless
+    --with-dead-letters. While workers run the step, only the lanes are forgotten that none of its running versions wants, such as
+    those of a scope or topic that its triggers had before.
 
     \b
     Example:
       motia-redis steps forget OldStep --redis redis://localhost:6379/0
       motia-redis steps forget OldStep --with-dead-letters
+      motia-redis steps forget ChangedStep --lanes
     """  # noqa: D301
     from motia_redis._admin.registry import forget_step  # noqa: PLC0415 - slow
 
     done = run_on_namespace(
-        redis_url, namespace, lambda state: forget_step(state, name, with_dead_letters=with_dead_letters, force=force)
+        redis_url, namespace, lambda state: forget_step(state, name, with_dead_letters=with_dead_letters, only_lanes=lanes, force=force)
     )
-    text = f"forgot step {name}: {counted(done.groups, 'consumer group')} removed"
-    if done.dead_letters:
+    subject = f"unwanted lanes of step {name}" if done.only_lanes else f"step {name}"
+    text = f"forgot {subject}: {counted(done.groups, 'consumer group')} removed"
+    if done.dead_letters and not done.only_lanes:
         text += f", {counted(done.dead_letters, 'dead letter')} {'dropped' if done.dropped else 'kept'}"
     click.echo(text)

@@ -45,8 +45,13 @@ class Mutations:
         self._wait_commands = durability.wait_commands
         self._lifetime = int(idempotency_seconds * 1000)
         # A repeated attempt searches the stream for the event of the first one, so events must stay at least that long.
-        self.trim_limits = retention.encode(retries.deadline + RETRY_MARGIN if retries.deadline else 0.0)
+        self._trimming = retention.encode(retries.deadline + RETRY_MARGIN if retries.deadline else 0.0)
         self._next_trim = 0.0
+
+    @property
+    def trim_limits(self) -> bytes:
+        """The limits to which streams are trimmed, as lib/retention.lua takes them."""
+        return self._trimming
 
     async def apply(
         self,
@@ -131,7 +136,7 @@ class Mutations:
         async def attempt(session: Session, _: Attempt) -> None:
             # Only the last call trims its stream: several trims in a row would block Redis for too long.
             calls = [self._mutation(session, scope, key, change, limits=b"") for key in keys[:-1]]
-            calls.append(self._mutation(session, scope, keys[-1], change, limits=self.trim_limits))
+            calls.append(self._mutation(session, scope, keys[-1], change, limits=self._trimming))
             for reply in await scripts.mutate_many(session.router, calls):
                 self._check(subject, reply)
             if self._wait_commands:
@@ -184,7 +189,7 @@ class Mutations:
         if now < self._next_trim and generator.getrandbits(6):
             return b""
         self._next_trim = now + _TRIM_INTERVAL
-        return self.trim_limits
+        return self._trimming
 
     def _check(self, subject: object, reply: scripts.Mutated | scripts.Enqueued) -> None:
         """Check that a change is as durable as required, and report the entries that it made Redis drop."""
