@@ -16,7 +16,8 @@
 -- COST     the number of lanes, of the groups of their streams, and of the fields of their entries
 -- INVARIANT a lane has at most one holder.
 
-local lease, full = require("lib.lease"), require("lib.full")
+local lease = require("lib.lease")
+local full = require("lib.full")
 
 local leases = KEYS[1]
 local worker = ARGV[1]

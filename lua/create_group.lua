@@ -9,7 +9,8 @@
 -- COST     the number of groups of the stream
 -- INVARIANT a group that exists does not change.
 
-local full, retention = require("lib.full"), require("lib.retention")
+local full = require("lib.full")
+local retention = require("lib.retention")
 
 local stream, leases, entries = KEYS[1], KEYS[2], KEYS[3]
 local group, lane, start = ARGV[1], ARGV[2], ARGV[3]

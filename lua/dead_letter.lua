@@ -9,7 +9,8 @@
 -- COST     the bytes of the entry
 -- INVARIANT an entry is a dead letter once; it is finished from then on.
 
-local lease, full = require("lib.lease"), require("lib.full")
+local lease = require("lib.lease")
+local full = require("lib.full")
 
 local leases, stream, entries, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local worker, lane, tenure, step, id = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]

@@ -9,7 +9,8 @@
 -- INVARIANT a step whose dead letters are kept stays on record as forgotten, so that they can be found. Works over
 --          maxmemory.
 
-local full, retention = require("lib.full"), require("lib.retention")
+local full = require("lib.full")
+local retention = require("lib.retention")
 
 local leases, trimmed, dead = KEYS[1], KEYS[2], KEYS[3]
 local step, mode = ARGV[1], ARGV[2]

@@ -7,7 +7,8 @@
 -- COST     the number of workers
 -- INVARIANT the hash holds no worker that ended more than ten minutes before this call.
 
-local lease, full = require("lib.lease"), require("lib.full")
+local lease = require("lib.lease")
+local full = require("lib.full")
 
 local workers = KEYS[1]
 local id, description, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])

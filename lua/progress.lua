@@ -12,7 +12,8 @@
 -- COST     the number of entries; when it trims, see lib/retention.lua
 -- INVARIANT only the holder of a lane changes its marks.
 
-local lease, full = require("lib.lease"), require("lib.full")
+local lease = require("lib.lease")
+local full = require("lib.full")
 
 local leases, trimmed = KEYS[1], KEYS[2]
 local worker = ARGV[1]

@@ -7,7 +7,8 @@
 -- COST     constant; for "first" the number of lanes and workers of the partition
 -- INVARIANT no lane changes its holder.
 
-local lease, full = require("lib.lease"), require("lib.full")
+local lease = require("lib.lease")
+local full = require("lib.full")
 
 local leases = KEYS[1]
 local worker, ttl, mode = ARGV[1], tonumber(ARGV[2]), ARGV[3]

@@ -8,7 +8,8 @@
 -- COST     constant
 -- INVARIANT only the holder of the lane, or the worker that still runs an entry, changes what is known about the entry.
 
-local lease, full = require("lib.lease"), require("lib.full")
+local lease = require("lib.lease")
+local full = require("lib.full")
 
 local leases, entries = KEYS[1], KEYS[2]
 local worker, lane, tenure, id, value = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]

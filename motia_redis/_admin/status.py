@@ -130,7 +130,7 @@ async def read_status(state: StateManager) -> Status:
         await _add_dead_letters(router, keyspace, totals)
     return Status(
         namespace=state.namespace,
-        steps=[step.to_status(name, known) for name, step in sorted(totals.items()) if step.lanes or step.lanes_unwanted or step.dead_letters],
+        steps=[step.to_status(name, known) for name, step in sorted(totals.items()) if step.lanes or step.unwanted or step.dead_letters],
         workers=_workers(known),
         dropped={stream.decode(errors="replace"): count for stream, count in sorted(known.dropped.items())},
     )

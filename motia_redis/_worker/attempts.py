@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_RECONNECT = (0.1, 5.0)  # seconds: first and longest pause while Redis is away
+_RECONNECT = (0.1, 1.0)  # seconds: first and longest pause while Redis is away
 
 
 class WorkerDied(Exception):

@@ -249,6 +249,7 @@ class Dispatcher:
         load.parked -= 1
         load.add(delivery.size)
         delivery.entry = entry
+        self._on_room()
 
     def _uncount(self, delivery: Delivery) -> None:
         """Stop counting a delivery: it is finished, or left to the lane's next holder."""

@@ -80,6 +80,8 @@ class Lane:
         self._finished = self._reported = (0, 0)
         self._dirty = False
         self._rewrite: dict[str, None] = {}  #: fields of which Redis may not know, because a progress failed
+        self._tell_position = False  #: record how far the lane was read, although nothing is finished
+        self._progresses = self._progresses_seen = 0
         self.settling = 0  #: calls on their way, or about to be sent, that record something of one entry
         self.reported = asyncio.Event()  #: no progress is on its way
         self.reported.set()
@@ -174,6 +176,14 @@ class Lane:
         """Return whether entries were read and are not finished."""
         return bool(self._unfinished)
 
+    def tell_position(self) -> bool:
+        """Have the position recorded if nothing was since the last call, so that `status` and a next holder know what runs."""
+        is_slow = self._progresses == self._progresses_seen and order(self.position) > self._reported
+        self._progresses_seen = self._progresses
+        if self.tenure and is_slow and self._unfinished:
+            self._tell_position = self._dirty = True
+        return self._dirty
+
     # -- progress -----------------------------------------------------------------------------------------------------
 
     @property
@@ -185,7 +195,8 @@ class Lane:
         """Return what is to be recorded now. `end_progress` must follow."""
         self.reported.clear()
         first = next(iter(self._unfinished), None)
-        place = max(self._reported, self._finished) if first is not None else order(self.position)
+        is_all_told = first is None or self._tell_position
+        place = order(self.position) if is_all_told else max(self._reported, self._finished)
         if self.releasing:  # the next holder must not run what still runs here
             for entry_id, delivery in self.running.items():
                 if entry_id in self._unfinished:
@@ -204,7 +215,8 @@ class Lane:
         position = f"{place[0]}-{place[1]}"
         is_open = first is not None and order(first) <= place
         mark = before(first) if first is not None and is_open else position
-        self._reported, self._dirty = place, False
+        self._reported, self._dirty, self._tell_position = place, False, False
+        self._progresses += 1
         return Progress(self.keys, self.tenure, self.releasing, mark, position if is_open else "", limits, written, removed)
 
     def end_progress(self, progress: Progress, *, done: bool) -> None:

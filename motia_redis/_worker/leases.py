@@ -59,8 +59,8 @@ class Lease:
 class PartitionLeases:
     """Keep the lease of one partition, and its lanes as they are assigned.
 
-    `on_taken` is called with a lane that was acquired, `on_lost` with one that another worker has taken; `release` has a lane's
-    progress recorded and the lane released. `revive` is called when the server seems to have ended, `restore` when consumer
+    `on_taken` is called with a lane that was acquired, `on_lost` with one that another worker has taken; `report` has a lane's
+    progress recorded, `release` the lane released with it. `revive` is called when the server seems to have ended, `restore` when consumer
     groups are missing.
     """
 
@@ -77,6 +77,7 @@ class PartitionLeases:
         on_taken: Callable[[Lane], None],
         on_lost: Callable[[Lane], None],
         release: Callable[[Lane], None],
+        report: Callable[[Lane], None],
         revive: Callable[[], Awaitable[None]],
         restore: Callable[[Iterable[Lane]], Awaitable[None]],
         new_tenure: Callable[[], str],
@@ -91,6 +92,7 @@ class PartitionLeases:
         self._on_taken = on_taken
         self._on_lost = on_lost
         self._release = release
+        self._report = report
         self._revive = revive
         self._restore = restore
         self._new_tenure = new_tenure
@@ -160,6 +162,9 @@ class PartitionLeases:
                 if not isinstance(outcome, Kept):
                     self._on_lost(lane)
         self._lease.renewed(asked, self._ttl)
+        for lane in held:
+            if lane.tell_position():
+                self._report(lane)
 
     async def _follow(self) -> bool:
         """Release lanes that are assigned to others. Acquire those that are assigned to this worker. Return whether all is done."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_RECONNECT = (0.1, 5.0)  # seconds: first and longest pause while Redis is away
+_RECONNECT = (0.1, 1.0)  # seconds: first and longest pause while Redis is away
 _TRIM_INTERVAL = 1.0  # seconds between two trims of a lane by the worker that holds it
 
 

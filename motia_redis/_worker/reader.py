@@ -33,7 +33,7 @@ _ENTRIES = 128  # of one lane in one read
 _TURN = 64  # entries to submit before other tasks of the loop run, counted by whole lanes: submitting calls conditions
 _WATCH = 5000  # milliseconds that one blocking read waits
 _PATIENCE = 0.02  # seconds to wait for room while handlers are busy, before waiting for other lanes
-_RECONNECT = (0.1, 5.0)  # seconds: first and longest pause while Redis is away
+_RECONNECT = (0.1, 1.0)  # seconds: first and longest pause while Redis is away
 _DECODED = 6  # approximate memory of an entry with decoded values, as a multiple of the size of its text
 
 

@@ -182,6 +182,7 @@ class _Run:
                 on_taken=self._reader.mark_ready,
                 on_lost=self._lost,
                 release=self._release,
+                report=self._dispatcher.progressed,
                 revive=state.revive,
                 restore=self._restore,
                 new_tenure=lambda: str(next(tenures)),

@@ -35,7 +35,7 @@ async def test_dead_letter_describes_its_event_error_and_attempts(state: StateMa
         change, message = sorted(await wait_for_dead_letters(letters, 2), key=lambda letter: letter.event_type or "")
     assert (change.step, change.scope, change.key, change.topic) == ("Sick", "users", "ann", None)
     assert (change.event_type, change.revision, change.entry_id) == ("state:updated", entry.revision, entry.revision)
-    assert (change.error_type, change.error_text, change.attempts) == ("ValueError", "cannot\ndigest \x1b[31mthis", 2)
+    assert (change.error_type, change.error_text, change.attempts) == ("ValueError", "cannot\ndigest \\x1b[31mthis", 2)
     assert (change.old_value, change.new_value) == ({"n": 1}, {"n": 2})
     assert abs(change.time.timestamp() - int(entry.revision.split("-")[0]) / 1000) < 60
     assert (message.event_type, message.scope, message.topic, message.key, message.data) == (

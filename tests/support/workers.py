@@ -60,9 +60,13 @@ def record(recorder: Any, *triggers: Any, **config: Any) -> Step:
 
 
 async def pending(raw: redis.Redis, namespace: str) -> int:
-    """Return how many entries are read and not acknowledged, over all streams of the namespace."""
+    """Return how many entries their steps have not finished, over all streams and steps of the namespace."""
     total = 0
-    for key in raw.scan_iter(f"{{{namespace}:*", _type="stream"):
-        for group in raw.xinfo_groups(key):
-            total += group["pending"]
+    for stream in raw.scan_iter(f"{{{namespace}:*", _type="stream"):
+        tag, _, suffix = stream.partition(b"}:")
+        for group in raw.xinfo_groups(stream):
+            fields = raw.hgetall(tag + b"}:entries:" + group["name"] + b":" + suffix)
+            position = fields.pop(b"position", group["last-delivered-id"])
+            total += sum(value != b"done" for value in fields.values())
+            total += len([entry for entry in raw.xrange(stream, b"(" + position) if entry[0] not in fields])
     return total

@@ -12,7 +12,7 @@ from motia_redis import state as state_trigger
 from motia_redis._steps.application import Application
 from motia_redis._tracing import current_trace_id, trace
 from tests.support.waiting import until
-from tests.support.workers import working
+from tests.support.workers import pending, working
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,15 +26,9 @@ def filtered(handler: Any, *triggers: Any, **config: Any) -> Step:
     return step({"name": "Filtered", "triggers": list(triggers), **config}).handle(handler)
 
 
-def pending(raw: redis.Redis, namespace: str) -> int:
-    """Return how many entries are read and not acknowledged, over all streams of the namespace."""
-    streams = raw.scan_iter(f"{{{namespace}:*", _type="stream")
-    return sum(group["pending"] for stream in streams for group in raw.xinfo_groups(stream))
-
-
 async def none_pending(raw: redis.Redis, namespace: str) -> None:
     async def settled() -> bool:
-        return pending(raw, namespace) == 0
+        return await pending(raw, namespace) == 0
 
     await until(settled, "everything is acknowledged")
 
@@ -134,7 +128,7 @@ async def test_later_matches_of_a_key_do_not_overtake_a_running_match(
             await state.set("users", "ann", number)
 
         async def three_are_left() -> bool:
-            return len(asked.numbers) == 5 and pending(raw, namespace) == 3
+            return len(asked.numbers) == 5 and await pending(raw, namespace) == 3
 
         await until(three_are_left, "1 and 3 are acknowledged while 0 is being handled")
         assert seen == [("start", 0)]
@@ -164,7 +158,7 @@ async def test_filtered_entries_are_acknowledged_while_their_key_backs_off(
             await state.set("users", "ann", number)
 
         async def matches_are_left() -> bool:
-            return pending(raw, namespace) == 50
+            return await pending(raw, namespace) == 50
 
         await until(matches_are_left, "only matches wait for the key in back-off")
         assert seen == [-1]

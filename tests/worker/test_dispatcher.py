@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from motia_redis import StateManager, step
 from motia_redis import state as state_trigger
 from motia_redis._store.keyspace import Keyspace, Layout
 from motia_redis._worker import subscriptions
-from motia_redis._worker.dispatcher import Dispatcher
-from motia_redis._worker.entries import StreamEntry
-from motia_redis._worker.inflight import Inflight
-from motia_redis._worker.leases import Lane
-from motia_redis._worker.subscriptions import Subscription
 from tests.support.waiting import until
 from tests.support.workers import working
 
@@ -130,54 +123,3 @@ async def test_reading_resumes_after_a_key_filled_the_waiting_limit(state: State
         recovered.set()
         await wait_for(handled, 300)
     assert handled == list(range(300))
-
-
-async def test_waiting_suspects_are_left_when_their_lane_is_revoked() -> None:
-    keyspace = Keyspace("motia", Layout())
-    begun, go_on = asyncio.Event(), asyncio.Event()
-
-    async def handler(_: Any) -> None:
-        begun.set()
-        await go_on.wait()
-
-    async def run(*_: Any) -> int:
-        return 1
-
-    made = step({"name": "Step", "triggers": [state_trigger(scope="users")]}).handle(handler)
-    stream = keyspace.state_keys(b"users", b"ann").events
-    lane = Lane(b"lane", Subscription(made, keyspace), stream, holder_crashed=True)
-    drained: list[bool] = []
-    router: Any = SimpleNamespace(execute=run)
-    with ThreadPoolExecutor(1) as executor:
-        leases: Any = SimpleNamespace(valid=lambda: True, worker="w")
-        inflight = Inflight(on_room=lambda: None, on_lane_drained=lambda: drained.append(True))
-        acknowledger: Any = SimpleNamespace(add=lambda lane, delivery: inflight.remove(lane, [delivery]))
-        dispatcher = Dispatcher(
-            StateManager(),
-            router,
-            keyspace,
-            leases=leases,
-            inflight=inflight,
-            acknowledger=acknowledger,
-            concurrency=8,
-            executor=executor,
-        )
-        for number in range(4):
-            fields = {
-                b"type": b"state:created",
-                b"scope": b"users",
-                b"key": b"key%d" % number,
-                b"new": b"1",
-                b"old": b"",
-                b"kept": b"0:0",
-            }
-            dispatcher.submit(lane, StreamEntry(stream, f"{number + 1}-0", fields), attempts=1, suspect=True)
-        await begun.wait()
-        lane.revoked.set()
-        go_on.set()
-
-        async def is_empty() -> bool:
-            return not lane.held
-
-        await until(is_empty, "nothing of the lane is held")
-    assert drained

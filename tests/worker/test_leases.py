@@ -1,4 +1,4 @@
-"""Leases: one holder for each lane, an even and stable assignment, and acknowledgements only by the holder."""
+"""Leases: one holder for each lane, and progress only by its holder."""
 
 from __future__ import annotations
 
@@ -8,96 +8,67 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from motia_redis._scripts import delivery
-from motia_redis._worker.leases import assign, lane_name
-from tests.support.waiting import until
+from motia_redis._scripts.delivery import Busy, Kept, LaneKeys, Missing, Progress, Taken, Wanted
+from motia_redis._worker.leases import lane_name
 
 if TYPE_CHECKING:
     from motia_redis import StateManager
     from motia_redis._transport.router import Router
 
-LANES = [lane_name("Step", b"{motia:%d}:events:%d" % (partition, lane)) for partition in range(16) for lane in range(8)]
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 7, 50, 200])
-def test_lanes_spread_evenly(count: int) -> None:
-    workers = [f"worker{number}" for number in range(count)]
-    owners = list(assign(LANES, workers).values())
-    loads = [owners.count(worker) for worker in workers]
-    assert sum(loads) == len(LANES)
-    assert max(loads) <= -(-len(LANES) // count)
-
-
-def test_all_workers_compute_the_same_assignment() -> None:
-    workers = ["a", "b", "c"]
-    assert assign(LANES, workers) == assign(reversed(LANES), workers)
-    assert assign(LANES, []) == {}
-
-
-def test_few_lanes_move_when_a_worker_joins_or_leaves() -> None:
-    before = assign(LANES, ["a", "b", "c"])
-    after = assign(LANES, ["a", "b", "c", "d"])
-    moved = [name for name in LANES if before[name] != after[name]]
-    assert len(moved) <= len(LANES) // 2
-    assert assign(LANES, ["a", "b", "c"]) == before
-
 
 class Guard:
-    """Call the lease scripts for one lane with given worker ids."""
+    """Call the scripts of one lane with given worker ids and tenures."""
 
     def __init__(self, router: Router, namespace: str) -> None:
         self.router = router
-        tag = f"{{{namespace}:0}}:"
-        self.leases, self.stream = (tag + "leases").encode(), (tag + "events:0").encode()
-        self.attempts, self.dead = (tag + "attempts:Step").encode(), (tag + "dead:Step").encode()
-        self.lane = lane_name("Step", self.stream)
+        tag = f"{{{namespace}:0}}:".encode()
+        stream = tag + b"events:0"
+        self.keys = LaneKeys(tag + b"leases", stream, tag + b"entries:Step:events:0", lane_name("Step", stream), "Step")
+        self.dead, self.trimmed = tag + b"dead:Step", tag + b"trimmed"
 
-    async def renew(self, worker: str, ttl: int, *, begin: bool = False) -> bool:
-        (valid,) = await delivery.renew_leases(self.router, [self.leases], worker=worker, ttl_ms=ttl, begin=begin)
-        return valid
+    async def create(self, count: int = 0) -> list[str]:
+        """Create the group, and append entries; return their ids."""
+        await delivery.create_groups(self.router, [(self.keys, "end")])
+        ids = [await self.router.execute(self.keys.stream, "XADD", self.keys.stream, "*", "type", "x") for _ in range(count)]
+        return [entry_id.decode() for entry_id in ids]
 
-    async def acquire(self, worker: str) -> delivery.Outcome:
-        lanes = [delivery.PartitionLanes(self.leases, [self.lane])]
-        ((outcome,),) = await delivery.acquire_lanes(self.router, lanes, worker=worker)
+    async def renew(self, worker: str, ttl: int = 10_000) -> bool:
+        return await delivery.renew_lease(self.router, self.keys.leases, worker=worker, ttl_ms=ttl)
+
+    async def acquire(self, worker: str, tenure: str = "1", claim: Any = "") -> Taken | Kept | Busy | Missing:
+        (outcome,) = await delivery.acquire_lanes(self.router, [Wanted(self.keys, tenure, claim)], worker=worker)
         return outcome
 
-    async def release(self, worker: str) -> int:
-        lanes = [delivery.PartitionLanes(self.leases, [self.lane])]
-        (released,) = await delivery.release_lanes(self.router, lanes, worker=worker)
-        return released
+    async def progress(self, worker: str, tenure: str = "1", mark: str = "", release: bool = False, **changes: Any) -> str:
+        step = Progress(self.keys, tenure, release, mark, changes.get("position", ""), b"", changes.get("written", ()), ())
+        (outcome,) = await delivery.record_progress(self.router, self.trimmed, [step], worker=worker)
+        return outcome
 
-    async def acknowledge(self, worker: str, entry_id: bytes) -> bool:
-        entries = delivery.LaneEntries(self.stream, self.attempts, self.lane, "Step", [entry_id])
-        (accepted,) = await delivery.acknowledge(self.router, [delivery.Acknowledgement(self.leases, worker, [entries])])
-        return accepted
+    async def settle(self, worker: str, entry_id: str, value: str, tenure: str = "1") -> bool:
+        return await delivery.settle_entry(
+            self.router, self.keys, worker=worker, tenure=tenure, entry_id=entry_id, value=value
+        )
 
-    async def dead_letter(self, worker: str, entry_id: bytes) -> bool:
+    async def dead_letter(self, worker: str, entry_id: str, tenure: str = "1") -> bool:
         return await delivery.dead_letter(
             self.router,
-            leases=self.leases,
-            stream=self.stream,
-            recorded=self.attempts,
+            self.keys,
             dead=self.dead,
             worker=worker,
-            lane=self.lane,
-            group="Step",
+            tenure=tenure,
             entry_id=entry_id,
             error_type="ValueError",
             error_text=b"text",
             attempts=3,
         )
 
-    async def deliver(self) -> bytes:
-        """Append an entry and read it for the group; return its id."""
-        await self.router.execute(self.stream, "XGROUP CREATE", self.stream, "Step", "0", "MKSTREAM")
-        entry_id = await self.router.execute(self.stream, "XADD", self.stream, "*", "type", "x")
-        await self.router.execute(self.stream, "XREADGROUP", "GROUP", "Step", "worker", "STREAMS", self.stream, ">")
-        return entry_id
+    async def mark(self) -> str:
+        (group,) = await self.router.execute(self.keys.stream, "XINFO", "GROUPS", self.keys.stream)
+        return group[b"last-delivered-id"].decode()
 
-    async def pending(self) -> int:
-        return (await self.router.execute(self.stream, "XPENDING", self.stream, "Step"))[0]
-
-    async def expired(self, worker: str) -> bool:
-        return await self.renew(worker, 10_000) == 0
+    async def known(self) -> dict[str, str]:
+        fields = await self.router.execute(self.keys.entries, "HGETALL", self.keys.entries)
+        return {name.decode(): value.decode() for name, value in fields.items()}
 
 
 @pytest.fixture
@@ -108,63 +79,111 @@ async def guard(state: StateManager, namespace: str) -> Any:
 
 
 async def test_lane_has_one_holder(guard: Guard) -> None:
+    await guard.create()
     for worker in ("one", "two"):
-        await guard.renew(worker, 10_000, begin=True)
-    assert await guard.acquire("one") == "free"
-    assert await guard.acquire("two") == ""
-    assert await guard.acquire("one") == "held"
-    assert await guard.release("two") == 0
-    assert await guard.release("one") == 1
-    assert await guard.acquire("two") == "free", "handed over, not taken from the dead"
+        await guard.renew(worker)
+    assert isinstance(await guard.acquire("one"), Taken)
+    refused = await guard.acquire("two")
+    assert isinstance(refused, Busy)
+    assert (refused.holder, refused.tenure) == ("one", "1")
+    assert isinstance(await guard.acquire("one"), Kept)
+    assert await guard.progress("two", release=True) == "lost"
+    assert await guard.progress("one", release=True) == "ok"
+    taken = await guard.acquire("two")
+    assert isinstance(taken, Taken)
+    assert not taken.holder_crashed, "released, not taken from the dead"
 
 
-async def test_lane_moves_only_after_its_lease_expired(guard: Guard) -> None:
-    await guard.renew("one", 150, begin=True)
-    await guard.renew("two", 10_000, begin=True)
-    assert await guard.acquire("one") == "free"
-    assert await guard.acquire("two") == ""
-
-    async def taken() -> bool:
-        return await guard.acquire("two") == "dead"
-
-    await until(taken, "the lease runs out")
-    assert not await guard.renew("one", 10_000), "what ran out does not come to life again"
-    assert await guard.acquire("one") == ""
-
-
-async def test_dead_workers_are_removed(guard: Guard) -> None:
-    await guard.renew("one", 20, begin=True)
-    await asyncio.sleep(0.05)
-    await guard.renew("two", 10_000, begin=True)
-    assert list(await guard.router.execute(guard.leases, "HGETALL", guard.leases)) == [b"worker two"]
-
-
-async def test_worker_without_the_lease_can_neither_acknowledge_nor_dead_letter(guard: Guard) -> None:
-    entry_id = await guard.deliver()
-    await guard.renew("one", 100, begin=True)
+async def test_lane_moves_only_from_the_lease_that_was_seen_to_end(guard: Guard) -> None:
+    await guard.create()
+    await guard.renew("one", 20)
     await guard.acquire("one")
-    await asyncio.sleep(0.15)
-    for attempt in (guard.acknowledge, guard.dead_letter):
-        assert await attempt("one", entry_id) == 0, "its time is over, though nobody took the lane yet"
-    await guard.renew("two", 10_000, begin=True)
-    assert await guard.acquire("two") == "dead"
-    for attempt in (guard.acknowledge, guard.dead_letter):
-        assert await attempt("one", entry_id) == 0
-    assert await guard.pending() == 1
-    assert await guard.acknowledge("two", entry_id)
-    assert await guard.pending() == 0
+    await guard.renew("two")
+    await asyncio.sleep(0.05)
+    seen = await guard.acquire("two")
+    assert isinstance(seen, Busy), "a lease that has run out is not enough: the server's clock may have jumped"
+    claim = b"%b\n%b\n%b" % (seen.holder.encode(), seen.tenure.encode(), seen.lease)
+    assert not await guard.renew("one"), "it had run out"
+    assert isinstance(await guard.acquire("two", claim=claim), Busy), "the holder lives, and has renewed its lease"
+    assert isinstance(await guard.acquire("one", claim="check"), Kept), "nobody took the lane"
+    await guard.renew("one", 20)
+    seen = await guard.acquire("two")
+    assert isinstance(seen, Busy)
+    claim = b"%b\n%b\n%b" % (seen.holder.encode(), seen.tenure.encode(), seen.lease)
+    taken = await guard.acquire("two", claim=claim)
+    assert isinstance(taken, Taken)
+    assert taken.holder_crashed
+    assert isinstance(await guard.acquire("one", claim="check"), Busy)
+
+
+async def test_group_that_is_gone_is_reported_and_not_acquired(guard: Guard) -> None:
+    await guard.renew("one")
+    assert isinstance(await guard.acquire("one"), Missing)
+    (entry,) = await guard.create(1)
+    await guard.acquire("one")
+    await guard.router.execute(guard.keys.stream, "XGROUP", "DESTROY", guard.keys.stream, "Step")
+    assert await guard.progress("one", mark=entry) == "missing"
+
+
+async def test_worker_that_lost_the_lane_can_record_nothing(guard: Guard) -> None:
+    first, second = await guard.create(2)
+    await guard.renew("one", 20)
+    await guard.acquire("one")
+    seen = await guard.acquire("two")
+    assert isinstance(seen, Busy)
+    await guard.acquire("two", "7", b"%b\n%b\n%b" % (seen.holder.encode(), seen.tenure.encode(), seen.lease))
+    before = await guard.mark()
+    assert await guard.progress("one", mark=second) == "lost"
+    assert not await guard.settle("one", first, "1:0:")
+    assert not await guard.dead_letter("one", first)
+    assert await guard.mark() == before
+    assert await guard.known() == {}
+    assert await guard.progress("two", "7", mark=first) == "ok"
+    assert await guard.mark() == first
+
+
+async def test_late_progress_of_an_earlier_tenure_changes_nothing(guard: Guard) -> None:
+    first, second = await guard.create(2)
+    await guard.renew("one")
+    await guard.acquire("one", "1")
+    await guard.progress("one", "1", release=True)
+    await guard.acquire("one", "2")
+    await guard.progress("one", "2", mark=second)
+    assert await guard.progress("one", "1", mark=first, written=[(first, "0:0:")]) == "lost"
+    assert await guard.mark() == second
+    assert await guard.known() == {}
+
+
+async def test_entry_that_still_runs_is_settled_by_the_worker_that_runs_it(guard: Guard) -> None:
+    first, second = await guard.create(2)
+    await guard.renew("one")
+    await guard.acquire("one")
+    await guard.progress("one", release=True, position=second, written=[(first, "1:0:one")])
+    taken = await guard.acquire("two")
+    assert isinstance(taken, Taken)
+    assert taken.known == {"position": second.encode(), first: b"1:0:one"}
+    assert not await guard.settle("three", first, "", tenure="")
+    assert await guard.settle("one", first, "", tenure="")
+    assert await guard.known() == {"position": second}
+    assert not await guard.settle("one", first, "9:0:", tenure=""), "it is settled once"
+
+
+async def test_workers_that_ended_long_ago_are_removed(guard: Guard) -> None:
+    await guard.router.execute(guard.keys.leases, "HSET", guard.keys.leases, "worker gone", "1000")
+    await delivery.renew_lease(guard.router, guard.keys.leases, worker="one", ttl_ms=1000, first=True)
+    assert list(await guard.router.execute(guard.keys.leases, "HGETALL", guard.keys.leases)) == [b"worker one"]
 
 
 async def test_dead_letter_is_moved_atomically(guard: Guard) -> None:
-    entry_id = await guard.deliver()
-    await guard.renew("one", 10_000, begin=True)
+    (entry_id,) = await guard.create(1)
+    await guard.renew("one")
     await guard.acquire("one")
     await guard.router.execute(guard.dead, "SET", guard.dead, "not a stream")
     with pytest.raises(Exception, match="WRONGTYPE"):
         await guard.dead_letter("one", entry_id)
-    assert await guard.pending() == 1
+    assert await guard.known() == {}
     await guard.router.execute(guard.dead, "DEL", guard.dead)
     assert await guard.dead_letter("one", entry_id)
     assert await guard.dead_letter("one", entry_id), "a second call changes nothing"
     assert await guard.router.execute(guard.dead, "XLEN", guard.dead) == 1
-    assert await guard.pending() == 0
+    assert await guard.known() == {entry_id: "done"}

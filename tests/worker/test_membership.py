@@ -1,0 +1,52 @@
+"""Membership: an even and stable assignment of lanes to the live workers that want them."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+
+from motia_redis._store.keyspace import Keyspace, Layout
+from motia_redis._steps.wants import Wants
+from motia_redis._worker.leases import lane_name
+from motia_redis._worker.membership import assign
+
+LANES = [lane_name("Step", b"{motia:%d}:events:%d" % (partition, lane)) for partition in range(16) for lane in range(8)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 50, 200])
+def test_lanes_spread_evenly(count: int) -> None:
+    workers = [f"worker{number}" for number in range(count)]
+    owners = list(assign(LANES, workers).values())
+    loads = [owners.count(worker) for worker in workers]
+    assert sum(loads) == len(LANES)
+    assert max(loads) <= -(-len(LANES) // count)
+
+
+def test_all_workers_compute_the_same_assignment() -> None:
+    workers = ["a", "b", "c"]
+    assert assign(LANES, workers) == assign(reversed(LANES), workers)
+    assert assign(LANES, []) == {}
+
+
+def test_few_lanes_move_when_a_worker_joins_or_leaves() -> None:
+    before = assign(LANES, ["a", "b", "c"])
+    after = assign(LANES, ["a", "b", "c", "d"])
+    moved = [name for name in LANES if before[name] != after[name]]
+    assert len(moved) <= len(LANES) // 2
+    assert assign(LANES, ["a", "b", "c"]) == before
+
+
+def test_wants_tell_which_entries_and_streams_a_version_wants() -> None:
+    keyspace = Keyspace("motia", Layout())
+    wants = Wants(states=(("orders", None), ("users", "ann")), topics=("mail",))
+    assert Wants.decode(orjson.loads(orjson.dumps(wants.encode()))) == wants
+    assert Wants.decode({"states": [["orders", None], ["users", "ann"]], "topics": ["mail"]}) == wants
+    for broken in (None, [], {"states": []}, {"states": [1], "topics": []}, {"states": [["a", 1]], "topics": []}):
+        assert Wants.decode(broken) is None
+    assert wants.match({b"type": b"state:created", b"scope": b"orders", b"key": b"1"})
+    assert wants.match({b"type": b"topic", b"topic": b"mail", b"key": b""})
+    assert not wants.match({b"type": b"state:created", b"scope": b"users", b"key": b"bob"})
+    assert not wants.match({b"type": b"topic", b"topic": b"other"})
+    stream = keyspace.state_keys(b"users", b"ann").events
+    assert stream in wants.streams(keyspace)
+    assert wants.within(keyspace, stream) == Wants(states=(("users", "ann"),), topics=())
