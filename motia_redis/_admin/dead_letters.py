@@ -275,7 +275,9 @@ async def _retry(router: Router, keyspace: Keyspace, letters: list[DeadLetter]) 
             place, entry_id = _place(keyspace, letter.step, letter.id)
             calls.append(administration.Letter(place.stream, letter.fields[b"stream"], letter.step, entry_id))
     outcomes = iter(await administration.retry_dead_letter(router, calls))
-    return [_retry_error(letter, next(outcomes)) if error is None else error for letter, error in zip(letters, errors, strict=True)]
+    return [
+        _retry_error(letter, next(outcomes)) if error is None else error for letter, error in zip(letters, errors, strict=True)
+    ]
 
 
 def _unwanted_error(letter: DeadLetter, known: registry.Registry) -> StepMissing | None:
@@ -285,8 +287,8 @@ def _unwanted_error(letter: DeadLetter, known: registry.Registry) -> StepMissing
         return None
     event = f"topic {letter.topic!r}" if letter.topic is not None else f"scope {letter.scope!r}, key {letter.key!r}"
     return StepMissing(
-        f"dead letter {letter.id} of step {letter.step!r} cannot be retried: no trigger of the running versions of the step covers "
-        f"{event}; run a version that does, or drop the letter"
+        f"dead letter {letter.id} of step {letter.step!r} cannot be retried: no trigger of the running versions of the step "
+        f"covers {event}; run a version that does, or drop the letter"
     )
 
 

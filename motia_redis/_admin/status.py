@@ -130,7 +130,11 @@ async def read_status(state: StateManager) -> Status:
         await _add_dead_letters(router, keyspace, totals)
     return Status(
         namespace=state.namespace,
-        steps=[step.to_status(name, known) for name, step in sorted(totals.items()) if step.lanes or step.unwanted or step.dead_letters],
+        steps=[
+            step.to_status(name, known)
+            for name, step in sorted(totals.items())
+            if step.lanes or step.unwanted or step.dead_letters
+        ],
         workers=_workers(known),
         dropped={stream.decode(errors="replace"): count for stream, count in sorted(known.dropped.items())},
     )
@@ -151,7 +155,8 @@ def _versions(step: str, known: Registry) -> list[StepVersion]:
     workers = [worker.steps[step] for worker in known.workers.values() if step in worker.steps]
     counts = Counter(workers)
     return [
-        StepVersion(states=list(wants.states), topics=list(wants.topics), workers=counts[wants]) for wants in sorted(counts, key=repr)
+        StepVersion(states=list(wants.states), topics=list(wants.topics), workers=counts[wants])
+        for wants in sorted(counts, key=repr)
     ]
 
 
@@ -161,7 +166,7 @@ async def _sum_groups(router: Router, keyspace: Keyspace, known: Registry) -> de
     unwanted = {name: known.unwanted_lanes(name, keyspace) for name in {name for name, _ in known.lanes}}
     totals: defaultdict[str, _Totals] = defaultdict(_Totals)
     uncounted: list[_Uncounted] = []
-    for place, lane in zip(places, await administration.inspect_lanes(router, places), strict=True):
+    for place, lane in zip(places, await administration.inspect_lane(router, places), strict=True):
         if lane is None:
             continue
         step = totals[place.group]

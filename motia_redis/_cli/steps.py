@@ -43,7 +43,9 @@ def forget(*, redis_url: str | None, namespace: str, name: str, with_dead_letter
     from motia_redis._admin.registry import forget_step  # noqa: PLC0415 - slow
 
     done = run_on_namespace(
-        redis_url, namespace, lambda state: forget_step(state, name, with_dead_letters=with_dead_letters, only_lanes=lanes, force=force)
+        redis_url,
+        namespace,
+        lambda state: forget_step(state, name, with_dead_letters=with_dead_letters, only_lanes=lanes, force=force),
     )
     subject = f"unwanted lanes of step {name}" if done.only_lanes else f"step {name}"
     text = f"forgot {subject}: {counted(done.groups, 'consumer group')} removed"

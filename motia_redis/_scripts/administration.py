@@ -90,7 +90,7 @@ async def count_entries(router: Router, positions: Sequence[Position], *, limit:
     return [Count(*reply) for reply in await _COUNT_ENTRIES.call_many(router, calls)]
 
 
-async def inspect_lanes(router: Router, lanes: Sequence[LanePlace]) -> list[LanePosition | None]:
+async def inspect_lane(router: Router, lanes: Sequence[LanePlace]) -> list[LanePosition | None]:
     """Return how far each lane has come; None for one without a consumer group."""
     replies = await _INSPECT_LANE.call_many(router, [((stream, entries), (group,)) for stream, entries, group in lanes])
     return [LanePosition(*reply) if reply else None for reply in replies]

@@ -177,7 +177,7 @@ async def heartbeat(
     return int(now), [LiveWorker(reply[index], reply[index + 1]) for index in range(0, len(reply), 2)]
 
 
-async def create_groups(router: Router, lanes: Sequence[tuple[LaneKeys, Start]]) -> list[bool]:
+async def create_group(router: Router, lanes: Sequence[tuple[LaneKeys, Start]]) -> list[bool]:
     """Create the missing consumer groups of lanes; return for each whether it was created."""
     calls = [((keys.stream, keys.leases, keys.entries), (keys.group, keys.name, start)) for keys, start in lanes]
     return [reply == 1 for reply in await _CREATE_GROUP.call_many(router, calls)]

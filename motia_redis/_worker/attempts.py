@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_NOT_WANTED = "the dead letter was retried, and no trigger of the step wants its event any more"
 _RECONNECT = (0.1, 1.0)  # seconds: first and longest pause while Redis is away
 
 
@@ -49,11 +50,7 @@ class Outcome(Enum):
 
 
 class Attempts:
-    """Make attempts.
-
-    `unpark` is called with a delivery and its entry when the entry was read again; `on_settled` with a lane whose progress may
-    have waited for an entry to be settled.
-    """
+    """Make attempts. `on_settled` is called with a lane whose progress may have waited for an entry to be settled."""
 
     def __init__(
         self,
@@ -65,7 +62,6 @@ class Attempts:
         executor: Executor,
         handed: HandedEntries,
         server_time: Callable[[], int],
-        unpark: Callable[[Delivery, StreamEntry], None],
         on_settled: Callable[[Lane], None],
     ) -> None:
         self.closed = False  #: the worker was cancelled: a cancellation is not an outcome of a handler
@@ -76,7 +72,6 @@ class Attempts:
         self._executor = executor
         self.follow = handed.follow
         self._server_time = server_time
-        self._unpark = unpark
         self._on_settled = on_settled
         self._is_suspect_running = False
         self._waiting_suspects: list[Callable[[], None]] = []
@@ -101,25 +96,32 @@ class Attempts:
         entry = delivery.entry or await self._read_parked(delivery, waiting)
         if entry is None:
             return Outcome.FINISHED
-        step = delivery.lane.subscription.step
         delivery.trace_id = delivery.trace_id or entry.trace_id
         enter_trace(delivery.trace_id)
-        enter_step(step.name)
-        error: BaseException | None
-        if delivery.unwanted:
-            error = NotWanted("the dead letter was retried, and no trigger of the step wants its event any more")
-            return await self._dead_letter(delivery, error, waiting)
-        if delivery.attempts >= step.max_attempts:
-            error = WorkerDied(f"the process ended during each of {delivery.attempts} attempts")
-            return await self._dead_letter(delivery, error, waiting)
+        enter_step(delivery.lane.subscription.step.name)
         if delivery.suspect and delivery.attempts and self._is_suspect_running:
             return Outcome.SUSPECT
-        error = await (self._attempt_suspect(delivery, entry, waiting) if delivery.suspect else self._attempt(delivery, entry))
+        error = self._refusal(delivery)
+        if error is None:
+            attempt = self._attempt_suspect(delivery, entry, waiting) if delivery.suspect else self._attempt(delivery, entry)
+            error = await attempt
+        return await self._conclude(delivery, error, waiting)
+
+    def _refusal(self, delivery: Delivery) -> BaseException | None:
+        """Return why no attempt may be made at all."""
+        if delivery.unwanted:
+            return NotWanted(_NOT_WANTED)
+        if delivery.attempts >= delivery.lane.subscription.step.max_attempts:
+            return WorkerDied(f"the process ended during each of {delivery.attempts} attempts")
+        return None
+
+    async def _conclude(self, delivery: Delivery, error: BaseException | None, waiting: _Waiting) -> Outcome:
+        """Decide what follows from an attempt."""
         if error is None:
             if delivery.handed:
                 await self._settle(delivery, "", waiting)
             return Outcome.FINISHED
-        if isinstance(error, NotWanted) or delivery.attempts >= step.max_attempts:
+        if isinstance(error, NotWanted) or delivery.attempts >= delivery.lane.subscription.step.max_attempts:
             return await self._dead_letter(delivery, error, waiting)
         return await self._fail(delivery, error, waiting)
 
@@ -136,7 +138,7 @@ class Attempts:
                 _log.error("step %s: %s was trimmed before it was handled", lane.subscription.group, delivery.id)
             return None
         entry = StreamEntry(lane.stream, delivery.id, reply[0][1])
-        self._unpark(delivery, entry)
+        delivery.unpark(entry)
         return entry
 
     # -- the handler --------------------------------------------------------------------------------------------------
@@ -169,7 +171,7 @@ class Attempts:
             else:
                 async with asyncio.timeout(timeout):
                     await self._handle(delivery, entry)
-        except BaseException as raised:  # noqa: BLE001  # a handler may raise anything; only its own key must wait
+        except BaseException as raised:  # a handler may raise anything; only its own key must wait
             if isinstance(raised, asyncio.CancelledError):
                 await asyncio.sleep(0)  # was the whole program cancelled? then the worker is told in the same turn of the loop
                 if self.closed:
@@ -188,7 +190,7 @@ class Attempts:
         if call is not None:
             await invocation.call(subscription.step.handler, call.input, call.ctx, self._executor)
         elif entry.is_retry and entry.fields[b"only"] == subscription.group.encode():
-            raise NotWanted("the dead letter was retried, and no trigger of the step wants its event any more")
+            raise NotWanted(_NOT_WANTED)
 
     # -- what follows -------------------------------------------------------------------------------------------------
 
@@ -296,7 +298,7 @@ class _Waiting:
         self._tell = tell
 
     def __enter__(self) -> None:
-        self._tell(True)  # noqa: FBT003  # a callback with one argument
+        self._tell(True)  # a callback with one argument
 
     def __exit__(self, *_: object) -> None:
-        self._tell(False)  # noqa: FBT003
+        self._tell(False)

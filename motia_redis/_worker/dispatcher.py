@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from motia_redis._worker.attempts import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
 
     from motia_redis._worker.attempts import Attempts
     from motia_redis._worker.lanes import Delivery, Lane
@@ -31,16 +31,10 @@ Key = tuple[Any, ...]
 
 
 class Dispatcher:
-    """Queue entries by key and run them through `attempts`.
+    """Queue entries by key and run them through `attempts`. `on_progress` is called with a lane that has progress to record."""
 
-    `on_room` is called when more can be read; `on_progress` with a lane that has progress to record.
-    """
-
-    def __init__(
-        self, attempts: Attempts, *, concurrency: int, on_room: Callable[[], None], on_progress: Callable[[Lane], None]
-    ) -> None:
+    def __init__(self, attempts: Attempts, *, concurrency: int, on_progress: Callable[[Lane], None]) -> None:
         self._attempts = attempts
-        self._on_room = on_room
         self._on_progress = on_progress
         self._queues: dict[Key, deque[Delivery]] = {}
         self._by_lane: dict[Lane, set[Key]] = {}
@@ -59,7 +53,7 @@ class Dispatcher:
         """Queue an entry behind the others of its key."""
         lane = delivery.lane
         lane.add(delivery.id, delivery)
-        lane.subscription.load.add(delivery.size)
+        delivery.count()
         assert delivery.entry is not None, "an entry is parked only behind others"  # noqa: S101  # for the type checker
         key = (lane, *delivery.entry.order_key)
         queue = self._queues.get(key)
@@ -70,12 +64,7 @@ class Dispatcher:
         else:
             queue.append(delivery)
             if key in self._waiting:
-                self._park(delivery)
-
-    def progressed(self, lane: Lane) -> None:
-        """Have the progress of a lane recorded."""
-        if lane.has_progress:
-            self._on_progress(lane)
+                delivery.park()
 
     def drop(self, lane: Lane) -> None:
         """Forget what is queued for a lane that is given away, or lost. What runs goes on."""
@@ -84,7 +73,7 @@ class Dispatcher:
             running = queue[0] if queue and queue[0].id in lane.running else None
             for delivery in queue:
                 if delivery is not running:
-                    self._uncount(delivery)
+                    delivery.uncount()
             if running is None:
                 self._stop_waiting(key)
                 self._remove(key)
@@ -123,13 +112,9 @@ class Dispatcher:
         if self._idle_slots > 0 and not self._is_task_starting and not self._closed:
             self._idle_slots -= 1
             self._is_task_starting = True
-            self.start_background(self._run())
-
-    def start_background(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something beside the handlers."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+            task = asyncio.create_task(self._run())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _run(self) -> None:
         """Handle what is ready: one entry of each key in turn."""
@@ -191,7 +176,7 @@ class Dispatcher:
         if delivery.is_current and outcome is not Outcome.FINISHED:
             if outcome is Outcome.LATER:
                 for waiting in list(queue)[1:]:
-                    self._park(waiting)
+                    waiting.park()
                 self._wait(key, self._attempts.pause(delivery))
             elif outcome is Outcome.SUSPECT:
                 self._wait(key, None)
@@ -200,7 +185,7 @@ class Dispatcher:
                 self._wait(key, _DEFECT)
             return
         queue.popleft()
-        self._uncount(delivery)
+        delivery.uncount()
         self._stop_waiting(key)
         if delivery.is_current:
             lane.finish(delivery.id)
@@ -231,33 +216,3 @@ class Dispatcher:
         self._idle_slots += 1 if waiting else -1
         if waiting:
             self._spawn_task()
-
-    # -- counting -----------------------------------------------------------------------------------------------------
-
-    def _park(self, delivery: Delivery) -> None:
-        """Drop the fields of an entry that has to wait for long, so that other entries can be read."""
-        if delivery.entry is not None:
-            delivery.entry = delivery.call = None
-            load = delivery.lane.subscription.load
-            load.remove(delivery.size)
-            load.parked += 1
-            self._on_room()
-
-    def unpark(self, delivery: Delivery, entry: Any) -> None:
-        """Give a parked delivery its entry back."""
-        load = delivery.lane.subscription.load
-        load.parked -= 1
-        load.add(delivery.size)
-        delivery.entry = entry
-        self._on_room()
-
-    def _uncount(self, delivery: Delivery) -> None:
-        """Stop counting a delivery: it is finished, or left to the lane's next holder."""
-        load = delivery.lane.subscription.load
-        was_full = load.is_full
-        if delivery.entry is None:
-            load.parked -= 1
-        else:
-            load.remove(delivery.size)
-        if was_full and not load.is_full:
-            self._on_room()

@@ -33,7 +33,10 @@ class _Waiting(NamedTuple):
 
 
 class HandedEntries:
-    """Entries that other workers still run. `worker` is the id of this one; `lease` the seconds after which a silent one is dead."""
+    """Entries that other workers still run.
+
+    `worker` is the id of this worker; after `lease` seconds without a heartbeat another one is taken for dead.
+    """
 
     def __init__(self, router: Router, *, worker: str, lease: float) -> None:
         self._router = router

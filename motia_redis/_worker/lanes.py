@@ -1,13 +1,14 @@
 """Keep what this process knows of a lane: what it has read, what runs, what is finished and what Redis knows of that.
 
-A lane is one stream as one step consumes it. A worker holds a lane by a tenure. Reading has no side effect: entries that were read
-under a tenure that has ended are forgotten. What is finished is recorded in Redis, by the tenure only: a low-water mark, up to
-which everything is finished, a position beyond it, and the unfinished entries between the two.
+A lane is one stream as one step consumes it. A worker holds a lane by a tenure. Reading has no side effect: entries that were
+read under a tenure that has ended are forgotten. What is finished is recorded in Redis, by the tenure only: a low-water mark, up
+to which everything is finished, a position beyond it, and the unfinished entries between the two.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,12 +22,32 @@ if TYPE_CHECKING:
     from motia_redis._scripts.delivery import Taken
     from motia_redis._steps.wants import Wants
     from motia_redis._worker.entries import PreparedCall, StreamEntry
-    from motia_redis._worker.leases import Lease
     from motia_redis._worker.subscriptions import Subscription
 
 _SUSPECTS = 2048  # entries beyond the position that a holder that crashed may have been running
 _FIRST_BATCH = (16, 64 * 1024)  # the most entries and about the bytes of a first read; each full read doubles it
 _MOST_LEFT = 10_000  # entries that wait for another version of the step before the lane is read no further
+
+
+def lane_name(group: str, stream: bytes) -> bytes:
+    """Return the name of a lane: group and stream, separated by a line break, which neither can contain."""
+    return group.encode() + b"\n" + stream
+
+
+class Lease:
+    """The lease of this worker in one partition."""
+
+    def __init__(self, leases: bytes) -> None:
+        self.leases = leases
+        self._until = 0.0
+
+    def is_valid(self) -> bool:
+        """Return whether no other worker can have taken a lane, by the clock of this process, which runs on in a pause."""
+        return time.monotonic() < self._until
+
+    def renewed(self, asked: float, ttl: float) -> None:
+        """Note that the lease was renewed by a request that was sent at `asked`."""
+        self._until = asked + ttl
 
 
 @dataclass(eq=False, slots=True)
@@ -51,6 +72,29 @@ class Delivery:
     def is_current(self) -> bool:
         """Return whether the lane is held by the tenure under which the entry was read."""
         return bool(self.tenure) and self.tenure == self.lane.tenure
+
+    def count(self) -> None:
+        """Count the entry as held by this process."""
+        self.lane.subscription.load.add(self.size)
+
+    def uncount(self) -> None:
+        """Stop counting the entry: it is finished, or left to the lane's next holder."""
+        load = self.lane.subscription.load
+        if self.entry is None:
+            load.remove_parked()
+        else:
+            load.remove(self.size)
+
+    def park(self) -> None:
+        """Drop the fields of an entry that has to wait for long, so that other entries can be read."""
+        if self.entry is not None:
+            self.entry = self.call = None
+            self.lane.subscription.load.park(self.size)
+
+    def unpark(self, entry: StreamEntry) -> None:
+        """Take the fields again."""
+        self.entry = entry
+        self.lane.subscription.load.unpark(self.size)
 
 
 class Lane:
@@ -161,8 +205,7 @@ class Lane:
         place = self._unrecorded.pop(entry_id, None) or order(entry_id)
         if entry_id in self._recorded:
             self._removable.append(entry_id)
-        if place > self._finished:
-            self._finished = place
+        self._finished = max(self._finished, place)
         self._dirty = True
 
     def note_recorded(self, entry_id: str) -> None:

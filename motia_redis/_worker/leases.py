@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from motia_redis._transport.router import Router
-    from motia_redis._worker.lanes import Lane
+    from motia_redis._worker.lanes import Lane, Lease
     from motia_redis._worker.membership import Membership
 
 _log = logging.getLogger(__name__)
@@ -35,33 +35,12 @@ _RECONNECT = 0.2  # seconds before trying again while Redis is away
 _WAIT = 0.5  # of a lease: for so long a holder must have written nothing before a lease that has run out counts
 
 
-def lane_name(group: str, stream: bytes) -> bytes:
-    """Return the name of a lane: group and stream, separated by a line break, which neither can contain."""
-    return group.encode() + b"\n" + stream
-
-
-class Lease:
-    """The lease of this worker in one partition."""
-
-    def __init__(self, leases: bytes) -> None:
-        self.leases = leases
-        self._until = 0.0
-
-    def is_valid(self) -> bool:
-        """Return whether no other worker can have taken a lane, by the clock of this process, which runs on in a pause."""
-        return time.monotonic() < self._until
-
-    def renewed(self, asked: float, ttl: float) -> None:
-        """Note that the lease was renewed by a request that was sent at `asked`."""
-        self._until = asked + ttl
-
-
 class PartitionLeases:
     """Keep the lease of one partition, and its lanes as they are assigned.
 
     `on_taken` is called with a lane that was acquired, `on_lost` with one that another worker has taken; `report` has a lane's
-    progress recorded, `release` the lane released with it. `revive` is called when the server seems to have ended, `restore` when consumer
-    groups are missing.
+    progress recorded, `release` the lane released with it. `revive` is called when the server seems to have ended, `restore` when
+    consumer groups are missing.
     """
 
     def __init__(
@@ -117,8 +96,8 @@ class PartitionLeases:
 
     @property
     def has_lanes(self) -> bool:
-        """Return whether this worker holds lanes of the partition."""
-        return any(lane.tenure for lane in self._lanes.values())
+        """Return whether this worker holds lanes of the partition, and nobody else can."""
+        return self._lease.is_valid() and any(lane.tenure for lane in self._lanes.values())
 
     async def run(self) -> None:
         """Renew the lease and follow the assignment until cancelled."""
@@ -167,7 +146,7 @@ class PartitionLeases:
                 self._report(lane)
 
     async def _follow(self) -> bool:
-        """Release lanes that are assigned to others. Acquire those that are assigned to this worker. Return whether all is done."""
+        """Release lanes that are assigned to others, acquire those assigned to this worker. Return whether all is done."""
         assigned = frozenset() if self._stopping else self._membership.assigned
         moving = False
         for name, lane in self._lanes.items():
@@ -202,7 +181,7 @@ class PartitionLeases:
             await self._restore(without_group)
 
     def _has_ended(self, lane: bytes, worker: str, lease: bytes) -> bool:
-        """Return whether the holder of a lane has stopped, as far as this process can know without trusting any clock but its own."""
+        """Return whether the holder of a lane has stopped. The server's clock alone does not decide: it may have jumped."""
         seen = self._observed.unchanged_for(lane, (worker, lease))
         silent = self._membership.silent_for(worker)
         has_run_out = not lease.isdigit() or int(lease) <= self._membership.server_time()

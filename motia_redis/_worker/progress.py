@@ -51,7 +51,9 @@ class ProgressReporter:
         self._trimmed: dict[bytes, float] = {}
 
     def changed(self, lane: Lane) -> None:
-        """Record the lane's progress soon."""
+        """Record the lane's progress soon, if there is any."""
+        if not lane.has_progress:
+            return
         leases = lane.keys.leases
         lanes = self._changed.get(leases)
         if lanes is None:
@@ -93,7 +95,9 @@ class ProgressReporter:
         trimmed = self._keyspace.trimmed(steps[0][0].stream)
         outcomes = None
         try:
-            outcomes = await delivery.record_progress(self._router, trimmed, [progress for _, progress in steps], worker=self._worker)
+            outcomes = await delivery.record_progress(
+                self._router, trimmed, [progress for _, progress in steps], worker=self._worker
+            )
         finally:
             for lane, progress in steps:
                 lane.end_progress(progress, done=outcomes is not None)
@@ -104,6 +108,8 @@ class ProgressReporter:
                 self._on_lost(lane)
             elif progress.release:
                 self._on_released(lane)
+            else:
+                self.changed(lane)  # what came meanwhile
 
     def _trim_limits(self, lane: Lane) -> bytes:
         """Return the limits to which a lane's stream is trimmed now, or nothing if it was trimmed lately."""

@@ -18,7 +18,7 @@ from motia_redis._worker.lanes import Delivery
 from motia_redis._worker.matching import MatchResult
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from motia_redis._store.keyspace import Keyspace
     from motia_redis._store.manager import StateManager
@@ -43,8 +43,17 @@ class Reader:
     One task reads and one waits for each group of lanes that one command can read: in a Cluster the lanes of one slot, else all.
     """
 
-    def __init__(self, dispatcher: Dispatcher, router: Router, keyspace: Keyspace, state: StateManager) -> None:
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        router: Router,
+        keyspace: Keyspace,
+        state: StateManager,
+        *,
+        on_progress: Callable[[Lane], None],
+    ) -> None:
         self._dispatcher = dispatcher
+        self.on_progress = on_progress  #: called with a lane that has progress to record
         self._router = router
         self._keyspace = keyspace
         self._state = state
@@ -53,6 +62,7 @@ class Reader:
     def start(self, lanes: Iterable[Lane], tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
         """Start reading the lanes whenever they are held."""
         for lane in lanes:
+            lane.subscription.load.on_room = self.look_again
             name = lane.keys.leases if self._router.is_cluster else b""
             self._groups.setdefault(name, LaneGroup(self)).lanes.append(lane)
         return [tasks.create_task(group.run()) for group in self._groups.values()]
@@ -123,10 +133,6 @@ class Reader:
                 delivery.size *= _DECODED
             return MatchResult.DEFERRED
         return match
-
-    def progressed(self, lane: Lane) -> None:
-        """Have what was finished while reading recorded."""
-        self._dispatcher.progressed(lane)
 
 
 @dataclass(slots=True)
@@ -247,7 +253,7 @@ class LaneGroup:
         if entries:
             mean = size // len(entries)
             lane.entry_bytes = max(mean, (lane.entry_bytes + mean) // 2)
-            self._reader.progressed(lane)
+            self._reader.on_progress(lane)
         return len(entries)
 
     def _take_backlog(self, entry_id: str, lane: Lane, reply: list[tuple[bytes, Any]]) -> int:
@@ -256,7 +262,7 @@ class LaneGroup:
             return 0
         lane.backlog.popleft()
         self._reader.submit(lane, entry_id, reply[0][1] if reply else None, listed=True)
-        self._reader.progressed(lane)
+        self._reader.on_progress(lane)
         return 1
 
     # -- waiting ------------------------------------------------------------------------------------------------------

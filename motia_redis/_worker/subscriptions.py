@@ -8,6 +8,8 @@ from motia_redis._steps.wants import Wants
 from motia_redis._worker.matching import Matcher
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from motia_redis._steps.definitions import Step
     from motia_redis._store.keyspace import Keyspace
 
@@ -17,6 +19,10 @@ _BYTES = 16 * 1024 * 1024  # bytes of those entries
 _PARKED = 20_000  # entries of one step that wait behind a key in backoff, without their fields
 
 
+def _nothing() -> None:
+    """Do nothing."""
+
+
 class Load:
     """How many entries and bytes of one step this process holds."""
 
@@ -24,6 +30,7 @@ class Load:
         self.entries = 0
         self.bytes = 0
         self.parked = 0
+        self.on_room: Callable[[], None] = _nothing  #: called when more may be read
 
     @property
     def is_full(self) -> bool:
@@ -45,10 +52,30 @@ class Load:
         self.entries += 1
         self.bytes += size
 
+    def park(self, size: int) -> None:
+        """Count an entry without its fields from now on."""
+        self.parked += 1
+        self.remove(size)
+
+    def unpark(self, size: int) -> None:
+        """Count a parked entry with its fields again."""
+        self.add(size)
+        self.remove_parked()
+
     def remove(self, size: int) -> None:
-        """Stop counting such an entry."""
+        """Stop counting an entry with its fields."""
+        was_full = self.is_full
         self.entries -= 1
         self.bytes -= size
+        if was_full and not self.is_full:
+            self.on_room()
+
+    def remove_parked(self) -> None:
+        """Stop counting a parked entry."""
+        was_full = self.is_full
+        self.parked -= 1
+        if was_full and not self.is_full:
+            self.on_room()
 
 
 class Subscription:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,8 @@ from motia_redis._transport import failures
 from motia_redis._worker.attempts import Attempts
 from motia_redis._worker.dispatcher import Dispatcher
 from motia_redis._worker.handed import HandedEntries
-from motia_redis._worker.lanes import Lane
-from motia_redis._worker.leases import Lease, PartitionLeases, lane_name
+from motia_redis._worker.lanes import Lane, Lease, lane_name
+from motia_redis._worker.leases import PartitionLeases
 from motia_redis._worker.membership import Membership, announce_regularly
 from motia_redis._worker.progress import ProgressReporter
 from motia_redis._worker.reader import Reader
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from motia_redis._store.manager import StateManager
     from motia_redis._transport.router import Router
 
+_RELEASE_LOOK = 0.5  # seconds between two looks whether Redis is so long away that lanes cannot be released
 _SHARED_HEARTBEAT = 0.5  # seconds: the longest time between two heartbeats while versions of a step take turns
 
 
@@ -85,9 +87,11 @@ class Worker:
         router = await self._state.open_router()
         try:
             subscriptions = [Subscription(step, keyspace) for step in self._application.worker_steps]
-            keys = [_lane_keys(subscription, stream, keyspace) for subscription in subscriptions for stream in subscription.streams]
+            keys = [
+                _lane_keys(subscription, stream, keyspace) for subscription in subscriptions for stream in subscription.streams
+            ]
             topics = {stream for s in subscriptions for topic in s.wants.topics for stream in keyspace.topic_streams(topic)}
-            await delivery.create_groups(router, [(lane, "topic" if lane.stream in topics else "end") for lane in keys])
+            await delivery.create_group(router, [(lane, "topic" if lane.stream in topics else "end") for lane in keys])
         except (RedisError, OSError) as error:
             raise failures.to_unavailable("creating the consumer groups", self._state.url, error) from error
         finally:
@@ -100,15 +104,21 @@ class Worker:
         router = await self._state.open_router()
         executor = ThreadPoolExecutor(self._concurrency, thread_name_prefix="motia-redis-handler")
         try:
-            await _Run(self._application, self._state, router, keyspace, executor, self._settings).until(self._stopping)
+            run = _Run(
+                self._application,
+                self._state,
+                router,
+                keyspace,
+                executor=executor,
+                concurrency=self._concurrency,
+                ttl=self._lease,
+                heartbeat=self._heartbeat,
+            )
+            await run.until(self._stopping)
         finally:
             # A handler that hangs in its thread must not delay the end of the process here.
             executor.shutdown(wait=False, cancel_futures=True)
             await router.aclose()
-
-    @property
-    def _settings(self) -> tuple[int, float, float]:
-        return self._concurrency, self._lease, self._heartbeat
 
 
 class _Run:
@@ -124,15 +134,19 @@ class _Run:
         state: StateManager,
         router: Router,
         keyspace: Keyspace,
+        *,
         executor: ThreadPoolExecutor,
-        settings: tuple[int, float, float],
+        concurrency: int,
+        ttl: float,
+        heartbeat: float,
     ) -> None:
-        concurrency, ttl, self._heartbeat = settings
+        self._heartbeat = heartbeat
         self._worker = worker = random_id(16)
         self._router = router
         tenures = count(1)
         subscriptions = [Subscription(step, keyspace) for step in application.worker_steps]
         self._lanes: dict[bytes, Lane] = {}
+        self._released = asyncio.Event()  # some lane is not held any more
         by_partition: dict[bytes, tuple[Lease, dict[bytes, Lane]]] = {}
         for subscription in subscriptions:
             for stream in subscription.streams:
@@ -148,6 +162,9 @@ class _Run:
             lease=ttl,
             on_change=self._assignment_changed,
         )
+        self._reporter = ProgressReporter(
+            router, keyspace, worker=worker, limits=state.trim_limits, on_released=self._ended, on_lost=self._lost
+        )
         self._handed = HandedEntries(router, worker=worker, lease=ttl)
         self._attempts = Attempts(
             state,
@@ -157,19 +174,10 @@ class _Run:
             executor=executor,
             handed=self._handed,
             server_time=self._membership.server_time,
-            unpark=lambda entry, fields: self._dispatcher.unpark(entry, fields),
-            on_settled=lambda lane: self._dispatcher.progressed(lane),
+            on_settled=self._reporter.changed,
         )
-        self._reporter = ProgressReporter(
-            router, keyspace, worker=worker, limits=state.trim_limits, on_released=self._ended, on_lost=self._lost
-        )
-        self._dispatcher = Dispatcher(
-            self._attempts,
-            concurrency=concurrency,
-            on_room=lambda: self._reader.look_again(),
-            on_progress=self._reporter.changed,
-        )
-        self._reader = Reader(self._dispatcher, router, keyspace, state)
+        self._dispatcher = Dispatcher(self._attempts, concurrency=concurrency, on_progress=self._reporter.changed)
+        self._reader = Reader(self._dispatcher, router, keyspace, state, on_progress=self._reporter.changed)
         self._partitions = [
             PartitionLeases(
                 lease,
@@ -182,7 +190,7 @@ class _Run:
                 on_taken=self._reader.mark_ready,
                 on_lost=self._lost,
                 release=self._release,
-                report=self._dispatcher.progressed,
+                report=self._reporter.changed,
                 revive=state.revive,
                 restore=self._restore,
                 new_tenure=lambda: str(next(tenures)),
@@ -214,12 +222,13 @@ class _Run:
         for partition in self._partitions:
             partition.stop()
         await announcing
-        try:
+        with suppress(RedisError, OSError):  # then others notice when the lease has run out
             await self._membership.leave()
-        except (RedisError, OSError):
-            pass  # others notice when the lease has run out
         while any(partition.has_lanes for partition in self._partitions):
-            await asyncio.sleep(0.01)
+            self._released.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_RELEASE_LOOK):
+                    await self._released.wait()
         await self._dispatcher.drain()
         await asyncio.gather(*(partition.leave() for partition in self._partitions))
 
@@ -240,18 +249,19 @@ class _Run:
         self._reporter.changed(lane)
 
     def _ended(self, lane: Lane) -> None:
-        """A lane was released: another worker may take it."""
+        """Go on without a lane that was released."""
         lane.end()
         self._dispatcher.drop(lane)
         self._wake(lane)
 
     def _lost(self, lane: Lane) -> None:
-        """Another worker has taken a lane, or its group is gone: what was read is void."""
+        """Go on without a lane that another worker has taken, or whose group is gone."""
         lane.end()
         self._dispatcher.drop(lane)
         self._wake(lane)
 
     def _wake(self, lane: Lane) -> None:
+        self._released.set()
         for partition in self._partitions:
             if partition.holds_lease(lane):
                 partition.wake()
@@ -260,7 +270,7 @@ class _Run:
     async def _restore(self, lanes: Iterable[Lane]) -> None:
         """Create groups that are gone; they start at the beginning: an entry may be handled twice, but none is missed."""
         start: Start = "begin"
-        await delivery.create_groups(self._router, [(lane.keys, start) for lane in lanes])
+        await delivery.create_group(self._router, [(lane.keys, start) for lane in lanes])
 
 
 def _lane_keys(subscription: Subscription, stream: bytes, keyspace: Keyspace) -> LaneKeys:

@@ -140,9 +140,7 @@ async def test_status_shows_entries_that_the_hard_cap_removed(
 
 
 @pytest.mark.parametrize("size", [10, 300_000])
-async def test_lag_is_counted_up_to_a_limit(
-    state: StateManager, raw: redis.Redis, namespace: str, size: int
-) -> None:
+async def test_lag_is_counted_up_to_a_limit(state: StateManager, raw: redis.Redis, namespace: str, size: int) -> None:
     keyspace = await state.connect()
     (stream,) = keyspace.event_streams("users", "ann")
     raw.xadd(stream, {"first": 1})
@@ -190,8 +188,8 @@ async def test_dead_worker_holds_no_lanes_after_its_lease(
 
         await until(works, "the worker holds all lanes")
         assert error_line(await run_command(server, namespace, "steps", "forget", "Step")) == (
-            f"step 'Step' cannot be forgotten: the step still runs in process {worker.process.pid} on {socket.gethostname()}, and "
-            "wants all of its lanes; end its workers, or use force"
+            f"step 'Step' cannot be forgotten: the step still runs in process {worker.process.pid} on {socket.gethostname()}, "
+            "and wants all of its lanes; end its workers, or use force"
         )
         worker.process.kill()
 

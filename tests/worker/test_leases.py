@@ -9,7 +9,7 @@ import pytest
 
 from motia_redis._scripts import delivery
 from motia_redis._scripts.delivery import Busy, Kept, LaneKeys, Missing, Progress, Taken, Wanted
-from motia_redis._worker.leases import lane_name
+from motia_redis._worker.lanes import lane_name
 
 if TYPE_CHECKING:
     from motia_redis import StateManager
@@ -28,7 +28,7 @@ class Guard:
 
     async def create(self, count: int = 0) -> list[str]:
         """Create the group, and append entries; return their ids."""
-        await delivery.create_groups(self.router, [(self.keys, "end")])
+        await delivery.create_group(self.router, [(self.keys, "end")])
         ids = [await self.router.execute(self.keys.stream, "XADD", self.keys.stream, "*", "type", "x") for _ in range(count)]
         return [entry_id.decode() for entry_id in ids]
 
@@ -45,9 +45,7 @@ class Guard:
         return outcome
 
     async def settle(self, worker: str, entry_id: str, value: str, tenure: str = "1") -> bool:
-        return await delivery.settle_entry(
-            self.router, self.keys, worker=worker, tenure=tenure, entry_id=entry_id, value=value
-        )
+        return await delivery.settle_entry(self.router, self.keys, worker=worker, tenure=tenure, entry_id=entry_id, value=value)
 
     async def dead_letter(self, worker: str, entry_id: str, tenure: str = "1") -> bool:
         return await delivery.dead_letter(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from motia_redis._store.keyspace import Keyspace, Layout
 from motia_redis._steps.wants import Wants
-from motia_redis._worker.leases import lane_name
+from motia_redis._store.keyspace import Keyspace, Layout
+from motia_redis._worker.lanes import lane_name
 from motia_redis._worker.membership import assign
 
 LANES = [lane_name("Step", b"{motia:%d}:events:%d" % (partition, lane)) for partition in range(16) for lane in range(8)]

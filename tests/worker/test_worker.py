@@ -14,11 +14,9 @@ import pytest
 
 from motia_redis import FlowContext, StateManager, StateTriggerInput, Worker, logger, queue, step
 from motia_redis import state as state_trigger
-from motia_redis._scripts import delivery
 from motia_redis._steps.application import Application
 from motia_redis._store.limits import Retention
 from motia_redis._tracing import trace
-from motia_redis._worker.leases import lane_name
 from motia_redis.errors import StateError, StateUnavailable
 from tests.support.applications import Command
 from tests.support.waiting import until
