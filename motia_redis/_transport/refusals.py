@@ -6,10 +6,11 @@ import re
 
 from redis.exceptions import AskError, AuthenticationError, InvalidResponse, RedisError
 
-#: What a script's error carries besides its text, as Redis 6.2 (in front) and 7 (behind) write it.
+#: What a script's error carries besides its text: in front of it in Redis 6.2, behind it in Redis 7 and Valkey. Valkey 9 leaves
+#: the hash out.
 _NOISE = re.compile(
     r"^(?:ERR )?Error running script \([^)]*\): |@?user_script: ?\d+: ?"
-    r"| script: [0-9a-f]{40}, on @?user_script:\d+\.?"
+    r"| script: (?:[0-9a-f]{40}, )?on @?user_script:\d+\.?$"
 )
 #: By the first word of Redis's own error replies.
 _REFUSALS = {

