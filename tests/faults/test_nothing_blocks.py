@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from typing import Self
 
+pytestmark = pytest.mark.alone
+
 KEYS = 1_000_000 if FULL else 50_000
 LONGEST = 5.0  # milliseconds that others may wait, and that a command may take
 LIST_MEMORY = 1.4  # times its result that `list` may hold: with the keys and a page

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
+import ssl
 import subprocess
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fakeredis
 import pytest
@@ -24,6 +26,11 @@ from tests.admin.test_dead_letters import Sick, buried, failing
 from tests.support.clusters import Process, free_port
 from tests.support.servers import PACKAGED, packaged
 from tests.worker.test_worker import Recorder, record, working
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.support.servers import RedisServer
 
 README = Path(__file__).parent.parent.parent / "README.md"
 INCREMENT = [{"op": "increment", "path": "/n", "value": 1}]
@@ -80,26 +87,41 @@ def certificates(tmp_path: Path) -> Path:
     return tmp_path
 
 
-async def test_tls(certificates: Path) -> None:
-    key, certificate = certificates / "key.pem", certificates / "cert.pem"
-    port = free_port()
-    options = ["--save", "", "--tls-port", str(port), "--tls-auth-clients", "no"]
-    options += ["--tls-key-file", str(key), "--tls-cert-file", str(certificate), "--tls-ca-cert-file", str(certificate)]
-    server = Process(certificates / "server", free_port(), *options)
+@asynccontextmanager
+async def tls_in_front_of(server: RedisServer, certificates: Path) -> AsyncIterator[int]:
+    """Accept TLS on a port and pass everything on to the server: the servers that packages carry are built without TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates / "cert.pem", certificates / "key.pem")
+    tasks = set()
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        behind, to = await asyncio.open_unix_connection(str(server.socket))
+        for task in (asyncio.create_task(copy(reader, to)), asyncio.create_task(copy(behind, writer))):
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+    front = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=context)
     try:
-        try:
-            server.start()
-        except AssertionError:
-            log = (certificates / "server" / "redis.log").read_text()
-            if "tls" not in log.lower():
-                raise
-            pytest.skip("this redis-server is built without TLS")
-        async with StateManager(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={certificate}") as state:
+        yield front.sockets[0].getsockname()[1]
+    finally:
+        front.close()
+        await asyncio.gather(*tasks)
+
+
+async def test_tls(server: RedisServer, namespace: str, certificates: Path) -> None:
+    async with tls_in_front_of(server, certificates) as port:
+        url = f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={certificates / 'cert.pem'}"
+        async with StateManager(url, namespace=namespace) as state:
             await use_everything(state)
         with pytest.raises(StateUnavailable, match="certificate verify failed"):
             await StateManager(f"rediss://127.0.0.1:{port}/0").connect()
-    finally:
-        server.end()
 
 
 # -- users --------------------------------------------------------------------------------------------------------------------
