@@ -3,6 +3,9 @@
 Redis runs one command at a time, so a page may cost little. How much it costs depends on the bytes of its values, which are known
 only behind it. HSCAN goes in the order of the keys' hashes: what has been seen is a random sample of what will come, so its mean
 tells how many items make a page. (A hash of few small values Redis gives as a whole: at most 512 items of 64 bytes.)
+
+HSCAN gives whole buckets of the hash. Valkey has up to about 14 items in one, so where values are large, or not known yet, a
+script reads as many of them as fit into the page.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from motia_redis._scripts import loader
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
+    from motia_redis._scripts.loader import Script
     from motia_redis._store.retries import Attempt, Retries
     from motia_redis._store.sessions import Session
     from motia_redis._transport.router import Router
@@ -25,6 +29,7 @@ PAGE_BYTES = 128 * 1024  # what a page aims at: some 0.1 ms of the server's time
 PAGE_ITEMS = 500  # what a page holds at most
 _FIRST = 1  # item of the first page: it may have the largest size
 _FIRST_NAMES = PAGE_BYTES // 4096  # the same for what is no larger than a name
+_FEW = 16  # items of a page: below it the page is read by the script, since one bucket may be larger than the page
 _GROWTH = 8  # how many times the items of the page before
 
 
@@ -58,10 +63,16 @@ class Scan:
 
     def items(self, key: bytes, *, ahead: bool = False) -> AsyncGenerator[Mapping[bytes, bytes]]:
         """Yield the fields and values of a hash."""
+        script = loader.load("scan_items")
 
         async def read(router: Router, address: str, cursor: Any, count: int) -> tuple[Any, Any, int]:
-            cursor, page = await router.execute_at(address, "HSCAN", key, cursor, "COUNT", count)
-            return cursor, page, sum(map(len, page)) + sum(map(len, page.values()))
+            cursor, left = cursor if isinstance(cursor, tuple) else (cursor, ())
+            if count > _FEW and not left:
+                cursor, page = await router.execute_at(address, "HSCAN", key, cursor, "COUNT", count)
+            else:
+                cursor, found, left = await _run_at(router, address, script, key, cursor, count, PAGE_BYTES, *left)
+                cursor, page = int(cursor), dict(zip(found[::2], found[1::2], strict=True))
+            return (cursor, left) if left else cursor, page, sum(map(len, page)) + sum(map(len, page.values()))
 
         return self._pages(key, read, PageSize(), ahead=ahead)
 
@@ -70,11 +81,7 @@ class Scan:
         script = loader.load("scan_keys")
 
         async def read(router: Router, address: str, cursor: Any, count: int) -> tuple[Any, Any, int]:
-            rest = (1, key, cursor, count)
-            try:
-                following, page, size = await router.execute_at(address, "EVALSHA", script.sha, *rest)
-            except NoScriptError:
-                following, page, size = await router.execute_at(address, "EVAL", script.source, *rest)
+            following, page, size = await _run_at(router, address, script, key, cursor, count)
             return int(following), page, size
 
         return self._pages(key, read, PageSize())
@@ -114,3 +121,11 @@ class Scan:
             if following is not None:
                 following.cancel()
                 await asyncio.gather(following, return_exceptions=True)
+
+
+async def _run_at(router: Router, address: str, script: Script, key: bytes, *arguments: Any) -> Any:
+    """Run a script that changes nothing at one server, and return its reply."""
+    try:
+        return await router.execute_at(address, "EVALSHA", script.sha, 1, key, *arguments)
+    except NoScriptError:
+        return await router.execute_at(address, "EVAL", script.source, 1, key, *arguments)
