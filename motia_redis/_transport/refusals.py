@@ -50,6 +50,7 @@ _CODES_BY_TEXT = {
     "unknown command 'SENTINEL'": "NOSENTINEL",
     "unknown command `SENTINEL`": "NOSENTINEL",
     "no permissions to": "NOPERM",
+    "No permissions to": "NOPERM",
     "The user executing the script can't": "NOPERM",
 }
 
