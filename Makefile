@@ -42,8 +42,8 @@ lint: $(VENV)/dev
 
 # Each worker of pytest-xdist has a server of its own. What measures time, or keeps both cores busy by itself, runs alone afterwards.
 test: lint
-	$(BIN)/python -m pytest -rs -m 'not alone' -n $(WORKERS) --dist loadfile
-	$(BIN)/python -m pytest -rs -m alone
+	$(BIN)/python -m pytest -rfEs -m 'not alone' -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -rfEs -m alone
 
 # A failing case is shrunk and saved in .fuzz/, with the command that replays it.
 fuzz: $(VENV)/dev
