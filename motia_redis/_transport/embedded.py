@@ -1,6 +1,6 @@
-"""Run one Redis server per directory for `embedded://DIR`: shared by processes, stopped after the last of them.
+"""Run one Redis or Valkey server per directory for `embedded://DIR`: shared by processes, stopped after the last of them.
 
-    user process ──LOCK_SH──▶ users.lock ◀──LOCK_EX (waits)── keeper ──parent of──▶ redis-server (AOF, Unix socket, DIR)
+    user process ──LOCK_SH──▶ users.lock ◀──LOCK_EX (waits)── keeper ──parent of──▶ server (AOF, Unix socket, DIR)
 
 `flock` alone decides which process owns what. The kernel releases a lock when its process ends, also by `kill -9`, and wakes the
 waiting process at once. So nothing polls while the server is in use, and no process id is trusted.
@@ -10,7 +10,7 @@ waiting process at once. So nothing polls while the server is in use, and no pro
 | `start.lock` | the process that looks for a server or starts one | one process starts at a time |
 | `users.lock` | every handle (shared) | the server is in use; the keeper waits for the exclusive lock |
 | `keeper.lock` | the keeper | if free: no server runs, and one must be started |
-| `server.lock` | the keeper and the redis-server, which inherits it | no second server may write the AOF or remove the socket |
+| `server.lock` | the keeper and the server, which inherits it | no second server may write the AOF or remove the socket |
 
 A starter locks users.lock before it starts a keeper, so no keeper stops a server that a process is joining. A process that joins
 while the keeper stops the server waits for users.lock until that keeper has ended, then starts a new one.

@@ -123,11 +123,11 @@ def test_version_is_read_from_the_output_of_the_program(shown: str, version: Ser
     assert version_of(make_program(tmp_path / "bin" / "server", f"echo '{shown}'")) == version
 
 
-# -- what a folder remembers ----------------------------------------------------------------------------------------------
+# -- what a folder records ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_folder_remembers_kind_and_version_and_opens_again(
+def test_folder_records_kind_and_version_and_opens_again(
     name: str, directory: Path, put_in_path: Callable[[str, str], Path]
 ) -> None:
     version = version_of(put_in_path(name, "redis-server"))
@@ -136,7 +136,7 @@ def test_folder_remembers_kind_and_version_and_opens_again(
     assert use(directory) == b"value"
 
 
-@pytest.mark.parametrize("has_record", [True, False], ids=["record", "before records"])
+@pytest.mark.parametrize("has_record", [True, False], ids=["record", "no record"])
 @pytest.mark.parametrize(
     ("before", "after", "reason"),
     [
@@ -176,8 +176,8 @@ def test_other_kind_or_older_server_is_rejected_and_the_data_stays(
     assert recorded(directory)["kind"] == kept["kind"]
 
 
-@pytest.mark.parametrize("has_record", [True, False], ids=["record", "before records"])
-def test_newer_server_of_the_same_kind_opens_a_folder_and_the_older_one_no_more(
+@pytest.mark.parametrize("has_record", [True, False], ids=["record", "no record"])
+def test_after_a_newer_server_of_the_same_kind_the_older_one_is_rejected(
     *, has_record: bool, directory: Path, put_in_path: Callable[[str, str], Path]
 ) -> None:
     put_in_path(OLDEST, "redis-server")
@@ -233,7 +233,7 @@ def test_folder_of_an_unused_oldest_server_is_opened_by_any(directory: Path, put
     assert use(directory) == b"value"
 
 
-def test_server_of_the_folder_that_is_gone_is_named(directory: Path, put_in_path: Callable[[str, str], Path]) -> None:
+def test_error_names_the_missing_server_of_a_folder(directory: Path, put_in_path: Callable[[str, str], Path]) -> None:
     link = put_in_path(VALKEY, "valkey-server")
     use(directory, "value")
     link.unlink()
@@ -244,7 +244,7 @@ def test_server_of_the_folder_that_is_gone_is_named(directory: Path, put_in_path
 # -- folders without a record ---------------------------------------------------------------------------------------------
 
 
-def test_folder_is_recognised_by_its_files(directory: Path) -> None:
+def test_folder_without_a_record_is_recognised_by_its_files(directory: Path) -> None:
     directory.mkdir()
     assert read_folder(directory) is None
     single = directory / "appendonly.aof"
@@ -279,7 +279,7 @@ def test_data_of_an_unknown_kind_is_not_opened_by_a_server_that_would_not_see_it
         EmbeddedServer.join(directory)
 
 
-def test_starter_that_dies_while_it_records_leaves_the_old_record(
+def test_process_that_is_killed_while_it_writes_the_record_leaves_the_old_one(
     directory: Path, put_in_path: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_in_path(OLDEST, "redis-server")
