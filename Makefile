@@ -11,7 +11,7 @@ PYRIGHT := PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/p
 
 help:
 	@echo "make demo    several processes share state and fire triggers on an embedded Redis"
-	@echo "make test    lint, types and all tests, against a real server (about 5 minutes)"
+	@echo "make test    lint, types and all tests, against a real server (about 6 minutes)"
 	@echo "make lint    only lint and types"
 	@echo "make docs    the documentation site, into build/docs"
 	@echo "make fuzz    random updates against an independent model: CASES=200000 SEED=1, or SECONDS=60"
