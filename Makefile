@@ -41,7 +41,7 @@ lint: $(VENV)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(PYRIGHT)
-	PYTHONPATH=$(CURDIR) $(PYRIGHT) --verifytypes motia_redis --ignoreexternal
+	PYTHONPATH=$(CURDIR) PATH="$(abspath $(BIN)):$$PATH" $(PYRIGHT) --verifytypes motia_redis --ignoreexternal
 	$(BIN)/lint-imports --no-cache
 	@if command -v luacheck >/dev/null; then luacheck -q lua; else echo "luacheck is not installed: Lua not linted"; fi
 
