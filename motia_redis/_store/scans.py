@@ -3,17 +3,20 @@
 Redis runs one command at a time, so each page must be cheap. The cost depends on the bytes of its values, which are known only
 after the read. HSCAN iterates in the order of the keys' hashes, so the pages read so far are a random sample. Their mean size
 determines the number of items of the next page. (Redis returns a small hash as a whole: at most 512 items of 64 bytes.)
+
+HSCAN returns whole buckets of the hash. Valkey has up to about 14 items in one bucket. So where values are large, or their size
+is not known yet, a script reads as many of them as fit into the page.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from motia_redis._scripts import storage as scripts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from motia_redis._store.retries import Attempt, Retries
     from motia_redis._store.sessions import Session
@@ -23,7 +26,15 @@ PAGE_BYTES = 128 * 1024  # target size of a page: about 0.1 ms of the server's t
 PAGE_ITEMS = 500  # largest number of items of a page
 _FIRST = 1  # items of the first page: one value may have the largest size
 _FIRST_NAMES = PAGE_BYTES // 4096  # the same for names, which are at most 4096 bytes by default
+_FEW = 16  # pages of at most this many items are read by the script, because one bucket may be larger than such a page
 _GROWTH = 8  # largest factor from the items of one page to those of the next
+
+
+class _Position(NamedTuple):
+    """Where a page of values begins: first the keys that the previous page left over, then at the cursor."""
+
+    cursor: int
+    left: Sequence[bytes]
 
 
 class PageSize:
@@ -58,8 +69,17 @@ class Scan:
         """Yield the fields and values of a hash."""
 
         async def read(router: Router, node: Node, cursor: Any, count: int) -> tuple[Any, Any, int]:
-            cursor, page = await router.execute_at(node, "HSCAN", key, cursor, "COUNT", count)
-            return cursor, page, sum(map(len, page)) + sum(map(len, page.values()))
+            left: Sequence[bytes] = ()
+            if isinstance(cursor, _Position):
+                cursor, left = cursor
+            if count > _FEW and not left:
+                cursor, page = await router.execute_at(node, "HSCAN", key, cursor, "COUNT", count)
+            else:
+                cursor, page, left = await scripts.scan_items(
+                    router, node, values=key, cursor=cursor, count=count, max_bytes=PAGE_BYTES, left=left
+                )
+            size = sum(map(len, page)) + sum(map(len, page.values()))
+            return _Position(cursor, left) if left else cursor, page, size
 
         return self._pages(key, read, PageSize(), ahead=ahead)
 

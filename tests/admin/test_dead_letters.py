@@ -277,22 +277,22 @@ async def test_letter_stays_when_its_event_was_trimmed(state: StateManager, raw:
 
 
 async def test_event_stays_pending_while_the_dead_letter_key_holds_another_type(
-    state: StateManager, raw: redis.Redis, namespace: str
+    state: StateManager, raw: redis.Redis, namespace: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     letters = DeadLetters(state)
-    failed = asyncio.Event()
 
     async def handler(input: StateTriggerInput) -> None:
-        failed.set()
         raise ValueError
+
+    async def dead_letter_is_refused() -> bool:
+        return "step Sick: trying again" in caplog.text
 
     keyspace = await state.connect()
     (stream,) = keyspace.event_streams("users", "ann")
     raw.set(keyspace.dead(stream, "Sick"), "not a stream")
     async with working(state, failing_step(handler, "Sick", state_trigger())):
         await state.set("users", "ann", 1)
-        await failed.wait()
-        await asyncio.sleep(0.5)  # it tries to bury, in vain
+        await until(dead_letter_is_refused, "the worker cannot write the dead letter")
         assert await pending(raw, namespace) == 1
         with pytest.raises(StateUnavailable, match="WRONGTYPE"):
             await letters.list("Sick")

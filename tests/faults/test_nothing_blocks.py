@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from typing import Self
 
+pytestmark = pytest.mark.alone
+
 KEYS = 1_000_000 if FULL else 50_000
 LONGEST = 5.0  # milliseconds: limit of the p99.9 of the PINGs, and of the duration of a command
 LIST_MEMORY = 1.4  # peak memory of `list`, in multiples of its result: the keys and one page are held, too

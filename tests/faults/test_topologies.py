@@ -27,6 +27,8 @@ from tests.support.workers import Recorder, record, working
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+pytestmark = pytest.mark.alone
+
 INCREMENT = [{"op": "increment", "path": "/n", "value": 1}]
 
 

@@ -65,8 +65,17 @@ def commands_of(block: Block) -> list[tuple[list[str], str]]:
     return [(shlex.split(command, comments=True), "\n".join(output)) for command, output in found]
 
 
-def of_kind(kind: str) -> Any:
-    return pytest.mark.parametrize("block", [pytest.param(b, id=b.place) for b in BLOCKS if b.kind == kind])
+#: Lua as it may stand in a page, where `require` finds the parts of the scripts.
+LUA_SAMPLE = """
+```lua
+return type(require("lib.container").put) -- function
+```
+"""
+
+
+def of_kind(kind: str, sample: str = "") -> Any:
+    blocks = [*BLOCKS, *blocks_in(sample, "sample")]
+    return pytest.mark.parametrize("block", [pytest.param(b, id=b.place) for b in blocks if b.kind == kind])
 
 
 def test_every_block_is_of_a_kind_that_is_tested_here() -> None:
@@ -82,7 +91,7 @@ def test_python_prints_what_its_comments_say(page: str, durable: RedisServer, tm
     assert [(b.place, lines) for b, lines in zip(blocks, printed, strict=True)] == [(b.place, b.expected) for b in blocks]
 
 
-@of_kind("lua")
+@of_kind("lua", LUA_SAMPLE)
 def test_lua_returns_what_its_last_line_says(block: Block, raw: redis.Redis) -> None:
     """The last line is `return ... -- what it returns`."""
     *_, last = block.code.rstrip().splitlines()
@@ -345,10 +354,6 @@ def test_python_of_a_page_shares_names_only_between_lines_with_await(tmp_path: P
 def test_python_that_fails_is_reported_with_its_place(code: str, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="page"):
         snippets.run_page([one_block("python", code)], tmp_path / "page", {})
-
-
-def test_lua_has_the_parts_of_the_scripts(raw: redis.Redis) -> None:
-    assert run_lua('return type(require("lib.container").put)', raw) == "function"
 
 
 @pytest.mark.parametrize(

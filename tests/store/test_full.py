@@ -13,7 +13,7 @@ from motia_redis._admin.dead_letters import DeadLetters
 from motia_redis._admin.registry import forget_step
 from motia_redis.errors import OutcomeUnknown, StateUnavailable
 from tests.store.test_once import Faults
-from tests.support.servers import ALL_SERVERS, RedisServer
+from tests.support.servers import PACKAGED, RedisServer, packaged
 from tests.support.waiting import within_deadline
 
 if TYPE_CHECKING:
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 VALUE = "x" * 20_000
 
 
-@pytest.fixture(params=ALL_SERVERS)
+@pytest.fixture(params=PACKAGED)
 def own(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[redis.Redis]:
     """Give a plain client of a server that only this test uses."""
     try:
-        monkeypatch.setenv("MOTIA_REDIS_SERVER", str(ALL_SERVERS[request.param]()))
+        monkeypatch.setenv("MOTIA_REDIS_SERVER", str(packaged(request.param)))
     except ImportError as error:
         pytest.skip(str(error))
     with RedisServer(tmp_path) as server, redis.Redis.from_url(server.url) as client:

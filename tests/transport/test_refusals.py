@@ -169,3 +169,24 @@ def test_position_inside_a_script_is_removed_from_the_error(text: str, begin: st
     assert message.startswith(begin)
     assert message.endswith(end)
     assert message.count("(") == 1 + begin.count("(")
+
+
+def test_text_of_a_user_that_looks_like_a_position_in_a_script_stays() -> None:
+    text = "UNKNOWN key 'a script: on @user_script:1. b'"
+    assert str(failures.error_reply(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "explanation"),
+    [
+        ("OOM command not allowed when used memory > 'maxmemory'. script: on @user_script:41.", "is full (maxmemory)"),
+        ("READONLY You can't write against a read only replica. script: on @user_script:41.", "is a read-only replica"),
+        ("ERR ACL failure in script: No permissions to access a key script: on @user_script:1.", "denies this user"),
+        ("NOPERM No permissions to access a key", "denies this user"),
+    ],
+)
+def test_errors_of_valkey_are_explained_without_the_position_in_a_script(text: str, explanation: str) -> None:
+    error = failures.error_reply(text)
+    message = refusals.explain(error.code, str(error))
+    assert message.startswith(explanation)
+    assert "user_script" not in message

@@ -223,11 +223,11 @@ async def test_failed_restart_of_the_embedded_server_raises_the_reason(tmp_path:
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: has_ended(pid), "the server is dead")
 
-        def missing() -> Path:
+        def missing(_: Path) -> Path:
             raise StateUnavailable("no program")
 
         with monkeypatch.context() as patched:
-            patched.setattr(embedded, "find_server", missing)
+            patched.setattr(embedded, "find_server_for", missing)
             with pytest.raises(StateUnavailable, match="scope 'users' key 'ann': no program"):
                 await state.get("users", "ann")
         assert await state.get("users", "ann") == 1

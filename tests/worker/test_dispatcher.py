@@ -12,7 +12,7 @@ from motia_redis import state as state_trigger
 from motia_redis._store.keyspace import Keyspace, Layout
 from motia_redis._worker import subscriptions
 from tests.support.waiting import until
-from tests.support.workers import working
+from tests.support.workers import pending, working
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,22 +104,31 @@ async def test_dead_letters_that_cannot_be_written_delay_only_their_keys(
         await until(are_dead, "both are dead letters in the end")
 
 
-async def test_reading_resumes_after_a_key_filled_the_waiting_limit(state: StateManager, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_reading_resumes_after_a_key_filled_the_waiting_limit(
+    state: StateManager, raw: redis.Redis, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(subscriptions, "_PARKED", 20)
     monkeypatch.setattr(subscriptions, "_ENTRIES", 40)
     monkeypatch.setattr(subscriptions, "_REFILL", 20)
     handled: list[int] = []
     recovered = asyncio.Event()
+    failures = 0
 
     async def handler(input: Any) -> None:
+        nonlocal failures
         if not recovered.is_set():
+            failures += 1
             raise RuntimeError
         handled.append(input.new_value)
 
     trigger = state_trigger(scope="users", key="ann")
     async with one_at_a_time(state, handler, triggers=[trigger], max_attempts=1000, backoff=0.2, max_backoff=0.2):
         await asyncio.gather(*(state.set("users", "ann", number) for number in range(300)))
-        await asyncio.sleep(0.5)
+
+        async def is_full() -> bool:
+            return failures >= 2 and await pending(raw, namespace) >= 20
+
+        await until(is_full, "the entries that wait for the key reach the limit")
         recovered.set()
         await wait_for(handled, 300)
     assert handled == list(range(300))

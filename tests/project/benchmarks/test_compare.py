@@ -24,10 +24,13 @@ TINY = ["--pairs", "2", "--seconds", "0.01", "--events", "200", "--tasks", "1", 
 WORKLOADS = [("get", 1), ("get", 4), ("set", 1), ("set", 4), ("update", 1), ("update", 4), ("drain", None)]
 RUN_SECONDS = 60
 
-pytestmark = pytest.mark.skipif(
-    subprocess.run(["git", "rev-parse", "--verify", "HEAD"], cwd=ROOT, capture_output=True, check=False).returncode != 0,
-    reason="needs a git checkout",
-)
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(
+        subprocess.run(["git", "rev-parse", "--verify", "HEAD"], cwd=ROOT, capture_output=True, check=False).returncode != 0,
+        reason="needs a git checkout",
+    ),
+]
 
 
 def worktrees() -> str:

@@ -18,6 +18,8 @@ from benchmarks.common import program, results
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.alone
+
 ROOT = Path(__file__).parent.parent.parent.parent
 RUN_SECONDS = 120
 #: Every part of every benchmark, once, as small as it can be; no rivals but those of calls, which break when they are imported.
