@@ -23,8 +23,9 @@
 --          delete: {revision, old text}; {revision} when quiet; {} when the key held no value
 --          update: {revision, new text}; {old revision, old text} when no operation changed anything ("0-0" when
 --          another client wrote the value)
---          a third element is the number of unhandled events that the hard cap dropped, if it dropped any; the second is then ""
---          if there is no text
+--          with a third element, the number of unhandled events that the hard cap dropped, if it dropped any; and with a fourth,
+--          1, if the change made the scope (the client then looks whether Redis has lost its data). The elements before them are
+--          "" if there is no text, and 0
 --          the status SEARCHING: call again, because the search for an earlier attempt is not finished
 -- ERRORS   CONFLICT <actual revision or none>   REUSED   UNKNOWN <reason>
 --          TOOLARGE <bytes>   CORRUPT <operation index> <reason>   KEYMISSING
@@ -82,6 +83,9 @@ local function write(old, new, replaced, kept, extra)
     if call("EXISTS", values) == 0 then
       pcall_redis("SREM", scopes, scope)
     end
+  end
+  if not old and written == 1 then -- the reply of SADD
+    return { revision, extra or "", 0, 1 }
   end
   return { revision, extra }
 end

@@ -114,6 +114,10 @@ class Keyspace:
         """Return the stream of the messages of one lane of a topic."""
         return self._partitions[self.partition(topic)].tag + b"topic:%d:" % lane + topic
 
+    def topics(self, partition: int) -> bytes:
+        """Return the set of the partition's topics: those to which a message was sent before a step consumed them."""
+        return self._partitions[partition].tag + b"topics"
+
     def dead(self, stream: bytes, step: str) -> bytes:
         """Return the stream of a step's dead letters, beside the stream they came from (same slot)."""
         return _tag(stream) + b"dead:" + step.encode()

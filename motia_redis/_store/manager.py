@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from motia_redis._scripts import storage as scripts
 from motia_redis._store import codec, keyspace, patch
 from motia_redis._store.durability import Durability
@@ -23,7 +21,7 @@ from motia_redis._store.sessions import Sessions
 from motia_redis.errors import CorruptValue
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -134,6 +132,15 @@ class StateManager:
         """Return a new router for the running event loop. The caller must close it. It does not repeat commands."""
         return await self._sessions.open_router(max_connections=max_connections)
 
+    async def check_layout(self) -> None:
+        """Look at the layout of the namespace again, and write it again if Redis has lost it together with its data.
+
+        Calls of this manager do this after a lost connection, and when a change creates a scope or a topic. Only code with its
+        own router needs this method. Cost: one round trip. Raises LayoutMismatch if another process has written another layout
+        since: all later calls raise it, until `close`. Raises StateUnavailable.
+        """
+        await self._retries.check_layout(f"namespace {self.namespace!r}")
+
     async def revive(self) -> None:
         """Start the server of an `embedded://` URL again if it crashed. It restores its data from its append-only file.
 
@@ -199,7 +206,7 @@ class StateManager:
 
     async def items(self, scope: str) -> dict[str, Any]:
         """Return a dict of all keys of a scope and their values. Promises, cost and errors are those of `list`."""
-        return {_text(key): value for key, value in (await self._all(scope)).items()}
+        return {codec.decode_key(key): value for key, value in (await self._all(scope)).items()}
 
     async def keys(self, scope: str) -> builtins.list[str]:
         """Return all keys of a scope, each once, in no particular order.
@@ -210,7 +217,7 @@ class StateManager:
         found: dict[bytes, None] = {}
         async for page in scan.fields(values):
             found.update(dict.fromkeys(page))
-        return [_text(key) for key in found]
+        return [codec.decode_key(key) for key in found]
 
     async def scan(self, scope: str) -> AsyncIterator[tuple[str, Any]]:
         """Yield `(key, value)` pairs of a scope, read in pages, for scopes that do not fit into memory.
@@ -221,7 +228,7 @@ class StateManager:
         values, scan = await self._scan(scope)
         async for page in scan.items(values):
             for key, text in page.items():
-                yield _text(key), _value(scope, key, text)
+                yield codec.decode_key(key), codec.decode_item(scope, key, text)
 
     async def count(self, scope: str) -> int:
         """Return the number of keys in a scope. Cost: one round trip, O(1). Raises InvalidName, StateUnavailable."""
@@ -267,7 +274,7 @@ class StateManager:
         found: dict[bytes, Any] = {}
         async with aclosing(scan.items(values, ahead=True)) as pages:
             async for page in pages:
-                found.update(_values(scope, page))
+                found.update(codec.decode_page(scope, page))
         return found
 
     async def _scan(self, scope: str) -> tuple[bytes, Scan]:
@@ -283,8 +290,8 @@ class StateManager:
         """Store a JSON value and return it. The value and its event (created or updated) are written in one atomic step.
 
         With `if_revision` the value is stored only if the key has that revision (None: only if the key has no value). With
-        `idempotency_key` a repeated call changes nothing and returns the same result. Cost: one round trip, O(bytes of both
-        values). Raises InvalidName, InvalidValue, ValueTooLarge, RevisionConflict, IdempotencyKeyReused, StateUnavailable,
+        `idempotency_key` a repeated call changes nothing and returns the same result. Cost: one round trip, and another one for the
+        first key of a scope; O(bytes of both values). Raises InvalidName, InvalidValue, ValueTooLarge, RevisionConflict, IdempotencyKeyReused, StateUnavailable,
         NotDurable. Nothing is changed after an error, but see StateUnavailable and NotDurable.
         """
         subject, scope_bytes, key_bytes = self._names(scope, key)
@@ -365,27 +372,6 @@ class StateManager:
     def _names(self, scope: str, key: str) -> tuple[Subject, bytes, bytes]:
         most = self.limits.name_bytes
         return Subject(scope, key), keyspace.encode_name("scope", scope, most), keyspace.encode_name("key", key, most)
-
-
-def _values(scope: str, page: Mapping[bytes, bytes]) -> dict[bytes, Any]:
-    """Return the decoded values of a page. One Python call for each value would take a tenth of the time of `list`."""
-    try:
-        return dict(zip(page, map(orjson.loads, page.values()), strict=True))
-    except orjson.JSONDecodeError:
-        return {key: _value(scope, key, text) for key, text in page.items()}
-
-
-def _value(scope: str, key: bytes, text: bytes) -> Any:
-    """Decode the value of one key of a page. Raise CorruptValue, which names the key, if it is not JSON."""
-    try:
-        return codec.decode(text, subject="")
-    except CorruptValue:
-        return codec.decode(text, subject=Subject(scope, key.decode(errors="replace")))
-
-
-def _text(key: bytes) -> str:
-    """Decode a key. Bytes that are not UTF-8 (another client wrote them) become lone surrogates, so that keys stay distinct."""
-    return key.decode(errors="surrogateescape")
 
 
 #: The global instance. It needs no set-up and works in any event loop.

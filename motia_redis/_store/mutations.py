@@ -17,7 +17,7 @@ from motia_redis._store import keyspace
 from motia_redis._store.retries import RETRY_MARGIN, Retries
 from motia_redis._tracing import current_trace_id
 from motia_redis._transport.failures import ErrorReply
-from motia_redis.errors import RevisionConflict, StateError
+from motia_redis.errors import RevisionConflict, StateError, StateUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,12 +83,15 @@ class Mutations:
             return reply
 
         try:
-            return await self._retries.run(subject, attempt, is_mutation=True)
+            reply = await self._retries.run(subject, attempt, is_mutation=True)
         except ErrorReply as error:
             known = _to_error(subject, error, operations)
             if isinstance(known, RevisionConflict):
                 known.expected = if_revision
             raise known from None
+        if reply.created_scope:
+            await self._check_layout(subject)
+        return reply
 
     async def append(self, subject: object, topic: bytes, key: bytes, data: bytes, *, idempotency_key: str | None) -> str:
         """Append one message to a topic once and return its id."""
@@ -101,6 +104,7 @@ class Mutations:
             message = scripts.Message(
                 stream=stream,
                 trimmed=names.trimmed(stream),
+                topics=names.topics(names.partition(topic)),
                 request_record=names.request(stream, request),
                 idempotency_record=names.idempotency(stream, claim.name) if claim.name else None,
                 topic=topic,
@@ -120,9 +124,12 @@ class Mutations:
             return reply
 
         try:
-            return (await self._retries.run(subject, attempt, is_mutation=True)).request.decode()
+            reply = await self._retries.run(subject, attempt, is_mutation=True)
         except ErrorReply as error:
             raise _to_error(subject, error) from None
+        if reply.created_stream:
+            await self._check_layout(subject)
+        return reply.request.decode()
 
     async def delete(self, subject: object, scope: bytes, keys: Sequence[bytes]) -> None:
         """Delete those of `keys` that have a value, each with its event. Cost: one round trip, and one more for durability."""
@@ -167,6 +174,14 @@ class Mutations:
         if claim:
             keys.append(session.keyspace.idempotency(keys[3], claim))
         return scripts.Mutation(keys, scope, key, request, _trace(), options, change)
+
+    async def _check_layout(self, subject: object) -> None:
+        """Look at the layout again after a change that created a scope or a stream: after a loss of data all of them are new."""
+        try:
+            await self._retries.check_layout(subject)
+        except StateUnavailable as error:
+            error.maybe_applied = True  # the change was applied
+            raise
 
     async def _after_refusal(self, session: Session, error: ErrorReply, stream: bytes) -> None:
         """Trim the stream if a full Redis refused a write to it. Otherwise old entries would keep it full: only writes trim."""

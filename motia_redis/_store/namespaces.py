@@ -13,6 +13,8 @@ from motia_redis._store.keyspace import Layout
 from motia_redis.errors import LayoutMismatch
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from motia_redis._transport.router import Router
 
 
@@ -51,26 +53,48 @@ async def open_namespace(router: Router, namespace: str, required: Layout | None
     Cost: one round trip, and another one to write the layout.
     """
     key = keyspace.layout_key(namespace)
-    commands = [("HMGET", key, "version", "partitions", "lanes"), ("TIME",), ("INFO",), ("CONFIG GET", "save")]
-    reply, (seconds, microseconds), info, config = await router.pipeline(key, commands)
+    commands = [("HGETALL", key), ("TIME",), ("INFO",), ("CONFIG GET", "save")]
+    fields, (seconds, microseconds), info, config = await router.pipeline(key, commands)
     clock = ServerClock(b"%d" % (seconds * 1000 + microseconds // 1000), time.monotonic())
-    if reply == [None, None, None]:
-        wanted = required or Layout()
-        reply = await storage.ensure_layout(
-            router, layout=key, version=keyspace.LAYOUT_VERSION, partitions=wanted.partitions, lanes=wanted.lanes
+    stored = _decode(namespace, fields or await _write(router, key, required or Layout()))
+    if required is not None and required != stored:
+        raise LayoutMismatch(
+            f"namespace {namespace!r} was created with {stored}; this process requires {required}: use the stored layout"
         )
-    return OpenedNamespace(_checked_layout(namespace, reply, required), clock, info, config)
+    return OpenedNamespace(stored, clock, info, config)
 
 
-def _checked_layout(namespace: str, reply: Any, required: Layout | None) -> Layout:
+async def restore_layout(router: Router, namespace: str, layout: Layout) -> None:
+    """Check that the namespace still has `layout`. Write it again if Redis has lost it.
+
+    Raises LayoutMismatch if another process has written another one since; errors of Redis are those of redis-py. Cost: one round
+    trip, and another one to write the layout.
+    """
+    key = keyspace.layout_key(namespace)
+    stored = _decode(namespace, await router.execute(key, "HGETALL", key) or await _write(router, key, layout))
+    if stored != layout:
+        raise LayoutMismatch(
+            f"namespace {namespace!r} has {stored} now, and this process works with {layout}: Redis has lost its data, and "
+            "another process has written the layout; start this process again, because no other process sees what it writes"
+        )
+
+
+async def _write(router: Router, key: str, layout: Layout) -> dict[bytes, bytes]:
+    """Write the layout if there is none, and return the stored fields."""
+    fields = {
+        "version": str(keyspace.LAYOUT_VERSION),
+        "partitions": str(layout.partitions),
+        "lanes": str(layout.lanes),
+    }
+    return await storage.ensure_layout(router, layout=key, fields=fields)
+
+
+def _decode(namespace: str, fields: Mapping[bytes, bytes]) -> Layout:
     subject = f"namespace {namespace!r}"
     try:
-        version, partitions, lanes = map(int, reply)
-    except (TypeError, ValueError):
-        raise LayoutMismatch(f"{subject}: {keyspace.layout_key(namespace)} holds no layout: {reply!r}") from None
+        version, partitions, lanes = (int(fields[name]) for name in (b"version", b"partitions", b"lanes"))
+    except (KeyError, ValueError):
+        raise LayoutMismatch(f"{subject}: {keyspace.layout_key(namespace)} holds no layout: {fields!r:.200}") from None
     if version != keyspace.LAYOUT_VERSION:
         raise LayoutMismatch(f"{subject} has layout version {version}; this package supports {keyspace.LAYOUT_VERSION}")
-    stored = Layout(partitions, lanes)
-    if required is not None and required != stored:
-        raise LayoutMismatch(f"{subject} was created with {stored}; this process requires {required}: use the stored layout")
-    return stored
+    return Layout(partitions, lanes)

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from motia_redis._ids import generator
 from motia_redis._scripts import error_codes
 from motia_redis._transport import failures, refusals
-from motia_redis._transport.failures import ErrorReply
+from motia_redis._transport.failures import UNREACHABLE, ErrorReply, NotSent
 from motia_redis.errors import StateUnavailable
 
 if TYPE_CHECKING:
@@ -57,9 +57,19 @@ class Retries:
         session = self._sessions.current() or await self._sessions.get()
         began = time.monotonic()
         try:
+            if session.losses != session.router.losses:
+                await self._check_layout(session)
             return await call(session, FIRST)
         except (RedisError, OSError) as error:
             return await self._repeat(subject, call, began, session.clock.at(began), error, is_mutation=is_mutation)
+
+    async def check_layout(self, subject: object) -> None:
+        """Look at the layout of the namespace again, because Redis may have lost its data; see `Sessions.check_layout`."""
+
+        async def look(session: Session, _: Attempt) -> None:
+            await self._sessions.check_layout(session)
+
+        await self.run(subject, look)
 
     async def _repeat(
         self,
@@ -91,9 +101,19 @@ class Retries:
             number += 1
             elapsed = int((time.monotonic() - began) * 1000)
             try:
-                return await call(await self._sessions.get(), Attempt(number, server_began, elapsed))
+                session = await self._sessions.get()
+                if session.losses != session.router.losses:
+                    await self._check_layout(session)
+                return await call(session, Attempt(number, server_began, elapsed))
             except (RedisError, OSError) as error:
                 failure = error
+
+    async def _check_layout(self, session: Session) -> None:
+        """Check the layout after a connection was lost: the server that answers now may have lost its data."""
+        try:
+            await self._sessions.check_layout(session)
+        except UNREACHABLE as error:
+            raise NotSent(str(error)) from error  # no reply to the check tells nothing about the call
 
     def _is_transient(self, error: Exception) -> bool:
         return isinstance(error, ErrorReply) and refusals.is_transient(error.code, fails_over=self._sessions.fails_over)

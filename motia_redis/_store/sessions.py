@@ -14,9 +14,9 @@ from redis.exceptions import RedisError
 
 from motia_redis._store import keyspace
 from motia_redis._store.keyspace import Keyspace
-from motia_redis._store.namespaces import open_namespace
+from motia_redis._store.namespaces import open_namespace, restore_layout
 from motia_redis._transport import connecting, endpoint, failures, health, urls
-from motia_redis.errors import StateUnavailable
+from motia_redis.errors import LayoutMismatch, StateUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -42,6 +42,7 @@ class Session:
     keyspace: Keyspace
     closer: AsyncGenerator[None]
     clock: ServerClock
+    losses: int = 0  #: connections that had ended when the layout was last checked; another number: check it again
 
 
 @dataclass(slots=True)
@@ -49,6 +50,8 @@ class _Slot:
     """Hold the session of one event loop, and the lock for opening and closing it."""
 
     session: Session | None = None
+    refused: Session | None = None  #: the session, once its layout is not the namespace's any more
+    refusal: LayoutMismatch | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -107,6 +110,8 @@ class Sessions:
             async with slot.lock:
                 if self._slots.get(loop) is not slot:
                     continue  # another task closed the session, or failed to open it
+                if slot.refusal is not None:
+                    raise LayoutMismatch(str(slot.refusal))
                 if slot.session is None:
                     try:
                         slot.session = await self._open(loop)
@@ -120,13 +125,30 @@ class Sessions:
         loop = asyncio.get_running_loop()
         if (slot := self._slots.get(loop)) is not None:
             async with slot.lock:
-                session, slot.session = slot.session, None
+                session = slot.session or slot.refused
+                slot.session = slot.refused = None
                 if self._slots.get(loop) is slot:
                     del self._slots[loop]
                 if session is not None:
                     await session.closer.aclose()
         if self._endpoint is not None:
             await asyncio.to_thread(self._endpoint.release, unless=self._in_use)
+
+    async def check_layout(self, session: Session) -> None:
+        """Look at the layout again, because Redis may have lost its data. Write it again if it is missing.
+
+        If another process has written another layout since, all calls of this manager raise LayoutMismatch, in all event loops,
+        until `close`. Errors of Redis are those of redis-py.
+        """
+        losses = session.router.losses
+        try:
+            await restore_layout(session.router, session.keyspace.namespace, session.keyspace.layout)
+        except LayoutMismatch as error:
+            for slot in tuple(self._slots.values()):
+                slot.refusal = error
+                slot.refused, slot.session = slot.session or slot.refused, None
+            raise
+        session.losses = losses
 
     async def revive(self) -> None:
         """Start the embedded server again if it has ended. Raises StateUnavailable if the server cannot be started."""
@@ -200,6 +222,7 @@ async def _close_with_loop(
     finally:
         owner = sessions()
         slot = owner._slots.get(loop) if owner is not None else None
-        if owner is not None and slot is not None and slot.session is not None and slot.session.router is router:
+        session = slot and (slot.session or slot.refused)
+        if owner is not None and session and session.router is router:
             owner._slots.pop(loop, None)
         await router.aclose()
