@@ -16,6 +16,7 @@ _ENQUEUE: Final = loader.load("enqueue")
 _GET_ENTRY: Final = loader.load("get_entry")
 _SCAN_KEYS: Final = loader.load("scan_keys")
 _TRIM_STREAM: Final = loader.load("trim_stream")
+_CHANGE_SETTINGS: Final = loader.load("change_settings")
 _ENSURE_LAYOUT: Final = loader.load("ensure_layout")
 
 _new = tuple.__new__  # makes a NamedTuple without its own __new__, which is a function call in Python
@@ -153,5 +154,17 @@ async def scan_keys(router: Router, node: Node, *, values: bytes, cursor: int, c
 
 async def ensure_layout(router: Router, *, layout: bytes | str, fields: Mapping[str, str]) -> dict[bytes, bytes]:
     """Write the fields of the layout if there is none; return the stored ones."""
-    reply = await _ENSURE_LAYOUT(router, (layout,), [part for field in fields.items() for part in field])
+    return _pairs(await _ENSURE_LAYOUT(router, (layout,), _flat(fields)))
+
+
+async def change_settings(router: Router, *, layout: bytes | str, version: int, fields: Mapping[str, str]) -> dict[bytes, bytes]:
+    """Change fields beside a layout of that version; return the stored fields, none when there is no layout."""
+    return _pairs(await _CHANGE_SETTINGS(router, (layout,), (str(version), *_flat(fields))))
+
+
+def _flat(fields: Mapping[str, str]) -> list[str]:
+    return [part for field in fields.items() for part in field]
+
+
+def _pairs(reply: list[bytes]) -> dict[bytes, bytes]:
     return dict(zip(reply[::2], reply[1::2], strict=True))

@@ -16,7 +16,8 @@ from motia_redis.errors import InvalidName, StateError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-LAYOUT_VERSION = 1
+#: The version of everything that the library stores in Redis.
+FORMAT_VERSION = 2
 _REVISION = re.compile("[0-9]{1,20}-[0-9]{1,20}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 

@@ -33,10 +33,6 @@ class Retention:
         if not 0 <= self.entries <= self.most_entries or not 0 <= self.seconds < 10**10:
             raise StateError(f"retention entries must be from 0 to most_entries, and seconds from 0 to below 10**10: {self}")
 
-    def encode(self, at_least: float) -> bytes:
-        """Return the limits as lib/retention.lua takes them. Entries younger than `at_least` seconds are always kept."""
-        return b"%d:%d:%d" % (self.entries, self.most_entries, max(self.seconds, at_least) * 1000)
-
 
 def check_seconds(name: str, seconds: object, *, least: float) -> float:
     """Return `seconds` if it is a number from `least` to ten years. Raises StateError otherwise."""

@@ -13,11 +13,12 @@ from motia_redis._scripts import storage as scripts
 from motia_redis._store import codec, keyspace, patch
 from motia_redis._store.durability import Durability
 from motia_redis._store.keyspace import Subject
-from motia_redis._store.limits import Limits, Retention, check_seconds
+from motia_redis._store.limits import Limits, check_seconds
 from motia_redis._store.mutations import ANY, Mutations
 from motia_redis._store.retries import Retries
 from motia_redis._store.scans import Scan
 from motia_redis._store.sessions import Sessions
+from motia_redis._store.settings import GivenSettings
 from motia_redis.errors import CorruptValue
 
 if TYPE_CHECKING:
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
 
     from motia_redis._store import types
     from motia_redis._store.keyspace import Keyspace, Layout
+    from motia_redis._store.limits import Retention
     from motia_redis._store.retries import Attempt
     from motia_redis._store.sessions import Session
+    from motia_redis._store.settings import Settings
     from motia_redis._transport.router import Router
 
 
@@ -58,8 +61,10 @@ class StateManager:
         namespace: the prefix of all keys. Namespaces share nothing. Default: `$MOTIA_REDIS_NAMESPACE`, else `motia`.
         layout: the numbers of partitions and lanes to require. Default: accept the layout that the namespace has.
         limits: the largest names, values and updates. Use the same limits in all processes of a namespace.
-        retention: how many events are kept, and for how long. Use the same retention in all processes of a namespace.
+        retention: how many events are kept, and for how long. Default: what the namespace has stored. The first process that
+            connects stores it, and another one raises SettingsMismatch. `motia-redis settings` changes it.
         deadline: seconds from the first to the last attempt at a call. 0: one attempt only. An attempt waits 3 s for its reply.
+            Default: what the namespace has stored, 10 s at first. A longer one raises SettingsMismatch.
         durability: how safe a change must be before its call returns: `memory` (as Redis is configured), `replicated` (on
             `replicas` replicas) or `fsynced` (on the primary's disk; needs Redis 7.2 and `appendonly yes`). If the change is not
             as safe in time, the call raises NotDurable and the change stands.
@@ -76,19 +81,20 @@ class StateManager:
         layout: Layout | None = None,
         limits: Limits | None = None,
         retention: Retention | None = None,
-        deadline: float = 10.0,
+        deadline: float | None = None,
         durability: types.Durability = "memory",
         replicas: int = 1,
         durability_timeout: float = 1.0,
         idempotency_seconds: float = 86_400.0,
     ) -> None:
         self.limits: Limits = limits or Limits()
-        self.retention: Retention = retention or Retention()
+        if deadline is not None:
+            check_seconds("deadline", deadline, least=0.0)
         self.durability: Durability = Durability(durability, replicas, durability_timeout)
         self._idempotency_seconds = check_seconds("idempotency_seconds", idempotency_seconds, least=0.001)
-        self._sessions = Sessions(url, namespace, layout, self.durability)
-        self._retries = Retries(self._sessions, check_seconds("deadline", deadline, least=0.0))
-        self._mutations = Mutations(self._retries, self.limits, self.retention, self.durability, idempotency_seconds)
+        self._sessions = Sessions(url, namespace, layout, GivenSettings(retention, deadline), self.durability)
+        self._retries = Retries(self._sessions, deadline)
+        self._mutations = Mutations(self._retries, self.limits, self.durability, idempotency_seconds)
 
     def __reduce__(self) -> tuple[partial[StateManager], tuple[()]]:
         """Make copies and pickles with the same settings and their own connections."""
@@ -99,8 +105,8 @@ class StateManager:
             namespace=sessions.given_namespace,
             layout=sessions.layout,
             limits=self.limits,
-            retention=self.retention,
-            deadline=self._retries.deadline,
+            retention=sessions.given.retention,
+            deadline=sessions.given.deadline,
             durability=self.durability.level,
             replicas=self.durability.replicas,
             durability_timeout=self.durability.timeout,
@@ -123,17 +129,22 @@ class StateManager:
     async def connect(self) -> Keyspace:
         """Connect in the running event loop and check the layout of the namespace. Other calls do this on first use.
 
-        Returns the keyspace. Raises StateUnavailable if Redis cannot be reached, and LayoutMismatch if the namespace was created
-        with another layout or version. Cost: one round trip for each loop, and another one to create the namespace.
+        Returns the keyspace. Raises StateUnavailable if Redis cannot be reached, LayoutMismatch if the namespace was created with
+        another layout or version, and SettingsMismatch if it has other settings than this manager was given. Cost: one round trip
+        for each loop, and another one to create the namespace.
         """
         return (await self._sessions.get()).keyspace
+
+    async def settings(self) -> Settings:
+        """Return the settings that the namespace has stored, as of the last look at them: on connect, or by `check_layout`."""
+        return (await self._sessions.get()).settings
 
     async def open_router(self, *, max_connections: int = 64) -> Router:
         """Return a new router for the running event loop. The caller must close it. It does not repeat commands."""
         return await self._sessions.open_router(max_connections=max_connections)
 
     async def check_layout(self) -> None:
-        """Look at the layout of the namespace again, and write it again if Redis has lost it together with its data.
+        """Read the layout of the namespace again, and write it again if Redis has lost it together with its data.
 
         Calls of this manager do this after a lost connection, and when a change creates a scope or a topic. Only code with its
         own router needs this method. Cost: one round trip. Raises LayoutMismatch if another process has written another layout
@@ -290,9 +301,10 @@ class StateManager:
         """Store a JSON value and return it. The value and its event (created or updated) are written in one atomic step.
 
         With `if_revision` the value is stored only if the key has that revision (None: only if the key has no value). With
-        `idempotency_key` a repeated call changes nothing and returns the same result. Cost: one round trip, and another one for the
-        first key of a scope; O(bytes of both values). Raises InvalidName, InvalidValue, ValueTooLarge, RevisionConflict, IdempotencyKeyReused, StateUnavailable,
-        NotDurable. Nothing is changed after an error, but see StateUnavailable and NotDurable.
+        `idempotency_key` a repeated call changes nothing and returns the same result. Cost: one round trip, and one more for the
+        first key of a scope; O(bytes of both values). Raises InvalidName, InvalidValue, ValueTooLarge, RevisionConflict,
+        IdempotencyKeyReused, StateUnavailable, NotDurable. Nothing is changed after an error, but see StateUnavailable and
+        NotDurable.
         """
         subject, scope_bytes, key_bytes = self._names(scope, key)
         change = [b"set", codec.encode(value, subject=subject, max_bytes=self.limits.value_bytes) + codec.CANONICAL_MARK]

@@ -14,7 +14,6 @@ from motia_redis._ids import generator, random_id
 from motia_redis._scripts import error_codes
 from motia_redis._scripts import storage as scripts
 from motia_redis._store import keyspace
-from motia_redis._store.retries import RETRY_MARGIN, Retries
 from motia_redis._tracing import current_trace_id
 from motia_redis._transport.failures import ErrorReply
 from motia_redis.errors import RevisionConflict, StateError, StateUnavailable
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from motia_redis._store.durability import Durability
-    from motia_redis._store.limits import Limits, Retention
-    from motia_redis._store.retries import Attempt
+    from motia_redis._store.limits import Limits
+    from motia_redis._store.retries import Attempt, Retries
     from motia_redis._store.sessions import Session
 
 _log = logging.getLogger(__name__)
@@ -36,16 +35,12 @@ ANY: Final[Any] = object()  #: the default of `if_revision`: any revision
 class Mutations:
     """Send the mutations and messages of one manager. All attempts at one call carry the same request id."""
 
-    def __init__(
-        self, retries: Retries, limits: Limits, retention: Retention, durability: Durability, idempotency_seconds: float
-    ) -> None:
+    def __init__(self, retries: Retries, limits: Limits, durability: Durability, idempotency_seconds: float) -> None:
         self._retries = retries
         self._limits = limits
         self._durability = durability
         self._wait_commands = durability.wait_commands
         self._lifetime = int(idempotency_seconds * 1000)
-        # A repeated attempt searches the stream for the event of the first one, so events must stay at least that long.
-        self._trimming = retention.encode(retries.deadline + RETRY_MARGIN if retries.deadline else 0.0)
         self._next_trim = 0.0
 
     async def apply(
@@ -112,7 +107,7 @@ class Mutations:
                 data=data,
                 request=request,
                 trace=_trace(),
-                limits=self._trim_limits(),
+                limits=session.settings.trimming if self._trims_now() else b"",
                 attempt_token=claim.attempt_token(attempt),
             )
             try:
@@ -138,7 +133,7 @@ class Mutations:
         async def attempt(session: Session, _: Attempt) -> None:
             # Only the last call trims its stream: several trims in a row would block Redis for too long.
             calls = [self._mutation(session, scope, key, change, limits=b"") for key in keys[:-1]]
-            calls.append(self._mutation(session, scope, keys[-1], change, limits=self._trimming))
+            calls.append(self._mutation(session, scope, keys[-1], change, limits=session.settings.trimming))
             for reply in await scripts.mutate_many(session.router, calls):
                 self._check(subject, reply)
             if self._wait_commands:
@@ -166,7 +161,8 @@ class Mutations:
         request = request or _request_id()
         keys = session.keyspace.mutation_keys(scope, key, request)
         options = b""
-        limits = self._trim_limits() if limits is None else limits
+        if limits is None:
+            limits = session.settings.trimming if self._trims_now() else b""
         if expected or limits or attempt_token:
             options = b"%b\n%b\n%b" % (expected, limits, attempt_token)
         if options or change[0] == b"delete":  # a deletion trims on a full server
@@ -188,18 +184,18 @@ class Mutations:
         if error.code == "OOM":
             with suppress(RedisError, OSError):  # the caller gets the refusal
                 trimmed = session.keyspace.trimmed(stream)
-                await scripts.trim_stream(session.router, stream=stream, trimmed=trimmed, limits=self._trimming)
+                await scripts.trim_stream(session.router, stream=stream, trimmed=trimmed, limits=session.settings.trimming)
 
-    def _trim_limits(self) -> bytes:
-        """Return the limits to which the script trims the stream, or nothing if this write does not trim.
+    def _trims_now(self) -> bool:
+        """Return whether this write also trims its stream.
 
         About one in 64 writes trims, and the first write after a pause, so that a few writes also clear what many have left.
         """
         now = monotonic()
         if now < self._next_trim and generator.getrandbits(6):
-            return b""
+            return False
         self._next_trim = now + _TRIM_INTERVAL
-        return self._trimming
+        return True
 
     def _check(self, subject: object, reply: scripts.Mutated | scripts.Enqueued) -> None:
         """Check that a change is as durable as required, and report the entries that it made Redis drop."""

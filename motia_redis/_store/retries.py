@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-#: Seconds for which events stay after the deadline. They cover attempts in transit and differences between clocks.
-RETRY_MARGIN = 10.0
 _PAUSES = (0.02, 1.0)  # seconds: first and longest
 
 
@@ -41,11 +39,14 @@ FIRST = Attempt(1, 0, 0)
 
 
 class Retries:
-    """Repeat calls of one manager. No attempt starts later than `deadline` seconds after the first; 0: one attempt only."""
+    """Repeat calls of one manager. No attempt starts later than `deadline` seconds after the first; 0: one attempt only.
 
-    def __init__(self, sessions: Sessions, deadline: float) -> None:
+    Without a deadline the one that the namespace has stored counts.
+    """
+
+    def __init__(self, sessions: Sessions, deadline: float | None) -> None:
         self._sessions = sessions
-        self.deadline = deadline
+        self._deadline = deadline
 
     async def run(self, subject: object, call: Callable[[Session, Attempt], Awaitable[_T]], *, is_mutation: bool = False) -> _T:
         """Return the result of `call`. Repeat it after each transient error until the deadline.
@@ -61,7 +62,7 @@ class Retries:
                 await self._check_layout(session)
             return await call(session, FIRST)
         except (RedisError, OSError) as error:
-            return await self._repeat(subject, call, began, session.clock.at(began), error, is_mutation=is_mutation)
+            return await self._repeat(subject, call, began, session, error, is_mutation=is_mutation)
 
     async def check_layout(self, subject: object) -> None:
         """Look at the layout of the namespace again, because Redis may have lost its data; see `Sessions.check_layout`."""
@@ -76,13 +77,15 @@ class Retries:
         subject: object,
         call: Callable[[Session, Attempt], Awaitable[_T]],
         began: float,
-        server_began: int,
+        session: Session,
         failure: Exception,
         *,
         is_mutation: bool,
     ) -> _T:
         """Repeat a call whose first attempt failed."""
         number, pause, maybe_applied = 1, _PAUSES[0], False
+        server_began = session.clock.at(began)
+        deadline = session.settings.deadline if self._deadline is None else self._deadline
         while True:
             if error_codes.is_script_error(failure):
                 raise failure
@@ -94,7 +97,7 @@ class Retries:
                 except StateUnavailable as reason:
                     raise StateUnavailable(f"{subject}: {reason}", maybe_applied=maybe_applied) from failure
             wait = pause * generator.uniform(0.5, 1.0)
-            if not is_retryable or time.monotonic() - began + wait > self.deadline:
+            if not is_retryable or time.monotonic() - began + wait > deadline:
                 raise failures.to_unavailable(subject, self._sessions.url, failure, maybe_applied=maybe_applied) from failure
             await asyncio.sleep(wait)
             pause = min(pause * 2, _PAUSES[1])

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from motia_redis._store import keyspace
 from motia_redis._store.keyspace import Keyspace
-from motia_redis._store.namespaces import open_namespace, restore_layout
+from motia_redis._store.namespaces import StoredLayout, open_namespace, restore_layout
 from motia_redis._transport import connecting, endpoint, failures, health, urls
 from motia_redis.errors import LayoutMismatch, StateUnavailable
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from motia_redis._store.durability import Durability
     from motia_redis._store.keyspace import Layout
     from motia_redis._store.namespaces import OpenedNamespace, ServerClock
+    from motia_redis._store.settings import GivenSettings, Settings
     from motia_redis._transport.router import Router
 
 
@@ -42,6 +43,7 @@ class Session:
     keyspace: Keyspace
     closer: AsyncGenerator[None]
     clock: ServerClock
+    settings: Settings
     losses: int = 0  #: connections that had ended when the layout was last checked; another number: check it again
 
 
@@ -58,10 +60,13 @@ class _Slot:
 class Sessions:
     """Hold the sessions of one manager in all event loops, and their shared endpoint. Loops of several threads may use it."""
 
-    def __init__(self, url: str | None, namespace: str | None, layout: Layout | None, durability: Durability) -> None:
+    def __init__(
+        self, url: str | None, namespace: str | None, layout: Layout | None, given: GivenSettings, durability: Durability
+    ) -> None:
         self.given_url = url
         self.given_namespace = None if namespace is None else keyspace.check_namespace(namespace)
         self.layout = layout
+        self.given = given
         self._durability = durability
         self._warned = False
         self._endpoint: endpoint.Endpoint | None = None
@@ -135,20 +140,25 @@ class Sessions:
             await asyncio.to_thread(self._endpoint.release, unless=self._in_use)
 
     async def check_layout(self, session: Session) -> None:
-        """Look at the layout again, because Redis may have lost its data. Write it again if it is missing.
+        """Look at the layout again, because Redis may have lost its data. Write it again if it is missing. Read the settings.
 
         If another process has written another layout since, all calls of this manager raise LayoutMismatch, in all event loops,
         until `close`. Errors of Redis are those of redis-py.
         """
         losses = session.router.losses
         try:
-            await restore_layout(session.router, session.keyspace.namespace, session.keyspace.layout)
+            own = StoredLayout(session.keyspace.layout, session.settings)
+            stored = await restore_layout(session.router, session.keyspace.namespace, own)
         except LayoutMismatch as error:
             for slot in tuple(self._slots.values()):
                 slot.refusal = error
                 slot.refused, slot.session = slot.session or slot.refused, None
             raise
         session.losses = losses
+        if stored != session.settings:
+            session.settings = stored  # changed by `motia-redis settings`, or by a process that was first after a loss
+            if (text := self.given.mismatch(stored)) is not None:
+                _log.warning("namespace %r: this process uses the stored settings: %s", session.keyspace.namespace, text)
 
     async def revive(self) -> None:
         """Start the embedded server again if it has ended. Raises StateUnavailable if the server cannot be started."""
@@ -184,7 +194,7 @@ class Sessions:
         except BaseException:
             await closer.aclose()
             raise
-        return Session(router, Keyspace(namespace, opened.layout), closer, opened.clock)
+        return Session(router, Keyspace(namespace, opened.stored.layout), closer, opened.clock, opened.stored.settings)
 
     async def _open_namespace(self, router: Router, namespace: str) -> OpenedNamespace:
         """Open the namespace, log settings that can lose state, and check that Redis supports the durability level."""
@@ -192,7 +202,7 @@ class Sessions:
         try:
             # A server that accepts a connection and does not answer may not be Redis at all, so the first command fails fast.
             async with asyncio.timeout(connecting.CONNECT_TIMEOUT):
-                opened = await open_namespace(router, namespace, self.layout)
+                opened = await open_namespace(router, namespace, self.layout, self.given)
             self._warn(opened.info, opened.config)
             await self._durability.probe(subject, router, keyspace.layout_key(namespace))
         except (RedisError, OSError) as error:
