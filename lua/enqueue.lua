@@ -3,7 +3,7 @@
 -- KEYS     1 stream of the topic's lane  2 hash that records what was trimmed from the partition's streams
 --          3 set of the partition's topics  4 record of the request  5 record of the idempotency key; absent without one
 -- ARGV     1 topic  2 key ("" = none)  3 data (JSON)  4 request id  5 trace id ("" = none)
---          6 "" = do not trim; else "<history>:<cap>:<age>", see lib/retention.lua
+--          6 "" = do not trim; else the limits, see lib/retention.lua
 --          7 attempt token: "" for a first attempt without idempotency key; else see lib/dedupe.lua
 -- RETURNS  {id of the stream entry, request id of the message}
 --          with a third element, the number of unhandled messages that a cap dropped, if it dropped any; and with a fourth, 1, if
@@ -45,7 +45,7 @@ end
 local function append_and_trim()
   local reply = append()
   if limits ~= "" then
-    local done, lost = pcall(require("lib.retention").trim, redis.call, stream, trimmed, limits)
+    local done, lost = pcall(require("lib.retention").trim, redis.call, stream, trimmed, limits, reply[1])
     if done and lost then
       reply[3] = lost
     end

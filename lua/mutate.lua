@@ -8,7 +8,7 @@
 -- ARGV     1 scope  2 key  3 request id  4 trace id ("" = none)
 --          5 "" or options, "<expected>\n<limits>\n<attempt token>":
 --            expected       "" = any revision, "none" = the key must hold no value, else the revision that it must have
---            limits         "" = do not trim, else "<history>:<cap>:<age>", see lib/retention.lua
+--            limits         "" = do not trim, else see lib/retention.lua
 --            attempt token  "" for a first attempt without idempotency key, else see lib/dedupe.lua
 --          6 kind of change, and 7... its parameters:
 --            "set"     7 canonical JSON with its mark
@@ -163,7 +163,7 @@ local function change_and_trim()
   if is_full then -- a failure to trim must not fail the change
     pcall(require("lib.retention").trim_to_needed, call, events, trimmed)
   elseif limits ~= "" then
-    local done, lost = pcall(require("lib.retention").trim, call, events, trimmed, limits)
+    local done, lost = pcall(require("lib.retention").trim, call, events, trimmed, limits, reply[1])
     if done and lost then
       reply[2], reply[3] = reply[2] or "", lost
     end

@@ -14,10 +14,24 @@ if TYPE_CHECKING:
     from motia_redis._store.manager import StateManager
     from motia_redis._store.settings import Settings
 
+_RETENTION = {
+    "entries": "A stream with at most so many entries is not trimmed.",
+    "seconds": "Younger entries are kept.",
+    "most-entries": "Hard cap: over it, unhandled entries go, too.",
+    "bytes": "Bytes of a stream, besides what is not handled.",
+    "topic-entries": "Messages that a topic keeps before a step consumes it.",
+    "topic-seconds": "How long a topic keeps them.",
+    "topic-bytes": "How many bytes of them.",
+    "dead-letters": "Dead letters of one step in one partition.",
+    "dead-letter-seconds": "Age at which dead letters are dropped.",
+}
 _retention = stack(
-    click.option("--retention-entries", type=int, metavar="N", help="A stream with at most so many entries is not trimmed."),
-    click.option("--retention-seconds", type=float, metavar="SECONDS", help="Younger entries are kept."),
-    click.option("--retention-most-entries", type=int, metavar="N", help="Hard cap: over it, unhandled entries go, too."),
+    *(
+        click.option(f"--retention-{name}", type=float, metavar="SECONDS", help=text)
+        if name.endswith("seconds")
+        else click.option(f"--retention-{name}", type=int, metavar="N", help=text)
+        for name, text in _RETENTION.items()
+    )
 )
 
 

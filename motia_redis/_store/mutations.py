@@ -69,7 +69,7 @@ class Mutations:
             try:
                 reply = await scripts.mutate(session.router, mutation, following=self._wait_commands)
             except ErrorReply as error:
-                await self._after_refusal(session, error, mutation.keys[3])
+                await self._after_refusal(session, error, mutation.keys[3], session.settings.trimming)
                 raise
             if reply.following or reply.dropped:
                 self._check(subject, reply)
@@ -107,13 +107,13 @@ class Mutations:
                 data=data,
                 request=request,
                 trace=_trace(),
-                limits=session.settings.trimming if self._trims_now() else b"",
+                limits=session.settings.topic_trimming(names.layout.lanes) if self._trims_now() else b"",
                 attempt_token=claim.attempt_token(attempt),
             )
             try:
                 reply = await scripts.enqueue(session.router, message, following=self._wait_commands)
             except ErrorReply as error:
-                await self._after_refusal(session, error, stream)
+                await self._after_refusal(session, error, stream, session.settings.topic_trimming(names.layout.lanes))
                 raise
             self._check(subject, reply)
             return reply
@@ -179,12 +179,12 @@ class Mutations:
             error.maybe_applied = True  # the change was applied
             raise
 
-    async def _after_refusal(self, session: Session, error: ErrorReply, stream: bytes) -> None:
+    async def _after_refusal(self, session: Session, error: ErrorReply, stream: bytes, limits: bytes) -> None:
         """Trim the stream if a full Redis refused a write to it. Otherwise old entries would keep it full: only writes trim."""
         if error.code == "OOM":
             with suppress(RedisError, OSError):  # the caller gets the refusal
                 trimmed = session.keyspace.trimmed(stream)
-                await scripts.trim_stream(session.router, stream=stream, trimmed=trimmed, limits=session.settings.trimming)
+                await scripts.trim_stream(session.router, stream=stream, trimmed=trimmed, limits=limits)
 
     def _trims_now(self) -> bool:
         """Return whether this write also trims its stream.
@@ -203,7 +203,7 @@ class Mutations:
             self._durability.check(subject, reply.following[0])
         if reply.dropped:
             _log.error(
-                "%s: the lane is over the hard cap: %d entries were dropped that a step had not handled", subject, reply.dropped
+                "%s: the stream is over the hard cap: %d entries were dropped that no step had handled", subject, reply.dropped
             )
 
     def _claim(self, idempotency_key: str, place: bytes, call: list[bytes]) -> IdempotencyClaim:

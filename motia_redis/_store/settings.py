@@ -36,13 +36,25 @@ class Settings:
     def __post_init__(self) -> None:
         check_seconds("deadline", self.deadline, least=0.0)
         kept, retry = self.retention, self.deadline + RETRY_MARGIN if self.deadline else 0.0
-        limits = b"%d:%d:%d" % (kept.entries, kept.most_entries, max(kept.seconds, retry) * 1000)
-        object.__setattr__(self, "trimming", limits)
+        age = max(kept.seconds, retry)
+        limits = (kept.entries, kept.most_entries, age * 1000, kept.bytes, retry * 1000)
+        object.__setattr__(self, "trimming", b"%d:%d:%d:%d:%d" % limits)
 
     def encode(self) -> dict[str, str]:
         """Return the settings as fields of the hash that holds the layout."""
         fields = {_PREFIX + name: repr(getattr(self.retention, name)) for name in RETENTION_FIELDS}
         return fields | {"deadline": repr(self.deadline)}
+
+    def topic_trimming(self, lanes: int) -> bytes:
+        """Return the limits of the stream of one lane of a topic, as lib/retention.lua takes them."""
+        kept = self.retention
+        entries = -(-kept.topic_entries // lanes)
+        return b"%b:%d:%d:%d" % (self.trimming, entries, kept.topic_seconds * 1000, kept.topic_bytes // lanes)
+
+    @property
+    def dead_letter_limits(self) -> bytes:
+        """The limits of a step's dead letters in one partition, as `trim_dead` of lib/retention.lua takes them."""
+        return b"%d:%d" % (self.retention.dead_letters, self.retention.dead_letter_seconds * 1000)
 
     def replace(self, changes: Mapping[str, Any]) -> Settings:
         """Return settings with other values. `changes` has `deadline` and fields of Retention. Raises StateError."""
