@@ -1,43 +1,56 @@
 -- Append a message to a topic.
 --
 -- KEYS     1 stream of the topic's lane  2 hash that records what was trimmed from the partition's streams
---          3 record of the request       4 record of the idempotency key; absent without one
+--          3 set of the partition's topics  4 record of the request  5 record of the idempotency key; absent without one
 -- ARGV     1 topic  2 key ("" = none)  3 data (JSON)  4 request id  5 trace id ("" = none)
---          6 "" = do not trim; else "<history>:<cap>:<age>", see lib/retention.lua
+--          6 "" = do not trim; else the limits, see lib/retention.lua
 --          7 attempt token: "" for a first attempt without idempotency key; else see lib/dedupe.lua
 -- RETURNS  {id of the stream entry, request id of the message}
---          a third element is the number of unhandled messages that the hard cap dropped, if it dropped any
+--          with a third element, the number of unhandled messages that a cap dropped, if it dropped any; and with a fourth, 1, if
+--          the message made the stream (the client then looks whether Redis has lost its data). The third is then 0 or more
 --          the status SEARCHING: call again, because the search for an earlier attempt is not finished
 -- ERRORS   REUSED   UNKNOWN <reason>
 -- COST     the bytes of the message; when it trims, see lib/retention.lua; when it repeats a call, see lib/dedupe.lua
--- INVARIANT a message is in the stream once, or not at all.
+-- INVARIANT a message is in the stream once, or not at all. The set of topics holds every topic whose stream was made here. Over
+--          maxmemory the message is refused.
 
-local stream, trimmed, request_record, idempotency_record = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local stream, trimmed, topics = KEYS[1], KEYS[2], KEYS[3]
+local request_record, idempotency_record = KEYS[4], KEYS[5]
 local topic, key, data, request, trace = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local limits, attempt_token = ARGV[6], ARGV[7]
 
+-- Append the message and return the reply.
 local function append()
-  return redis.call(
+  local id = redis.call(
+    "XADD", stream, "NOMKSTREAM", "*",
+    "type", "topic", "topic", topic, "key", key, "data", data, "request", request, "trace", trace
+  )
+  if id then
+    return { id, request }
+  end
+  redis.call("SADD", topics, topic)
+  id = redis.call(
     "XADD", stream, "*", "type", "topic", "topic", topic, "key", key, "data", data, "request", request, "trace", trace
   )
+  return { id, request, 0, 1 }
 end
 
 local first = attempt_token == "" and redis.call("EXISTS", request_record) == 0
 if first and limits == "" then
-  return { append(), request }
+  return append()
 end
 
 -- PARTS
 
 local function append_and_trim()
-  local id = append()
+  local reply = append()
   if limits ~= "" then
-    local done, lost = pcall(require("lib.retention").trim, redis.call, stream, trimmed, limits)
+    local done, lost = pcall(require("lib.retention").trim, redis.call, stream, trimmed, limits, reply[1])
     if done and lost then
-      return { id, request, lost }
+      reply[3] = lost
     end
   end
-  return { id, request }
+  return reply
 end
 
 if first then

@@ -1,16 +1,19 @@
 -- Write the layout of a namespace if it has none, and return the stored one.
 --
 -- KEYS     1 hash of the layout
--- ARGV     1 version  2 partitions  3 lanes (decimal, 1 or more)
--- RETURNS  {version, partitions, lanes} as stored; nil for a field that the hash does not have
+-- ARGV     1... fields and values
+-- RETURNS  {field, value, ...} as stored
 -- ERRORS   none of its own
--- COST     constant
--- INVARIANT a layout is written once and never changed.
+-- COST     the number of fields
+-- INVARIANT a layout is written once, as a whole. Works over maxmemory: a layout that got lost with its data can be restored.
+
+local full = require("lib.full")
 
 local layout = KEYS[1]
-local version, partitions, lanes = ARGV[1], ARGV[2], ARGV[3]
+local FIRST_FIELD = 1
 
 if redis.call("EXISTS", layout) == 0 then
-  redis.call("HSET", layout, "version", version, "partitions", partitions, "lanes", lanes)
+  full.allow_writes(redis.call, layout)
+  redis.call("HSET", layout, unpack(ARGV, FIRST_FIELD))
 end
-return redis.call("HMGET", layout, "version", "partitions", "lanes")
+return redis.call("HGETALL", layout)

@@ -8,7 +8,7 @@
 -- ARGV     1 scope  2 key  3 request id  4 trace id ("" = none)
 --          5 "" or options, "<expected>\n<limits>\n<attempt token>":
 --            expected       "" = any revision, "none" = the key must hold no value, else the revision that it must have
---            limits         "" = do not trim, else "<history>:<cap>:<age>", see lib/retention.lua
+--            limits         "" = do not trim, else see lib/retention.lua
 --            attempt token  "" for a first attempt without idempotency key, else see lib/dedupe.lua
 --          6 kind of change, and 7... its parameters:
 --            "set"     7 canonical JSON with its mark
@@ -23,8 +23,9 @@
 --          delete: {revision, old text}; {revision} when quiet; {} when the key held no value
 --          update: {revision, new text}; {old revision, old text} when no operation changed anything ("0-0" when
 --          another client wrote the value)
---          a third element is the number of unhandled events that the hard cap dropped, if it dropped any; the second is then ""
---          if there is no text
+--          with a third element, the number of unhandled events that the hard cap dropped, if it dropped any; and with a fourth,
+--          1, if the change made the scope (the client then looks whether Redis has lost its data). The elements before them are
+--          "" if there is no text, and 0
 --          the status SEARCHING: call again, because the search for an earlier attempt is not finished
 -- ERRORS   CONFLICT <actual revision or none>   REUSED   UNKNOWN <reason>
 --          TOOLARGE <bytes>   CORRUPT <operation index> <reason>   KEYMISSING
@@ -82,6 +83,9 @@ local function write(old, new, replaced, kept, extra)
     if call("EXISTS", values) == 0 then
       pcall_redis("SREM", scopes, scope)
     end
+  end
+  if not old and written == 1 then -- the reply of SADD
+    return { revision, extra or "", 0, 1 }
   end
   return { revision, extra }
 end
@@ -159,7 +163,7 @@ local function change_and_trim()
   if is_full then -- a failure to trim must not fail the change
     pcall(require("lib.retention").trim_to_needed, call, events, trimmed)
   elseif limits ~= "" then
-    local done, lost = pcall(require("lib.retention").trim, call, events, trimmed, limits)
+    local done, lost = pcall(require("lib.retention").trim, call, events, trimmed, limits, reply[1])
     if done and lost then
       reply[2], reply[3] = reply[2] or "", lost
     end

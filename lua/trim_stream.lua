@@ -18,5 +18,11 @@ if before == 0 then
   return 0
 end
 full.allow_writes(redis.call, trimmed)
-retention.trim(redis.call, stream, trimmed, limits)
+local info, newest = redis.call("XINFO", "STREAM", stream), nil
+for index = 1, #info, 2 do
+  if info[index] == "last-generated-id" then
+    newest = info[index + 1]
+  end
+end
+retention.trim(redis.call, stream, trimmed, limits, newest)
 return before - redis.call("XLEN", stream)

@@ -21,6 +21,7 @@ script reports carry the same code there (`code` below); a test holds the two li
     ├── CorruptValue         the stored text is not JSON (another client wrote it)  CORRUPT
     ├── RevisionConflict     `if_revision` does not hold                              CONFLICT
     ├── LayoutMismatch       this namespace was created with another layout
+    ├── SettingsMismatch     this process is given other settings than the namespace has
     ├── StateUnavailable     Redis cannot be reached or refused the call
     │   └── OutcomeUnknown   whether a repeated change was applied cannot be told         UNKNOWN
     ├── NotDurable           the change stands, but not as safely as was asked for
@@ -51,6 +52,7 @@ __all__ = [
     "OutcomeUnknown",
     "PathMissing",
     "RevisionConflict",
+    "SettingsMismatch",
     "StateError",
     "StateUnavailable",
     "StepError",
@@ -168,6 +170,10 @@ class RevisionConflict(StateError):
 
 class LayoutMismatch(StateError):
     """Report that the namespace was created with another layout (partitions, lanes) or by another version."""
+
+
+class SettingsMismatch(StateError):
+    """Report that a process is given settings (retention, deadline) that differ from those that the namespace has stored."""
 
 
 class StateUnavailable(StateError):

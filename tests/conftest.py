@@ -46,7 +46,7 @@ async def state(server: RedisServer, namespace: str) -> AsyncIterator[StateManag
 @pytest.fixture
 def every_change_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every change look for what can be trimmed, not one in 64 by chance."""
-    monkeypatch.setattr(Mutations, "_trim_limits", lambda changes: changes.trim_limits)
+    monkeypatch.setattr(Mutations, "_trims_now", lambda _: True)
 
 
 @pytest.fixture

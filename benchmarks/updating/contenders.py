@@ -14,6 +14,7 @@ from motia_redis._store.keyspace import Keyspace, Layout
 from motia_redis._store.limits import Retention
 from motia_redis._store.namespaces import ServerClock
 from motia_redis._store.sessions import Session
+from motia_redis._store.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 SCOPE, KEY = b"users", b"user:4711"
 HISTORY = 100  # events that a stream keeps: the manager's default
+SETTINGS = Settings(Retention(HISTORY), deadline=0)
 BATCH_BYTES = 400_000  # maximum size of the replies of one pipeline
 _LUA = Path(__file__).parent / "lua"
 
@@ -97,8 +99,12 @@ class Ours(Contender):
 
     def __init__(self, server: Server) -> None:
         super().__init__(server, loader.load("mutate").source)
-        self.manager = StateManager(f"unix://{server.socket}", namespace="bench", retention=Retention(HISTORY), deadline=0)
-        self.session = Session(cast("Any", None), Keyspace("bench", Layout()), cast("Any", None), clock=ServerClock(b"0", 0.0))
+        self.manager = StateManager(
+            f"unix://{server.socket}", namespace="bench", retention=SETTINGS.retention, deadline=SETTINGS.deadline
+        )
+        self.session = Session(
+            cast("Any", None), Keyspace("bench", Layout()), cast("Any", None), ServerClock(b"0", 0.0), SETTINGS
+        )
         self.change: list[bytes] = []
 
     def prepare(self, text: bytes, operation: Operation) -> None:

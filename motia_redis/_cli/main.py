@@ -9,6 +9,7 @@ import click
 from motia_redis._cli.dead import dead
 from motia_redis._cli.options import connection_options, stack
 from motia_redis._cli.serving import Settings, start
+from motia_redis._cli.settings import settings
 from motia_redis._cli.status import doctor, status
 from motia_redis._cli.steps import steps
 from motia_redis._version import __version__
@@ -79,7 +80,7 @@ def main() -> None:
     """  # noqa: D301 - \b is click's mark for a paragraph that must not be wrapped
 
 
-for _command in (status, doctor, dead, steps):
+for _command in (status, doctor, settings, dead, steps):
     main.add_command(_command)
 
 

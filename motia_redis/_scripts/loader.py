@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from motia_redis._transport.router import Node, Router
 
 _PARTS = "-- PARTS\n"
+_COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)  # a third of a script; no file has a comment or a text of several lines
 _REQUIRE = re.compile(r'require\("lib\.(\w+)"\)')
 
 
@@ -118,5 +119,5 @@ def directory() -> Path:
 
 @cache
 def load(name: str) -> Script:
-    """Return the script `name`; its files are read once per process."""
-    return Script(assemble(name, directory()))
+    """Return the script `name`, without the lines that are comments; its files are read once per process."""
+    return Script(_COMMENT.sub("", assemble(name, directory())))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from motia_redis._scripts import loader
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from motia_redis._transport.router import Node, Router
 
@@ -17,6 +17,7 @@ _GET_ENTRY: Final = loader.load("get_entry")
 _SCAN_ITEMS: Final = loader.load("scan_items")
 _SCAN_KEYS: Final = loader.load("scan_keys")
 _TRIM_STREAM: Final = loader.load("trim_stream")
+_CHANGE_SETTINGS: Final = loader.load("change_settings")
 _ENSURE_LAYOUT: Final = loader.load("ensure_layout")
 
 _new = tuple.__new__  # makes a NamedTuple without its own __new__, which is a function call in Python
@@ -48,6 +49,7 @@ class Mutated(NamedTuple):
     text: bytes | None  #: the new text of an update, the old text of a delete that is not quiet
     dropped: int  #: unhandled events that the hard cap dropped
     following: Sequence[Any] = ()  #: replies of the commands that followed
+    created_scope: bool = False  #: the scope held no value before
 
 
 class Message(NamedTuple):
@@ -55,6 +57,7 @@ class Message(NamedTuple):
 
     stream: bytes
     trimmed: bytes
+    topics: bytes
     request_record: bytes
     idempotency_record: bytes | None
 
@@ -72,8 +75,9 @@ class Enqueued(NamedTuple):
 
     entry_id: bytes
     request: bytes  #: the message's id: the request id of the attempt that was applied
-    dropped: int  #: unhandled messages that the hard cap dropped
+    dropped: int  #: unhandled messages that a cap dropped
     following: Sequence[Any] = ()  #: replies of the commands that followed
+    created_stream: bool = False  #: the stream did not exist before
 
 
 class StoredEntry(NamedTuple):
@@ -113,9 +117,9 @@ async def mutate(router: Router, mutation: Mutation, *, following: Sequence[Sequ
             reply = await _MUTATE(router, keys, arguments)
     size = len(reply)
     if size == 1:
-        return _new(Mutated, (reply[0], None, 0, rest))
+        return _new(Mutated, (reply[0], None, 0, rest, False))
     if size == 2:
-        return _new(Mutated, (reply[0], reply[1], 0, rest))
+        return _new(Mutated, (reply[0], reply[1], 0, rest, False))
     return _mutated(reply, rest)
 
 
@@ -125,18 +129,18 @@ async def mutate_many(router: Router, mutations: Sequence[Mutation]) -> list[Mut
 
 
 def _mutated(reply: list[Any], following: Sequence[Any]) -> Mutated:
-    revision, text, dropped = (*reply, None, None, None)[:3]
-    return Mutated(revision, text, dropped or 0, following)
+    revision, text, dropped, created = (*reply, None, None, None, None)[:4]
+    return Mutated(revision, text, dropped or 0, following, bool(created))
 
 
 async def enqueue(router: Router, message: Message, *, following: Sequence[Sequence[Any]] = ()) -> Enqueued:
     """Append a message to a topic. Commands in `following` run after it over the same connection."""
-    keys: Any = message[:3] if message.idempotency_record is None else message[:4]
+    keys: Any = message[:4] if message.idempotency_record is None else message[:5]
     replies: list[Any] = [_SEARCHING]
     while replies[0] == _SEARCHING:
-        replies = await _ENQUEUE.call_with(router, keys, message[4:], following)
+        replies = await _ENQUEUE.call_with(router, keys, message[5:], following)
     reply = replies[0]
-    return Enqueued(reply[0], reply[1], reply[2] if len(reply) > 2 else 0, replies[1:])
+    return Enqueued(reply[0], reply[1], reply[2] if len(reply) > 2 else 0, replies[1:], created_stream=len(reply) > 3)
 
 
 async def trim_stream(router: Router, *, stream: bytes, trimmed: bytes, limits: bytes) -> int:
@@ -165,7 +169,19 @@ async def scan_keys(router: Router, node: Node, *, values: bytes, cursor: int, c
     return KeysPage(int(following), keys, size)
 
 
-async def ensure_layout(router: Router, *, layout: bytes | str, version: int, partitions: int, lanes: int) -> list[bytes | None]:
-    """Write the layout if there is none; return the stored version, partitions and lanes, None for a missing field."""
-    reply: list[bytes | None] = await _ENSURE_LAYOUT(router, (layout,), (str(version), str(partitions), str(lanes)))
-    return reply
+async def ensure_layout(router: Router, *, layout: bytes | str, fields: Mapping[str, str]) -> dict[bytes, bytes]:
+    """Write the fields of the layout if there is none; return the stored ones."""
+    return _pairs(await _ENSURE_LAYOUT(router, (layout,), _flat(fields)))
+
+
+async def change_settings(router: Router, *, layout: bytes | str, version: int, fields: Mapping[str, str]) -> dict[bytes, bytes]:
+    """Change fields beside a layout of that version; return the stored fields, none when there is no layout."""
+    return _pairs(await _CHANGE_SETTINGS(router, (layout,), (str(version), *_flat(fields))))
+
+
+def _flat(fields: Mapping[str, str]) -> list[str]:
+    return [part for field in fields.items() for part in field]
+
+
+def _pairs(reply: list[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(reply[::2], reply[1::2], strict=True))

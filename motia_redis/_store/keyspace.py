@@ -16,7 +16,8 @@ from motia_redis.errors import InvalidName, StateError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-LAYOUT_VERSION = 1
+#: The version of everything that the library stores in Redis.
+FORMAT_VERSION = 2
 _REVISION = re.compile("[0-9]{1,20}-[0-9]{1,20}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
@@ -113,6 +114,10 @@ class Keyspace:
     def topic(self, topic: bytes, lane: int) -> bytes:
         """Return the stream of the messages of one lane of a topic."""
         return self._partitions[self.partition(topic)].tag + b"topic:%d:" % lane + topic
+
+    def topics(self, partition: int) -> bytes:
+        """Return the set of the partition's topics: those to which a message was sent before a step consumed them."""
+        return self._partitions[partition].tag + b"topics"
 
     def dead(self, stream: bytes, step: str) -> bytes:
         """Return the stream of a step's dead letters, beside the stream they came from (same slot)."""

@@ -9,28 +9,29 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from motia_redis._scripts import storage as scripts
 from motia_redis._store import codec, keyspace, patch
 from motia_redis._store.durability import Durability
 from motia_redis._store.keyspace import Subject
-from motia_redis._store.limits import Limits, Retention, check_seconds
+from motia_redis._store.limits import Limits, check_seconds
 from motia_redis._store.mutations import ANY, Mutations
 from motia_redis._store.retries import Retries
 from motia_redis._store.scans import Scan
 from motia_redis._store.sessions import Sessions
+from motia_redis._store.settings import GivenSettings
 from motia_redis.errors import CorruptValue
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Sequence
     from types import TracebackType
     from typing import Self
 
     from motia_redis._store import types
     from motia_redis._store.keyspace import Keyspace, Layout
+    from motia_redis._store.limits import Retention
     from motia_redis._store.retries import Attempt
     from motia_redis._store.sessions import Session
+    from motia_redis._store.settings import Settings
     from motia_redis._transport.router import Router
 
 
@@ -60,8 +61,10 @@ class StateManager:
         namespace: the prefix of all keys. Namespaces share nothing. Default: `$MOTIA_REDIS_NAMESPACE`, else `motia`.
         layout: the numbers of partitions and lanes to require. Default: accept the layout that the namespace has.
         limits: the largest names, values and updates. Use the same limits in all processes of a namespace.
-        retention: how many events are kept, and for how long. Use the same retention in all processes of a namespace.
+        retention: how many events are kept, and for how long. Default: what the namespace has stored. The first process that
+            connects stores it, and another one raises SettingsMismatch. `motia-redis settings` changes it.
         deadline: seconds from the first to the last attempt at a call. 0: one attempt only. An attempt waits 3 s for its reply.
+            Default: what the namespace has stored, 10 s at first. A longer one raises SettingsMismatch.
         durability: how safe a change must be before its call returns: `memory` (as Redis is configured), `replicated` (on
             `replicas` replicas) or `fsynced` (on the primary's disk; needs Redis 7.2 and `appendonly yes`). If the change is not
             as safe in time, the call raises NotDurable and the change stands.
@@ -78,19 +81,20 @@ class StateManager:
         layout: Layout | None = None,
         limits: Limits | None = None,
         retention: Retention | None = None,
-        deadline: float = 10.0,
+        deadline: float | None = None,
         durability: types.Durability = "memory",
         replicas: int = 1,
         durability_timeout: float = 1.0,
         idempotency_seconds: float = 86_400.0,
     ) -> None:
         self.limits: Limits = limits or Limits()
-        self.retention: Retention = retention or Retention()
+        if deadline is not None:
+            check_seconds("deadline", deadline, least=0.0)
         self.durability: Durability = Durability(durability, replicas, durability_timeout)
         self._idempotency_seconds = check_seconds("idempotency_seconds", idempotency_seconds, least=0.001)
-        self._sessions = Sessions(url, namespace, layout, self.durability)
-        self._retries = Retries(self._sessions, check_seconds("deadline", deadline, least=0.0))
-        self._mutations = Mutations(self._retries, self.limits, self.retention, self.durability, idempotency_seconds)
+        self._sessions = Sessions(url, namespace, layout, GivenSettings(retention, deadline), self.durability)
+        self._retries = Retries(self._sessions, deadline)
+        self._mutations = Mutations(self._retries, self.limits, self.durability, idempotency_seconds)
 
     def __reduce__(self) -> tuple[partial[StateManager], tuple[()]]:
         """Make copies and pickles with the same settings and their own connections."""
@@ -101,8 +105,8 @@ class StateManager:
             namespace=sessions.given_namespace,
             layout=sessions.layout,
             limits=self.limits,
-            retention=self.retention,
-            deadline=self._retries.deadline,
+            retention=sessions.given.retention,
+            deadline=sessions.given.deadline,
             durability=self.durability.level,
             replicas=self.durability.replicas,
             durability_timeout=self.durability.timeout,
@@ -128,10 +132,15 @@ class StateManager:
     async def connect(self) -> Keyspace:
         """Connect in the running event loop and check the layout of the namespace. Other calls do this on first use.
 
-        Returns the keyspace. Raises StateUnavailable if Redis cannot be reached, and LayoutMismatch if the namespace was created
-        with another layout or version. Cost: one round trip for each loop, and another one to create the namespace.
+        Returns the keyspace. Raises StateUnavailable if Redis cannot be reached, LayoutMismatch if the namespace was created with
+        another layout or version, and SettingsMismatch if it has other settings than this manager was given. Cost: one round trip
+        for each loop, and another one to create the namespace.
         """
         return (await self._sessions.get()).keyspace
+
+    async def settings(self) -> Settings:
+        """Return the settings that the namespace has stored, as of the last look at them: on connect, or by `check_layout`."""
+        return (await self._sessions.get()).settings
 
     async def open_router(self, *, max_connections: int = 64) -> Router:
         """Return a new router for the running event loop. The caller must close it. It does not repeat commands."""
@@ -141,6 +150,14 @@ class StateManager:
     def trim_limits(self) -> bytes:
         """The limits to which streams are trimmed, as lib/retention.lua takes them."""
         return self._mutations.trim_limits
+    async def check_layout(self) -> None:
+        """Read the layout of the namespace again, and write it again if Redis has lost it together with its data.
+
+        Calls of this manager do this after a lost connection, and when a change creates a scope or a topic. Only code with its
+        own router needs this method. Cost: one round trip. Raises LayoutMismatch if another process has written another layout
+        since: all later calls raise it, until `close`. Raises StateUnavailable.
+        """
+        await self._retries.check_layout(f"namespace {self.namespace!r}")
 
     async def revive(self) -> None:
         """Start the server of an `embedded://` URL again if it crashed. It restores its data from its append-only file.
@@ -207,7 +224,7 @@ class StateManager:
 
     async def items(self, scope: str) -> dict[str, Any]:
         """Return a dict of all keys of a scope and their values. Promises, cost and errors are those of `list`."""
-        return {_text(key): value for key, value in (await self._all(scope)).items()}
+        return {codec.decode_key(key): value for key, value in (await self._all(scope)).items()}
 
     async def keys(self, scope: str) -> builtins.list[str]:
         """Return all keys of a scope, each once, in no particular order.
@@ -218,7 +235,7 @@ class StateManager:
         found: dict[bytes, None] = {}
         async for page in scan.fields(values):
             found.update(dict.fromkeys(page))
-        return [_text(key) for key in found]
+        return [codec.decode_key(key) for key in found]
 
     async def scan(self, scope: str) -> AsyncIterator[tuple[str, Any]]:
         """Yield `(key, value)` pairs of a scope, read in pages, for scopes that do not fit into memory.
@@ -229,7 +246,7 @@ class StateManager:
         values, scan = await self._scan(scope)
         async for page in scan.items(values):
             for key, text in page.items():
-                yield _text(key), _value(scope, key, text)
+                yield codec.decode_key(key), codec.decode_item(scope, key, text)
 
     async def count(self, scope: str) -> int:
         """Return the number of keys in a scope. Cost: one round trip, O(1). Raises InvalidName, StateUnavailable."""
@@ -275,7 +292,7 @@ class StateManager:
         found: dict[bytes, Any] = {}
         async with aclosing(scan.items(values, ahead=True)) as pages:
             async for page in pages:
-                found.update(_values(scope, page))
+                found.update(codec.decode_page(scope, page))
         return found
 
     async def _scan(self, scope: str) -> tuple[bytes, Scan]:
@@ -291,9 +308,10 @@ class StateManager:
         """Store a JSON value and return it. The value and its event (created or updated) are written in one atomic step.
 
         With `if_revision` the value is stored only if the key has that revision (None: only if the key has no value). With
-        `idempotency_key` a repeated call changes nothing and returns the same result. Cost: one round trip, O(bytes of both
-        values). Raises InvalidName, InvalidValue, ValueTooLarge, RevisionConflict, IdempotencyKeyReused, StateUnavailable,
-        NotDurable. Nothing is changed after an error, but see StateUnavailable and NotDurable.
+        `idempotency_key` a repeated call changes nothing and returns the same result. Cost: one round trip, and one more for the
+        first key of a scope; O(bytes of both values). Raises InvalidName, InvalidValue, ValueTooLarge, RevisionConflict,
+        IdempotencyKeyReused, StateUnavailable, NotDurable. Nothing is changed after an error, but see StateUnavailable and
+        NotDurable.
         """
         subject, scope_bytes, key_bytes = self._names(scope, key)
         change = [b"set", codec.encode(value, subject=subject, max_bytes=self.limits.value_bytes) + codec.CANONICAL_MARK]
@@ -373,27 +391,6 @@ class StateManager:
     def _names(self, scope: str, key: str) -> tuple[Subject, bytes, bytes]:
         most = self.limits.name_bytes
         return Subject(scope, key), keyspace.encode_name("scope", scope, most), keyspace.encode_name("key", key, most)
-
-
-def _values(scope: str, page: Mapping[bytes, bytes]) -> dict[bytes, Any]:
-    """Return the decoded values of a page. One Python call for each value would take a tenth of the time of `list`."""
-    try:
-        return dict(zip(page, map(orjson.loads, page.values()), strict=True))
-    except orjson.JSONDecodeError:
-        return {key: _value(scope, key, text) for key, text in page.items()}
-
-
-def _value(scope: str, key: bytes, text: bytes) -> Any:
-    """Decode the value of one key of a page. Raise CorruptValue, which names the key, if it is not JSON."""
-    try:
-        return codec.decode(text, subject="")
-    except CorruptValue:
-        return codec.decode(text, subject=Subject(scope, key.decode(errors="replace")))
-
-
-def _text(key: bytes) -> str:
-    """Decode a key. Bytes that are not UTF-8 (another client wrote them) become lone surrogates, so that keys stay distinct."""
-    return key.decode(errors="surrogateescape")
 
 
 #: The global instance. It needs no set-up and works in any event loop.

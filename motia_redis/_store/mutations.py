@@ -14,17 +14,16 @@ from motia_redis._ids import generator, random_id
 from motia_redis._scripts import error_codes
 from motia_redis._scripts import storage as scripts
 from motia_redis._store import keyspace
-from motia_redis._store.retries import RETRY_MARGIN, Retries
 from motia_redis._tracing import current_trace_id
 from motia_redis._transport.failures import ErrorReply
-from motia_redis.errors import RevisionConflict, StateError
+from motia_redis.errors import RevisionConflict, StateError, StateUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from motia_redis._store.durability import Durability
-    from motia_redis._store.limits import Limits, Retention
-    from motia_redis._store.retries import Attempt
+    from motia_redis._store.limits import Limits
+    from motia_redis._store.retries import Attempt, Retries
     from motia_redis._store.sessions import Session
 
 _log = logging.getLogger(__name__)
@@ -36,16 +35,12 @@ ANY: Final[Any] = object()  #: the default of `if_revision`: any revision
 class Mutations:
     """Send the mutations and messages of one manager. All attempts at one call carry the same request id."""
 
-    def __init__(
-        self, retries: Retries, limits: Limits, retention: Retention, durability: Durability, idempotency_seconds: float
-    ) -> None:
+    def __init__(self, retries: Retries, limits: Limits, durability: Durability, idempotency_seconds: float) -> None:
         self._retries = retries
         self._limits = limits
         self._durability = durability
         self._wait_commands = durability.wait_commands
         self._lifetime = int(idempotency_seconds * 1000)
-        # A repeated attempt searches the stream for the event of the first one, so events must stay at least that long.
-        self._trimming = retention.encode(retries.deadline + RETRY_MARGIN if retries.deadline else 0.0)
         self._next_trim = 0.0
 
     @property
@@ -79,7 +74,7 @@ class Mutations:
             try:
                 reply = await scripts.mutate(session.router, mutation, following=self._wait_commands)
             except ErrorReply as error:
-                await self._after_refusal(session, error, mutation.keys[3])
+                await self._after_refusal(session, error, mutation.keys[3], session.settings.trimming)
                 raise
             if reply.following or reply.dropped:
                 self._check(subject, reply)
@@ -88,12 +83,15 @@ class Mutations:
             return reply
 
         try:
-            return await self._retries.run(subject, attempt, is_mutation=True)
+            reply = await self._retries.run(subject, attempt, is_mutation=True)
         except ErrorReply as error:
             known = _to_error(subject, error, operations)
             if isinstance(known, RevisionConflict):
                 known.expected = if_revision
             raise known from None
+        if reply.created_scope:
+            await self._check_layout(subject)
+        return reply
 
     async def append(self, subject: object, topic: bytes, key: bytes, data: bytes, *, idempotency_key: str | None) -> str:
         """Append one message to a topic once and return its id."""
@@ -106,6 +104,7 @@ class Mutations:
             message = scripts.Message(
                 stream=stream,
                 trimmed=names.trimmed(stream),
+                topics=names.topics(names.partition(topic)),
                 request_record=names.request(stream, request),
                 idempotency_record=names.idempotency(stream, claim.name) if claim.name else None,
                 topic=topic,
@@ -113,21 +112,24 @@ class Mutations:
                 data=data,
                 request=request,
                 trace=_trace(),
-                limits=self._trim_limits(),
+                limits=session.settings.topic_trimming(names.layout.lanes) if self._trims_now() else b"",
                 attempt_token=claim.attempt_token(attempt),
             )
             try:
                 reply = await scripts.enqueue(session.router, message, following=self._wait_commands)
             except ErrorReply as error:
-                await self._after_refusal(session, error, stream)
+                await self._after_refusal(session, error, stream, session.settings.topic_trimming(names.layout.lanes))
                 raise
             self._check(subject, reply)
             return reply
 
         try:
-            return (await self._retries.run(subject, attempt, is_mutation=True)).request.decode()
+            reply = await self._retries.run(subject, attempt, is_mutation=True)
         except ErrorReply as error:
             raise _to_error(subject, error) from None
+        if reply.created_stream:
+            await self._check_layout(subject)
+        return reply.request.decode()
 
     async def delete(self, subject: object, scope: bytes, keys: Sequence[bytes]) -> None:
         """Delete those of `keys` that have a value, each with its event. Cost: one round trip, and one more for durability."""
@@ -136,7 +138,7 @@ class Mutations:
         async def attempt(session: Session, _: Attempt) -> None:
             # Only the last call trims its stream: several trims in a row would block Redis for too long.
             calls = [self._mutation(session, scope, key, change, limits=b"") for key in keys[:-1]]
-            calls.append(self._mutation(session, scope, keys[-1], change, limits=self._trimming))
+            calls.append(self._mutation(session, scope, keys[-1], change, limits=session.settings.trimming))
             for reply in await scripts.mutate_many(session.router, calls):
                 self._check(subject, reply)
             if self._wait_commands:
@@ -164,7 +166,8 @@ class Mutations:
         request = request or _request_id()
         keys = session.keyspace.mutation_keys(scope, key, request)
         options = b""
-        limits = self._trim_limits() if limits is None else limits
+        if limits is None:
+            limits = session.settings.trimming if self._trims_now() else b""
         if expected or limits or attempt_token:
             options = b"%b\n%b\n%b" % (expected, limits, attempt_token)
         if options or change[0] == b"delete":  # a deletion trims on a full server
@@ -173,23 +176,31 @@ class Mutations:
             keys.append(session.keyspace.idempotency(keys[3], claim))
         return scripts.Mutation(keys, scope, key, request, _trace(), options, change)
 
-    async def _after_refusal(self, session: Session, error: ErrorReply, stream: bytes) -> None:
+    async def _check_layout(self, subject: object) -> None:
+        """Look at the layout again after a change that created a scope or a stream: after a loss of data all of them are new."""
+        try:
+            await self._retries.check_layout(subject)
+        except StateUnavailable as error:
+            error.maybe_applied = True  # the change was applied
+            raise
+
+    async def _after_refusal(self, session: Session, error: ErrorReply, stream: bytes, limits: bytes) -> None:
         """Trim the stream if a full Redis refused a write to it. Otherwise old entries would keep it full: only writes trim."""
         if error.code == "OOM":
             with suppress(RedisError, OSError):  # the caller gets the refusal
                 trimmed = session.keyspace.trimmed(stream)
-                await scripts.trim_stream(session.router, stream=stream, trimmed=trimmed, limits=self._trimming)
+                await scripts.trim_stream(session.router, stream=stream, trimmed=trimmed, limits=limits)
 
-    def _trim_limits(self) -> bytes:
-        """Return the limits to which the script trims the stream, or nothing if this write does not trim.
+    def _trims_now(self) -> bool:
+        """Return whether this write also trims its stream.
 
         About one in 64 writes trims, and the first write after a pause, so that a few writes also clear what many have left.
         """
         now = monotonic()
         if now < self._next_trim and generator.getrandbits(6):
-            return b""
+            return False
         self._next_trim = now + _TRIM_INTERVAL
-        return self._trimming
+        return True
 
     def _check(self, subject: object, reply: scripts.Mutated | scripts.Enqueued) -> None:
         """Check that a change is as durable as required, and report the entries that it made Redis drop."""
@@ -197,7 +208,7 @@ class Mutations:
             self._durability.check(subject, reply.following[0])
         if reply.dropped:
             _log.error(
-                "%s: the lane is over the hard cap: %d entries were dropped that a step had not handled", subject, reply.dropped
+                "%s: the stream is over the hard cap: %d entries were dropped that no step had handled", subject, reply.dropped
             )
 
     def _claim(self, idempotency_key: str, place: bytes, call: list[bytes]) -> IdempotencyClaim:

@@ -1,4 +1,4 @@
-"""Open a namespace: read its layout, or write one if there is none, and read the server's clock and settings."""
+"""Open a namespace: read its layout and settings, or write them if there are none, and read the server's clock and options."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from math import floor
 from typing import TYPE_CHECKING, Any
 
 from motia_redis._scripts import storage
-from motia_redis._store import keyspace
+from motia_redis._store import keyspace, settings
 from motia_redis._store.keyspace import Layout
 from motia_redis.errors import LayoutMismatch
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from motia_redis._store.settings import GivenSettings, Settings
     from motia_redis._transport.router import Router
 
 
@@ -35,42 +38,88 @@ class ServerClock:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenedNamespace:
-    """Hold a namespace's layout, and the server's clock and settings from the same round trip."""
+class StoredLayout:
+    """Hold what a namespace has stored about itself."""
 
     layout: Layout
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedNamespace:
+    """Hold what a namespace has stored about itself, and the server's clock and settings from the same round trip."""
+
+    stored: StoredLayout
     clock: ServerClock
     info: Any  #: reply to INFO, or the error reply
     config: Any  #: reply to CONFIG GET save, or the error reply
 
 
-async def open_namespace(router: Router, namespace: str, required: Layout | None) -> OpenedNamespace:
-    """Return a namespace's layout. Write `required`, or the default layout, if the namespace has none.
+async def open_namespace(router: Router, namespace: str, required: Layout | None, given: GivenSettings) -> OpenedNamespace:
+    """Return a namespace's layout and settings. Write `required` and `given`, or the defaults, if the namespace has none.
 
-    A replica can be read as long as there is a layout. Raises LayoutMismatch; errors of Redis are those of redis-py.
-    Cost: one round trip, and another one to write the layout.
+    A replica can be read as long as there is a layout. Raises LayoutMismatch and SettingsMismatch; errors of Redis are those of
+    redis-py. Cost: one round trip, and another one to write the layout.
+    """
+    key, subject = keyspace.layout_key(namespace), f"namespace {namespace!r}"
+    commands = [("HGETALL", key), ("TIME",), ("INFO",), ("CONFIG GET", "save")]
+    fields, (seconds, microseconds), info, config = await router.pipeline(key, commands)
+    clock = ServerClock(b"%d" % (seconds * 1000 + microseconds // 1000), time.monotonic())
+    initial = StoredLayout(required or Layout(), given.initial())
+    stored = _decode(namespace, fields or await _write(router, key, initial))
+    if required is not None and required != stored.layout:
+        raise LayoutMismatch(
+            f"{subject} was created with {stored.layout}; this process requires {required}: use the stored layout"
+        )
+    given.check(subject, stored.settings)
+    return OpenedNamespace(stored, clock, info, config)
+
+
+async def restore_layout(router: Router, namespace: str, own: StoredLayout) -> Settings:
+    """Check that the namespace still has the layout of `own`. Write `own` again if Redis has lost it. Return the stored settings.
+
+    Raises LayoutMismatch if another process has written another layout since; errors of Redis are those of redis-py. Cost: one
+    round trip, and another one to write the layout.
     """
     key = keyspace.layout_key(namespace)
-    commands = [("HMGET", key, "version", "partitions", "lanes"), ("TIME",), ("INFO",), ("CONFIG GET", "save")]
-    reply, (seconds, microseconds), info, config = await router.pipeline(key, commands)
-    clock = ServerClock(b"%d" % (seconds * 1000 + microseconds // 1000), time.monotonic())
-    if reply == [None, None, None]:
-        wanted = required or Layout()
-        reply = await storage.ensure_layout(
-            router, layout=key, version=keyspace.LAYOUT_VERSION, partitions=wanted.partitions, lanes=wanted.lanes
+    stored = _decode(namespace, await router.execute(key, "HGETALL", key) or await _write(router, key, own))
+    if stored.layout != own.layout:
+        raise LayoutMismatch(
+            f"namespace {namespace!r} has {stored.layout} now, and this process works with {own.layout}: Redis has lost its "
+            "data, and another process has written the layout; start this process again, as no other one sees what it writes"
         )
-    return OpenedNamespace(_checked_layout(namespace, reply, required), clock, info, config)
+    return stored.settings
 
 
-def _checked_layout(namespace: str, reply: Any, required: Layout | None) -> Layout:
+async def change_settings(router: Router, namespace: str, changed: Settings) -> Settings:
+    """Store the settings of a namespace that exists and return them. Raises LayoutMismatch if it has none, or another format."""
+    key = keyspace.layout_key(namespace)
+    fields = await storage.change_settings(router, layout=key, version=keyspace.FORMAT_VERSION, fields=changed.encode())
+    return _decode(namespace, fields).settings
+
+
+async def _write(router: Router, key: str, own: StoredLayout) -> dict[bytes, bytes]:
+    """Write the layout and the settings if there is no layout, and return the stored fields."""
+    counts = {"partitions": own.layout.partitions, "lanes": own.layout.lanes}
+    fields = {"version": str(keyspace.FORMAT_VERSION)} | {name: str(count) for name, count in counts.items()}
+    return await storage.ensure_layout(router, layout=key, fields=fields | own.settings.encode())
+
+
+def _decode(namespace: str, fields: Mapping[bytes, bytes]) -> StoredLayout:
     subject = f"namespace {namespace!r}"
     try:
-        version, partitions, lanes = map(int, reply)
-    except (TypeError, ValueError):
-        raise LayoutMismatch(f"{subject}: {keyspace.layout_key(namespace)} holds no layout: {reply!r}") from None
-    if version != keyspace.LAYOUT_VERSION:
-        raise LayoutMismatch(f"{subject} has layout version {version}; this package supports {keyspace.LAYOUT_VERSION}")
-    stored = Layout(partitions, lanes)
-    if required is not None and required != stored:
-        raise LayoutMismatch(f"{subject} was created with {stored}; this process requires {required}: use the stored layout")
-    return stored
+        version, partitions, lanes = (int(fields[name]) for name in (b"version", b"partitions", b"lanes"))
+    except (KeyError, ValueError):
+        raise LayoutMismatch(f"{subject}: {keyspace.layout_key(namespace)} holds no layout: {fields!r:.200}") from None
+    if version > keyspace.FORMAT_VERSION:
+        raise LayoutMismatch(
+            f"{subject} has format version {version}, which a newer motia-redis wrote; this one knows version "
+            f"{keyspace.FORMAT_VERSION}: upgrade motia-redis in this process"
+        )
+    if version < keyspace.FORMAT_VERSION:
+        raise LayoutMismatch(
+            f"{subject} has format version {version}, which an older motia-redis wrote; this one needs version "
+            f"{keyspace.FORMAT_VERSION}, and the two cannot run side by side: use another namespace, or end all processes of the "
+            "older version and delete the keys of the namespace"
+        )
+    return StoredLayout(Layout(partitions, lanes), settings.decode(subject, fields))

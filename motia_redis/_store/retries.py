@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from motia_redis._ids import generator
 from motia_redis._scripts import error_codes
 from motia_redis._transport import failures, refusals
-from motia_redis._transport.failures import ErrorReply
+from motia_redis._transport.failures import UNREACHABLE, ErrorReply, NotSent
 from motia_redis.errors import StateUnavailable
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-#: Seconds for which events stay after the deadline. They cover attempts in transit and differences between clocks.
-RETRY_MARGIN = 10.0
 _PAUSES = (0.02, 1.0)  # seconds: first and longest
 
 
@@ -41,11 +39,14 @@ FIRST = Attempt(1, 0, 0)
 
 
 class Retries:
-    """Repeat calls of one manager. No attempt starts later than `deadline` seconds after the first; 0: one attempt only."""
+    """Repeat calls of one manager. No attempt starts later than `deadline` seconds after the first; 0: one attempt only.
 
-    def __init__(self, sessions: Sessions, deadline: float) -> None:
+    Without a deadline the one that the namespace has stored counts.
+    """
+
+    def __init__(self, sessions: Sessions, deadline: float | None) -> None:
         self._sessions = sessions
-        self.deadline = deadline
+        self._deadline = deadline
 
     async def run(self, subject: object, call: Callable[[Session, Attempt], Awaitable[_T]], *, is_mutation: bool = False) -> _T:
         """Return the result of `call`. Repeat it after each transient error until the deadline.
@@ -57,22 +58,34 @@ class Retries:
         session = self._sessions.current() or await self._sessions.get()
         began = time.monotonic()
         try:
+            if session.losses != session.router.losses:
+                await self._check_layout(session)
             return await call(session, FIRST)
         except (RedisError, OSError) as error:
-            return await self._repeat(subject, call, began, session.clock.at(began), error, is_mutation=is_mutation)
+            return await self._repeat(subject, call, began, session, error, is_mutation=is_mutation)
+
+    async def check_layout(self, subject: object) -> None:
+        """Look at the layout of the namespace again, because Redis may have lost its data; see `Sessions.check_layout`."""
+
+        async def look(session: Session, _: Attempt) -> None:
+            await self._sessions.check_layout(session)
+
+        await self.run(subject, look)
 
     async def _repeat(
         self,
         subject: object,
         call: Callable[[Session, Attempt], Awaitable[_T]],
         began: float,
-        server_began: int,
+        session: Session,
         failure: Exception,
         *,
         is_mutation: bool,
     ) -> _T:
         """Repeat a call whose first attempt failed."""
         number, pause, maybe_applied = 1, _PAUSES[0], False
+        server_began = session.clock.at(began)
+        deadline = session.settings.deadline if self._deadline is None else self._deadline
         while True:
             if error_codes.is_script_error(failure):
                 raise failure
@@ -84,16 +97,26 @@ class Retries:
                 except StateUnavailable as reason:
                     raise StateUnavailable(f"{subject}: {reason}", maybe_applied=maybe_applied) from failure
             wait = pause * generator.uniform(0.5, 1.0)
-            if not is_retryable or time.monotonic() - began + wait > self.deadline:
+            if not is_retryable or time.monotonic() - began + wait > deadline:
                 raise failures.to_unavailable(subject, self._sessions.url, failure, maybe_applied=maybe_applied) from failure
             await asyncio.sleep(wait)
             pause = min(pause * 2, _PAUSES[1])
             number += 1
             elapsed = int((time.monotonic() - began) * 1000)
             try:
-                return await call(await self._sessions.get(), Attempt(number, server_began, elapsed))
+                session = await self._sessions.get()
+                if session.losses != session.router.losses:
+                    await self._check_layout(session)
+                return await call(session, Attempt(number, server_began, elapsed))
             except (RedisError, OSError) as error:
                 failure = error
+
+    async def _check_layout(self, session: Session) -> None:
+        """Check the layout after a connection was lost: the server that answers now may have lost its data."""
+        try:
+            await self._sessions.check_layout(session)
+        except UNREACHABLE as error:
+            raise NotSent(str(error)) from error  # no reply to the check tells nothing about the call
 
     def _is_transient(self, error: Exception) -> bool:
         return isinstance(error, ErrorReply) and refusals.is_transient(error.code, fails_over=self._sessions.fails_over)

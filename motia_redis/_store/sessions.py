@@ -14,9 +14,9 @@ from redis.exceptions import RedisError
 
 from motia_redis._store import keyspace
 from motia_redis._store.keyspace import Keyspace
-from motia_redis._store.namespaces import open_namespace
+from motia_redis._store.namespaces import StoredLayout, open_namespace, restore_layout
 from motia_redis._transport import connecting, endpoint, failures, health, urls
-from motia_redis.errors import StateError, StateUnavailable
+from motia_redis.errors import LayoutMismatch, StateError, StateUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from motia_redis._store.durability import Durability
     from motia_redis._store.keyspace import Layout
     from motia_redis._store.namespaces import OpenedNamespace, ServerClock
+    from motia_redis._store.settings import GivenSettings, Settings
     from motia_redis._transport.router import Router
 
 
@@ -45,6 +46,8 @@ class Session:
     keyspace: Keyspace
     closer: AsyncGenerator[None]
     clock: ServerClock
+    settings: Settings
+    losses: int = 0  #: connections that had ended when the layout was last checked; another number: check it again
 
 
 @dataclass(slots=True)
@@ -52,16 +55,21 @@ class _Slot:
     """Hold the session of one event loop, and the lock for opening and closing it."""
 
     session: Session | None = None
+    refused: Session | None = None  #: the session, once its layout is not the namespace's any more
+    refusal: LayoutMismatch | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Sessions:
     """Hold the sessions of one manager in all event loops, and their shared endpoint. Loops of several threads may use it."""
 
-    def __init__(self, url: str | None, namespace: str | None, layout: Layout | None, durability: Durability) -> None:
+    def __init__(
+        self, url: str | None, namespace: str | None, layout: Layout | None, given: GivenSettings, durability: Durability
+    ) -> None:
         self.given_url = url
         self.given_namespace = None if namespace is None else keyspace.check_namespace(namespace)
         self.layout = layout
+        self.given = given
         self._durability = durability
         self._endpoint: endpoint.Endpoint | None = None
         self._creating = threading.Lock()
@@ -117,6 +125,8 @@ class Sessions:
             async with slot.lock:
                 if self._slots.get(loop) is not slot:
                     continue  # another task closed the session, or failed to open it
+                if slot.refusal is not None:
+                    raise LayoutMismatch(str(slot.refusal))
                 if slot.session is None:
                     try:
                         slot.session = await self._open(loop)
@@ -130,13 +140,35 @@ class Sessions:
         loop = asyncio.get_running_loop()
         if (slot := self._slots.get(loop)) is not None:
             async with slot.lock:
-                session, slot.session = slot.session, None
+                session = slot.session or slot.refused
+                slot.session = slot.refused = None
                 if self._slots.get(loop) is slot:
                     del self._slots[loop]
                 if session is not None:
                     await session.closer.aclose()
         if self._endpoint is not None:
             await asyncio.to_thread(self._endpoint.release, unless=self._in_use)
+
+    async def check_layout(self, session: Session) -> None:
+        """Look at the layout again, because Redis may have lost its data. Write it again if it is missing. Read the settings.
+
+        If another process has written another layout since, all calls of this manager raise LayoutMismatch, in all event loops,
+        until `close`. Errors of Redis are those of redis-py.
+        """
+        losses = session.router.losses
+        try:
+            own = StoredLayout(session.keyspace.layout, session.settings)
+            stored = await restore_layout(session.router, session.keyspace.namespace, own)
+        except LayoutMismatch as error:
+            for slot in tuple(self._slots.values()):
+                slot.refusal = error
+                slot.refused, slot.session = slot.session or slot.refused, None
+            raise
+        session.losses = losses
+        if stored != session.settings:
+            session.settings = stored  # changed by `motia-redis settings`, or by a process that was first after a loss
+            if (text := self.given.mismatch(stored)) is not None:
+                _log.warning("namespace %r: this process uses the stored settings: %s", session.keyspace.namespace, text)
 
     async def revive(self) -> None:
         """Start the embedded server again if it has ended. Raises StateUnavailable if the server cannot be started."""
@@ -172,7 +204,7 @@ class Sessions:
         except BaseException:
             await closer.aclose()
             raise
-        return Session(router, Keyspace(namespace, opened.layout), closer, opened.clock)
+        return Session(router, Keyspace(namespace, opened.stored.layout), closer, opened.clock, opened.stored.settings)
 
     async def _open_namespace(self, router: Router, namespace: str) -> OpenedNamespace:
         """Open the namespace, log settings that can lose state, and check that Redis supports the durability level."""
@@ -180,7 +212,7 @@ class Sessions:
         try:
             # A server that accepts a connection and does not answer may not be Redis at all, so the first command fails fast.
             async with asyncio.timeout(connecting.CONNECT_TIMEOUT):
-                opened = await open_namespace(router, namespace, self.layout)
+                opened = await open_namespace(router, namespace, self.layout, self.given)
             self._warn(opened.info, opened.config)
             await self._durability.probe(subject, router, keyspace.layout_key(namespace))
         except (RedisError, OSError) as error:
@@ -211,6 +243,7 @@ async def _close_with_loop(
     finally:
         owner = sessions()
         slot = owner._slots.get(loop) if owner is not None else None
-        if owner is not None and slot is not None and slot.session is not None and slot.session.router is router:
+        session = slot and (slot.session or slot.refused)
+        if owner is not None and session and session.router is router:
             owner._slots.pop(loop, None)
         await router.aclose()

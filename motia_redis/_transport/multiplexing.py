@@ -28,6 +28,8 @@ from motia_redis._transport.failures import ConnectionLost, NotSent, ProtocolMis
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    _Connect = Callable[[], Awaitable["MultiplexedConnection"]]
+
 LARGE: Final = 64 * 1024  # bytes of a command or reply that other calls should not have to wait for
 _MAX_CONNECTIONS = 4  # shared ones to one node: one for small calls, the others for large ones
 _LARGE_KEYS = 1024  # keys with large replies that are remembered
@@ -262,13 +264,10 @@ class _Timeouts:
 
 
 class ConnectionGroup:
-    """The connections to one node, opened as they are needed.
+    """The connections to one node, opened by `connect` as they are needed. `on_end` is called when one has ended."""
 
-    `connect` opens one more; `max_dedicated` bounds the dedicated ones, further callers wait for their turn.
-    """
-
-    def __init__(self, connect: Callable[[], Awaitable[MultiplexedConnection]], max_dedicated: int) -> None:
-        self._connect = connect
+    def __init__(self, connect: _Connect, max_dedicated: int, on_end: Callable[[object], None]) -> None:
+        self._connect, self._on_end = connect, on_end
         self._connections: list[MultiplexedConnection] = []
         self._dedicated: set[MultiplexedConnection] = set()  # in use
         self._idle_dedicated: list[MultiplexedConnection] = []
@@ -356,6 +355,7 @@ class ConnectionGroup:
         if self._closed:
             connection.close()
             raise _closed()
+        connection.ended.add_done_callback(self._on_end)
         return connection
 
     def expects_large_reply(self, key: Any) -> bool:

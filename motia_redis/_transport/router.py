@@ -37,9 +37,9 @@ class Node:
 
     __slots__ = ("connections", "server")
 
-    def __init__(self, server: Server, connect: Connect, max_connections: int) -> None:
+    def __init__(self, server: Server, connect: Connect, max_connections: int, on_end: Callable[[object], None]) -> None:
         self.server: Server = server
-        self.connections: ConnectionGroup = ConnectionGroup(lambda: connect(server), max_connections)
+        self.connections: ConnectionGroup = ConnectionGroup(lambda: connect(server), max_connections, on_end)
 
 
 class Router:
@@ -52,6 +52,7 @@ class Router:
         self._target = target
         self._connect = connect
         self._max_connections = max_connections
+        self.losses: int = 0  #: connections that ended: another server, or one without its data, may answer from then on
         self._nodes: dict[str, Node] = {}  # by address
         self._slots: list[Node] = []  # the primary of each slot; the only one unless it is a Cluster
         self._locating = asyncio.Lock()
@@ -245,8 +246,11 @@ class Router:
     def _node(self, server: Server) -> Node:
         node = self._nodes.get(server.address)
         if node is None:
-            node = self._nodes[server.address] = Node(server, self._connect, self._max_connections)
+            node = self._nodes[server.address] = Node(server, self._connect, self._max_connections, self._count_loss)
         return node
+
+    def _count_loss(self, _: object) -> None:
+        self.losses += 1
 
     async def _locate(self, key: bytes | str) -> Node:
         slots = self._slots

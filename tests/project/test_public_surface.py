@@ -21,14 +21,14 @@ PUBLIC = {
         "logger", "queue", "state", "stateManager", "state_manager", "step",
     ],
     "motia_redis.admin": [
-        "DeadLetter", "DeadLetters", "Examined", "Finding", "Forgotten", "Status", "StepStatus", "WorkerStatus", "examine",
-        "forget_step", "read_status",
+        "DeadLetter", "DeadLetters", "Examined", "Finding", "Forgotten", "Settings", "Status", "StepStatus", "WorkerStatus",
+        "change_settings", "examine", "forget_step", "read_status",
     ],
     "motia_redis.errors": [
         "BadIndex", "CorruptValue", "DeadLetterMissing", "IdempotencyKeyReused", "InvalidName", "InvalidOperation",
         "InvalidPointer", "InvalidValue", "KeyMissing", "LayoutMismatch", "NotDurable", "NumberOverflow", "OutcomeUnknown",
-        "PathMissing", "RevisionConflict", "StateError", "StateUnavailable", "StepError", "StepInUse", "StepMissing",
-        "TestFailed", "TooDeep", "TooMuchWork", "UpdateFailed", "ValueTooLarge", "WrongKind",
+        "PathMissing", "RevisionConflict", "SettingsMismatch", "StateError", "StateUnavailable", "StepError", "StepInUse",
+        "StepMissing", "TestFailed", "TooDeep", "TooMuchWork", "UpdateFailed", "ValueTooLarge", "WrongKind",
     ],
     "motia_redis.types": [
         "Condition", "Durability", "FieldMerge", "FieldNumber", "FieldNumberValue", "FieldOperation", "FieldRemove",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 
-from motia_redis._store import manager
+from motia_redis._store import codec
 from motia_redis._store.scans import PAGE_BYTES, PAGE_ITEMS, PageSize
 from motia_redis._transport.failures import ConnectionLost
 from motia_redis._transport.router import Router
@@ -74,7 +74,7 @@ async def test_list_reads_ahead_and_cancels_its_read_on_error(
     await asyncio.gather(*(state.set("big", str(number), "x" * 1000) for number in range(1000)))
     assert len(await state.list("big")) == 1000, "the server knows the script"
     asked, decoded = 0, []
-    original, loads = Router.execute_at, manager.orjson.loads
+    original, loads = Router.execute_at, codec.orjson.loads
 
     async def execute_at(router: Router, address: str, *command: Any) -> Any:
         nonlocal asked
@@ -87,7 +87,7 @@ async def test_list_reads_ahead_and_cancels_its_read_on_error(
 
     with monkeypatch.context() as patched:
         patched.setattr(Router, "execute_at", execute_at)
-        patched.setattr(manager.orjson, "loads", noted)
+        patched.setattr(codec.orjson, "loads", noted)
         assert len(await state.list("big")) == 1000
     assert decoded[0] == 2, "the second page was asked for before the first one was decoded"
     raw.hset((await state.connect()).values(b"big"), mapping={str(number): "{broken" for number in range(1000)})

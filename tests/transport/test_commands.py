@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from motia_redis import StateManager
+from motia_redis import Retention, StateManager
 from motia_redis._scripts import loader
 from motia_redis._store.keyspace import Keyspace, Layout
 from motia_redis.errors import CorruptValue, StateUnavailable
@@ -80,7 +80,7 @@ async def test_entry_reads_value_and_revision_in_one_script(state: StateManager,
 
 @pytest.mark.usefixtures("every_change_looks")
 async def test_topic_without_subscriber_is_trimmed(server: RedisServer, raw: redis.Redis, namespace: str) -> None:
-    async with StateManager(server.url, namespace=namespace, deadline=0) as state:
+    async with StateManager(server.url, namespace=namespace, retention=Retention(topic_entries=0), deadline=0) as state:
         for number in range(2000):
             await state.enqueue("mail", number, key="ann")
     names = Keyspace(namespace, Layout())

@@ -19,6 +19,7 @@ import pytest
 from motia_redis import StateManager
 from motia_redis._store.keyspace import Layout
 from motia_redis._store.limits import Limits, Retention
+from motia_redis._store.settings import GivenSettings
 from motia_redis._transport import embedded
 from motia_redis._transport.embedded import EmbeddedServer
 from motia_redis.errors import StateUnavailable
@@ -87,7 +88,12 @@ async def test_concurrent_connect_and_close_leave_no_session(server: RedisServer
 
 def test_pickled_manager_keeps_its_settings_but_not_its_connections(server: RedisServer, namespace: str) -> None:
     manager = StateManager(
-        server.url, namespace=namespace, layout=Layout(2, 2), limits=Limits(value_bytes=1000), retention=Retention(7)
+        server.url,
+        namespace=namespace,
+        layout=Layout(2, 2),
+        limits=Limits(value_bytes=1000),
+        retention=Retention(7),
+        deadline=5.0,
     )
 
     async def visit(one: StateManager) -> Any:
@@ -98,7 +104,7 @@ def test_pickled_manager_keeps_its_settings_but_not_its_connections(server: Redi
         copy = pickle.loads(pickle.dumps(manager))
         assert await visit(copy) == {"n": 2}
         assert (copy.url, copy.namespace, copy.limits) == (manager.url, manager.namespace, manager.limits)
-        assert (copy._sessions.layout, copy.retention) == (Layout(2, 2), Retention(7))
+        assert (copy._sessions.layout, copy._sessions.given) == (Layout(2, 2), GivenSettings(Retention(7), 5.0))
         await copy.close()
 
     asyncio.run(both())

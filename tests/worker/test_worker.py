@@ -14,6 +14,8 @@ import pytest
 
 from motia_redis import FlowContext, StateManager, StateTriggerInput, Worker, logger, queue, step
 from motia_redis import state as state_trigger
+from motia_redis._admin.settings import change_settings
+from motia_redis._scripts import delivery
 from motia_redis._steps.application import Application
 from motia_redis._store.limits import Retention
 from motia_redis._tracing import trace
@@ -322,7 +324,7 @@ async def test_handled_events_are_kept_for_the_configured_time(server: RedisServ
             await recorder.wait(1000)
             await state.set("users", "ann", 1000)
         assert raw.xlen((await state.connect()).state_keys(b"users", b"ann").events) == 1001
-    async with StateManager(server.url, namespace=namespace, retention=Retention(entries=10)) as state:
+        await change_settings(state, seconds=0.0)
         for number in range(1000):
             await state.set("users", "bob", number)
         lanes = [raw.xlen(key) for key in raw.keys(f"{{{namespace}:*:events:*")]
@@ -331,7 +333,7 @@ async def test_handled_events_are_kept_for_the_configured_time(server: RedisServ
 
 @pytest.mark.parametrize("settings", [{"entries": -1}, {"entries": 11, "most_entries": 10}, {"seconds": -1.0}])
 def test_invalid_retention_is_rejected(settings: dict[str, Any]) -> None:
-    with pytest.raises(StateError, match="retention entries must be from 0"):
+    with pytest.raises(StateError, match=r"retention (entries|seconds) must be from 0"):
         Retention(**settings)
 
 
