@@ -1,20 +1,20 @@
 -- Move an entry to the step's dead letters, in one atomic step.
 --
 -- KEYS     1 hash of the partition's leases  2 stream of the entry  3 hash of the lane's entries
---          4 stream of the step's dead letters
+--          4 stream of the step's dead letters  5 hash that records what was trimmed from the partition's streams
 -- ARGV     1 worker id  2 name of the lane  3 tenure ("" = the worker gave the lane away)  4 step  5 entry id
---          6 error type  7 error text  8 attempts made (decimal)
+--          6 error type  7 error text  8 attempts made (decimal)  9 limits of the dead letters, see lib/retention.lua
 -- RETURNS  1 when the entry is a dead letter now; 0 when the worker does not decide about the entry: then nothing changed
 -- ERRORS   none of its own
--- COST     the bytes of the entry
+-- COST     the bytes of the entry, and what is trimmed: see lib/retention.lua
 -- INVARIANT an entry is a dead letter once; it is finished from then on.
 
 local lease = require("lib.lease")
 local full = require("lib.full")
 
-local leases, stream, entries, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local leases, stream, entries, dead, trimmed = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local worker, lane, tenure, step, id = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local error_type, error_text, attempts = ARGV[6], ARGV[7], ARGV[8]
+local error_type, error_text, attempts, limits = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 
 full.allow_writes(redis.call, leases)
 if redis.call("HGET", entries, id) == "done" then
@@ -35,6 +35,7 @@ if entry then
   end
 end
 -- Write the dead letter first. If that fails (its key holds another type), the entry stays unfinished.
-redis.call("XADD", dead, "*", unpack(letter))
+local added = redis.call("XADD", dead, "*", unpack(letter))
 redis.call("HSET", entries, id, "done")
+require("lib.retention").trim_dead(redis.call, dead, trimmed, limits, added)
 return 1

@@ -1,23 +1,23 @@
 -- Record what the holder of lanes has finished; release lanes.
 --
--- KEYS     1 hash of the partition's leases  2 hash that records what was trimmed from the partition's streams
---          3... for each lane: its stream, the hash of its entries
+-- KEYS     1 hash of the partition's leases
+--          2... for each lane: its stream, the hash of its entries
 -- ARGV     1 worker id
 --          then for each lane: 1 its name  2 tenure  3 group  4 "keep" or "release"  5 low-water mark ("" = unchanged)
---          6 position; "" = the low-water mark  7 "" = do not trim; else limits, see lib/retention.lua
---          8 number of fields to write, then for each: entry id, value; see lib/lease.lua
---          9 number of fields to remove, then for each: entry id
+--          6 position; "" = the low-water mark
+--          7 number of fields to write, then for each: entry id, value; see lib/lease.lua
+--          8 number of fields to remove, then for each: entry id
 -- RETURNS  for each lane 1; 0 when the tenure does not hold the lane, or -1 when the group is gone: then nothing changed there
 -- ERRORS   none of its own
--- COST     the number of entries; when it trims, see lib/retention.lua
+-- COST     the number of entries
 -- INVARIANT only the holder of a lane changes its marks.
 
 local lease = require("lib.lease")
 local full = require("lib.full")
 
-local leases, trimmed = KEYS[1], KEYS[2]
+local leases = KEYS[1]
 local worker = ARGV[1]
-local FIRST_LANE_KEY, FIRST_LANE_ARGUMENT = 3, 2
+local FIRST_LANE_KEY, FIRST_LANE_ARGUMENT = 2, 2
 
 local at = FIRST_LANE_ARGUMENT - 1
 local function argument()
@@ -47,7 +47,7 @@ local outcomes = {}
 for key = FIRST_LANE_KEY, #KEYS, 2 do
   local stream, entries = KEYS[key], KEYS[key + 1]
   local lane, tenure, group, mode = argument(), argument(), argument(), argument()
-  local mark, position, limits = argument(), argument(), argument()
+  local mark, position = argument(), argument()
   local written, removed = parts(2 * argument()), parts(argument())
   local outcome = 1
   if not lease.holds(redis.call, leases, worker, lane, tenure) then
@@ -69,9 +69,6 @@ for key = FIRST_LANE_KEY, #KEYS, 2 do
     if mode == "release" then
       redis.call("HSET", leases, "lane " .. lane, "")
       redis.call("HDEL", leases, "tenure " .. lane)
-    end
-    if limits ~= "" then
-      pcall(require("lib.retention").trim, redis.call, stream, trimmed, limits)
     end
   end
   outcomes[#outcomes + 1] = outcome

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from motia_redis._admin import registry
 from motia_redis._admin.connections import open_namespace
+from motia_redis._admin.topics import UnreadTopic, read_unread_topics
 from motia_redis._scripts import administration
 from motia_redis._scripts.administration import LanePlace, Position
 
@@ -66,7 +67,8 @@ class Status:
     namespace: str
     steps: list[StepStatus]
     workers: list[WorkerStatus]
-    dropped: dict[str, int]  #: stream -> number of unhandled entries that the hard cap has removed
+    dropped: dict[str, int]  #: stream -> number of unhandled entries, or dead letters, that a cap has removed
+    topics: list[UnreadTopic]  #: topics that no step consumes yet
 
 
 @dataclass(slots=True)
@@ -128,6 +130,7 @@ async def read_status(state: StateManager) -> Status:
             for name in names:
                 totals[name].partitions.add(partition)
         await _add_dead_letters(router, keyspace, totals)
+        topics = await read_unread_topics(router, keyspace)
     return Status(
         namespace=state.namespace,
         steps=[
@@ -136,6 +139,7 @@ async def read_status(state: StateManager) -> Status:
             if step.lanes or step.unwanted or step.dead_letters
         ],
         workers=_workers(known),
+        topics=topics,
         dropped={stream.decode(errors="replace"): count for stream, count in sorted(known.dropped.items())},
     )
 

@@ -64,6 +64,8 @@ def _print_status(found: Status) -> None:
     for step in found.steps:
         _print_versions(step)
     click.echo()
+    for topic in found.topics:
+        click.echo(plain(f"topic {topic.name}: {counted(topic.messages, 'message')}, and no step consumes it yet"))
     if found.dropped:
         count = counted(sum(found.dropped.values()), "unhandled entry", "unhandled entries")
         click.echo(f"the hard cap has removed {count}: {plain(', '.join(f'{k} {v}' for k, v in found.dropped.items()))}\n")

@@ -81,7 +81,6 @@ class Progress(NamedTuple):
     release: bool
     mark: str  #: the new low-water mark; "" = unchanged
     position: str  #: everything up to here is finished but for the fields of the hash; "" = the mark
-    limits: bytes  #: to trim the stream to; b"" = do not trim
     written: Sequence[tuple[str, str]]  #: fields of the hash of entries
     removed: Sequence[str]
 
@@ -113,18 +112,16 @@ def _outcome(reply: list[bytes]) -> Taken | Kept | Busy | Missing:
     return Taken(origin == b"dead", mark.decode(), end.decode(), int(size) // max(1, int(length)), known)
 
 
-async def record_progress(
-    router: Router, trimmed: bytes, lanes: Sequence[Progress], *, worker: str
-) -> list[Literal["ok", "lost", "missing"]]:
-    """Record the progress of lanes of one partition; return an outcome for each. `trimmed` is the partition's record of trims.
+async def record_progress(router: Router, lanes: Sequence[Progress], *, worker: str) -> list[Literal["ok", "lost", "missing"]]:
+    """Record the progress of lanes of one partition; return an outcome for each.
 
     "lost": the tenure does not hold the lane; "missing": the group is gone. Nothing changed there. Safe to repeat.
     """
-    keys = [lanes[0].keys.leases, trimmed, *chain.from_iterable((lane.keys.stream, lane.keys.entries) for lane in lanes)]
+    keys = [lanes[0].keys.leases, *chain.from_iterable((lane.keys.stream, lane.keys.entries) for lane in lanes)]
     arguments: list[bytes | str] = [worker]
     for lane in lanes:
         arguments += (lane.keys.name, lane.tenure, lane.keys.group, "release" if lane.release else "keep")
-        arguments += (lane.mark, lane.position, lane.limits, str(len(lane.written)), *chain.from_iterable(lane.written))
+        arguments += (lane.mark, lane.position, str(len(lane.written)), *chain.from_iterable(lane.written))
         arguments += (str(len(lane.removed)), *lane.removed)
     return [_PROGRESS_OUTCOMES[reply] for reply in await _PROGRESS(router, keys, arguments)]
 
@@ -144,6 +141,8 @@ async def dead_letter(
     keys: LaneKeys,
     *,
     dead: bytes,
+    trimmed: bytes,
+    limits: bytes,
     worker: str,
     tenure: str,
     entry_id: str,
@@ -151,9 +150,12 @@ async def dead_letter(
     error_text: bytes,
     attempts: int,
 ) -> bool:
-    """Move an entry to the dead letters `dead`; return False, with nothing changed, without the right to. Safe to repeat."""
-    arguments = (worker, keys.name, tenure, keys.group, entry_id, error_type, error_text, str(attempts))
-    moved: int = await _DEAD_LETTER(router, (keys.leases, keys.stream, keys.entries, dead), arguments)
+    """Move an entry to the dead letters `dead`, and trim them to `limits`. Safe to repeat.
+
+    Return False, with nothing changed, if the worker does not decide about the entry. `trimmed`: the partition's record of trims.
+    """
+    arguments = (worker, keys.name, tenure, keys.group, entry_id, error_type, error_text, str(attempts), limits)
+    moved: int = await _DEAD_LETTER(router, (keys.leases, keys.stream, keys.entries, dead, trimmed), arguments)
     return moved == 1
 
 

@@ -146,10 +146,6 @@ class StateManager:
         """Return a new router for the running event loop. The caller must close it. It does not repeat commands."""
         return await self._sessions.open_router(max_connections=max_connections)
 
-    @property
-    def trim_limits(self) -> bytes:
-        """The limits to which streams are trimmed, as lib/retention.lua takes them."""
-        return self._mutations.trim_limits
     async def check_layout(self) -> None:
         """Read the layout of the namespace again, and write it again if Redis has lost it together with its data.
 

@@ -43,11 +43,6 @@ class Mutations:
         self._lifetime = int(idempotency_seconds * 1000)
         self._next_trim = 0.0
 
-    @property
-    def trim_limits(self) -> bytes:
-        """The limits to which streams are trimmed, as lib/retention.lua takes them."""
-        return self._trimming
-
     async def apply(
         self,
         subject: object,

@@ -216,11 +216,15 @@ class Attempts:
             step, delivery.id, delivery.attempts, fault.type, fault.text, fault.traceback,
         )  # fmt: skip
 
+        limits = (await self._state.settings()).dead_letter_limits
+
         async def move() -> bool:
             return await scripts.dead_letter(
                 self._router,
                 lane.keys,
                 dead=self._keyspace.dead(lane.stream, step),
+                trimmed=self._keyspace.trimmed(lane.stream),
+                limits=limits,
                 worker=self._worker,
                 tenure=delivery.tenure,
                 entry_id=delivery.id,

@@ -234,7 +234,7 @@ class Lane:
         """Return whether there is something to record, and nothing in the way."""
         return bool(self.tenure) and (self._dirty or self.releasing) and not self.settling and self.reported.is_set()
 
-    def begin_progress(self, worker: str, limits: bytes) -> Progress:
+    def begin_progress(self, worker: str) -> Progress:
         """Return what is to be recorded now. `end_progress` must follow."""
         self.reported.clear()
         first = next(iter(self._unfinished), None)
@@ -260,7 +260,7 @@ class Lane:
         mark = before(first) if first is not None and is_open else position
         self._reported, self._dirty, self._tell_position = place, False, False
         self._progresses += 1
-        return Progress(self.keys, self.tenure, self.releasing, mark, position if is_open else "", limits, written, removed)
+        return Progress(self.keys, self.tenure, self.releasing, mark, position if is_open else "", written, removed)
 
     def end_progress(self, progress: Progress, *, done: bool) -> None:
         """Note that a progress was recorded, or that it may not have been."""

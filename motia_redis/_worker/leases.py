@@ -19,7 +19,7 @@ from motia_redis._scripts import delivery
 from motia_redis._scripts.delivery import Busy, Kept, Missing, Taken, Wanted
 from motia_redis._transport import failures
 from motia_redis._worker.observing import Observed
-from motia_redis.errors import StateUnavailable
+from motia_redis.errors import StateError, StateUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -112,7 +112,7 @@ class PartitionLeases:
                 settled = await self._follow()
                 pause = renew_at - time.monotonic() if settled else min(_REBALANCE_INTERVAL, self._heartbeat)
                 failing = False
-            except (RedisError, OSError) as error:
+            except (RedisError, OSError, StateError) as error:
                 if not failing:
                     _log.warning("leases %s: trying again: %s", self._lease.leases.decode(), error)
                 failing, renew_at, pause = True, 0.0, _RECONNECT

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
 
-from motia_redis._scripts import delivery
+from motia_redis._scripts import delivery, storage
+from motia_redis.errors import StateError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
     from motia_redis._store.keyspace import Keyspace
+    from motia_redis._store.manager import StateManager
     from motia_redis._transport.router import Router
     from motia_redis._worker.lanes import Lane
 
@@ -36,14 +38,16 @@ class ProgressReporter:
         keyspace: Keyspace,
         *,
         worker: str,
-        limits: bytes,
+        state: StateManager,
+        topic_streams: Container[bytes],
         on_released: Callable[[Lane], None],
         on_lost: Callable[[Lane], None],
     ) -> None:
         self._router = router
         self._keyspace = keyspace
         self._worker = worker
-        self._limits = limits
+        self._state = state
+        self._topic_streams = topic_streams
         self._on_released = on_released
         self._on_lost = on_lost
         self._changed: dict[bytes, dict[Lane, None]] = {}  # by partition
@@ -78,8 +82,9 @@ class ProgressReporter:
             while lanes := self._changed.pop(leases, None):
                 try:
                     await self._record(list(lanes))
+                    await self._trim(list(lanes))
                     pause = _RECONNECT[0]
-                except (RedisError, OSError) as error:
+                except (RedisError, OSError, StateError) as error:
                     if pause == _RECONNECT[0]:
                         _log.warning("recording progress: trying again: %s", error)
                     self._changed[leases] = lanes | self._changed.get(leases, {})
@@ -89,15 +94,12 @@ class ProgressReporter:
             del self._tasks[leases]
 
     async def _record(self, lanes: list[Lane]) -> None:
-        steps = [(lane, lane.begin_progress(self._worker, self._trim_limits(lane))) for lane in lanes if lane.has_progress]
+        steps = [(lane, lane.begin_progress(self._worker)) for lane in lanes if lane.has_progress]
         if not steps:
             return
-        trimmed = self._keyspace.trimmed(steps[0][0].stream)
         outcomes = None
         try:
-            outcomes = await delivery.record_progress(
-                self._router, trimmed, [progress for _, progress in steps], worker=self._worker
-            )
+            outcomes = await delivery.record_progress(self._router, [progress for _, progress in steps], worker=self._worker)
         finally:
             for lane, progress in steps:
                 lane.end_progress(progress, done=outcomes is not None)
@@ -111,10 +113,12 @@ class ProgressReporter:
             else:
                 self.changed(lane)  # what came meanwhile
 
-    def _trim_limits(self, lane: Lane) -> bytes:
-        """Return the limits to which a lane's stream is trimmed now, or nothing if it was trimmed lately."""
+    async def _trim(self, lanes: list[Lane]) -> None:
+        """Trim the streams of lanes that were not trimmed lately: without writes to them nobody else would."""
         now = time.monotonic()
-        if now - self._trimmed.get(lane.stream, 0.0) < _TRIM_INTERVAL:
-            return b""
-        self._trimmed[lane.stream] = now
-        return self._limits
+        for stream in {lane.stream for lane in lanes if now - self._trimmed.get(lane.stream, 0.0) >= _TRIM_INTERVAL}:
+            self._trimmed[stream] = now
+            settings = await self._state.settings()
+            is_topic = stream in self._topic_streams
+            limits = settings.topic_trimming(self._keyspace.layout.lanes) if is_topic else settings.trimming
+            await storage.trim_stream(self._router, stream=stream, trimmed=self._keyspace.trimmed(stream), limits=limits)

@@ -90,7 +90,7 @@ class Worker:
             keys = [
                 _lane_keys(subscription, stream, keyspace) for subscription in subscriptions for stream in subscription.streams
             ]
-            topics = {stream for s in subscriptions for topic in s.wants.topics for stream in keyspace.topic_streams(topic)}
+            topics = _topic_streams(subscriptions, keyspace)
             await delivery.create_group(router, [(lane, "topic" if lane.stream in topics else "end") for lane in keys])
         except (RedisError, OSError) as error:
             raise failures.to_unavailable("creating the consumer groups", self._state.url, error) from error
@@ -142,6 +142,7 @@ class _Run:
     ) -> None:
         self._heartbeat = heartbeat
         self._worker = worker = random_id(16)
+        self._state = state
         self._router = router
         tenures = count(1)
         subscriptions = [Subscription(step, keyspace) for step in application.worker_steps]
@@ -163,7 +164,13 @@ class _Run:
             on_change=self._assignment_changed,
         )
         self._reporter = ProgressReporter(
-            router, keyspace, worker=worker, limits=state.trim_limits, on_released=self._ended, on_lost=self._lost
+            router,
+            keyspace,
+            worker=worker,
+            state=state,
+            topic_streams=_topic_streams(subscriptions, keyspace),
+            on_released=self._ended,
+            on_lost=self._lost,
         )
         self._handed = HandedEntries(router, worker=worker, lease=ttl)
         self._attempts = Attempts(
@@ -270,7 +277,12 @@ class _Run:
     async def _restore(self, lanes: Iterable[Lane]) -> None:
         """Create groups that are gone; they start at the beginning: an entry may be handled twice, but none is missed."""
         start: Start = "begin"
+        await self._state.check_layout()
         await delivery.create_group(self._router, [(lane.keys, start) for lane in lanes])
+
+
+def _topic_streams(subscriptions: Iterable[Subscription], keyspace: Keyspace) -> set[bytes]:
+    return {stream for each in subscriptions for topic in each.wants.topics for stream in keyspace.topic_streams(topic)}
 
 
 def _lane_keys(subscription: Subscription, stream: bytes, keyspace: Keyspace) -> LaneKeys:

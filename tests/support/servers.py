@@ -16,7 +16,6 @@ from motia_redis._transport.server_programs import find_server
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Self
 
 

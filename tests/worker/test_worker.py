@@ -15,7 +15,6 @@ import pytest
 from motia_redis import FlowContext, StateManager, StateTriggerInput, Worker, logger, queue, step
 from motia_redis import state as state_trigger
 from motia_redis._admin.settings import change_settings
-from motia_redis._scripts import delivery
 from motia_redis._steps.application import Application
 from motia_redis._store.limits import Retention
 from motia_redis._tracing import trace
