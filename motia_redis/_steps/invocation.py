@@ -9,6 +9,8 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from motia_redis._steps import faults
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator
     from concurrent.futures import Executor
@@ -31,27 +33,36 @@ async def call(fn: Function, input: Any, ctx: Any, executor: Executor | None = N
     """Call `fn` with `input`, and `ctx` if it takes one, and return its result.
 
     An async function runs on the event loop; a sync one in a thread of `executor` (None: the loop's own), with the
-    caller's context variables, so that it cannot stop the loop. What the function raises is raised; a `SystemExit`
-    becomes a `RuntimeError`, since a handler may fail but not end the process that works for others.
+    caller's context variables, so that it cannot stop the loop. Whatever the function raises is raised, a BaseException too; only
+    what asyncio would take for its own becomes a `RuntimeError` (`SystemExit`, for example), since a handler may fail but not
+    end the process that works for others.
     """
     try:
         with_ctx, on_loop = _kind(fn)
     except TypeError as exc:
         raise TypeError(f"{fn!r} {exc}") from None
-    try:
-        if on_loop:
-            return await Apart(fn(input, ctx) if with_ctx else fn(input))
-        args = (input, ctx) if with_ctx else (input,)
-        context = contextvars.copy_context()
-        result = await asyncio.get_running_loop().run_in_executor(executor, context.run, _in_thread, fn, args)
-        # A sync function may still hand back an awaitable, such as a lambda around an async function.
-        return await result if inspect.isawaitable(result) else result
-    except SystemExit as exc:
-        raise RuntimeError(f"the function called sys.exit({exc.code!r})") from exc
+    args = (input, ctx) if with_ctx else (input,)
+    if on_loop:
+        return await Apart(_start(fn, args))
+    context = contextvars.copy_context()
+    outcome = await asyncio.get_running_loop().run_in_executor(executor, context.run, _in_thread, fn, args)
+    result, error = outcome.take()
+    if error is not None:
+        try:
+            if issubclass(type(error), _RESERVED):
+                raise _failure(error) from error
+            raise error
+        finally:
+            del error  # it refers to this frame: no cycle for the garbage collector
+    # A sync function may still hand back an awaitable, such as a lambda around an async function.
+    return await Apart(result) if inspect.isawaitable(result) else result
 
 
 class Apart:
-    """Awaits something in a context of its own: what it sets there does not reach what comes next in the same task."""
+    """Awaits something in a context of its own: what it sets there does not reach what comes next in the same task.
+
+    Raises what it raises, but for the two exceptions that end the loop: they become RuntimeErrors.
+    """
 
     __slots__ = ("_awaitable",)
 
@@ -61,13 +72,16 @@ class Apart:
     def __await__(self) -> Generator[Any, Any, Any]:
         """Run each step of it there."""
         context = contextvars.copy_context()
-        steps: Any = self._awaitable.__await__()
+        awaitable: Any = self._awaitable
+        steps: Any = awaitable.__await__() if hasattr(awaitable, "__await__") else iter(awaitable)  # of `types.coroutine`
         step, given = steps.send, None
         while True:
             try:
                 waits_for = context.run(step, given)
             except StopIteration as done:
                 return done.value
+            except (SystemExit, KeyboardInterrupt) as error:
+                raise _failure(error) from error
             try:
                 given, step = (yield waits_for), steps.send
             except BaseException as error:  # noqa: BLE001  # it is for the coroutine
@@ -86,18 +100,54 @@ def is_async(fn: Function) -> bool:
 
 def call_here(fn: Function, input: Any, ctx: Any) -> Any:
     """Call `fn` like `call`, but in this thread, and return what it returns: for an async function, its coroutine."""
-    try:
-        return fn(input, ctx) if _kind(fn).takes_ctx else fn(input)
-    except SystemExit as exc:
-        raise RuntimeError(f"the function called sys.exit({exc.code!r})") from exc
+    return _start(fn, (input, ctx) if _kind(fn).takes_ctx else (input,))
 
 
-def _in_thread(fn: Function, args: tuple[Any, ...]) -> Any:
+def _start(fn: Function, args: tuple[Any, ...]) -> Any:
+    """Call a function on the loop."""
     try:
         return fn(*args)
-    except StopIteration as exc:
-        # A Future refuses a StopIteration (Python 3.11 then never resolves it), so the caller would wait forever.
-        raise RuntimeError("the function raised StopIteration") from exc
+    except _RESERVED as error:
+        raise _failure(error) from error
+
+
+class _Outcome:
+    """What a function in a thread returned or raised.
+
+    It is the *result* of the thread's future. As its exception, some would never arrive: a future refuses a StopIteration (Python
+    3.11 then never resolves it), and turns the CancelledError of `concurrent.futures` into a cancellation of the caller.
+    """
+
+    __slots__ = ("_error", "_result")
+
+    def __init__(self, result: Any, error: BaseException | None) -> None:
+        self._result = result
+        self._error = error
+
+    def take(self) -> tuple[Any, BaseException | None]:
+        """Return result and error, and forget them: the error's traceback refers to frames that hold this object."""
+        taken, self._result, self._error = (self._result, self._error), None, None
+        return taken
+
+
+def _in_thread(fn: Function, args: tuple[Any, ...]) -> _Outcome:
+    try:
+        return _Outcome(fn(*args), None)
+    except BaseException as error:  # noqa: BLE001  # it is raised where the call is awaited
+        return _Outcome(None, error)
+
+
+#: What a function may raise by itself, and what means something else to a coroutine, a future or the loop that it passes through:
+#: the end of the process, of an iteration, of the task.
+_RESERVED = (SystemExit, KeyboardInterrupt, StopIteration, asyncio.CancelledError)
+
+
+def _failure(error: BaseException) -> RuntimeError:
+    """Return the error to raise for one of `_RESERVED`."""
+    if issubclass(type(error), SystemExit):
+        code = faults.printable(faults.attribute(error, SystemExit, "code"))
+        return RuntimeError(f"the function called sys.exit({code})")
+    return RuntimeError(f"the function raised {faults.describe(error).line}")
 
 
 class _Kind(NamedTuple):

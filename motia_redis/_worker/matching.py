@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import inspect
 from enum import Enum
@@ -81,7 +80,7 @@ class Matcher:
             trace_id = entry.trace_id if is_traced else ""
             # In a context of its own: log lines of the reader must not name this step.
             return contextvars.copy_context().run(self._match_sync, candidates, entry, state, trace_id)
-        except (Exception, asyncio.CancelledError):  # noqa: BLE001 - the attempt meets the error again, and counts it
+        except BaseException:  # noqa: BLE001 - the attempt meets the error again, and counts it; a cancellation cannot arrive here
             return MatchResult.DEFERRED
 
     async def match(self, entry: StreamEntry, state: StateManager, trace_id: str, attempt: int) -> PreparedCall | None:
