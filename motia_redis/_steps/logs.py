@@ -5,6 +5,7 @@ A library must not configure logging. Only the `motia-redis` command calls `conf
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
+from motia_redis._steps.faults import describe, escaped, printable
 from motia_redis._tracing import current_trace_id
 
 if TYPE_CHECKING:
@@ -88,7 +90,7 @@ class Logger:
             fields = {"value": fields}
         extra = {"step": self.step or _step_name.get(), "trace_id": current_trace_id(), "fields": fields}
         # stacklevel 3: past this method and the one that called it, to the line of the handler.
-        self._logger.log(level, _printable(message), exc_info=exc_info, extra=extra, stacklevel=3)
+        self._logger.log(level, _text(message), exc_info=exc_info, extra=extra, stacklevel=3)
 
 
 logger: Logger = Logger()
@@ -96,10 +98,20 @@ logger: Logger = Logger()
 
 
 class TextFormatter(logging.Formatter):
-    """One line for people: time, level, process, step, first 8 digits of the trace id, message, fields."""
+    """One line for people: time, level, process, step, first 8 digits of the trace id, message, fields.
+
+    A traceback follows in lines that begin with a bar, which no other line does. Nothing that is logged can end the line or send
+    commands to the terminal: what is not printable is escaped, as in a Python string.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line for `record`, followed by the traceback if it carries one."""
+        """Return the line for `record`, followed by the traceback if it carries one. Never raises."""
+        try:
+            return self._line(record)
+        except BaseException as error:  # noqa: BLE001  # a field of the user's; logging itself would print a raw traceback
+            return f"{_time(record)} {record.levelname:<7} {os.getpid()} a record could not be formatted: {describe(error).line}"
+
+    def _line(self, record: logging.LogRecord) -> str:
         step, trace_id, fields = _attributes(record)
         parts = [
             _time(record),
@@ -107,20 +119,28 @@ class TextFormatter(logging.Formatter):
             str(os.getpid()),
             step or record.name,
             (trace_id or "-")[:8],
-            _one_line(_message(record)),
+            _message(record),
         ]
-        parts += [f"{_one_line(_printable(key))}={_text_value(value)}" for key, value in fields.items()]
-        line = " ".join(parts)
-        if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
-        return _scrub(line)
+        parts += [f"{_text(key)}={_text_value(value)}" for key, value in fields.items()]
+        details = _details(record)
+        return escaped(" ".join(parts)) + "".join(f"\n  | {escaped(line)}" for line in details.split("\n") if line)
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line for machines: time, level, pid, logger, step, trace_id, message, fields, exception."""
+    """One JSON object a line for machines: time, level, pid, logger, step, trace_id, message, fields, exception.
+
+    What is not printable is escaped as JSON does, also where JSON would not ask for it: a line may end up in a terminal.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the JSON object for `record`."""
+        """Return the JSON object for `record`. Never raises."""
+        try:
+            return _json_line(self._entry(record))
+        except BaseException as error:  # noqa: BLE001  # a field of the user's; logging itself would print a raw traceback
+            message = f"a record could not be formatted: {describe(error).line}"
+            return _json_line({"time": _time(record), "level": record.levelname.lower(), "pid": os.getpid(), "message": message})
+
+    def _entry(self, record: logging.LogRecord) -> dict[str, Any]:
         step, trace_id, fields = _attributes(record)
         entry: dict[str, Any] = {
             "time": _time(record),
@@ -131,11 +151,11 @@ class JsonFormatter(logging.Formatter):
             "trace_id": trace_id,
             "message": _scrub(_message(record)),
             # Encoded one by one, so that a field that JSON cannot hold does not change how the others are written.
-            "fields": {_scrub(_printable(key)): orjson.Fragment(_encode(value)) for key, value in fields.items()},
+            "fields": {_scrub(_text(key)): orjson.Fragment(_encode(value)) for key, value in fields.items()},
         }
-        if record.exc_info:
-            entry["exception"] = _scrub(self.formatException(record.exc_info))
-        return orjson.dumps(entry).decode()
+        if details := _details(record):
+            entry["exception"] = details
+        return entry
 
 
 def configure_logging(level: str | int, format: Literal["text", "json"] = "text") -> None:
@@ -172,39 +192,46 @@ def _time(record: logging.LogRecord) -> str:
 
 def _message(record: logging.LogRecord) -> str:
     try:
-        return record.getMessage()
-    except (TypeError, ValueError):  # a library's own arguments do not fit its own format
-        return f"{record.msg} {record.args}"
+        return str.__getitem__(record.getMessage(), slice(None))
+    except BaseException:  # noqa: BLE001  # the arguments do not fit the format, or have no usable text
+        return f"{_text(record.msg)} {printable(record.args)}"
+
+
+def _details(record: logging.LogRecord) -> str:
+    """Return the traceback and the stack of a record, each line printable."""
+    parts = []
+    if record.exc_info and record.exc_info[1] is not None:
+        parts.append(describe(record.exc_info[1]).traceback)
+    if record.stack_info:
+        parts.append(escaped(record.stack_info, keep="\n"))
+    return "\n".join(parts)
 
 
 def _text_value(value: object) -> str:
-    """Return a field's value bare if it is plain text, else as JSON, always on one line."""
+    """Return a field's value bare if it is plain text, else as JSON."""
     plain = isinstance(value, str) and value != "" and not any(c.isspace() or c in '="' for c in value)
-    return _one_line(str(value) if plain else _encode(value).decode())
+    return str(value) if plain else _encode(value).decode()
 
 
 def _encode(value: object) -> bytes:
     """Return `value` as JSON; what JSON cannot hold is written as the text of its `repr`."""
     try:
-        return orjson.dumps(value, default=_printable, option=orjson.OPT_NON_STR_KEYS)
+        return orjson.dumps(value, default=printable, option=orjson.OPT_NON_STR_KEYS)
     except (TypeError, ValueError, RecursionError):  # a 65-bit int, a lone surrogate, a list that holds itself
-        return orjson.dumps(_scrub(_printable(value)))
+        return orjson.dumps(_scrub(_text(value)))
 
 
-def _printable(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    try:
-        return repr(value)
-    except Exception as exc:  # noqa: BLE001 - a broken __repr__ of the user's must not break the handler
-        return f"<{type(value).__name__} whose repr raised {type(exc).__name__}>"
+def _json_line(entry: dict[str, Any]) -> str:
+    line = orjson.dumps(entry).decode()
+    if line.isprintable():
+        return line
+    # Such characters stand inside of strings only. An escape of JSON has four digits: one beyond them is written as two.
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
 
 
-def _one_line(text: str) -> str:
-    if text.isprintable():
-        return text
-    # A line break in a message would let its author forge a second log line.
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def _text(value: object) -> str:
+    """Return text as it is, and the `repr` of anything else."""
+    return value if isinstance(value, str) else printable(value)
 
 
 def _scrub(text: str) -> str:

@@ -159,6 +159,80 @@ def test_exception_carries_the_traceback(formatter: logging.Formatter) -> None:
     assert "ValueError: invalid literal" in line
 
 
+FORGED = "no order x\n2026-11-26T12:00:00.000Z INFO    1 Admin deadbeef paid\x1b[2K\x1b]0;owned\x07\r\x9b2J\u2028\x85\x7f\u202e"
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise GeneratorExit
+
+    __repr__ = __str__
+
+
+def errors() -> list[BaseException]:
+    noted = ValueError(FORGED)
+    noted.add_note(FORGED)
+    noted.__cause__ = KeyError(FORGED)
+    return [
+        noted,
+        ExceptionGroup(FORGED, [ValueError(FORGED), noted]),
+        type(FORGED, (Exception,), {})(FORGED),
+        Unprintable(FORGED),
+    ]
+
+
+@pytest.mark.parametrize("error", errors(), ids=["text, note and cause", "group", "name of the class", "no text"])
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()], ids=["text", "json"])
+def test_exception_cannot_forge_a_record_or_send_commands_to_the_terminal(
+    formatter: logging.Formatter, error: BaseException, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        raise error
+    except BaseException:  # noqa: BLE001
+        record = formatted(formatter, FORGED, {"error": error}, method="exception", step=FORGED)
+    assert capsys.readouterr().err == ""  # where logging reports an error of the formatter
+    assert all(c.isprintable() or c == "\n" for c in record)
+    first, *others = record.splitlines()
+    assert first.isprintable()
+    assert all(line.startswith("  | ") for line in others)
+    assert "Traceback (most recent call last)" in record
+    if isinstance(formatter, JsonFormatter):
+        assert not others
+        assert json.loads(first)["message"] == FORGED
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()], ids=["text", "json"])
+def test_arguments_without_a_usable_text_do_not_break_a_record(
+    formatter: logging.Formatter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = logging.makeLogRecord({"name": "n", "msg": "step %s failed: %r", "args": ("S", Unprintable()), "levelname": "INFO"})
+    assert "step %s failed" in formatter.format(record)
+    assert "whose repr raised GeneratorExit" in formatter.format(record)
+    record = logging.makeLogRecord({"name": "n", "msg": Unprintable(), "levelname": "INFO"})
+    assert "whose repr raised GeneratorExit" in formatter.format(record)
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()], ids=["text", "json"])
+def test_fields_that_cannot_be_read_do_not_break_a_record(formatter: logging.Formatter) -> None:
+    class Fields(dict[str, Any]):
+        def items(self) -> Any:
+            raise GeneratorExit(FORGED)
+
+    record = logging.makeLogRecord({"name": "n", "msg": "m", "levelname": "INFO", "fields": Fields(a=1)})
+    line = formatter.format(record)
+    assert line.isprintable()
+    assert "could not be formatted: GeneratorExit" in line
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()], ids=["text", "json"])
+def test_stack_is_part_of_the_record(formatter: logging.Formatter) -> None:
+    record = logging.makeLogRecord({"name": "n", "msg": "m", "levelname": "INFO", "stack_info": f"Stack:\n{FORGED}"})
+    first, *others = formatter.format(record).splitlines()
+    assert first.isprintable()
+    assert all(line.startswith("  | ") and line.isprintable() for line in others)
+    assert "Stack:" in formatter.format(record)
+
+
 @pytest.fixture
 def root() -> Iterator[logging.Logger]:
     root = logging.getLogger()
