@@ -110,6 +110,9 @@ class StateManager:
         )
         return constructor, ()
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._sessions}>"
+
     # -- connecting ---------------------------------------------------------------------------------------------------
 
     @property

@@ -16,7 +16,7 @@ from motia_redis._store import keyspace
 from motia_redis._store.keyspace import Keyspace
 from motia_redis._store.namespaces import open_namespace
 from motia_redis._transport import connecting, endpoint, failures, health, urls
-from motia_redis.errors import StateUnavailable
+from motia_redis.errors import StateError, StateUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 
 _log = logging.getLogger(__name__)
+
+#: The warnings that this process has logged, by URL and check: a program may create many managers of one Redis.
+_warned: set[tuple[str, str]] = set()
 
 #: Seconds that one attempt at a call waits for its reply, without the time to wait for durability.
 ATTEMPT_TIMEOUT = 3.0
@@ -60,21 +63,28 @@ class Sessions:
         self.given_namespace = None if namespace is None else keyspace.check_namespace(namespace)
         self.layout = layout
         self._durability = durability
-        self._warned = False
         self._endpoint: endpoint.Endpoint | None = None
         self._creating = threading.Lock()
         # Loops that have a session or are opening one. Each access is one atomic dict operation, so threads need no lock.
         self._slots: dict[asyncio.AbstractEventLoop, _Slot] = {}
 
+    def __str__(self) -> str:
+        """Return URL and namespace without secrets. Never raises: a manager with an empty URL has a `repr`, too."""
+        try:
+            return f"{urls.redact(self.url)} namespace={self.namespace!r}"
+        except StateError as error:
+            return f"({error})"
+
     @property
     def url(self) -> str:
         """The URL that the sessions connect to."""
-        return self.given_url or os.environ.get("MOTIA_REDIS_URL") or urls.DEFAULT_URL
+        return urls.choose(self.given_url, os.environ.get("MOTIA_REDIS_URL"))
 
     @property
     def namespace(self) -> str:
         """The prefix of all keys."""
-        return self.given_namespace or os.environ.get("MOTIA_REDIS_NAMESPACE") or "motia"
+        # An empty variable is an error, which `check_namespace` reports: "motia" would be other data than what was meant.
+        return self.given_namespace or os.environ.get("MOTIA_REDIS_NAMESPACE", "motia")
 
     async def open_router(self, *, max_connections: int = 64, reply_timeout: float = _REPLY_TIMEOUT) -> Router:
         """Return a new router for the running loop. The caller must close it."""
@@ -178,13 +188,14 @@ class Sessions:
         return opened
 
     def _warn(self, info: Any, config: Any) -> None:
-        """Log once the unsafe settings of this Redis. A user without permission for INFO gets no warnings."""
-        if self._warned or isinstance(info, Exception):
+        """Log the unsafe settings of this Redis, once a process. A user without permission for INFO gets no warnings."""
+        if isinstance(info, Exception):
             return
-        self._warned = True
         save = {} if isinstance(config, Exception) else {"save": (config.get(b"save") or b"").decode()}
         for finding in health.warnings(info, save):
-            _log.warning("Redis at %s: %s; %s (motia-redis doctor)", urls.redact(self.url), finding.found, finding.remedy)
+            if (self.url, finding.check) not in _warned:
+                _warned.add((self.url, finding.check))
+                _log.warning("Redis at %s: %s; %s (motia-redis doctor)", urls.redact(self.url), finding.found, finding.remedy)
 
 
 async def _close_with_loop(

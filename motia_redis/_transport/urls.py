@@ -17,9 +17,13 @@ _FORMS = (
     "redis://user:password@host:port/0, rediss://, unix:///path, redis+sentinel://host:port,host:port/service, "
     "redis+cluster://host:port,host:port or embedded://dir"
 )
-_MALFORMED = "host, port or options are malformed (a password needs %-escapes for / ? # @ : [ ])"
+_MALFORMED = "host, port or options are malformed (a password is followed by @host, and needs %-escapes for / ? # @ : [ ])"
 _SENTINEL, _CLUSTER = ("redis+sentinel", "rediss+sentinel"), ("redis+cluster", "rediss+cluster")
 _FILE = re.compile(".+", re.DOTALL)
+#: A host, and perhaps a port, as they may be shown: what has another form may be a password.
+_HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.%]+\])(:[0-9]{1,5})?")
+_HIDDEN = "..."
+_DATABASE, _SERVICE = re.compile("[0-9]{0,6}"), re.compile("[A-Za-z0-9._%-]+(/[0-9]{0,6})?")
 #: The allowed options after the `?` of a URL. redis-py has more, but most would break assumptions of this library.
 _OPTIONS = {
     "db": re.compile(r"[0-9]{1,6}"),
@@ -85,19 +89,51 @@ class Target:
     directory: str = ""  #: of the embedded server
 
 
-def redact(url: str) -> str:
-    """Return `url` without user, password and options, for messages. Never raises, even for a malformed URL."""
+def redact(url: object) -> str:
+    """Return `url` without user, password and options, for messages and logs. Never raises.
+
+    Only what has the form of a host, a port, a database or a path is shown. All else may be a part of a password, which stands
+    where a host is expected in a URL without `@host` (of an unset variable, for example).
+    """
+    if not isinstance(url, str) or not url.isprintable():
+        return _HIDDEN
     scheme, separator, rest = url.partition("://")
-    if not separator or not re.fullmatch("[A-Za-z+.-]+", scheme):
-        return re.split("[?#]", url.rpartition("@")[2])[0]
+    if not separator or not re.fullmatch("[A-Za-z][A-Za-z+.-]{0,19}", scheme):
+        return _HIDDEN
     if scheme == "embedded":  # a path, which has no password
         return url
     shown, *options = re.split("[?#]", rest, maxsplit=1)
-    if scheme == "unix" and rest.startswith("/"):  # a path, which may contain an @
-        return f"{scheme}://{shown}"
     if options and "@" not in shown and "@" in options[0]:
-        return f"{scheme}://..."  # perhaps a password that contains a ? or #
-    return f"{scheme}://{shown.rpartition('@')[2]}"
+        return f"{scheme}://{_HIDDEN}"  # perhaps a password that contains a ? or #
+    if scheme == "unix":
+        path = shown if shown.startswith("/") else shown.rpartition("@")[2]  # a path may contain an @
+        return f"{scheme}://{path if path.startswith('/') else _HIDDEN}"
+    hosts, slash, path = shown.rpartition("@")[2].partition("/")
+    visible = ",".join(map(_redact_host, hosts.split(",")))
+    if _HIDDEN in visible or not (_SERVICE if scheme in _SENTINEL else _DATABASE).fullmatch(path):
+        path = path and _HIDDEN
+    return f"{scheme}://{visible}{slash}{path}"
+
+
+def _redact_host(host: str) -> str:
+    """Return a host with its port; only the host if what follows is no port, and nothing of what is no host."""
+    if not host or _HOST.fullmatch(host):
+        return host
+    name = host.partition(":")[0]
+    return f"{name if _HOST.fullmatch(name) else ''}:{_HIDDEN}" if ":" in host and not host.startswith("[") else _HIDDEN
+
+
+def choose(given: str | None, environment: str | None) -> str:
+    """Return the URL to use: that of the caller, that of `$MOTIA_REDIS_URL`, or the default.
+
+    Raises StateError for an empty one: it comes from an unset variable, and the default would silently be another database.
+    """
+    for url, source in ((given, "the URL of a Redis"), (environment, "$MOTIA_REDIS_URL")):
+        if url is not None:
+            if url == "":
+                raise StateError(f"{source} is empty: set it to the URL of a Redis, or leave it unset to use {DEFAULT_URL}")
+            return url
+    return DEFAULT_URL
 
 
 def parse(url: object) -> Target:
@@ -106,7 +142,7 @@ def parse(url: object) -> Target:
     Raises StateError with the reason if the library cannot use the URL. The message never contains a password.
     """
     if not isinstance(url, str):
-        raise StateError(f"the URL of a Redis must be a string, not {type(url).__name__}: {url!r:.80}")
+        raise StateError(f"the URL of a Redis must be a string, not {type(url).__name__}")
     scheme = url.partition("://")[0] if "://" in url else ""
     fault = _several_fault(url, scheme) if scheme in _SENTINEL + _CLUSTER else _fault(url, scheme)
     if fault:
@@ -204,8 +240,10 @@ def _fault(url: str, scheme: str, *, several: bool = False) -> str | None:
         return _MALFORMED
     if scheme == "unix":
         fault = "the socket's path must be absolute, unix:///path" if host or not parts.path else None
-    else:
-        fault = None if re.fullmatch(r"(/[0-9]{0,6})?", parts.path) else "the database must be a number"
+    elif not re.fullmatch(r"(/[0-9]{0,6})?", parts.path):
+        fault = "the database must be a number"
+    else:  # what seems to be the port may be a password without @host
+        fault = "the host is missing" if parts.netloc and not host else None
     return fault or _option_fault(
         scheme, options, db_given=several or (scheme != "unix" and len(parts.path) > 1), several=several
     )
@@ -219,7 +257,8 @@ def _option_fault(scheme: str, options: list[tuple[str, str]], *, db_given: bool
         if name in ("username", "password"):
             return f"{name} must be before the host, not after the `?`"
         if name not in known:
-            return f"unknown option {name!r:.40} (known: {', '.join(known)})"
+            shown = repr(name) if re.fullmatch("[a-z_]{1,40}", name) else _HIDDEN  # perhaps a part of a password
+            return f"unknown option {shown} (known: {', '.join(known)})"
         if name.startswith("ssl_") and scheme != "rediss":
             return f"option {name} needs rediss://"
         if name in seen:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from motia_redis import StateManager
+from motia_redis._store import sessions
 from motia_redis._transport import health
 from tests.support.servers import RedisServer
 
@@ -135,14 +136,15 @@ def test_permissions_fail_with_the_acl_rule_as_remedy_when_scripts_are_denied(
     assert "-> give the user the ACL rule in docs/operating.md" in done.stdout
 
 
-async def test_first_connection_logs_missing_persistence_once(
-    server: RedisServer, namespace: str, caplog: pytest.LogCaptureFixture
+async def test_missing_persistence_is_logged_once_a_process_however_many_managers_connect(
+    server: RedisServer, namespace: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state = StateManager(server.url, namespace=namespace)
+    monkeypatch.setattr(sessions, "_warned", set())  # other tests of this process have connected to this server
     with caplog.at_level(logging.WARNING, "motia_redis"):
-        for _ in range(2):
-            await state.connect()
-            await state.close()
+        for state in [StateManager(server.url, namespace=namespace) for _ in range(2)]:
+            for _ in range(2):
+                await state.connect()
+                await state.close()
     (warning,) = caplog.messages
     assert "nothing is kept on disk" in warning
     assert "appendonly yes" in warning

@@ -187,7 +187,7 @@ def test_exception_cannot_forge_a_record_or_send_commands_to_the_terminal(
     formatter: logging.Formatter, error: BaseException, capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:
-        raise error
+        raise error  # noqa: TRY301
     except BaseException:  # noqa: BLE001
         record = formatted(formatter, FORGED, {"error": error}, method="exception", step=FORGED)
     assert capsys.readouterr().err == ""  # where logging reports an error of the formatter

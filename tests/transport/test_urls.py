@@ -126,8 +126,19 @@ async def test_valid_url_is_accepted(url: str) -> None:
         ("embedded://a\x00b", "control character"),
         ("user:secret@host:6379", "none of the known schemes"),
         ("http://user:secret@host", "none of the known schemes"),
-        (b"redis://host", "must be a string"),
-        (Path("/tmp"), "must be a string"),
+        (b"redis://:secret@host", "must be a string"),
+        (Path("/secret"), "must be a string"),
+        ("", "is empty"),
+        ("redis://:secret", "malformed"),
+        ("redis://:12345", "host is missing"),
+        ("redis://:secret@", "host is missing"),
+        ("redis://:secret@:6379/0", "host is missing"),
+        ("redis://user:secret", "malformed"),
+        ("redis://user:secret/0", "malformed"),
+        ("redis+cluster://user:secret", "malformed"),
+        ("redis+sentinel://user:secret/mymaster", "malformed"),
+        ("redis://host?Secret!=1", "unknown option \\.\\.\\."),
+        ("secret", "none of the known schemes"),
     ],
 )
 async def test_connect_rejects_an_invalid_url_without_its_password(url: Any, reason: str) -> None:
@@ -175,18 +186,76 @@ def test_invalid_url_of_several_hosts_is_rejected_without_its_password(url: str,
         ("redis://:sec@ret@host", "redis://host"),
         ("unix://user:secret@/tmp/x", "unix:///tmp/x"),
         ("unix:///tmp/a@b?db=1", "unix:///tmp/a@b"),
-        ("redis://[bad", "redis://[bad"),
-        ("secret@host", "host"),
-        ("me:secret://x@host", "host"),
+        ("redis://[bad", "redis://..."),
+        ("secret@host", "..."),
+        ("me:secret://x@host", "..."),
         ("embedded://a@b", "embedded://a@b"),
+        # Without @host, of an unset variable for example, a password stands where something else is expected.
+        ("redis://:secret", "redis://:..."),
+        ("redis://:12345", "redis://:..."),
+        ("redis://user:secret", "redis://user:..."),
+        ("redis://user:secret/0", "redis://user:.../..."),
+        ("redis://user:sec/ret", "redis://user:.../..."),
+        ("redis://host/secret", "redis://host/..."),
+        ("redis://:secret:6379", "redis://:..."),
+        ("redis://user:p@host:secret", "redis://host:..."),
+        ("redis://sec!ret", "redis://..."),
+        ("redis://host:99999999", "redis://host:..."),
+        ("redis+cluster://user:secret", "redis+cluster://user:..."),
+        ("redis+cluster://a:1,user:secret", "redis+cluster://a:1,user:..."),
+        ("redis+sentinel://user:secret/mymaster", "redis+sentinel://user:.../..."),
+        ("redis+sentinel://a:1/my secret", "redis+sentinel://a:1/..."),
+        ("unix://:secret", "unix://..."),
+        ("unix://user:secret/tmp/x", "unix://..."),
+        ("http://user:secret", "http://user:..."),
+        ("secret", "..."),
+        (":secret@", "..."),
+        ("redis:secret", "..."),
+        ("redis://host\nsecret", "..."),
+        ("", "..."),
+        (b"redis://:secret@host", "..."),
+        ("redis+sentinel://a:1,[::1]:2/mymaster/3", "redis+sentinel://a:1,[::1]:2/mymaster/3"),
+        ("http://localhost", "http://localhost"),
     ],
 )
-def test_redact_removes_secrets(url: str, shown: str) -> None:
+def test_redact_removes_secrets(url: Any, shown: str) -> None:
     assert redact(url) == shown
 
 
 def test_redact_keeps_hosts_and_removes_users() -> None:
     assert redact("redis+sentinel://u:secret@a:1,b:2/mymaster?sentinel_password=secret") == "redis+sentinel://a:1,b:2/mymaster"
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://user:secret@host", "redis://:secret", "secret", "redis://host?sentinel_password=secret"]
+)
+def test_repr_of_a_manager_shows_url_and_namespace_without_secrets(url: str) -> None:
+    text = repr(StateManager(url, namespace="orders"))
+    assert text == f"<StateManager {redact(url)} namespace='orders'>"
+    assert "secret" not in text
+
+
+def test_repr_of_a_manager_without_settings_shows_what_it_would_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOTIA_REDIS_URL", "redis://:secret@cache:7/0")
+    monkeypatch.setenv("MOTIA_REDIS_NAMESPACE", "orders")
+    assert repr(StateManager()) == "<StateManager redis://cache:7/0 namespace='orders'>"
+    monkeypatch.setenv("MOTIA_REDIS_URL", "")
+    assert "$MOTIA_REDIS_URL is empty" in repr(StateManager())
+
+
+async def test_empty_variable_is_rejected_and_does_not_select_the_default(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MOTIA_REDIS_URL", "")
+    with pytest.raises(StateError, match="MOTIA_REDIS_URL is empty"):
+        await StateManager().connect()
+    with pytest.raises(StateError, match="is empty"):
+        await StateManager("").connect()
+    monkeypatch.setenv("MOTIA_REDIS_NAMESPACE", "")
+    with pytest.raises(StateError, match="namespace"):
+        await StateManager("redis://127.0.0.1:1").connect()
+    assert list(tmp_path.iterdir()) == []
 
 
 # -- directories of embedded servers ---------------------------------------------------------------------------------------
