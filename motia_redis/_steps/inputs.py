@@ -14,8 +14,9 @@ class ApiRequest:
     """Hold one HTTP request, as an HTTP handler gets it.
 
     `path_params` holds the URL-decoded values of the route's `:name` segments. `query_params` holds text, or a list of
-    texts for a parameter given more than once. `headers` has lower-case names. `body` is the decoded JSON (None for an
-    empty body), text for `text/*` and bytes for `application/octet-stream`.
+    texts for a parameter given more than once. `headers` has lower-case names. `body` is the body as its content type says: the
+    decoded JSON (also without a content type), a dict like `query_params` for a form, text for `text/*`, bytes for any other
+    type, and None for an empty body. `raw_body` is the body as it was sent, to check a signature, for example.
     """
 
     method: str
@@ -24,6 +25,7 @@ class ApiRequest:
     query_params: dict[str, str | list[str]] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
     body: Any = None
+    raw_body: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

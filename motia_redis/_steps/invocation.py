@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from motia_redis._steps import faults
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Generator
+    from collections.abc import Awaitable, Coroutine, Generator
     from concurrent.futures import Executor
 
 Function = Callable[..., Any]
@@ -46,16 +46,14 @@ async def call(fn: Function, input: Any, ctx: Any, executor: Executor | None = N
         return await Apart(_start(fn, args))
     context = contextvars.copy_context()
     outcome = await asyncio.get_running_loop().run_in_executor(executor, context.run, _in_thread, fn, args)
-    result, error = outcome.take()
-    if error is not None:
-        try:
-            if issubclass(type(error), _RESERVED):
-                raise _failure(error) from error
-            raise error
-        finally:
-            del error  # it refers to this frame: no cycle for the garbage collector
+    result = outcome.take()
     # A sync function may still hand back an awaitable, such as a lambda around an async function.
     return await Apart(result) if inspect.isawaitable(result) else result
+
+
+async def call_in_task(fn: Function, input: Any, ctx: Any) -> Any:
+    """Call `fn` like `call`, in a task of its own: a function that cancels its own task does not cancel the caller's."""
+    return (await asyncio.create_task(_finish(call(fn, input, ctx)))).take()
 
 
 class Apart:
@@ -104,7 +102,7 @@ def call_here(fn: Function, input: Any, ctx: Any) -> Any:
 
 
 def _start(fn: Function, args: tuple[Any, ...]) -> Any:
-    """Call a function on the loop."""
+    """Call a function in this thread."""
     try:
         return fn(*args)
     except _RESERVED as error:
@@ -112,10 +110,11 @@ def _start(fn: Function, args: tuple[Any, ...]) -> Any:
 
 
 class _Outcome:
-    """What a function in a thread returned or raised.
+    """What a function returned or raised in a thread or in another task.
 
-    It is the *result* of the thread's future. As its exception, some would never arrive: a future refuses a StopIteration (Python
-    3.11 then never resolves it), and turns the CancelledError of `concurrent.futures` into a cancellation of the caller.
+    It is the *result* of the future that is awaited. As its exception, some would not arrive: a future refuses a StopIteration
+    (Python 3.11 then never resolves it), turns the CancelledError of `concurrent.futures` into a cancellation of the caller, and
+    throws a GeneratorExit into the caller's coroutine, where it means `close`.
     """
 
     __slots__ = ("_error", "_result")
@@ -124,16 +123,30 @@ class _Outcome:
         self._result = result
         self._error = error
 
-    def take(self) -> tuple[Any, BaseException | None]:
-        """Return result and error, and forget them: the error's traceback refers to frames that hold this object."""
-        taken, self._result, self._error = (self._result, self._error), None, None
-        return taken
+    def take(self) -> Any:
+        """Return the result or raise the error, once."""
+        # Both are forgotten: the error's traceback refers to this frame and to others that hold the outcome. Without a cycle they
+        # need no garbage collector.
+        (result, error), self._result, self._error = (self._result, self._error), None, None
+        if error is None:
+            return result
+        try:
+            raise error
+        finally:
+            del error
 
 
 def _in_thread(fn: Function, args: tuple[Any, ...]) -> _Outcome:
     try:
-        return _Outcome(fn(*args), None)
+        return _Outcome(_start(fn, args), None)
     except BaseException as error:  # noqa: BLE001  # it is raised where the call is awaited
+        return _Outcome(None, error)
+
+
+async def _finish(call: Coroutine[Any, Any, Any]) -> _Outcome:
+    try:
+        return _Outcome(await call, None)
+    except BaseException as error:  # noqa: BLE001  # it is raised where the task is awaited
         return _Outcome(None, error)
 
 

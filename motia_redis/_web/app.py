@@ -5,27 +5,46 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from starlette.applications import Starlette
 
     from motia_redis._steps.application import Application
     from motia_redis._store.manager import StateManager
 
 
-def create_web_app(application: Application, state: StateManager, *, max_body_bytes: int = 1_048_576) -> Starlette:
+def create_web_app(
+    application: Application, state: StateManager, *, max_body_bytes: int = 1_048_576, cors_origins: Sequence[str] = ()
+) -> Starlette:
     """Return an ASGI application that serves the HTTP triggers of an application.
 
-    A handler's result becomes the response; a handler that raises is a 500 that tells only the trace id. Every response
-    has the trace id in the header `x-trace-id`: that of the request's `traceparent`, else a new one.
+    A handler's result becomes the response. A handler that raises is a 500 that tells only the trace id; if it raised
+    StateUnavailable, the response is a 503 with `Retry-After`. Every response has the trace id in the header `x-trace-id`: that
+    of the request's `traceparent`, else a new one. (Only the answer to a preflight of CORS has none.)
 
     Arguments:
         application: the steps; those without an HTTP trigger are left out.
         state: what handlers get as `ctx.state`. The caller connects and closes it.
         max_body_bytes: the largest request body; a larger one is answered with 413.
+        cors_origins: the origins whose pages may read responses in a browser, such as `https://app.example.com`; `*` for all.
+            Cookies are not allowed. Empty: no header of CORS is sent.
     """
     from starlette.applications import Starlette  # noqa: PLC0415 - see the module's docstring
-    from starlette.routing import Route  # noqa: PLC0415
+    from starlette.middleware import Middleware  # noqa: PLC0415
+    from starlette.middleware.cors import CORSMiddleware  # noqa: PLC0415
 
-    from motia_redis._web.endpoint import Endpoint  # noqa: PLC0415
+    from motia_redis._steps.triggers import HTTP_METHODS  # noqa: PLC0415
+    from motia_redis._web.endpoint import Endpoint, EveryPath  # noqa: PLC0415
+    from motia_redis._web.responses import TRACE_HEADER  # noqa: PLC0415
 
-    # One catch-all route: Starlette's own path patterns know neither `:id` nor an encoded slash in a parameter.
-    return Starlette(routes=[Route("/{path:path}", Endpoint(application, state, max_body_bytes))])
+    if isinstance(cors_origins, str):
+        raise TypeError(f"cors_origins must be a list of origins, not the text {cors_origins!r}")
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=list(cors_origins),
+        allow_methods=list(HTTP_METHODS),
+        allow_headers=["*"],
+        expose_headers=[TRACE_HEADER],
+    )
+    routes = [EveryPath(Endpoint(application, state, max_body_bytes))]
+    return Starlette(routes=routes, middleware=[cors] if cors_origins else [])

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import time
 from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect, Request
+from starlette.routing import BaseRoute, Match, NoMatchFound
 
 from motia_redis._steps.context import FlowContext, TriggerInfo
-from motia_redis._steps.invocation import call
+from motia_redis._steps.faults import describe
+from motia_redis._steps.invocation import call_in_task
 from motia_redis._steps.logs import Logger, running_step
 from motia_redis._tracing import trace
 from motia_redis._web.requests import RejectedRequest, match_path, path_segments, read_api_request, trace_id_of
 from motia_redis._web.responses import TRACE_HEADER, json_response, response_of
+from motia_redis.errors import StateUnavailable
 
 if TYPE_CHECKING:
+    from typing import Any
+
+    from starlette.datastructures import URLPath
     from starlette.responses import Response
     from starlette.types import Receive, Scope, Send
 
@@ -22,6 +31,55 @@ if TYPE_CHECKING:
     from motia_redis._steps.inputs import ApiRequest
     from motia_redis._steps.triggers import HttpTrigger
     from motia_redis._store.manager import StateManager
+
+_log = logging.getLogger(__name__)
+
+_RETRY_AFTER = 5  # seconds, for a client that got a 503
+_REPORT_INTERVAL = 60.0  # seconds between two lines about a Redis that stays away
+
+
+class EveryPath(BaseRoute):
+    """A route for all HTTP requests.
+
+    Starlette's own path patterns know neither `:id` nor an encoded slash in a parameter, and none of them matches a line break.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Match every HTTP request."""
+        return (Match.FULL, {}) if scope["type"] == "http" else (Match.NONE, {})
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the request."""
+        await self._endpoint(scope, receive, send)
+
+    def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:
+        """Raise NoMatchFound: the routes have no names."""
+        raise NoMatchFound(name, path_params)
+
+
+class _Outage:
+    """Report a Redis that is away in few lines: when it goes, once a minute, and when a step that failed works again."""
+
+    def __init__(self) -> None:
+        self._steps: set[str] = set()  # that failed
+        self._reported = -_REPORT_INTERVAL
+
+    def failed(self, step: str, error: BaseException) -> None:
+        """Note that a step's handler could not reach Redis."""
+        self._steps.add(step)
+        if time.monotonic() - self._reported >= _REPORT_INTERVAL:
+            self._reported = time.monotonic()
+            _log.error("requests are answered with 503 while Redis is unavailable: %s", describe(error).line)
+
+    def worked(self, step: str) -> None:
+        """Note that a step's handler returned."""
+        if step in self._steps:
+            self._steps.clear()
+            self._reported = -_REPORT_INTERVAL
+            _log.warning("Redis is available again: step %s has answered a request", step)
 
 
 class Endpoint:
@@ -33,6 +91,7 @@ class Endpoint:
         self._routes = sorted(routes, key=lambda route: [segment.startswith(":") for segment in route[0]])
         self._state = state
         self._max_body_bytes = max_body_bytes
+        self._outage = _Outage()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -46,6 +105,9 @@ class Endpoint:
                 response = json_response(rejected.status, {"error": rejected.error}, rejected.headers)
             except ClientDisconnect:
                 return  # nobody is left to answer
+            except Exception:  # noqa: BLE001  # the client gets an answer with the trace id, as for an error of a handler
+                _log.exception("%s %s failed: a defect of motia-redis", request.method, request.scope["path"])
+                response = _server_error(trace_id)
         response.headers[TRACE_HEADER] = trace_id
         if request.method == "HEAD":
             response.body = b""  # the headers, content-length among them, stay those of a GET
@@ -79,7 +141,34 @@ class Endpoint:
         )
         with running_step(step.name):
             try:
-                return response_of(await call(step.handler, request, context))
-            except Exception as exc:
-                logger.exception(f"{request.method} {request.path} failed: {type(exc).__name__}", {"route": trigger.path})
-        return json_response(500, {"error": "internal server error", "trace_id": trace_id})
+                # In a task of its own: a handler that cancels its task must not look like a server that cancels the request.
+                response = response_of(await call_in_task(step.handler, request, context))
+            except BaseException as error:  # a handler may raise anything, and the request needs an answer
+                if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+                    raise
+                if _is_unavailable(error):
+                    self._outage.failed(step.name, error)
+                    headers = {"retry-after": str(_RETRY_AFTER)}
+                    return json_response(503, {"error": "the state is unavailable", "trace_id": trace_id}, headers)
+                fault = describe(error)
+                logger.exception(f"{request.method} {request.path} failed: {fault.type}", {"route": trigger.path})
+                return _server_error(trace_id)
+        self._outage.worked(step.name)
+        return response
+
+
+def _server_error(trace_id: str) -> Response:
+    return json_response(500, {"error": "internal server error", "trace_id": trace_id})
+
+
+def _is_cancelled() -> bool:
+    """Return whether somebody else has cancelled this task."""
+    task = asyncio.current_task()
+    return task is not None and bool(task.cancelling())
+
+
+def _is_unavailable(error: BaseException) -> bool:
+    """Return whether Redis was away, for all that a handler did: in a group, all errors say so."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_unavailable, error.exceptions))
+    return isinstance(error, StateUnavailable)

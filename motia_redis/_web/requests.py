@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote_to_bytes
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 import orjson
 
@@ -13,12 +14,17 @@ from motia_redis._steps.inputs import ApiRequest
 from motia_redis._tracing import new_trace_id
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from starlette.requests import Request
 
 _TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 # Named by the client, so only plain ones: Python also knows codecs whose cost grows with the square of the text.
 _CHARSETS = ("utf-8", "us-ascii", "iso-8859-1", "windows-1252", "utf-16")
 _LONG_INTEGER = re.compile(rb"[0-9]{19}")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_FORM = "application/x-www-form-urlencoded"
+_ACCEPTED = f"application/json, {_FORM}, text/*, application/octet-stream"
 
 
 class RejectedRequest(Exception):
@@ -69,10 +75,8 @@ async def read_api_request(request: Request, path_params: dict[str, str], max_bo
 
     Raises RejectedRequest for a body that is over `max_body_bytes` or is not what its content type says.
     """
-    body = _decode(await _read_body(request, max_body_bytes), request.headers.get("content-type", ""))
-    query: dict[str, list[str]] = {}
-    for name, value in request.query_params.multi_items():
-        query.setdefault(name, []).append(value)
+    raw_body = await _read_body(request, max_body_bytes)
+    body = _decode(raw_body, request.headers.get("content-type", ""))
     headers: dict[str, str] = {}
     for name, value in request.headers.items():
         separator = "; " if name == "cookie" else ", "
@@ -81,10 +85,19 @@ async def read_api_request(request: Request, path_params: dict[str, str], max_bo
         method=request.method,
         path=request.scope["path"],
         path_params=path_params,
-        query_params={name: values[0] if len(values) == 1 else values for name, values in query.items()},
+        query_params=_gathered(request.query_params.multi_items()),
         headers=headers,
         body=body,
+        raw_body=raw_body,
     )
+
+
+def _gathered(pairs: Iterable[tuple[str, str]]) -> dict[str, str | list[str]]:
+    """Return parameters by name: text, or a list of texts for a name given more than once."""
+    found: dict[str, list[str]] = {}
+    for name, value in pairs:
+        found.setdefault(name, []).append(value)
+    return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
 
 
 async def _read_body(request: Request, max_bytes: int) -> bytes:
@@ -105,13 +118,26 @@ async def _read_body(request: Request, max_bytes: int) -> bytes:
 
 
 def _decode(body: bytes, content_type: str) -> Any:
-    """Return a body as its content type says: None if empty, text, bytes or the value of the JSON."""
+    """Return a body as its content type says, or None if it is empty."""
     if not body:
         return None
     kind, *parameters = (part.strip() for part in content_type.lower().split(";"))
-    if kind == "application/octet-stream":
-        return body
-    return _decode_text(body, parameters) if kind.startswith("text/") else _decode_json(body)
+    if kind.startswith("text/"):
+        return _decode_text(body, parameters)
+    if kind in ("", "application/json") or kind.endswith("+json"):
+        return _decode_json(body)
+    if kind == _FORM:
+        return _decode_form(body)
+    if kind.startswith("multipart/"):
+        raise RejectedRequest(415, f"{kind:.100} is not accepted; send one of: {_ACCEPTED}", {"accept": _ACCEPTED})
+    return body
+
+
+def _decode_form(body: bytes) -> dict[str, str | list[str]]:
+    try:
+        return _gathered(parse_qsl(body.decode(), keep_blank_values=True, errors="strict"))
+    except ValueError:  # UnicodeDecodeError is one
+        raise RejectedRequest(400, "the body is not a form in UTF-8") from None
 
 
 def _decode_text(body: bytes, parameters: list[str]) -> str:
@@ -127,12 +153,25 @@ def _decode_text(body: bytes, parameters: list[str]) -> str:
 def _decode_json(body: bytes) -> Any:
     try:
         # orjson reads an integer over 64 bits as a float; the slower parser keeps every digit.
-        if _LONG_INTEGER.search(body):
-            return json.loads(body.decode(), parse_constant=_reject_constant)
-        return orjson.loads(body)
+        return _decode_slowly(body.decode()) if _LONG_INTEGER.search(body) else orjson.loads(body)
     except (ValueError, RecursionError) as exc:
-        reason = exc.reason if isinstance(exc, UnicodeDecodeError) else str(exc)
+        reason = exc.reason if isinstance(exc, UnicodeDecodeError | UnicodeEncodeError) else str(exc)
         raise RejectedRequest(400, f"the body is not valid JSON: {reason}") from None
+
+
+def _decode_slowly(text: str) -> Any:
+    """Return the value of a JSON text. Reject what orjson rejects: NaN, numbers over the range of floats, lone surrogates."""
+    value = json.loads(text, parse_constant=_reject_constant, parse_float=_finite)
+    if _SURROGATE.search(text):  # of a pair, mostly
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits:.40} is over the range of numbers")
+    return number
 
 
 def _reject_constant(name: str) -> None:

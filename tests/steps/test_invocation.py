@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from motia_redis._steps.invocation import Apart, call, call_here
+from motia_redis._steps.invocation import Apart, call, call_here, call_in_task
 from tests.support.waiting import until_holds
 
 
@@ -205,7 +205,8 @@ async def test_exit_code_without_a_usable_repr_becomes_a_runtime_error() -> None
     assert "whose repr raised Panic" in str(await raised_by(leave))
 
 
-async def test_cancellation_of_the_caller_reaches_an_async_function() -> None:
+@pytest.mark.parametrize("call", [call, call_in_task])
+async def test_cancellation_of_the_caller_reaches_an_async_function(call: Any) -> None:
     began, ended = asyncio.Event(), asyncio.Event()
 
     async def waits(input: Any) -> None:
@@ -222,6 +223,33 @@ async def test_cancellation_of_the_caller_reaches_an_async_function() -> None:
         await task
     assert ended.is_set()
     assert task.cancelled()
+
+
+@pytest.mark.parametrize("error", [*HARMLESS, asyncio.CancelledError()], ids=lambda error: type(error).__name__)
+async def test_anything_that_a_function_raises_comes_out_of_a_task_of_its_own(error: BaseException) -> None:
+    async def fails(input: Any) -> None:
+        raise error
+
+    raised: BaseException | None = None
+    try:
+        await call_in_task(fails, 1, None)
+    except BaseException as caught:  # noqa: BLE001
+        raised = caught
+    assert raised is error
+    await asyncio.sleep(0)  # the caller goes on
+
+
+async def test_function_that_cancels_its_task_does_not_cancel_the_caller() -> None:
+    async def cancels(input: Any) -> None:
+        task: Any = asyncio.current_task()
+        task.cancel()
+        await asyncio.sleep(0)
+
+    with pytest.raises(asyncio.CancelledError):
+        await call_in_task(cancels, 1, None)
+    caller: Any = asyncio.current_task()
+    assert not caller.cancelling()
+    await asyncio.sleep(0)
 
 
 async def test_raised_exception_is_freed_without_the_garbage_collector() -> None:

@@ -12,10 +12,13 @@ import pytest
 from motia_redis._steps.application import Application
 from motia_redis._steps.definitions import Step, step
 from motia_redis._steps.inputs import ApiRequest, ApiResponse
-from motia_redis._steps.logs import logger
+from motia_redis._steps.logs import JsonFormatter, TextFormatter, logger
 from motia_redis._steps.triggers import http
 from motia_redis._tracing import current_trace_id
+from motia_redis._web import endpoint
+from motia_redis._web.access import RequestLog
 from motia_redis._web.app import create_web_app
+from motia_redis.errors import OutcomeUnknown, StateUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -87,6 +90,8 @@ def echo(request: ApiRequest) -> dict[str, Any]:
         ("/users/:id", "/users/a%2Fb", {"id": "a/b"}),
         ("/users/:id", "/users/%3Aid", {"id": ":id"}),
         ("/users/:id", "/users/100%25", {"id": "100%"}),
+        ("/users/:id", "/users/a%0Ab%0D%0A", {"id": "a\nb\r\n"}),
+        ("/users/:id", "/users/%00%E2%80%A8%1B", {"id": "\0\u2028\x1b"}),
         ("/:a/:b_2", "/x/y", {"a": "x", "b_2": "y"}),
         ("/{literal}/{x:int}/:id", "/%7Bliteral%7D/%7Bx:int%7D/1", {"id": "1"}),
         ("/a b/v1:batch", "/a%20b/v1:batch", {}),
@@ -100,7 +105,7 @@ async def test_route_matches_with_decoded_parameters(path: str, url: str, path_p
     assert response.json() == path_params
 
 
-@pytest.mark.parametrize("url", ["/", "/users", "/users/", "/users/a/b", "/Users/a", "/users//", "/x/a", "/users/a/b/"])
+@pytest.mark.parametrize("url", ["/", "/users", "/users/", "/users/a/b", "/Users/a", "/users//", "/x/a", "/users/a/b/", "/%0A"])
 async def test_unknown_path_returns_404_as_json(url: str) -> None:
     async with client(route("GET", "/users/:id", echo)) as http_client:
         response = await http_client.get(url)
@@ -166,6 +171,10 @@ async def test_handler_receives_all_parts_of_the_request() -> None:
         ("text/plain", "é".encode(), "é"),
         ("TEXT/csv; charset=ISO-8859-1", b"\xe9", "é"),
         ("application/octet-stream", b"\xff\x00", b"\xff\x00"),
+        ("image/png", b"\xff\x00", b"\xff\x00"),
+        ("application/x-www-form-urlencoded", b"a=1&b=x+y&b=%C3%A9&c=", {"a": "1", "b": ["x y", "é"], "c": ""}),
+        ("application/x-www-form-urlencoded; charset=UTF-8", b'{"a": 1}', {'{"a": 1}': ""}),
+        ("application/json", b'[12345678901234567890, "\\ud83d\\ude00"]', [12345678901234567890, "\U0001f600"]),
         ("application/json", b"[9007199254740993, 0.1, 18446744073709551617]", [9007199254740993, 0.1, 2**64 + 1]),
     ],
 )
@@ -186,6 +195,14 @@ async def test_body_is_decoded_by_its_content_type(content_type: str | None, con
         ("application/json", b"[" * 200_000),
         ("application/json", b"[1234567890123456789012," + b"[" * 200_000),
         ("application/json", b"9" * 5000),
+        ("application/json", b"1e999"),
+        ("application/json", b"[12345678901234567890, 1e999]"),
+        ("application/json", b"[12345678901234567890, -1e999]"),
+        ("application/json", b'"\\ud800"'),
+        ("application/json", b'[12345678901234567890, "\\ud800"]'),
+        ("application/json", b'{"\\uDFFF": 12345678901234567890}'),
+        ("application/x-www-form-urlencoded", b"a=%FF"),
+        ("application/x-www-form-urlencoded", b"\xff=1"),
         ("text/plain", b"\xff"),
         ("text/plain; charset=idna", b"a"),
         ("text/plain; charset=nonsense", b"a"),
@@ -195,6 +212,19 @@ async def test_malformed_body_returns_400_as_json(content_type: str, content: by
     response = await refused(content=content, headers={"content-type": content_type})
     assert response.status_code == 400
     assert "body" in response.json()["error"]
+
+
+@pytest.mark.parametrize("content", [b"", b"[1,  2]", b'{"n": 12345678901234567890}'])
+async def test_raw_body_has_the_bytes_that_were_sent(content: bytes) -> None:
+    assert (await received(content=content)).raw_body == content
+
+
+async def test_multipart_returns_415_with_what_is_accepted() -> None:
+    response = await refused(files={"file": b"content"})
+    assert response.status_code == 415
+    for accepted in ("application/json", "application/x-www-form-urlencoded", "text/*", "application/octet-stream"):
+        assert accepted in response.json()["error"]
+        assert accepted in response.headers["accept"]
 
 
 async def test_body_of_the_limit_is_accepted_and_one_more_byte_returns_413() -> None:
@@ -324,6 +354,188 @@ async def test_handler_that_raises_returns_500_with_only_the_trace_id(
     (record,) = caplog.records
     assert record.exc_info
     assert (record.step, record.trace_id) == ("Failing", response.headers["x-trace-id"])  # type: ignore[attr-defined]
+
+
+class Panic(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("error", [Panic("secret"), GeneratorExit(), KeyboardInterrupt(), asyncio.CancelledError()], ids=repr)
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_handler_that_raises_no_exception_returns_500_with_the_trace_id(error: BaseException, is_async: bool) -> None:
+    def fails(request: ApiRequest) -> None:
+        raise error
+
+    async def fails_async(request: ApiRequest) -> None:
+        raise error
+
+    async with client(route("GET", "/", fails_async if is_async else fails)) as http_client:
+        response = await http_client.get("/")
+    assert response.status_code == 500
+    assert response.json() == {"error": "internal server error", "trace_id": response.headers["x-trace-id"]}
+
+
+async def test_handler_that_cancels_its_task_returns_500() -> None:
+    async def cancels(request: ApiRequest) -> None:
+        task: Any = asyncio.current_task()
+        task.cancel()
+        await asyncio.sleep(0)
+
+    async with client(route("GET", "/", cancels)) as http_client:
+        assert (await http_client.get("/")).status_code == 500
+    test: Any = asyncio.current_task()
+    assert not test.cancelling()
+
+
+async def test_cancelled_request_cancels_its_handler() -> None:
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def waits(request: ApiRequest) -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async with client(route("GET", "/", waits)) as http_client:
+        task = asyncio.create_task(http_client.get("/"))
+        await began.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert ended.is_set()
+
+
+AWAY = StateUnavailable("scope 'a': cannot reach Redis at redis://h:1")
+
+
+@pytest.mark.parametrize(
+    "error", [AWAY, OutcomeUnknown("unknown"), ExceptionGroup("two", [AWAY, AWAY])], ids=lambda e: type(e).__name__
+)
+async def test_unavailable_redis_returns_503_with_retry_after(error: Exception) -> None:
+    async def fails(request: ApiRequest) -> None:
+        raise error
+
+    async with client(route("GET", "/", fails)) as http_client:
+        response = await http_client.get("/")
+    assert response.status_code == 503
+    assert int(response.headers["retry-after"]) > 0
+    assert response.json() == {"error": "the state is unavailable", "trace_id": response.headers["x-trace-id"]}
+
+
+async def test_other_error_beside_an_unavailable_redis_returns_500() -> None:
+    async def fails(request: ApiRequest) -> None:
+        raise ExceptionGroup("two", [AWAY, ValueError()])
+
+    async with client(route("GET", "/", fails)) as http_client:
+        assert (await http_client.get("/")).status_code == 500
+
+
+async def test_outage_is_logged_when_it_begins_and_ends_not_for_each_request(caplog: pytest.LogCaptureFixture) -> None:
+    is_away = True
+
+    async def handler(request: ApiRequest) -> None:
+        if is_away:
+            raise AWAY
+
+    async with client(route("GET", "/", handler, "Asks"), route("GET", "/other", lambda request: None)) as http_client:
+        for path in ["/"] * 20 + ["/other"]:
+            await http_client.get(path)
+        assert [record.levelno for record in caplog.records] == [logging.ERROR]
+        assert "cannot reach Redis at redis://h:1" in caplog.messages[0]
+        is_away = False
+        for _ in range(3):
+            await http_client.get("/")
+    assert caplog.messages[1:] == ["Redis is available again: step Asks has answered a request"]
+
+
+async def test_defect_of_the_endpoint_returns_500_with_the_trace_id(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(endpoint, "read_api_request", lambda *_: 1 / 0)
+    async with client(route("GET", "/", echo)) as http_client:
+        response = await http_client.get("/")
+    assert response.status_code == 500
+    assert response.json()["trace_id"] == response.headers["x-trace-id"]
+    assert "a defect of motia-redis" in caplog.text
+
+
+# -- browsers ---------------------------------------------------------------------------------------------------------
+
+ORIGIN = {"origin": "https://app.example.com"}
+PREFLIGHT = ORIGIN | {"access-control-request-method": "PUT", "access-control-request-headers": "content-type,traceparent"}
+
+
+async def test_response_has_no_cors_headers_unless_origins_are_given() -> None:
+    async with client(route("GET", "/", echo)) as http_client:
+        assert "access-control-allow-origin" not in (await http_client.get("/", headers=ORIGIN)).headers
+        assert (await http_client.options("/", headers=PREFLIGHT)).status_code == 405
+
+
+async def test_pages_of_given_origins_may_send_requests_and_read_responses_and_errors() -> None:
+    async with client(route("PUT", "/", echo), cors_origins=["https://app.example.com"]) as http_client:
+        preflight = await http_client.options("/", headers=PREFLIGHT)
+        answered = await http_client.put("/", headers=ORIGIN)
+        unknown = await http_client.get("/unknown", headers=ORIGIN)
+        foreign = await http_client.put("/", headers={"origin": "https://evil.example.com"})
+    assert preflight.status_code == 200
+    assert "PUT" in preflight.headers["access-control-allow-methods"]
+    for response, status in ((answered, 200), (unknown, 404)):
+        assert response.status_code == status
+        assert response.headers["access-control-allow-origin"] == "https://app.example.com"
+        assert response.headers["access-control-expose-headers"] == "x-trace-id"
+    assert "access-control-allow-origin" not in foreign.headers
+
+
+def test_origins_as_one_text_are_rejected() -> None:
+    with pytest.raises(TypeError, match="a list of origins"):
+        client(cors_origins="https://app.example.com")
+
+
+# -- log of requests --------------------------------------------------------------------------------------------------
+
+
+async def test_each_request_is_logged_with_status_duration_client_and_trace_id(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "motia_redis.http")
+    app = RequestLog(create_web_app(Application((route("GET", "/a/:id", echo),)), FAKE_STATE), writes=True)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http_client:
+        response = await http_client.get("/a/b%0Ac?token=secret")
+        await http_client.get("/unknown")
+    first, second = caplog.records
+    assert (first.getMessage(), second.getMessage()) == ("GET /a/b\nc 200", "GET /unknown 404")
+    assert first.trace_id == response.headers["x-trace-id"]  # type: ignore[attr-defined]
+    assert first.fields.keys() == {"ms", "client"}  # type: ignore[attr-defined]
+    assert TextFormatter().format(first).isprintable()
+    assert "secret" not in JsonFormatter().format(first)
+
+
+async def test_running_requests_are_known_until_they_end(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "motia_redis.http")
+    began = asyncio.Event()
+
+    async def waits(request: ApiRequest) -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    app = RequestLog(create_web_app(Application((route("POST", "/wait", waits),)), FAKE_STATE), writes=True)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http_client:
+        task = asyncio.create_task(http_client.post("/wait"))
+        await began.wait()
+        (running,) = app.running()
+        assert running.startswith("POST /wait (for ")
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert app.running() == []
+    assert caplog.messages == ["POST /wait not answered: the connection ended"]
+
+
+async def test_log_of_requests_can_be_off(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "motia_redis.http")
+    app = RequestLog(create_web_app(Application((route("GET", "/", echo),)), FAKE_STATE), writes=False)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http_client:
+        await http_client.get("/")
+    assert caplog.records == []
 
 
 # -- context and trace ------------------------------------------------------------------------------------------------
