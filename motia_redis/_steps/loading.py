@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from motia_redis._steps.application import Application
+from motia_redis._steps.application import Application, shown_path
 from motia_redis._steps.definitions import Step, StepDefinition
 from motia_redis.errors import StepError
 
@@ -44,7 +44,7 @@ def load_application(targets: Sequence[str]) -> Application:
             try:
                 found = _steps_of(module)
             except StepError as exc:
-                raise StepError(f"{_shown(module.__file__ or module.__name__)}: {exc}") from exc
+                raise StepError(f"{shown_path(module.__file__ or module.__name__)}: {exc}") from exc
             steps.update((id(step), step) for step in found)
     return Application(tuple(steps.values()))
 
@@ -131,14 +131,14 @@ def _import_name(name: str) -> ModuleType:
 
 def _import_error(target: str, exc: BaseException) -> StepError:
     """Return the one-line error for what importing `target` raised, with the deepest line of the user's own code."""
-    place = _shown(target)
+    place = shown_path(target)
     text = str(exc)
     if isinstance(exc, SyntaxError) and exc.filename and _is_users_own(exc.filename):
-        place, text = f"{_shown(exc.filename)}:{exc.lineno}", exc.msg
+        place, text = f"{shown_path(exc.filename)}:{exc.lineno}", exc.msg
     else:
         for frame in traceback.extract_tb(exc.__traceback__):
             if _is_users_own(frame.filename):
-                place = f"{_shown(frame.filename)}:{frame.lineno}"
+                place = f"{shown_path(frame.filename)}:{frame.lineno}"
     kind = type(exc).__name__
     return StepError(f"{place}: {kind}: {' '.join(text.split())}" if text else f"{place}: {kind}")
 
@@ -148,12 +148,6 @@ def _is_users_own(filename: str) -> bool:
     paths = sysconfig.get_paths()
     foreign = (str(Path(__file__).parent.parent), paths["stdlib"], paths["platstdlib"], paths["purelib"], paths["platlib"])
     return not filename.startswith("<") and not filename.startswith(tuple(folder + os.sep for folder in foreign))
-
-
-def _shown(filename: str) -> str:
-    """Return a path as short as it can be written from the current folder."""
-    path = Path(filename)
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else filename
 
 
 def _steps_of(module: ModuleType) -> list[Step]:

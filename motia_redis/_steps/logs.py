@@ -174,6 +174,13 @@ def configure_logging(level: str | int, format: Literal["text", "json"] = "text"
     logging.getLogger("uvicorn").setLevel(max(root.level, logging.WARNING))
 
 
+def write_record(text: str, format: Literal["text", "json"]) -> None:
+    """Write a warning to standard error in one of the two formats, past the locks of logging, which another thread may hold."""
+    record = logging.makeLogRecord({"name": "motia_redis", "levelno": logging.WARNING, "levelname": "WARNING", "msg": text})
+    line = (JsonFormatter() if format == "json" else TextFormatter()).format(record)
+    os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{line}\n".encode())
+
+
 def _attributes(record: logging.LogRecord) -> tuple[str | None, str | None, Mapping[Any, Any]]:
     """Return step, trace id and fields of a record of any logger."""
     step = getattr(record, "step", None) or _step_name.get()
