@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from motia_redis._steps.faults import escaped
 from motia_redis.errors import StateError
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except (StateError, CommandError) as exc:
-        click.echo(f"motia-redis: error: {' '.join(str(exc).split())}", err=True)
+        # Names of users, keys and steps may stand in it, and send commands to the terminal.
+        click.echo(f"motia-redis: error: {escaped(' '.join(str(exc).split()))}", err=True)
         sys.exit(EXIT_ERROR)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)

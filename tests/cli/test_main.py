@@ -96,6 +96,27 @@ def test_failing_application_file_is_reported_in_one_line_with_file_and_line(tmp
     assert error_line("run", "app.py", cwd=tmp_path) == "app.py:2: ZeroDivisionError: division by zero"
 
 
+@pytest.mark.parametrize(
+    ("raised", "shown"),
+    [
+        ("ValueError('a\\n\\x1b[2Jb')", "ValueError: a \\x1b[2Jb"),
+        ("type('Panic', (BaseException,), {})('gone')", "Panic: gone"),
+        ("SystemExit(3)", "SystemExit: 3"),
+        (
+            "type('Textless', (Exception,), {'__str__': lambda self: 1 / 0})()",
+            "Textless: <no text: __str__ raised ZeroDivisionError> args: ()",
+        ),
+    ],
+)
+def test_whatever_an_application_file_raises_is_reported_in_one_line(raised: str, shown: str, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(f"raise {raised}\n")
+    assert error_line("run", "app.py", cwd=tmp_path) == f"app.py:1: {shown}"
+
+
+def test_error_cannot_send_commands_to_the_terminal(tmp_path: Path) -> None:
+    assert "\x1b" not in error_line("run", "no\x1b[2Jfile.py", cwd=tmp_path)
+
+
 @pytest.mark.parametrize("name", ["run", "serve", "worker"])
 def test_unreachable_redis_is_reported_in_one_line_with_its_address(name: str) -> None:
     port = [] if name == "worker" else ["--port", "0"]

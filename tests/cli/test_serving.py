@@ -113,9 +113,8 @@ def test_start_names_version_redis_namespace_steps_triggers_and_routes(
         run(directory, server, namespace, name=name) as text,
         run(directory, server, namespace, "--log-format", "json", name=name) as js,
     ):
-        wait_until(
-            lambda: "serving" in js.output.splitlines()[-1] or "ready" in js.output.splitlines()[-1], "both lines are there"
-        )
+        ready = '"message":"worker ready' if name == "worker" else '"message":"serving'
+        wait_until(lambda: ready in js.output, "the line is logged, too")
         plain = text.output
         records = [json.loads(line) for line in js.output.splitlines() if line.startswith("{")]
     fields = [record["fields"] for record in records if "redis" in record["fields"]]
