@@ -65,9 +65,10 @@ class Settings:
 def start(settings: Settings) -> None:
     """Load the application and run it until a signal. On an error, end the process with exit code 2."""
     from motia_redis._steps.loading import load_application  # noqa: PLC0415 - see the module's docstring
-    from motia_redis._steps.logs import configure_logging, write_record  # noqa: PLC0415
+    from motia_redis._steps.logs import configure_logging, log_uncaught, write_record  # noqa: PLC0415
 
     configure_logging(settings.log_level, settings.log_format)
+    log_uncaught()
     # The global `stateManager`, which handlers may import, must use the same Redis as `ctx.state`.
     os.environ["MOTIA_REDIS_NAMESPACE"] = settings.namespace
     if settings.redis_url is not None:
@@ -76,7 +77,22 @@ def start(settings: Settings) -> None:
         application = load_application(settings.app)
         stop = Stop(settings.grace, lambda text: write_record(text, settings.log_format))
         with stop, asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_run(settings, application, stop))
+            _run_until_done(runner.get_loop(), _run(settings, application, stop))
+
+
+def _run_until_done(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> None:
+    """Run the loop until `work` has ended. A task of a handler that raises SystemExit ends the loop, not the process."""
+    task = loop.create_task(work)
+    while True:
+        try:
+            loop.run_until_complete(task)
+        except (SystemExit, KeyboardInterrupt) as error:
+            if task.done():
+                raise
+            # Not from a signal, which `Stop` handles.
+            _log.exception("a task ended with %s, which does not end the process", type(error).__name__)
+        else:
+            return
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

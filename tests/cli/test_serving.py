@@ -232,6 +232,62 @@ def test_cors_origin_is_allowed(directory: Path, server: RedisServer, namespace:
             assert response.headers["access-control-allow-origin"] == "https://app.example.com"
 
 
+FAULTY = """
+import asyncio, sys, threading, warnings
+from motia_redis import http, step
+
+FORGED = "x\\n2026-11-26T12:00:00.000Z INFO forged\\x1b[2J"
+
+@step({"name": "ExitInTask", "triggers": [http("GET", "/exit/:kind")]})
+async def exit_in_task(request):
+    async def leave():
+        raise SystemExit(3) if request.path_params["kind"] == "exit" else KeyboardInterrupt
+    asyncio.create_task(leave())
+    await asyncio.sleep(0.1)
+    return {"body": "alive"}
+
+class Unraisable:
+    def __del__(self):
+        raise ValueError(FORGED)
+
+@step({"name": "Uncaught", "triggers": [http("GET", "/uncaught")]})
+def uncaught(request):
+    def fails():
+        raise ValueError(FORGED)
+    thread = threading.Thread(target=fails, name=FORGED)
+    thread.start()
+    thread.join()
+    Unraisable()
+    warnings.warn(FORGED)
+"""
+
+
+@pytest.mark.parametrize("kind", ["exit", "interrupt"])
+def test_task_of_a_handler_that_exits_does_not_end_the_process(
+    kind: str, directory: Path, server: RedisServer, namespace: str
+) -> None:
+    (directory / "faulty.py").write_text(FAULTY)
+    with run(directory, server, namespace, app="faulty.py") as process:
+        for _ in range(2):
+            with urllib.request.urlopen(f"http://127.0.0.1:{process.port}/exit/{kind}", timeout=10) as response:
+                assert response.read() == b"alive"
+        assert process.output.count("which does not end the process") == 2
+        assert process.stop() == 0
+
+
+def test_what_python_prints_by_itself_is_logged_and_escaped(directory: Path, server: RedisServer, namespace: str) -> None:
+    (directory / "faulty.py").write_text(FAULTY)
+    with run(directory, server, namespace, app="faulty.py") as process:
+        urllib.request.urlopen(f"http://127.0.0.1:{process.port}/uncaught", timeout=10).close()
+        assert process.stop() == 0
+        lines = process.output.splitlines()
+    assert "\x1b" not in process.output
+    assert not [line for line in lines if line.startswith("2026-11-26T12:00:00.000Z")]
+    assert [line for line in lines if "ERROR" in line and "uncaught in thread x\\n2026" in line]
+    assert [line for line in lines if "ERROR" in line and "Unraisable.__del__" in line]
+    assert [line for line in lines if "WARNING" in line and "UserWarning: x\\n2026" in line]
+
+
 # -- the end ----------------------------------------------------------------------------------------------------------
 
 
