@@ -217,6 +217,9 @@ async def _work(parts: _Parts, stop: Stop) -> None:
 
     def running() -> list[str]:
         found = [] if parts.requests is None else [f"request {text}" for text in parts.requests.running()]
+        unread = 0 if parts.server is None else len(parts.server.server_state.connections) - len(found)
+        if unread > 0:
+            found.append(f"{counted(unread, 'connection')} whose client has not read its response")
         return found if working is None or working.done() else [*found, "the worker's running handlers"]
 
     stop.running = running

@@ -312,6 +312,20 @@ def test_unfinished_request_ends_with_the_grace_time_which_names_it(directory: P
         assert "Traceback" not in process.output
 
 
+def test_response_that_nobody_reads_ends_with_the_grace_time_which_names_it(
+    directory: Path, server: RedisServer, namespace: str
+) -> None:
+    (directory / "big.py").write_text(HTTP_ONLY.replace("pass", "return {'body': 'x' * 50_000_000}"))
+    with (
+        run(directory, server, namespace, "--grace", "2", name="serve", app="big.py") as process,
+        socket.create_connection(("127.0.0.1", process.port)) as connection,
+    ):
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(10) == b"HTTP/1.1 2"
+        assert 1 < seconds_to_end(process, signal.SIGTERM) < 10
+        assert "ending without 1 connection whose client has not read its response" in process.output
+
+
 @pytest.mark.parametrize(
     ("path", "named"),
     [("/hang", "request GET /hang (for "), ("/block", "request GET /block (for "), ("/send", "the worker's running handlers")],
