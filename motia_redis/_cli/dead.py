@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from motia_redis._cli.namespace import json_option, run_on_namespace
+from motia_redis._cli.namespace import json_option, place, run_on_namespace
 from motia_redis._cli.options import CommandError, connection_options, one_line_errors, stack
 from motia_redis._cli.output import counted, plain, print_json, printable, table
 
@@ -65,6 +65,7 @@ def list_(*, redis_url: str | None, namespace: str, step: str | None, limit: int
     if as_json:
         print_json([_facts(letter) for letter in letters])
     elif letters:
+        click.echo(f"{place(redis_url, namespace)}\n")
         table(
             ["ID", "STEP", "TIME", "EVENT", "OF", "ATTEMPTS", "ERROR"],
             [
@@ -86,7 +87,7 @@ def list_(*, redis_url: str | None, namespace: str, step: str | None, limit: int
                 f"these are the oldest {len(letters)} of {counted(count, 'dead letter')}; use --limit to show more", err=True
             )
     else:
-        click.echo("no dead letters")
+        click.echo(f"no dead letters in {place(redis_url, namespace)}")
 
 
 @dead.command()
@@ -170,7 +171,8 @@ def retry(*, redis_url: str | None, namespace: str, ids: tuple[str, ...], step: 
 
     done, left = _with_letters(redis_url, namespace, work)
     each = "it" if done == 1 else "each"
-    click.echo(f"retried {counted(done, 'dead letter')}" + (f"; {each} {_ORDER}" if done else ""))
+    order = f"; {each} {_ORDER}" if done else f" in {place(redis_url, namespace)}"
+    click.echo(f"retried {counted(done, 'dead letter')}{order}")
     _report(left)
 
 
@@ -188,7 +190,7 @@ def drop(*, redis_url: str | None, namespace: str, ids: tuple[str, ...], step: s
     """  # noqa: D301
     _check_choice(ids, step, every=every)
     if every and not yes:
-        _confirm(f"Drop all dead letters of {f'step {step!r}' if step else 'all steps'} in namespace {namespace!r}?")
+        _confirm(f"Drop all dead letters of {f'step {step!r}' if step else 'all steps'} in {place(redis_url, namespace)}?")
 
     async def work(letters: DeadLetters) -> tuple[int, list[str]]:
         if every:
@@ -196,7 +198,7 @@ def drop(*, redis_url: str | None, namespace: str, ids: tuple[str, ...], step: s
         return await _apply(ids, partial(letters.drop, step or ""))
 
     done, left = _with_letters(redis_url, namespace, work)
-    click.echo(f"dropped {counted(done, 'dead letter')}")
+    click.echo(f"dropped {counted(done, 'dead letter')}" + ("" if done else f" in {place(redis_url, namespace)}"))
     _report(left)
 
 

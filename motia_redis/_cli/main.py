@@ -31,6 +31,22 @@ _common = stack(
         show_default=True,
         help="Format of the log on standard error.",
     ),
+    click.option(
+        "--wait",
+        type=click.FloatRange(min=0),
+        default=30.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long to wait at the start for a Redis that cannot be reached.",
+    ),
+    click.option(
+        "--grace",
+        type=click.FloatRange(min=1),
+        default=25.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long to wait at the end for running handlers and requests. A second signal ends the process at once.",
+    ),
 )
 _http = stack(
     click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on."),
@@ -44,6 +60,14 @@ _http = stack(
         show_default=True,
         metavar="BYTES",
         help="Largest request body that is accepted.",
+    ),
+    click.option("--access-log/--no-access-log", default=True, show_default=True, help="Log each HTTP request."),
+    click.option(
+        "--cors-origin",
+        "cors_origins",
+        multiple=True,
+        metavar="ORIGIN",
+        help="Let pages of this origin, or of all (*), call the routes in a browser. May be given more than once.",
     ),
 )
 _consumption = stack(

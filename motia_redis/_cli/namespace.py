@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from motia_redis._cli.options import CommandError, one_line_errors, state_manager
+from motia_redis.errors import StateError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -25,11 +26,13 @@ def run_on_namespace(
 ) -> _T:
     """Call `work` with a manager of the namespace and return its result. On an error, end the process with exit code 2.
 
-    With `must_exist`, a namespace that does not exist is an error, so that a mistyped name does not create a namespace.
+    With `must_exist`, a namespace that does not exist is an error, so that a mistyped name does not create a namespace. An
+    embedded server that does not exist is always one. Errors name the namespace and the Redis.
     """
 
     async def run() -> _T:
         state = state_manager(redis_url, namespace)
+        _check_is_used(state.url)
         try:
             if must_exist:
                 await _check_exists(state)
@@ -40,8 +43,34 @@ def run_on_namespace(
     # Suppress warnings about the server's settings: `doctor` prints them.
     logging.getLogger("motia_redis").addHandler(logging.NullHandler())
     with one_line_errors():
-        return asyncio.run(run())
+        try:
+            return asyncio.run(run())
+        except StateError as error:
+            text, shown = str(error), redacted(redis_url)
+            raise CommandError(text if shown in text else f"{text} ({place(redis_url, namespace)})") from error
     raise AssertionError  # one_line_errors ends the process
+
+
+def place(redis_url: str | None, namespace: str) -> str:
+    """Name the namespace and the Redis that a command looks at."""
+    return f"namespace {namespace!r} of {redacted(redis_url)}"
+
+
+def redacted(redis_url: str | None) -> str:
+    """Return the URL that a command uses, without secrets."""
+    from motia_redis._transport import urls  # noqa: PLC0415 - slow to import: `--help` must answer at once
+
+    return urls.redact(urls.DEFAULT_URL if redis_url is None else redis_url)
+
+
+def _check_is_used(url: str) -> None:
+    from motia_redis._transport.endpoint import unused_directory  # noqa: PLC0415 - slow
+
+    if directory := unused_directory(url):
+        raise CommandError(
+            f"there is no embedded Redis in {directory.absolute()}: no application has used it; "
+            "run the command in the folder of the application, or name its Redis by --redis or $MOTIA_REDIS_URL"
+        )
 
 
 async def _check_exists(state: StateManager) -> None:
@@ -52,6 +81,6 @@ async def _check_exists(state: StateManager) -> None:
     async with open_router(state, f"namespace {state.namespace!r}") as router:
         if not await router.execute(key, "EXISTS", key):
             raise CommandError(
-                f"there is no namespace {state.namespace!r} in this Redis: no application has connected with that name; "
+                f"there is no {place(state.url, state.namespace)}: no application has connected with that name; "
                 "check --namespace and --redis"
             )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from motia_redis._steps.faults import escaped
 from motia_redis.errors import StateError
 
 if TYPE_CHECKING:
@@ -34,6 +36,17 @@ def stack(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return decorate
 
 
+def _reject_empty_variable(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """Reject an empty variable, which click takes for one that is not set: the default would silently be other data."""
+    variable = option.envvar if isinstance(option.envvar, str) else ""
+    if value == "":
+        raise click.BadParameter("is empty; leave the option out to use the default", ctx, option)
+    source = ctx.get_parameter_source(option.name or "")
+    if source is click.core.ParameterSource.DEFAULT and os.environ.get(variable) == "":
+        raise click.BadParameter(f"the variable {variable} is empty; set it, or unset it to use the default", ctx, option)
+    return value
+
+
 connection_options = stack(
     click.option(
         "--redis",
@@ -41,6 +54,7 @@ connection_options = stack(
         metavar="URL",
         envvar="MOTIA_REDIS_URL",
         show_envvar=True,
+        callback=_reject_empty_variable,
         help="redis://, rediss://, unix://, redis+sentinel://, redis+cluster:// or embedded://DIR; default: embedded://.motia",
     ),
     click.option(
@@ -50,6 +64,7 @@ connection_options = stack(
         show_envvar=True,
         default="motia",
         show_default=True,
+        callback=_reject_empty_variable,
         help="Prefix of all keys. Applications with the same namespace share state.",
     ),
 )
@@ -61,7 +76,8 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except (StateError, CommandError) as exc:
-        click.echo(f"motia-redis: error: {' '.join(str(exc).split())}", err=True)
+        # Names of users, keys and steps may stand in it, and send commands to the terminal.
+        click.echo(f"motia-redis: error: {escaped(' '.join(str(exc).split()))}", err=True)
         sys.exit(EXIT_ERROR)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)

@@ -8,26 +8,36 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
-import signal
 import socket
+import ssl
 import sys
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from motia_redis._cli.options import CommandError, one_line_errors, state_manager
+from motia_redis._cli.options import EXIT_ERROR, CommandError, one_line_errors, state_manager
+from motia_redis._cli.output import counted
+from motia_redis._cli.stopping import Stop
+from motia_redis._version import __version__
+from motia_redis.errors import StateUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
-    from types import FrameType
 
     from uvicorn import Server
 
     from motia_redis._steps.application import Application
     from motia_redis._store.manager import StateManager
+    from motia_redis._web.access import RequestLog
     from motia_redis._worker.worker import Worker
+
+_log = logging.getLogger("motia_redis")
+
+_PAUSE = 0.5  # seconds between two attempts to connect at the start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +47,17 @@ class Settings:
     app: tuple[str, ...]
     serves: bool
     works: bool
-    redis_url: str | None
+    redis_url: str | None = field(repr=False)
     namespace: str
     log_level: str
     log_format: Literal["text", "json"]
+    wait: float
+    grace: float
     host: str = "127.0.0.1"
     port: int = 3000
     max_body: int = 1_048_576
+    access_log: bool = True
+    cors_origins: tuple[str, ...] = ()
     concurrency: int = 64
     lease: float = 3.0
 
@@ -51,17 +65,34 @@ class Settings:
 def start(settings: Settings) -> None:
     """Load the application and run it until a signal. On an error, end the process with exit code 2."""
     from motia_redis._steps.loading import load_application  # noqa: PLC0415 - see the module's docstring
-    from motia_redis._steps.logs import configure_logging  # noqa: PLC0415
+    from motia_redis._steps.logs import configure_logging, log_uncaught, write_record  # noqa: PLC0415
 
     configure_logging(settings.log_level, settings.log_format)
+    log_uncaught()
     # The global `stateManager`, which handlers may import, must use the same Redis as `ctx.state`.
     os.environ["MOTIA_REDIS_NAMESPACE"] = settings.namespace
     if settings.redis_url is not None:
         os.environ["MOTIA_REDIS_URL"] = settings.redis_url
     with one_line_errors():
         application = load_application(settings.app)
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_run(settings, application))
+        stop = Stop(settings.grace, lambda text: write_record(text, settings.log_format))
+        with stop, asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            _run_until_done(runner.get_loop(), _run(settings, application, stop))
+
+
+def _run_until_done(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> None:
+    """Run the loop until `work` has ended. A task of a handler that raises SystemExit ends the loop, not the process."""
+    task = loop.create_task(work)
+    while True:
+        try:
+            loop.run_until_complete(task)
+        except (SystemExit, KeyboardInterrupt) as error:
+            if task.done():
+                raise
+            # Not from a signal, which `Stop` handles.
+            _log.exception("a task ended with %s, which does not end the process", type(error).__name__)
+        else:
+            return
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -73,24 +104,25 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return factory
 
 
-async def _run(settings: Settings, application: Application) -> None:
+async def _run(settings: Settings, application: Application, stop: Stop) -> None:
     """Start, run until a signal or a failure, let running handlers and requests finish, and close all connections."""
-    stopping = asyncio.Event()
-    with _signals(stopping):
+    with stop.in_loop():
         async with contextlib.AsyncExitStack() as cleanup:
-            parts = await _unless(stopping, _prepare(settings, application, cleanup))
+            parts = await _unless(stop, _prepare(settings, application, cleanup))
             if parts is not None:
-                await _work(parts, stopping)
+                await _work(parts, stop)
 
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """Hold the result of `_prepare`. `server` or `worker` is None in a process without it."""
+    """Hold the result of `_prepare`. `server`, `requests` or `worker` is None in a process without it."""
 
     server: Server | None
+    requests: RequestLog | None
     listener: socket.socket | None
     worker: Worker | None
     announcement: str
+    logs_announcement: bool
 
 
 async def _prepare(settings: Settings, application: Application, cleanup: contextlib.AsyncExitStack) -> _Parts:
@@ -101,84 +133,127 @@ async def _prepare(settings: Settings, application: Application, cleanup: contex
     listener = cleanup.enter_context(_listen(settings.host, settings.port)) if settings.serves else None
     state = state_manager(settings.redis_url, settings.namespace)
     cleanup.push_async_callback(state.close)
-    await state.connect()
+    count = _report(settings, application, state)
     worker = Worker(application, state, concurrency=settings.concurrency, lease=settings.lease)
-    # A process that only serves creates the groups, too, so that no event is missed before the first worker starts.
-    await worker.prepare()
-    steps = {id(step) for step in application.http_steps if settings.serves}
-    steps |= {id(step) for step in application.worker_steps if settings.works}
-    count = f"({len(steps)} step{'' if len(steps) == 1 else 's'})"
+    await _connect(state, worker, settings.wait)
+    is_json = settings.log_format == "json"
     if listener is None:
-        return _Parts(None, None, worker, f"worker ready {count}")
+        return _Parts(None, None, None, worker, f"worker ready ({count})", is_json)
     extra = " with a worker" if settings.works else ""
-    return _Parts(
-        _server(application, state, settings.max_body),
-        listener,
-        worker if settings.works else None,
-        f"serving {_url(listener)}{extra} {count}",
-    )
+    server, requests = _server(application, state, settings)
+    announcement = f"serving {_url(listener)}{extra} ({count})"
+    return _Parts(server, requests, listener, worker if settings.works else None, announcement, is_json)
 
 
-async def _work(parts: _Parts, stopping: asyncio.Event) -> None:
-    """Run the server and the worker until `stopping` is set or one of them ends. Then let both finish what is running."""
+def _report(settings: Settings, application: Application, state: StateManager) -> str:
+    """Log what this process is going to run, and where. Return the number of steps."""
+    from motia_redis._transport.urls import redact  # noqa: PLC0415 - see the module's docstring
+
+    place = {"redis": redact(state.url), "namespace": state.namespace}
+    _log.info("motia-redis %s", __version__, extra={"fields": place})
+    steps = 0
+    for step in application.steps:
+        served = step.http_triggers if settings.serves else ()
+        consumed = [trigger for trigger in step.triggers if trigger not in step.http_triggers] if settings.works else []
+        if triggers := [str(trigger) for trigger in (*served, *consumed)]:
+            steps += 1
+            _log.info("step %s", step.name, extra={"fields": {"triggers": triggers}})
+    if settings.serves and not application.http_routes:
+        _log.warning("no step has an http trigger: every request will be answered with 404")
+    if not settings.serves and not application.worker_steps:
+        _log.warning("no step has a trigger that a worker consumes for: this worker has nothing to do")
+    return counted(steps, "step")
+
+
+async def _connect(state: StateManager, worker: Worker, wait: float) -> None:
+    """Connect to Redis and create the consumer groups. Wait for a Redis that cannot be reached yet."""
+    until, reported = time.monotonic() + wait, False
+    while True:
+        try:
+            await state.connect()
+            # A process that only serves creates the groups, too, so that no event is missed before the first worker starts.
+            await worker.prepare()
+        except StateUnavailable as error:
+            left = until - time.monotonic()
+            if left <= 0 or not _may_pass(error):
+                raise
+            if not reported:
+                _log.warning("waiting up to %g s for Redis: %s", wait, error)
+                reported = True
+            await asyncio.sleep(min(_PAUSE, left))
+        else:
+            if reported:
+                _log.info("Redis is available")
+            return
+
+
+def _may_pass(error: StateUnavailable) -> bool:
+    """Return whether Redis may become available by itself: it does not answer yet, rather than refuses."""
+    from motia_redis._transport import failures, refusals  # noqa: PLC0415 - see the module's docstring
+
+    cause = error.__cause__
+    if isinstance(cause, failures.ErrorReply):
+        return refusals.is_transient(cause.code, fails_over=False)
+    if isinstance(cause, failures.ProtocolMismatch) or (cause and isinstance(cause.__cause__, ssl.SSLError)):
+        return False
+    return cause is not None
+
+
+async def _work(parts: _Parts, stop: Stop) -> None:
+    """Run the server and the worker until a signal or until one of them ends. Then let both finish what is running."""
     jobs: list[asyncio.Task[None]] = []
+    working: asyncio.Task[None] | None = None
     if parts.worker is not None:
-        jobs.append(asyncio.create_task(parts.worker.run()))
+        working = asyncio.create_task(parts.worker.run())
+        jobs.append(working)
     if parts.server is not None and parts.listener is not None:
         jobs.append(asyncio.create_task(parts.server.serve(sockets=[parts.listener])))
     # The port has accepted connections since it was bound, so a client may connect as soon as this line is printed.
     with contextlib.suppress(OSError):  # the reader of standard output has gone
         click.echo(f"motia-redis: {parts.announcement}")
         sys.stdout.flush()
-    stop = asyncio.create_task(stopping.wait())
-    await asyncio.wait([*jobs, stop], return_when=asyncio.FIRST_COMPLETED)
-    stop.cancel()
+    if parts.logs_announcement:
+        _log.info("%s", parts.announcement)
+
+    def running() -> list[str]:
+        found = [] if parts.requests is None else [f"request {text}" for text in parts.requests.running()]
+        unread = 0 if parts.server is None else len(parts.server.server_state.connections) - len(found)
+        if unread > 0:
+            found.append(f"{counted(unread, 'connection')} whose client has not read its response")
+        return found if working is None or working.done() else [*found, "the worker's running handlers"]
+
+    stop.running = running
+    requested = asyncio.create_task(stop.requested())
+    await asyncio.wait([*jobs, requested], return_when=asyncio.FIRST_COMPLETED)
+    requested.cancel()
+    failed = any(job.done() and not job.cancelled() and job.exception() for job in jobs)
+    stop.begin(EXIT_ERROR if failed else 0)
     if parts.server is not None:
         parts.server.should_exit = True
     if parts.worker is not None:
         parts.worker.stop()
-    for outcome in await asyncio.gather(*jobs, return_exceptions=True):
+    await stop.wait_for(jobs)
+    for job in jobs:
+        error: BaseException | None = job.exception() if job.done() and not job.cancelled() else None
         # Unwrap groups of one exception, as the worker's task group raises them.
-        while isinstance(outcome, BaseExceptionGroup) and len(outcome.exceptions) == 1:
-            outcome = outcome.exceptions[0]  # noqa: PLW2901
-        if isinstance(outcome, BaseException):
-            raise outcome
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        if error is not None:
+            raise error
 
 
-async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, _Parts]) -> _Parts | None:
-    """Return the result of `work`. If `stopping` is set first, cancel `work` and return None."""
+async def _unless(stop: Stop, work: Coroutine[Any, Any, _Parts]) -> _Parts | None:
+    """Return the result of `work`. If a signal comes first, cancel `work` and return None."""
     task = asyncio.create_task(work)
-    stop = asyncio.create_task(stopping.wait())
-    await asyncio.wait([task, stop], return_when=asyncio.FIRST_COMPLETED)
-    stop.cancel()
+    requested = asyncio.create_task(stop.requested())
+    await asyncio.wait([task, requested], return_when=asyncio.FIRST_COMPLETED)
+    requested.cancel()
     if task.done():
         return await task
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
     return None
-
-
-@contextlib.contextmanager
-def _signals(stopping: asyncio.Event) -> Iterator[None]:
-    """Set `stopping` at the first SIGTERM or SIGINT in the block. End the process at once at the second."""
-    loop = asyncio.get_running_loop()
-    seen = False
-
-    def handle(signum: int, _frame: FrameType | None) -> None:
-        nonlocal seen
-        if seen:
-            os._exit(128 + signum)
-        seen = True
-        loop.call_soon_threadsafe(stopping.set)
-
-    # Not `loop.add_signal_handler`: a step that blocks the loop would delay the second signal.
-    before = {signum: signal.signal(signum, handle) for signum in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -197,10 +272,11 @@ def _url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _server(application: Application, state: StateManager, max_body: int) -> Server:
-    """Return the HTTP server, configured to handle neither signals nor logging."""
+def _server(application: Application, state: StateManager, settings: Settings) -> tuple[Server, RequestLog]:
+    """Return the HTTP server, configured to handle neither signals nor logging, and the log of its requests."""
     import uvicorn  # noqa: PLC0415 - see the module's docstring
 
+    from motia_redis._web.access import RequestLog  # noqa: PLC0415
     from motia_redis._web.app import create_web_app  # noqa: PLC0415
 
     class QuietServer(uvicorn.Server):
@@ -208,5 +284,6 @@ def _server(application: Application, state: StateManager, max_body: int) -> Ser
         def capture_signals(self) -> Iterator[None]:
             yield
 
-    app = create_web_app(application, state, max_body_bytes=max_body)
-    return QuietServer(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none"))
+    app = create_web_app(application, state, max_body_bytes=settings.max_body, cors_origins=settings.cors_origins)
+    requests = RequestLog(app, writes=settings.access_log)
+    return QuietServer(uvicorn.Config(requests, log_config=None, access_log=False, lifespan="off", ws="none")), requests

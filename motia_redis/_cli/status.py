@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from motia_redis._cli.namespace import json_option, run_on_namespace
+from motia_redis._cli.namespace import json_option, place, redacted, run_on_namespace
 from motia_redis._cli.options import connection_options
 from motia_redis._cli.output import counted, plain, print_json, table
 
@@ -39,8 +39,9 @@ def status(*, redis_url: str | None, namespace: str, as_json: bool) -> None:
 
     found = run_on_namespace(redis_url, namespace, read_status)
     if as_json:
-        print_json(asdict(found))
+        print_json({"redis": redacted(redis_url), **asdict(found)})
     else:
+        click.echo(f"{place(redis_url, namespace)}\n")
         _print_status(found)
 
 

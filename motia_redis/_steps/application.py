@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from motia_redis._steps.definitions import Step, StepDefinition
 from motia_redis.errors import StepError
@@ -23,18 +26,19 @@ class Application:
     steps: tuple[Step, ...]
 
     def __post_init__(self) -> None:
-        names: set[str] = set()
+        names: dict[str, Step] = {}
         routes: dict[object, Step] = {}
         for step in self.steps:
             _check_is_complete(step)
-            if step.name in names:
-                raise StepError(f"two steps are named {step.name!r}; give each step a name of its own")
-            names.add(step.name)
+            if other := names.get(step.name):
+                places = f"{_place(other)} and {_place(step)}"
+                raise StepError(f"two steps are named {step.name!r} ({places}); give each step a name of its own")
+            names[step.name] = step
             for trigger in step.http_triggers:
                 if other := routes.get(trigger.shape):
                     raise StepError(
-                        f"step {step.name!r}: {trigger.method} {trigger.path} is a route of step {other.name!r} already;"
-                        " remove one of the two"
+                        f"step {step.name!r}: {trigger} is a route of step {other.name!r} already"
+                        f" ({_place(other)} and {_place(step)}); remove one of the two"
                     )
                 routes[trigger.shape] = step
 
@@ -62,6 +66,25 @@ class Application:
     def worker_steps(self) -> tuple[Step, ...]:
         """The steps that a worker consumes for: those with a state or queue trigger."""
         return tuple(step for step in self.steps if step.state_triggers or step.queue_triggers)
+
+
+def _place(step: Step) -> str:
+    """Return file and line of a step's handler, or its module if it is no function."""
+    handler: Any = step.handler
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    handler = inspect.unwrap(handler)
+    body = handler if hasattr(handler, "__code__") else getattr(type(handler), "__call__", None)  # noqa: B004
+    code = getattr(body, "__code__", None)
+    if code is None:
+        return f"module {getattr(handler, '__module__', 'unknown')}"
+    return f"{shown_path(code.co_filename)}:{code.co_firstlineno}"
+
+
+def shown_path(filename: str) -> str:
+    """Return a path as short as it can be written from the current folder."""
+    path = Path(filename)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else filename
 
 
 def _check_is_complete(step: object) -> None:

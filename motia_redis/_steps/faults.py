@@ -6,14 +6,18 @@ library's `traceback` calls them and trusts them. Here every call of them is gua
 
 from __future__ import annotations
 
+import os
 import reprlib
 import traceback
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType, TracebackType
+
+_PACKAGE = str(Path(__file__).parent.parent) + os.sep
 
 MAX_TEXT = 4_000  # characters
 MAX_TRACEBACK = 16_000  # characters
@@ -221,7 +225,7 @@ def _notes(error: BaseException) -> Iterator[str]:
 def _frames(trace: TracebackType) -> Iterator[str]:
     """Yield the lines of the frames: all, or the first and the last of them."""
     frames: list[tuple[FrameType, int]] = []
-    tail: TracebackType | None = trace
+    tail: TracebackType | None = _users(trace)
     while tail is not None:
         frames.append((tail.tb_frame, tail.tb_lineno))
         tail = tail.tb_next
@@ -232,6 +236,14 @@ def _frames(trace: TracebackType) -> Iterator[str]:
         yield from _frame_lines(frames[:half])
         yield f"  [{len(frames) - _MAX_FRAMES} frames left out]"
         yield from _frame_lines(frames[-half:])
+
+
+def _users(trace: TracebackType) -> TracebackType:
+    """Return the part of a traceback from the first frame that is not of this package on: it called the user's code."""
+    tail: TracebackType | None = trace
+    while tail is not None and tail.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+        tail = tail.tb_next
+    return tail or trace
 
 
 def _frame_lines(frames: list[tuple[FrameType, int]]) -> Iterator[str]:

@@ -11,8 +11,9 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from motia_redis._steps.application import Application
+from motia_redis._steps.application import Application, shown_path
 from motia_redis._steps.definitions import Step, StepDefinition
+from motia_redis._steps.faults import describe
 from motia_redis.errors import StepError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def load_application(targets: Sequence[str]) -> Application:
             try:
                 found = _steps_of(module)
             except StepError as exc:
-                raise StepError(f"{_shown(module.__file__ or module.__name__)}: {exc}") from exc
+                raise StepError(f"{shown_path(module.__file__ or module.__name__)}: {exc}") from exc
             steps.update((id(step), step) for step in found)
     return Application(tuple(steps.values()))
 
@@ -92,7 +93,10 @@ def _import_file(path: Path, root: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as exc:
+    except KeyboardInterrupt:
+        del sys.modules[name]
+        raise
+    except BaseException as exc:  # the module may raise anything
         del sys.modules[name]
         raise _import_error(str(path), exc) from exc
     return module
@@ -125,22 +129,23 @@ def _import_name(name: str) -> ModuleType:
         if exc.name is not None and (name == exc.name or name.startswith(f"{exc.name}.")):
             raise StepError(f"no file, folder or module {name!r} (looked in {Path.cwd()} and sys.path)") from exc
         raise _import_error(name, exc) from exc
-    except (Exception, SystemExit) as exc:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as exc:  # the module may raise anything
         raise _import_error(name, exc) from exc
 
 
 def _import_error(target: str, exc: BaseException) -> StepError:
     """Return the one-line error for what importing `target` raised, with the deepest line of the user's own code."""
-    place = _shown(target)
-    text = str(exc)
+    place, fault = shown_path(target), describe(exc)
+    text = fault.text
     if isinstance(exc, SyntaxError) and exc.filename and _is_users_own(exc.filename):
-        place, text = f"{_shown(exc.filename)}:{exc.lineno}", exc.msg
+        place, text = f"{shown_path(exc.filename)}:{exc.lineno}", exc.msg
     else:
         for frame in traceback.extract_tb(exc.__traceback__):
             if _is_users_own(frame.filename):
-                place = f"{_shown(frame.filename)}:{frame.lineno}"
-    kind = type(exc).__name__
-    return StepError(f"{place}: {kind}: {' '.join(text.split())}" if text else f"{place}: {kind}")
+                place = f"{shown_path(frame.filename)}:{frame.lineno}"
+    return StepError(f"{place}: {fault.type}: {' '.join(text.split())}" if text else f"{place}: {fault.type}")
 
 
 def _is_users_own(filename: str) -> bool:
@@ -148,12 +153,6 @@ def _is_users_own(filename: str) -> bool:
     paths = sysconfig.get_paths()
     foreign = (str(Path(__file__).parent.parent), paths["stdlib"], paths["platstdlib"], paths["purelib"], paths["platlib"])
     return not filename.startswith("<") and not filename.startswith(tuple(folder + os.sep for folder in foreign))
-
-
-def _shown(filename: str) -> str:
-    """Return a path as short as it can be written from the current folder."""
-    path = Path(filename)
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else filename
 
 
 def _steps_of(module: ModuleType) -> list[Step]:

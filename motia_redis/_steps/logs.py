@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import sys
+import threading
 from collections.abc import Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LOGGER_NAME = "motia_redis.step"
+_log = logging.getLogger("motia_redis")
 
 _step_name: ContextVar[str | None] = ContextVar("motia_redis_step_name", default=None)
 
@@ -172,6 +174,35 @@ def configure_logging(level: str | int, format: Literal["text", "json"] = "text"
     root.setLevel(level.upper() if isinstance(level, str) else level)
     # uvicorn logs its start and stop at INFO, and the command prints the same facts itself.
     logging.getLogger("uvicorn").setLevel(max(root.level, logging.WARNING))
+
+
+def log_uncaught() -> None:
+    """Log what Python itself would print to standard error as it is: warnings, and exceptions that nobody catches.
+
+    Only the entry point of an application may call this function.
+    """
+
+    def in_thread(caught: threading.ExceptHookArgs) -> None:
+        if caught.exc_value is not None and not issubclass(caught.exc_type, SystemExit):
+            name = caught.thread.name if caught.thread is not None else "unknown"
+            _log.error("uncaught in thread %s", name, exc_info=caught.exc_value)
+
+    def in_process(kind: type[BaseException], error: BaseException, _: object) -> None:
+        if not issubclass(kind, KeyboardInterrupt):
+            _log.critical("uncaught", exc_info=error)
+
+    def unraisable(caught: sys.UnraisableHookArgs) -> None:
+        _log.error("%s: %s", caught.err_msg or "exception ignored", printable(caught.object), exc_info=caught.exc_value)
+
+    threading.excepthook, sys.excepthook, sys.unraisablehook = in_thread, in_process, unraisable
+    logging.captureWarnings(True)
+
+
+def write_record(text: str, format: Literal["text", "json"]) -> None:
+    """Write a warning to standard error in one of the two formats, past the locks of logging, which another thread may hold."""
+    record = logging.makeLogRecord({"name": "motia_redis", "levelno": logging.WARNING, "levelname": "WARNING", "msg": text})
+    line = (JsonFormatter() if format == "json" else TextFormatter()).format(record)
+    os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{line}\n".encode())
 
 
 def _attributes(record: logging.LogRecord) -> tuple[str | None, str | None, Mapping[Any, Any]]:

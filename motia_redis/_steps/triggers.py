@@ -31,6 +31,9 @@ class HttpTrigger:
     method: HttpMethod
     path: str
 
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
     @property
     def segments(self) -> tuple[str, ...]:
         """The decoded segments of the path, without the empty one that a trailing slash leaves; `:name` as written."""
@@ -72,6 +75,10 @@ class StateTrigger:
     scope: str | None = None
     key: str | None = None
 
+    def __str__(self) -> str:
+        place = "/".join(name for name in (self.scope, self.key) if name is not None)
+        return f"state {place or 'of all scopes'}" + ("" if self.condition is None else " (condition)")
+
     def problem(self) -> str | None:
         """Return what is wrong with the trigger, or None."""
         if self.condition is not None and (problem := check_function(self.condition)):
@@ -89,6 +96,9 @@ class QueueTrigger:
     """Describe the messages that fire a step: those of one topic."""
 
     topic: str
+
+    def __str__(self) -> str:
+        return f"queue {self.topic}"
 
     def problem(self) -> str | None:
         """Return what is wrong with the trigger, or None."""

@@ -87,8 +87,25 @@ class Endpoint:
             old.leave()
 
 
+def unused_directory(url: str) -> Path | None:
+    """Return the directory of an `embedded://` URL if no server has kept data there, else None. Raises StateError.
+
+    For what must not create a server in a folder that a mistake names.
+    """
+    target = urls.parse(url)
+    if target.kind != "embedded":
+        return None
+    directory = _directory(url, target.directory)
+    # The append-only file of Redis 7 and later, of Redis 6, and the socket.
+    return None if any((directory / name).exists() for name in ("appendonlydir", "appendonly.aof", "redis.sock")) else directory
+
+
 def _join(url: str, directory: str) -> EmbeddedServer:
+    return EmbeddedServer.join(_directory(url, directory))
+
+
+def _directory(url: str, directory: str) -> Path:
     try:
-        return EmbeddedServer.join(Path(directory or urls.DEFAULT_DIRECTORY).expanduser())
+        return Path(directory or urls.DEFAULT_DIRECTORY).expanduser()
     except RuntimeError as error:  # no such user, for ~user
         raise StateError(f"{url}: {error}") from None

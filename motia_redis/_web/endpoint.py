@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect, Request
@@ -15,6 +14,7 @@ from motia_redis._steps.faults import describe
 from motia_redis._steps.invocation import call_in_task
 from motia_redis._steps.logs import Logger, running_step
 from motia_redis._tracing import trace
+from motia_redis._transport.outages import Outage
 from motia_redis._web.requests import RejectedRequest, match_path, path_segments, read_api_request, trace_id_of
 from motia_redis._web.responses import TRACE_HEADER, json_response, response_of
 from motia_redis.errors import StateUnavailable
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _RETRY_AFTER = 5  # seconds, for a client that got a 503
-_REPORT_INTERVAL = 60.0  # seconds between two lines about a Redis that stays away
 
 
 class EveryPath(BaseRoute):
@@ -61,25 +60,25 @@ class EveryPath(BaseRoute):
 
 
 class _Outage:
-    """Report a Redis that is away in few lines: when it goes, once a minute, and when a step that failed works again."""
+    """Report that requests fail because Redis is away. It is back when a step that failed has answered a request."""
 
-    def __init__(self) -> None:
+    def __init__(self, state: StateManager) -> None:
+        self._state = state
+        self._report: Outage | None = None
         self._steps: set[str] = set()  # that failed
-        self._reported = -_REPORT_INTERVAL
 
     def failed(self, step: str, error: BaseException) -> None:
         """Note that a step's handler could not reach Redis."""
         self._steps.add(step)
-        if time.monotonic() - self._reported >= _REPORT_INTERVAL:
-            self._reported = time.monotonic()
-            _log.error("requests are answered with 503 while Redis is unavailable: %s", describe(error).line)
+        if self._report is None:
+            self._report = Outage(self._state.url, _log, "requests are answered with 503")
+        self._report.failed(describe(error).line)
 
     def worked(self, step: str) -> None:
-        """Note that a step's handler returned."""
-        if step in self._steps:
+        """Note that a step's handler returned. Other steps may not need Redis."""
+        if self._report is not None and step in self._steps:
+            self._report.answered()
             self._steps.clear()
-            self._reported = -_REPORT_INTERVAL
-            _log.warning("Redis is available again: step %s has answered a request", step)
 
 
 class Endpoint:
@@ -91,7 +90,7 @@ class Endpoint:
         self._routes = sorted(routes, key=lambda route: [segment.startswith(":") for segment in route[0]])
         self._state = state
         self._max_body_bytes = max_body_bytes
-        self._outage = _Outage()
+        self._outage = _Outage(state)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)

@@ -308,7 +308,9 @@ async def test_dead_commands_list_show_retry_and_drop(state: StateManager, serve
     failing = FailingHandler()
     letters = DeadLetters(state)
     done = await run_command(server, namespace, "dead", "list")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "no dead letters\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0, f"no dead letters in namespace {namespace!r} of {server.url}\n", "",
+    )  # fmt: skip
     done = await run_command(server, namespace, "dead", "list", "--json")
     assert json.loads(done.stdout) == []
     async with working(state, failing_step(failing, "Sick", state_trigger(), queue("mail"))):
@@ -318,7 +320,8 @@ async def test_dead_commands_list_show_retry_and_drop(state: StateManager, serve
         found = await wait_for_dead_letters(letters, 5)
 
         done = await run_command(server, namespace, "dead", "list")
-        head, *rows = done.stdout.splitlines()
+        place, _, head, *rows = done.stdout.splitlines()
+        assert place == f"namespace {namespace!r} of {server.url}"
         assert head.split() == ["ID", "STEP", "TIME", "EVENT", "OF", "ATTEMPTS", "ERROR"]
         assert [row.split()[0] for row in rows] == [letter.id for letter in found]
         assert "\x1b" not in done.stdout, "no control characters of an error reach the terminal"
@@ -366,7 +369,7 @@ async def test_drop_all_command_drops_nothing_unless_confirmed(state: StateManag
         assert "Traceback" not in done.stderr
     assert await letters.count() == 2
     done = await run_command(server, namespace, "dead", "drop", "--all", "--step", "Other", "--yes")
-    assert done.stdout == "dropped 0 dead letters\n"
+    assert done.stdout == f"dropped 0 dead letters in namespace {namespace!r} of {server.url}\n"
     done = await run_command(server, namespace, "dead", "drop", "--all", input="y\n")
     assert (done.returncode, done.stdout) == (0, "dropped 2 dead letters\n")
     assert await letters.count() == 0
@@ -378,13 +381,13 @@ async def test_dead_commands_print_one_line_for_unknown_ids_and_namespaces(
     hint = "check the id with `motia-redis dead list`"
     for verb in ("show", "retry", "drop"):
         done = await run_command(server, namespace, "dead", verb, "--step", "Sick", "0/1-1")
-        assert error_line(done) == f"step 'Sick' has no dead letter '0/1-1': {hint}"
+        assert error_line(done).startswith(f"step 'Sick' has no dead letter '0/1-1': {hint}")
     done = await run_command(server, namespace, "dead", "retry", "--step", "Sick", "0/1-1", "0/2-2")
     assert error_line(done) == f"step 'Sick' has no dead letter '0/1-1': {hint} (and 1 more error)"
     for arguments in (["retry"], ["drop"], ["retry", "0/1-1"], ["drop", "--all", "0/1-1"]):
         done = await run_command(server, namespace, "dead", *arguments)
         assert (done.returncode, "Traceback" in done.stderr) == (2, False)
     done = await run_command(server, "mistyped", "dead", "list")
-    assert error_line(done).startswith("there is no namespace 'mistyped' in this Redis")
+    assert error_line(done).startswith(f"there is no namespace 'mistyped' of {server.url}: ")
     with redis.Redis.from_url(server.url) as client:
         assert not client.exists("mistyped:layout"), "looking creates nothing"

@@ -180,3 +180,19 @@ def test_doctor_command_prints_one_line_when_redis_is_unreachable() -> None:
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "cannot reach Redis" in done.stderr
+
+
+def test_program_without_logging_prints_each_warning_once_and_nothing_else(server: RedisServer, namespace: str) -> None:
+    program = (
+        "import asyncio, sys\n"
+        "from motia_redis import StateManager\n"
+        "async def main():\n"
+        "    for number in range(3):\n"
+        "        async with StateManager(sys.argv[1], namespace=f'{sys.argv[2]}-{number}') as state:\n"
+        "            await state.set('a', 'b', 1)\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, server.url, namespace], capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert "nothing is kept on disk" in line

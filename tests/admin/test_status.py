@@ -41,7 +41,8 @@ async def test_status_of_a_new_namespace_has_no_steps_and_no_workers(
     found = await read_status(state)
     assert (found.namespace, found.steps, found.workers) == (namespace, [], [])
     done = await run_command(server, namespace, "status")
-    assert (done.returncode, done.stdout) == (0, "no steps\n\nno workers\n")
+    assert (done.returncode, done.stdout) == (0, f"namespace {namespace!r} of {server.url}\n\nno steps\n\nno workers\n")
+    assert json.loads((await run_command(server, namespace, "status", "--json")).stdout)["redis"] == server.url
 
 
 async def test_status_counts_lag_pending_lanes_and_dead_letters_of_each_step(
@@ -87,7 +88,7 @@ async def test_status_counts_lag_pending_lanes_and_dead_letters_of_each_step(
     (worker,) = found.workers
     assert (worker.host, worker.pid) == (socket.gethostname(), os.getpid())
     assert worker.lanes == {"Record": 16, "Sick": 8, "Slow": 1}
-    head, *rows = done.stdout.splitlines()
+    _, _, head, *rows = done.stdout.splitlines()
     assert head.split() == ["STEP", "LAG", "PENDING", "OLDEST", "LANES", "DEAD"]
     assert rows[0].split() == ["Record", "0", "0", "-", "16/16", "0"]
     assert rows[1].split() == ["Sick", "0", "0", "-", "8/8", "3"]
@@ -189,7 +190,7 @@ async def test_dead_worker_holds_no_lanes_after_its_lease(
         await until(works, "the worker holds all lanes")
         assert error_line(await run_command(server, namespace, "steps", "forget", "Step")) == (
             f"step 'Step' cannot be forgotten: the step still runs in process {worker.process.pid} on {socket.gethostname()}, "
-            "and wants all of its lanes; end its workers, or use force"
+            f"and wants all of its lanes; end its workers, or use force (namespace {namespace!r} of {server.url})"
         )
         worker.process.kill()
 
@@ -281,7 +282,10 @@ async def test_forget_removes_groups_attempts_and_lanes_and_keeps_letters_unless
     assert not raw.keys(f"{{{namespace}:*Sick*")
     assert not [field for key in raw.keys(f"{{{namespace}:*:leases") for field in raw.hkeys(key) if b"Sick" in field]
     error = error_line(await run_command(server, namespace, "steps", "forget", "Sick"))
-    assert error == f"there is no step 'Sick' in namespace '{namespace}': check the name with `motia-redis status`"
+    assert error == (
+        f"there is no step 'Sick' in namespace '{namespace}': check the name with `motia-redis status`"
+        f" (namespace {namespace!r} of {server.url})"
+    )
 
 
 async def test_worker_continues_after_its_step_was_forgotten_by_force(state: StateManager) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from motia_redis._steps.faults import MAX_TEXT, MAX_TRACEBACK, Fault, describe, printable, type_name
+from motia_redis._steps.invocation import call_in_task
 
 FORGED = "no order x\n2026-11-26T12:00:00.000Z INFO forged\x1b[2K\x1b]0;owned\x07\r\0\x9b\u2028\u202e\ud800"
 
@@ -249,6 +250,22 @@ def test_traceback_shows_frames_causes_contexts_and_members_as_python_does() -> 
     places = [lines.index(line) for line in order]
     assert places == sorted(places)
     assert any(line.startswith(f'  File "{__file__}", line ') and line.endswith(", in fails") for line in lines)
+
+
+async def test_traceback_begins_with_the_frames_of_the_user() -> None:
+    async def fails(input: Any) -> None:
+        int(input)
+
+    lines: list[str] = []
+    try:
+        await call_in_task(fails, "x", None)
+    except ValueError as error:
+        # Without the frame of this test, and so as the caller in this package sees it.
+        lines = describe(
+            error.with_traceback(error.__traceback__.tb_next if error.__traceback__ else None)
+        ).traceback.splitlines()
+    assert lines[1].startswith(f'  File "{__file__}", line ')
+    assert lines[1].endswith(", in fails")
 
 
 def test_suppressed_context_is_not_shown() -> None:

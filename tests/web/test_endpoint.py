@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -23,7 +24,7 @@ from motia_redis.errors import OutcomeUnknown, StateUnavailable
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-FAKE_STATE: Any = object()
+FAKE_STATE: Any = SimpleNamespace(url="redis://user:secret@h:1/0")
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 
 
@@ -441,12 +442,14 @@ async def test_outage_is_logged_when_it_begins_and_ends_not_for_each_request(cap
     async with client(route("GET", "/", handler, "Asks"), route("GET", "/other", lambda request: None)) as http_client:
         for path in ["/"] * 20 + ["/other"]:
             await http_client.get(path)
-        assert [record.levelno for record in caplog.records] == [logging.ERROR]
-        assert "cannot reach Redis at redis://h:1" in caplog.messages[0]
+        (message,) = caplog.messages
+        assert message.startswith(
+            "Redis at redis://h:1/0 is away, and requests are answered with 503: StateUnavailable: scope 'a'"
+        )
         is_away = False
         for _ in range(3):
             await http_client.get("/")
-    assert caplog.messages[1:] == ["Redis is available again: step Asks has answered a request"]
+    assert [message.split(" after")[0] for message in caplog.messages[1:]] == ["Redis at redis://h:1/0 is back"]
 
 
 async def test_defect_of_the_endpoint_returns_500_with_the_trace_id(

