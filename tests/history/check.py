@@ -5,6 +5,9 @@ The events of a key give an order of its changes. The history of the key is line
 - each acknowledged change has exactly one event,
 - each event belongs to a call,
 - each event starts from the value that the event before it left,
+- each event changes the counter as its call says: a set writes what it was given, an update and a read-modify-write add 1,
+- a change that required a revision changed the value of this revision; one that was rejected found another revision,
+- each value was returned by one delete at most,
 - each call can have taken effect at one moment between its start and its end.
 """
 
@@ -16,10 +19,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tests.history.calls import ANY
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from tests.history.workload import Call
+    from tests.history.calls import Call, Value
 
 
 class Violation(AssertionError):
@@ -28,13 +33,12 @@ class Violation(AssertionError):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A change as its event describes it. Values are given by their tokens; None: the key had no value."""
+    """A change as its event describes it. None: the key had no value."""
 
     revision: str
     request: str
-    old: str | None
-    new: str | None
-    step: int | None = None  #: the difference of the counters in the new and the old value, if both exist
+    old: Value | None
+    new: Value | None
 
 
 @dataclass(slots=True)
@@ -45,10 +49,10 @@ class _Change:
     end: float
 
 
-def check(calls: Iterable[Call], events: dict[str, list[Event]], stored: dict[str, tuple[str | None, str | None]]) -> int:
+def check(calls: Iterable[Call], events: dict[str, list[Event]], stored: dict[str, tuple[Value | None, str | None]]) -> int:
     """Raise Violation for the first contradiction; return the number of calls.
 
-    `events` holds the events of each key in order. `stored` holds the stored token and revision of each key.
+    `events` holds the events of each key in order. `stored` holds the stored value and revision of each key.
     """
     by_key: dict[str, list[Call]] = {}
     for call in calls:
@@ -68,14 +72,14 @@ def _require(holds: bool, violation: str) -> None:
         raise Violation(violation)
 
 
-def _check_key(calls: list[Call], events: list[Event], stored: tuple[str | None, str | None]) -> None:
+def _check_key(calls: list[Call], events: list[Event], stored: tuple[Value | None, str | None]) -> None:
     _check_chain(events, stored)
     changes = _match(calls, events)
     _check_changes(changes)
     _check_reads(calls, events, changes)
 
 
-def _check_chain(events: Sequence[Event], stored: tuple[str | None, str | None]) -> None:
+def _check_chain(events: Sequence[Event], stored: tuple[Value | None, str | None]) -> None:
     """Require that each event starts from the value before it, and that the last event left the stored value."""
     last, revision = None, "0-0"
     for event in events:
@@ -94,31 +98,87 @@ def _order(revision: str) -> tuple[int, int]:
 
 
 def _match(calls: list[Call], events: Sequence[Event]) -> list[_Change]:
-    """Find the call of each event. Require one event for each acknowledged change."""
-    writers = {call.token: call for call in calls if call.kind in ("set", "update")}
-    deleters = {call.seen: call for call in calls if call.kind == "delete" and call.outcome == "ok" and call.seen is not None}
-    undecided = sorted(call.start for call in calls if call.kind == "delete" and call.outcome == "unknown")
-    found = []
+    """Find the call of each event, and check what it did. Require one event for each acknowledged change."""
+    writers = {call.token: call for call in calls if call.kind in ("set", "modify", "update")}
+    deleters: dict[Value, Call] = {}
+    for call in calls:
+        _check_condition(call)
+        if call.kind == "delete" and call.outcome == "ok" and call.seen is not None:
+            _require(call.seen not in deleters, f"two deletes returned {call.seen}")
+            deleters[call.seen] = call
+    found: list[Call | None] = []
     seen: set[str] = set()
     for event in events:
-        call = writers.get(event.new) if event.new is not None else deleters.get(event.old)
-        if call is None and event.new is None and undecided:
-            found.append(_Change(undecided.pop(0), math.inf))
-            continue
-        if call is None:
+        match = writers.get(event.new.token) if event.new else deleters.get(event.old) if event.old else None
+        found.append(match)
+        if match is not None:
+            _require(_name(match) not in seen, f"{_name(match)} is applied twice")
+            seen.add(_name(match))
+        elif event.new is not None:
             raise Violation(f"event {event.revision} ({event.old} -> {event.new}) belongs to no call")
-        name = event.new or f"delete {event.old}"
-        _require(name not in seen, f"{name} is applied twice")
-        seen.add(name)
-        _require(call.outcome != "rejected", f"{name} was rejected, and has an event")
-        if call.kind == "update" and event.step is not None:
-            _require(event.step == 1, f"{name} incremented the counter by {event.step}")
-        found.append(_Change(call.start, call.end if call.outcome == "ok" else math.inf))
-    for token, call in writers.items():
-        _require(call.outcome != "ok" or token in seen, f"{call.kind} {token} was acknowledged, and has no event")
-    for token in deleters:
-        _require(f"delete {token}" in seen, f"the delete of {token} was acknowledged, and has no event")
-    return found
+    before: str | None = None  # the revision of the value that the next event changes
+    for event, match in zip(events, found, strict=True):
+        if match is not None:
+            _check_effect(match, event, before)
+        before = event.revision if event.new is not None else None
+    for call in [*writers.values(), *deleters.values()]:
+        _require(call.outcome != "ok" or _name(call) in seen, f"{_name(call)} was acknowledged, and has no event")
+    return _match_undecided(calls, events, found)
+
+
+def _name(call: Call) -> str:
+    return f"the delete of {call.seen}" if call.kind == "delete" else f"{call.kind} {call.token}"
+
+
+def _check_condition(call: Call) -> None:
+    """Require that a call was rejected only if it required a revision and found another, and that it was not if it must be."""
+    if call.outcome == "rejected":
+        _require(call.expected != ANY, f"{call.kind} {call.token} was rejected, and required no revision")
+        _require(
+            call.revision != call.expected, f"{call.kind} {call.token} was rejected, and found the revision that it required"
+        )
+    elif call.outcome == "ok" and call.kind == "delete" and call.seen is None:
+        _require(call.expected in (ANY, None), f"delete {call.token} found no value, and required the revision {call.expected}")
+
+
+def _check_effect(call: Call, event: Event, before: str | None) -> None:
+    """Require that an event does what its call says. `before` is the revision of the value that it changed."""
+    name = _name(call)
+    _require(call.outcome != "rejected", f"{name} was rejected, and has an event")
+    _require(call.expected in (ANY, before), f"{name} required the revision {call.expected}, and changed the value of {before}")
+    if event.new is None:
+        return
+    if call.count is not None:
+        _require(event.new.count == call.count, f"{name} says the counter {call.count}, its event {event.new.count}")
+    if call.kind in ("modify", "update"):
+        last = event.old.count if event.old else 0
+        _require(event.new.count == last + 1, f"{name} incremented the counter from {last} to {event.new.count}")
+
+
+def _match_undecided(calls: list[Call], events: Sequence[Event], found: Sequence[Call | None]) -> list[_Change]:
+    """Give each event without a call an undecided delete that may have caused it; return all changes.
+
+    An undecided delete says nothing about the value that it found. One that required a revision fits one event only, so it is
+    preferred. It must have begun before the end of every later change.
+    """
+    undecided = sorted(
+        (call for call in calls if call.kind == "delete" and call.outcome == "unknown"), key=lambda call: call.start
+    )
+    latest = [math.inf] * (len(events) + 1)
+    for index in range(len(events) - 1, -1, -1):
+        call = found[index]
+        latest[index] = min(latest[index + 1], call.end if call is not None and call.outcome == "ok" else math.inf)
+    changes = []
+    for index, event in enumerate(events):
+        call = found[index]
+        if call is None:
+            before = events[index - 1].revision if index and event.old is not None else None
+            fitting = [call for call in undecided if call.expected in (ANY, before) and call.start <= latest[index + 1]]
+            _require(bool(fitting), f"event {event.revision} ({event.old} -> {event.new}) belongs to no call")
+            call = min(fitting, key=lambda call: call.expected == ANY)  # of equals, the one that began first
+            undecided.remove(call)
+        changes.append(_Change(call.start, call.end if call.outcome == "ok" else math.inf))
+    return changes
 
 
 def _check_changes(changes: Sequence[_Change]) -> None:

@@ -13,13 +13,16 @@ import orjson
 from motia_redis._steps.events import decode_change
 from motia_redis._store import codec
 from motia_redis._store.keyspace import Keyspace, Layout
+from tests.history.calls import Value, from_json, value_of
 from tests.history.check import Event, check
-from tests.history.workload import SCOPE, Call
+from tests.history.workload import SCOPE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     import redis
+
+    from tests.history.calls import Call
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -28,21 +31,22 @@ async def record(
     url: str,
     directory: Path,
     *,
-    seconds: float,
-    calls: int,
+    changes: int,
     build: Path = ROOT,
     processes: int = 3,
     during: Callable[[], Awaitable[None]] | None = None,
 ) -> list[Call]:
     """Run the workload with the `motia_redis` package in `build`; return all calls.
 
-    Each process runs for `seconds`, and on until it has made `calls` calls. `during` runs at the same time.
+    Each process makes at least `changes` changes, and goes on until `during` has ended.
     """
     running, logs = [], []
+    stop = directory / "stop"
+    stop.unlink(missing_ok=True)
     for number in range(processes):
         log = directory / f"process{number}.json"
         given: dict[str, Any] = {"url": url, "namespace": "motia", "name": number, "out": log, "seed": number}
-        given |= {"keys": 4, "tasks": 4, "seconds": seconds, "calls": calls}
+        given |= {"keys": 4, "tasks": 4, "stop": stop, "changes": changes}
         options = [str(part) for name, value in given.items() for part in (f"--{name}", value)]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-m", "tests.history.workload", *options]
@@ -51,14 +55,15 @@ async def record(
     try:
         if during is not None:
             await during()
-        async with asyncio.timeout(seconds + 120):
+        stop.touch()
+        async with asyncio.timeout(120):
             assert [await process.wait() for process in running] == [0] * processes
     finally:
         for process in running:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-    return [Call(**call) for log in logs for call in orjson.loads(log.read_bytes())]
+    return [from_json(call) for log in logs for call in orjson.loads(log.read_bytes())]
 
 
 def check_history(calls: list[Call], raw: redis.Redis) -> str:
@@ -70,14 +75,12 @@ def check_history(calls: list[Call], raw: redis.Redis) -> str:
         entries: Any = raw.xrange(stream)
         for entry_id, fields in entries:
             change = decode_change(entry_id.decode(), fields)
-            old, new = change.old_value, change.new_value
-            step = new["n"] - old["n"] if old and new else None
-            event = Event(change.revision, fields[b"request"].decode(), old and old["token"], new and new["token"], step)
+            event = Event(change.revision, fields[b"request"].decode(), value_of(change.old_value), value_of(change.new_value))
             events.setdefault(change.item_id, []).append(event)
     texts: Any = raw.hgetall(values)
     stored_revisions: Any = raw.hgetall(revisions)
-    stored: dict[str, tuple[str | None, str | None]] = {
-        key.decode(): (codec.decode(text, subject="")["token"], stored_revisions[key].decode()) for key, text in texts.items()
+    stored: dict[str, tuple[Value | None, str | None]] = {
+        key.decode(): (value_of(codec.decode(text, subject="")), stored_revisions[key].decode()) for key, text in texts.items()
     }
     count = check(calls, events, stored)
     unknown = sum(call.outcome == "unknown" for call in calls)

@@ -1,6 +1,7 @@
 """A process that reads and changes a few keys at random and records each call: `python -m tests.history.workload`.
 
-Each value has a unique token. So the value that a read returns identifies the change that wrote it.
+Many changes require a revision: the newest one, or one that the task knows to be old. So a build that does not check revisions is
+detected without a race of two tasks.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import argparse
 import asyncio
 import random
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,71 +19,80 @@ import orjson
 from motia_redis import StateManager
 from motia_redis._store.limits import Retention
 from motia_redis.errors import RevisionConflict, StateUnavailable
+from tests.history.calls import ANY, Call, value_of
 
 SCOPE = "history"
-KINDS = ["get", "entry", "set", "set", "update", "update", "update", "delete"]
+READS = ("get", "entry")
+KINDS = [*READS, "set", "set", "update", "update", "update", "modify", "modify", "delete", "delete"]
 
 
-@dataclass(slots=True)
-class Call:
-    """One call. Times are nanoseconds of the monotonic clock, which all processes of a machine share."""
-
-    key: str
-    kind: str  #: get, entry, set, update or delete
-    start: int
-    end: int = 0
-    outcome: str = "ok"  #: "ok"; "rejected": not applied; "unknown": a change that may have been applied, or may still be
-    token: str = ""  #: the token of the value that the change writes
-    seen: str | None = None  #: the token of the value that was read or deleted; None: there was no value
-    revision: str | None = None  #: the revision that was read, or that a rejected call found; None: there was no value
-
-
-async def _make(state: StateManager, call: Call, condition: dict[str, Any]) -> None:
+async def _make(state: StateManager, call: Call) -> None:
+    """Make the call, and record what it returns."""
+    condition: dict[str, Any] = {} if call.expected == ANY else {"if_revision": call.expected}
     match call.kind:
         case "get":
-            value = await state.get(SCOPE, call.key)
-            call.seen = value and value["token"]
+            call.seen = value_of(await state.get(SCOPE, call.key))
         case "entry":
             entry = await state.entry(SCOPE, call.key)
-            call.seen, call.revision = (entry.value["token"], entry.revision) if entry else (None, None)
-        case "set":
-            await state.set(SCOPE, call.key, {"n": 0, "token": call.token}, **condition)
+            call.seen, call.revision = (value_of(entry.value), entry.revision) if entry else (None, None)
+        case "set" | "modify":
+            await state.set(SCOPE, call.key, {"n": call.count, "token": call.token}, **condition)
         case "update":
             change = [{"op": "increment", "path": "/n", "value": 1}, {"op": "replace", "path": "/token", "value": call.token}]
             value = await state.update(SCOPE, call.key, change, **condition)
             assert value["token"] == call.token, "update returned another value than it wrote"
+            call.count = value["n"]
         case "delete":
-            value = await state.delete(SCOPE, call.key, **condition)
-            call.seen = value and value["token"]
+            call.seen = value_of(await state.delete(SCOPE, call.key, **condition))
 
 
-async def _work(
-    state: StateManager, name: str, keys: int, until: float, least: int, choose: random.Random, calls: list[Call]
-) -> None:
-    """Make random calls until the time `until`, and on until `calls` holds `least` of them."""
-    number = 0
-    while time.monotonic() < until or len(calls) < least:
-        number += 1
-        key = f"key{choose.randrange(keys)}"
-        condition: dict[str, Any] = {}
-        kind = choose.choice(KINDS)
-        if kind not in ("get", "entry") and choose.random() < 0.3:
-            try:
-                entry = await state.entry(SCOPE, key)
-            except StateUnavailable:
-                continue
-            condition = {"if_revision": entry and entry.revision}
-        call = Call(key, kind, time.monotonic_ns(), token=f"{name}.{number}")
+class _Task:
+    """Makes random calls one after the other and records them in `calls`."""
+
+    def __init__(self, state: StateManager, name: str, keys: int, choose: random.Random, calls: list[Call]) -> None:
+        self._state = state
+        self._name = name
+        self._keys = keys
+        self._choose = choose
+        self._calls = calls
+        self._number = 0
+        self._old: dict[str, str] = {}  # of each key, a revision that it has no more
+
+    async def step(self) -> None:
+        """Make one random call; before a change that requires a revision, also read it."""
+        key, kind = f"key{self._choose.randrange(self._keys)}", self._choose.choice(KINDS)
+        if kind in READS:
+            await self._call(Call(key, kind, 0))
+            return
+        call = Call(key, kind, 0, count=self._choose.randrange(100) if kind == "set" else None)
+        if kind == "modify" or self._choose.random() < 0.4:
+            read = Call(key, "entry", 0)
+            if not await self._call(read):
+                return
+            call.expected = read.revision
+            if kind == "modify":
+                call.count = (read.seen.count if read.seen else 0) + 1
+        elif self._choose.random() < 0.2:
+            call.expected = self._old.get(key, ANY)
+        if await self._call(call) and call.outcome == "ok" and call.expected not in (ANY, None):
+            self._old[key] = call.expected  # the change gave the key another revision, or the key has no value
+
+    async def _call(self, call: Call) -> bool:
+        """Make and record a call. Return false if it had no effect, because Redis was not there."""
+        self._number += 1
+        call.token = f"{self._name}.{self._number}"
+        call.start = time.monotonic_ns()
         try:
-            await _make(state, call, condition)
+            await _make(self._state, call)
         except RevisionConflict as error:
             call.outcome, call.revision = "rejected", error.actual
         except StateUnavailable as error:
-            if kind in ("get", "entry") or not error.maybe_applied:
-                continue
+            if call.kind in READS or not error.maybe_applied:
+                return False
             call.outcome = "unknown"
         call.end = time.monotonic_ns()
-        calls.append(call)
+        self._calls.append(call)
+        return True
 
 
 async def connect(state: StateManager) -> None:
@@ -99,26 +109,28 @@ async def connect(state: StateManager) -> None:
 async def main() -> None:
     """Run the tasks of one process and write the recorded calls to a file."""
     parser = argparse.ArgumentParser(description="Call the state API at random and write all calls to a file.")
-    for name in ("url", "namespace", "name", "out"):
+    for name in ("url", "namespace", "name", "out", "stop"):
         parser.add_argument(f"--{name}", required=True)
-    for name in ("keys", "tasks", "seed", "calls"):
+    for name in ("keys", "tasks", "seed", "changes"):
         parser.add_argument(f"--{name}", type=int, required=True)
-    parser.add_argument("--seconds", type=float, required=True)
     given = parser.parse_args()
+    stop = Path(given.stop)
     calls: list[Call] = []
     retention = Retention(entries=1_000_000)  # the checker reads all events
     state = StateManager(given.url, namespace=given.namespace, retention=retention, deadline=5)
     try:
         await connect(state)
-        until = time.monotonic() + given.seconds
-        tasks = (
-            _work(state, f"{given.name}.{task}", given.keys, until, given.calls, random.Random(given.seed * 100 + task), calls)
-            for task in range(given.tasks)
-        )
+
+        async def work(number: int) -> None:
+            task = _Task(state, f"{given.name}.{number}", given.keys, random.Random(given.seed * 100 + number), calls)
+            while not stop.exists() or sum(call.kind not in READS for call in calls) < given.changes:
+                await task.step()
+
+        tasks = (work(number) for number in range(given.tasks))
         await asyncio.gather(*tasks)
     finally:
         await state.close()
-    Path(given.out).write_bytes(orjson.dumps([asdict(call) for call in calls]))
+    Path(given.out).write_bytes(orjson.dumps([asdict(call) for call in calls], default=tuple))
 
 
 if __name__ == "__main__":

@@ -48,8 +48,9 @@ def packaged(name: str) -> Path:
 class RedisServer:
     """Run a redis-server within `with`. `options` are options of redis-server, such as `--appendonly yes`."""
 
-    def __init__(self, directory: Path, *options: str) -> None:
+    def __init__(self, directory: Path, *options: str, program: Path | None = None) -> None:
         self.directory = directory
+        self._program = program
         self.options = options
         # A socket path has at most 107 bytes; pytest's directories can be longer.
         self._socket_directory = Path(tempfile.mkdtemp(prefix="motia-test-"))
@@ -58,7 +59,15 @@ class RedisServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        command = [str(find_server()), "--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.directory)]
+        command = [
+            str(self._program or find_server()),
+            "--port",
+            "0",
+            "--unixsocket",
+            str(self.socket),
+            "--dir",
+            str(self.directory),
+        ]
         command += ["--save", "", *self.options]
         with (self.directory / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -68,6 +77,11 @@ class RedisServer:
         except BaseException:
             self.kill()
             raise
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     def kill(self) -> None:
         """Kill the server like a crash."""
@@ -84,6 +98,12 @@ class RedisServer:
         self._process.terminate()
         self._process.wait()
         shutil.rmtree(self._socket_directory)
+
+
+def all_servers() -> dict[str, Path]:
+    """Return the server programs of this environment by name: the one that tests run on, and those in packages."""
+    packaged_ones = {name: find_packaged(name) for name in PACKAGED}
+    return {"default": find_server(), **{name: program for name, program in packaged_ones.items() if program is not None}}
 
 
 def _answers(client: redis.Redis) -> bool:

@@ -1,0 +1,45 @@
+"""The record of a call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+ANY = "any"  #: as `Call.expected`: the call required no revision
+
+
+class Value(NamedTuple):
+    """A value of the workload. Its token is unique, so it identifies the change that wrote the value."""
+
+    token: str
+    count: int  #: the counter
+
+    def __str__(self) -> str:
+        return f"{self.token}={self.count}"
+
+
+def value_of(document: Any) -> Value | None:
+    """Return the value that a stored document holds; None for no document."""
+    return None if document is None else Value(document["token"], document["n"])
+
+
+@dataclass(slots=True)
+class Call:
+    """One call. Times are nanoseconds of the monotonic clock, which all processes of a machine share."""
+
+    key: str
+    kind: str  #: get, entry, set, update, delete, or modify: the conditional set of a read-modify-write, which adds 1
+    start: int
+    end: int = 0
+    outcome: str = "ok"  #: "ok"; "rejected": not applied; "unknown": a change that may have been applied, or may still be
+    token: str = ""  #: the token of the value that the change writes; the name of a delete
+    seen: Value | None = None  #: the value that was read or deleted; None: there was no value
+    revision: str | None = None  #: the revision that was read, or that a rejected call found; None: there was no value
+    expected: str | None = ANY  #: the revision that the change required; None: the key must have no value
+    count: int | None = None  #: the counter that a set or modify writes, or that an update returned
+
+
+def from_json(recorded: dict[str, Any]) -> Call:
+    """Return a call that was written as JSON."""
+    seen = recorded.pop("seen")
+    return Call(**recorded, seen=seen and Value(*seen))
