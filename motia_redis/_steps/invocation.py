@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import functools
 import inspect
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
 Function = Callable[..., Any]
+
+BLOCKED = 1.0  # seconds: a handler that lets nothing else run for so long is reported
 
 
 def check_function(fn: object) -> str | None:
@@ -29,13 +32,16 @@ def check_function(fn: object) -> str | None:
     return None
 
 
-async def call(fn: Function, input: Any, ctx: Any, executor: Executor | None = None) -> Any:
+async def call(
+    fn: Function, input: Any, ctx: Any, executor: Executor | None = None, on_block: Callable[[float], None] | None = None
+) -> Any:
     """Call `fn` with `input`, and `ctx` if it takes one, and return its result.
 
     An async function runs on the event loop; a sync one in a thread of `executor` (None: the loop's own), with the
     caller's context variables, so that it cannot stop the loop. Whatever the function raises is raised, a BaseException too; only
     what asyncio would take for its own becomes a `RuntimeError` (`SystemExit`, for example), since a handler may fail but not
-    end the process that works for others.
+    end the process that works for others. `on_block` is called with the seconds for which an async function let nothing else
+    run on the loop, if they are many.
     """
     try:
         with_ctx, on_loop = _kind(fn)
@@ -43,7 +49,7 @@ async def call(fn: Function, input: Any, ctx: Any, executor: Executor | None = N
         raise TypeError(f"{fn!r} {exc}") from None
     args = (input, ctx) if with_ctx else (input,)
     if on_loop:
-        return await Apart(_start(fn, args))
+        return await Apart(_start(fn, args), on_block)
     context = contextvars.copy_context()
     outcome = await asyncio.get_running_loop().run_in_executor(executor, context.run, _in_thread, fn, args)
     result = outcome.take()
@@ -59,13 +65,15 @@ async def call_in_task(fn: Function, input: Any, ctx: Any) -> Any:
 class Apart:
     """Awaits something in a context of its own: what it sets there does not reach what comes next in the same task.
 
-    Raises what it raises, but for the two exceptions that end the loop: they become RuntimeErrors.
+    Raises what it raises, but for the two exceptions that end the loop: they become RuntimeErrors. `on_block` is called with the
+    seconds of each step that took at least `BLOCKED` seconds.
     """
 
-    __slots__ = ("_awaitable",)
+    __slots__ = ("_awaitable", "_on_block")
 
-    def __init__(self, awaitable: Awaitable[Any]) -> None:
+    def __init__(self, awaitable: Awaitable[Any], on_block: Callable[[float], None] | None = None) -> None:
         self._awaitable = awaitable
+        self._on_block = on_block
 
     def __await__(self) -> Generator[Any, Any, Any]:
         """Run each step of it there."""
@@ -74,12 +82,16 @@ class Apart:
         steps: Any = awaitable.__await__() if hasattr(awaitable, "__await__") else iter(awaitable)  # of `types.coroutine`
         step, given = steps.send, None
         while True:
+            began = time.monotonic()
             try:
                 waits_for = context.run(step, given)
             except StopIteration as done:
                 return done.value
             except (SystemExit, KeyboardInterrupt) as error:
                 raise _failure(error) from error
+            finally:
+                if self._on_block is not None and (seconds := time.monotonic() - began) >= BLOCKED:
+                    self._on_block(seconds)
             try:
                 given, step = (yield waits_for), steps.send
             except BaseException as error:  # noqa: BLE001  # it is for the coroutine

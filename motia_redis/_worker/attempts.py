@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
@@ -188,7 +189,8 @@ class Attempts:
         call, delivery.call = delivery.call, None
         call = call or await subscription.matcher.match(entry, self._state, delivery.trace_id, delivery.attempts)
         if call is not None:
-            await invocation.call(subscription.step.handler, call.input, call.ctx, self._executor)
+            report = partial(_report_block, delivery)
+            await invocation.call(subscription.step.handler, call.input, call.ctx, self._executor, report)
         elif entry.is_retry and entry.fields[b"only"] == subscription.group.encode():
             raise NotWanted(_NOT_WANTED)
 
@@ -293,6 +295,14 @@ class Attempts:
                     if not delivery.is_current:
                         return None
                     pause = min(pause * 2, _RECONNECT[1])
+
+
+def _report_block(delivery: Delivery, seconds: float) -> None:
+    _log.warning(
+        "step %s: the handler blocked the event loop for %.1f s at %s: no other handler and no heartbeat ran meanwhile; make it a "
+        "def handler, which runs in a thread, or let it await",
+        delivery.lane.subscription.group, seconds, delivery.id,
+    )  # fmt: skip
 
 
 class _Waiting:

@@ -38,7 +38,8 @@ _WAIT = 0.5  # of a lease: for so long a holder must have written nothing before
 class PartitionLeases:
     """Keep the lease of one partition, and its lanes as they are assigned.
 
-    `on_taken` is called with a lane that was acquired, `on_lost` with one that another worker has taken; `report` has a lane's
+    `on_taken` is called with a lane that was acquired, `on_lost` with one that another worker has taken, `on_valid` when the lease
+    is valid again; `report` has a lane's
     progress recorded, `release` the lane released with it. `revive` is called when the server seems to have ended, `restore` when
     consumer groups are missing.
     """
@@ -55,6 +56,7 @@ class PartitionLeases:
         heartbeat: float,
         on_taken: Callable[[Lane], None],
         on_lost: Callable[[Lane], None],
+        on_valid: Callable[[], None],
         release: Callable[[Lane], None],
         report: Callable[[Lane], None],
         revive: Callable[[], Awaitable[None]],
@@ -70,6 +72,7 @@ class PartitionLeases:
         self._heartbeat = heartbeat
         self._on_taken = on_taken
         self._on_lost = on_lost
+        self._on_valid = on_valid
         self._release = release
         self._report = report
         self._revive = revive
@@ -140,7 +143,10 @@ class PartitionLeases:
             for lane, outcome in zip(held, outcomes, strict=True):
                 if not isinstance(outcome, Kept):
                     self._on_lost(lane)
+        was_valid = self._lease.is_valid()
         self._lease.renewed(asked, self._ttl)
+        if not was_valid:
+            self._on_valid()
         for lane in held:
             if lane.tell_position():
                 self._report(lane)

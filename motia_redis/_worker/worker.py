@@ -196,6 +196,7 @@ class _Run:
                 heartbeat=self._heartbeat,
                 on_taken=self._reader.mark_ready,
                 on_lost=self._lost,
+                on_valid=self._reader.look_again,
                 release=self._release,
                 report=self._reporter.changed,
                 revive=state.revive,
