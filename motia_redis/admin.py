@@ -2,9 +2,10 @@
 
 from motia_redis._admin.dead_letters import DeadLetter, DeadLetters
 from motia_redis._admin.doctor import Examined, examine
-from motia_redis._admin.registry import Forgotten, forget_step
+from motia_redis._admin.registry import Forgotten, Renamed, forget_step, rename_step
 from motia_redis._admin.settings import change_settings
-from motia_redis._admin.status import Status, StepStatus, WorkerStatus, read_status
+from motia_redis._admin.status import Status, StepStatus, StepVersion, WorkerStatus, read_status
+from motia_redis._admin.topics import UnreadTopic
 from motia_redis._store.settings import Settings
 from motia_redis._transport.health import Finding
 
@@ -14,12 +15,16 @@ __all__ = [
     "Examined",
     "Finding",
     "Forgotten",
+    "Renamed",
     "Settings",
     "Status",
     "StepStatus",
+    "StepVersion",
+    "UnreadTopic",
     "WorkerStatus",
     "change_settings",
     "examine",
     "forget_step",
     "read_status",
+    "rename_step",
 ]

@@ -179,6 +179,53 @@ async def forget_step(
     return Forgotten(groups, letters, with_dead_letters and not only_lanes, only_lanes)
 
 
+@dataclass(frozen=True, slots=True)
+class Renamed:
+    """Hold the result of `rename_step`."""
+
+    groups: int  #: consumer groups renamed
+    dead_letters: int  #: dead letters that go with them
+
+
+async def rename_step(state: StateManager, old: str, new: str) -> Renamed:
+    """Give what a step has to another name: positions, attempts, entries that are not finished, and dead letters.
+
+    Stop the workers of the old name before, start those of the new one afterwards. Each partition changes atomically. After an
+    error, repeat the call. Cost: two round trips; the number of streams. Raises StepInUse if a live worker runs either step, or
+    the new name has groups or dead letters; StepMissing; StateUnavailable.
+    """
+    async with open_namespace(state, f"step {old!r}") as (router, keyspace):
+        known = await read(router, keyspace)
+        for name in (old, new):
+            if known.versions(name):
+                raise StepInUse(f"step {old!r} cannot be renamed to {new!r}: a worker runs step {name!r}; end it before")
+        streams = {stream for step, stream in known.lanes if step == old}
+        places = streams | {keyspace.events(partition, 0) for partition, names in enumerate(known.steps) if old in names}
+        if not places:
+            raise StepMissing(f"there is no step {old!r} in namespace {state.namespace!r}: check it with `motia-redis status`")
+        counts = await administration.rename_step(router, _renamed_keys(keyspace, places, old, new), old=old, new=new)
+    if None in counts:
+        raise StepInUse(f"step {new!r} exists: forget it first (`motia-redis steps forget`), or choose another name")
+    found = [count for count in counts if count is not None]
+    return Renamed(sum(count.groups for count in found), sum(count.dead_letters for count in found))
+
+
+def _renamed_keys(keyspace: Keyspace, streams: set[bytes], old: str, new: str) -> list[administration.RenamedKeys]:
+    """Return the keys of a step by both names, for each partition."""
+    by_partition: dict[int, list[bytes]] = {}
+    for stream in sorted(streams):
+        by_partition.setdefault(partition_of(stream), []).append(stream)
+    return [
+        administration.RenamedKeys(
+            keyspace.leases(some[0]),
+            keyspace.dead(some[0], old),
+            keyspace.dead(some[0], new),
+            [(stream, keyspace.entries(stream, old), keyspace.entries(stream, new)) for stream in some],
+        )
+        for some in by_partition.values()
+    ]
+
+
 def _nothing_to_forget(known: Registry, step: str) -> StepInUse | StepMissing:
     """Return the error for a step none of whose lanes is unwanted."""
     running = sorted(f"process {worker.pid} on {worker.host}" for worker in known.workers.values() if step in worker.steps)

@@ -1,20 +1,22 @@
-"""Define the command `steps forget`."""
+"""Define the commands `steps create`, `steps rename` and `steps forget`."""
 
 from __future__ import annotations
 
 import click
 
 from motia_redis._cli.namespace import run_on_namespace
-from motia_redis._cli.options import connection_options
-from motia_redis._cli.output import counted
+from motia_redis._cli.options import connection_options, one_line_errors
+from motia_redis._cli.output import counted, plain
 
 
 @click.group()
 def steps() -> None:
-    """Forget steps that no longer exist.
+    """Create, rename and forget what steps have in Redis.
 
     \b
     Example:
+      motia-redis steps create app.py
+      motia-redis steps rename SendMail Mail
       motia-redis steps forget OldStep
     """  # noqa: D301
 
@@ -52,3 +54,45 @@ def forget(*, redis_url: str | None, namespace: str, name: str, with_dead_letter
     if done.dead_letters and not done.only_lanes:
         text += f", {counted(done.dead_letters, 'dead letter')} {'dropped' if done.dropped else 'kept'}"
     click.echo(text)
+
+
+@steps.command()
+@connection_options
+@click.argument("app", nargs=-1, required=True)
+def create(*, redis_url: str | None, namespace: str, app: tuple[str, ...]) -> None:
+    """Create the consumer groups of an application's steps: in a deploy, before anything writes for them.
+
+    A new step then gets what is written from now on, also before its first worker runs. Groups that exist do not change.
+
+    \b
+    Example:
+      motia-redis steps create app.py --redis redis://localhost:6379/0
+    """  # noqa: D301
+    from motia_redis._steps.loading import load_application  # noqa: PLC0415 - slow
+    from motia_redis._worker.worker import Worker  # noqa: PLC0415 - slow
+
+    with one_line_errors():
+        application = load_application(app)
+    created = run_on_namespace(redis_url, namespace, lambda state: Worker(application, state).prepare(), must_exist=False)
+    names = ", ".join(step.name for step in application.worker_steps) or "none that consumes events"
+    click.echo(f"steps: {plain(names)}; {counted(created, 'consumer group')} created")
+
+
+@steps.command()
+@connection_options
+@click.argument("old")
+@click.argument("new")
+def rename(*, redis_url: str | None, namespace: str, old: str, new: str) -> None:
+    """Give what a step has to another name: its position, what it has not finished, and its dead letters.
+
+    Stop the workers of the old name before, and start those of the new one afterwards.
+
+    \b
+    Example:
+      motia-redis steps rename SendMail Mail --redis redis://localhost:6379/0
+    """  # noqa: D301
+    from motia_redis._admin.registry import rename_step  # noqa: PLC0415 - slow
+
+    done = run_on_namespace(redis_url, namespace, lambda state: rename_step(state, old, new))
+    letters = f", {counted(done.dead_letters, 'dead letter')}" if done.dead_letters else ""
+    click.echo(plain(f"renamed step {old} to {new}: {counted(done.groups, 'consumer group')}{letters}"))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _COUNT_ENTRIES: Final = loader.load("count_entries")
 _INSPECT_LANE: Final = loader.load("inspect_lane")
 _FORGET_STEP: Final = loader.load("forget_step")
+_RENAME_STEP: Final = loader.load("rename_step")
 _RETRY_DEAD_LETTER: Final = loader.load("retry_dead_letter")
 _DROP_DEAD_LETTERS: Final = loader.load("drop_dead_letters")
 
@@ -105,6 +106,28 @@ async def forget_step(
         for leases, trimmed, dead, streams, entries in partitions
     ]
     return [ForgottenCounts(*reply) for reply in await _FORGET_STEP.call_many(router, calls)]
+
+
+class RenamedKeys(NamedTuple):
+    """What a step may have in one partition, by its old and by its new name."""
+
+    leases: bytes
+    dead: bytes
+    new_dead: bytes
+    lanes: Sequence[tuple[bytes, bytes, bytes]]  #: stream, and the hashes of entries
+
+
+class RenamedCounts(NamedTuple):
+    """The reply of `rename_step`."""
+
+    groups: int
+    dead_letters: int
+
+
+async def rename_step(router: Router, partitions: Sequence[RenamedKeys], *, old: str, new: str) -> list[RenamedCounts | None]:
+    """Give what a step has in each partition to another name; None where the new name has something already."""
+    calls = [((leases, dead, new_dead, *chain.from_iterable(lanes)), (old, new)) for leases, dead, new_dead, lanes in partitions]
+    return [None if reply == -1 else RenamedCounts(*reply) for reply in await _RENAME_STEP.call_many(router, calls)]
 
 
 async def retry_dead_letter(router: Router, letters: Sequence[Letter]) -> list[RetryOutcome]:

@@ -22,7 +22,7 @@ _DEAD_LETTER: Final = loader.load("dead_letter")
 _HEARTBEAT: Final = loader.load("heartbeat")
 _LEAVE: Final = loader.load("leave")
 _PROGRESS: Final = loader.load("progress")
-_RENEW_LEASES: Final = loader.load("renew_leases")
+_RENEW_LEASE: Final = loader.load("renew_lease")
 _SETTLE_ENTRY: Final = loader.load("settle_entry")
 
 #: Where a new consumer group starts: see create_group.lua.
@@ -112,7 +112,7 @@ def _outcome(reply: list[bytes]) -> Taken | Kept | Busy | Missing:
     return Taken(origin == b"dead", mark.decode(), end.decode(), int(size) // max(1, int(length)), known)
 
 
-async def record_progress(router: Router, lanes: Sequence[Progress], *, worker: str) -> list[Literal["ok", "lost", "missing"]]:
+async def progress(router: Router, lanes: Sequence[Progress], *, worker: str) -> list[Literal["ok", "lost", "missing"]]:
     """Record the progress of lanes of one partition; return an outcome for each.
 
     "lost": the tenure does not hold the lane; "missing": the group is gone. Nothing changed there. Safe to repeat.
@@ -161,7 +161,7 @@ async def dead_letter(
 
 async def renew_lease(router: Router, leases: bytes, *, worker: str, ttl_ms: int, first: bool = False) -> bool:
     """Renew the worker's lease in one partition; return whether it had not run out."""
-    renewed: int = await _RENEW_LEASES(router, (leases,), (worker, str(ttl_ms), "first" if first else ""))
+    renewed: int = await _RENEW_LEASE(router, (leases,), (worker, str(ttl_ms), "first" if first else ""))
     return renewed == 1
 
 

@@ -299,8 +299,8 @@ class Attempts:
 
 def _report_block(delivery: Delivery, seconds: float) -> None:
     _log.warning(
-        "step %s: the handler blocked the event loop for %.1f s at %s: no other handler and no heartbeat ran meanwhile; make it a "
-        "def handler, which runs in a thread, or let it await",
+        "step %s: the handler blocked the event loop for %.1f s at %s: no other handler and no heartbeat ran meanwhile; make it "
+        "a def handler, which runs in a thread, or let it await",
         delivery.lane.subscription.group, seconds, delivery.id,
     )  # fmt: skip
 

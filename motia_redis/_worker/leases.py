@@ -38,10 +38,9 @@ _WAIT = 0.5  # of a lease: for so long a holder must have written nothing before
 class PartitionLeases:
     """Keep the lease of one partition, and its lanes as they are assigned.
 
-    `on_taken` is called with a lane that was acquired, `on_lost` with one that another worker has taken, `on_valid` when the lease
-    is valid again; `report` has a lane's
-    progress recorded, `release` the lane released with it. `revive` is called when the server seems to have ended, `restore` when
-    consumer groups are missing.
+    `on_taken` is called with a lane that was acquired, `on_lost` with one that another worker has taken, `on_valid` when the
+    lease is valid again. `report` has a lane's progress recorded, `release` the lane released with it. `revive` is called when
+    the server seems to have ended, `restore` when consumer groups are missing.
     """
 
     def __init__(

@@ -99,7 +99,7 @@ class ProgressReporter:
             return
         outcomes = None
         try:
-            outcomes = await delivery.record_progress(self._router, [progress for _, progress in steps], worker=self._worker)
+            outcomes = await delivery.progress(self._router, [progress for _, progress in steps], worker=self._worker)
         finally:
             for lane, progress in steps:
                 lane.end_progress(progress, done=outcomes is not None)

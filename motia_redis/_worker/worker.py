@@ -73,11 +73,11 @@ class Worker:
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
-        """Release the lanes. `run` returns when the running handlers have ended. Call this in the event loop of `run`."""
+        """Give the lanes away. `run` returns when the running handlers have ended. Call this in the event loop of `run`."""
         self._stopping.set()
 
-    async def prepare(self) -> None:
-        """Create the missing consumer groups.
+    async def prepare(self) -> int:
+        """Create the missing consumer groups and return their number.
 
         A new group of a state trigger starts with the changes from now on. The first group of a topic starts with the oldest
         message that is kept, a later one with the oldest message that another group has not finished. Idempotent, and safe in any
@@ -91,11 +91,12 @@ class Worker:
                 _lane_keys(subscription, stream, keyspace) for subscription in subscriptions for stream in subscription.streams
             ]
             topics = _topic_streams(subscriptions, keyspace)
-            await delivery.create_group(router, [(lane, "topic" if lane.stream in topics else "end") for lane in keys])
+            created = await delivery.create_group(router, [(lane, "topic" if lane.stream in topics else "end") for lane in keys])
         except (RedisError, OSError) as error:
             raise failures.to_unavailable("creating the consumer groups", self._state.url, error) from error
         finally:
             await router.aclose()
+        return sum(created)
 
     async def run(self) -> None:
         """Handle events until `stop`, then let the running handlers end. Raises StateUnavailable at the start."""

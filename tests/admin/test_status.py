@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from motia_redis import StateManager, StateTriggerInput, queue
+from motia_redis import StateManager, StateTriggerInput, queue, step
 from motia_redis import state as state_trigger
 from motia_redis._admin.dead_letters import DeadLetters
 from motia_redis._admin.registry import forget_step
@@ -288,6 +288,76 @@ async def test_forget_removes_groups_attempts_and_lanes_and_keeps_letters_unless
     )
 
 
+async def test_lanes_that_no_version_wants_are_shown_and_can_be_forgotten_alone(
+    state: StateManager, raw: redis.Redis, server: RedisServer, namespace: str
+) -> None:
+    keyspace = await state.connect()
+    before, after = Recorder(), Recorder()
+    async with working(state, record(before, state_trigger(scope="orders"))):
+        await state.set("orders", "ann", 1)
+        await before.wait(1)
+    async with working(state, record(after, state_trigger(scope="users"))):
+        await asyncio.gather(*(state.set("orders", f"key{number}", 1) for number in range(300)))
+        await state.set("users", "ann", 1)
+        await after.wait(1)
+        found = await status_of(state, "Record")
+        assert (found.lag, found.lanes, found.lanes_unwanted) == (0, 8, 8)
+        done = await run_command(server, namespace, "status")
+        assert "no version wants 8 lanes any more: motia-redis steps forget 'Record' --lanes" in done.stdout
+        done = await run_command(server, namespace, "steps", "forget", "Record", "--lanes")
+        assert done.stdout == "forgot unwanted lanes of step Record: 8 consumer groups removed\n"
+        found = await status_of(state, "Record")
+        assert (found.lanes, found.lanes_unwanted) == (8, 0)
+        await state.set("users", "ann", 2)
+        await after.wait(2)
+        error = error_line(await run_command(server, namespace, "steps", "forget", "Record", "--lanes"))
+        assert "still runs in process" in error
+    assert not any(raw.xinfo_groups(stream) for stream in keyspace.event_streams("orders"))
+
+
+async def test_step_keeps_position_attempts_and_dead_letters_under_a_new_name(
+    state: StateManager, server: RedisServer, namespace: str
+) -> None:
+    failing, letters = FailingHandler(), DeadLetters(state)
+    old = step({"name": "Old", "triggers": [state_trigger(scope="users")], "max_attempts": 1}).handle(failing)
+    async with working(state, old):
+        await state.set("users", "ann", 1)
+        await wait_for_dead_letters(letters, 1)
+        error = error_line(await run_command(server, namespace, "steps", "rename", "Old", "New"))
+        assert "a worker runs step 'Old'" in error
+    await state.set("users", "bob", 2)
+    done = await run_command(server, namespace, "steps", "rename", "Old", "New")
+    assert done.stdout == "renamed step Old to New: 8 consumer groups, 1 dead letter\n"
+    recorder = Recorder()
+    new = step({"name": "New", "triggers": [state_trigger(scope="users")]}).handle(recorder)
+    async with working(state, new):
+        await recorder.wait(1)
+        (letter,) = await letters.list("New")
+        await letters.retry("New", letter.id)
+        await recorder.wait(2)
+    assert [change.item_id for change in recorder.inputs] == ["bob", "ann"]
+    assert [found.name for found in (await read_status(state)).steps] == ["New"]
+    error = error_line(await run_command(server, namespace, "steps", "rename", "Old", "Other"))
+    assert "there is no step 'Old'" in error
+
+
+async def test_steps_create_makes_groups_before_any_worker_runs(
+    state: StateManager, server: RedisServer, namespace: str, tmp_path: Path
+) -> None:
+    (tmp_path / "app.py").write_text(
+        "from motia_redis import state, step\n\n\n"
+        "@step({'name': 'Step', 'triggers': [state(scope='users')]})\n"
+        "async def handle(input):\n    print('got', input.item_id, flush=True)\n"
+    )
+    app = str(tmp_path / "app.py")
+    done = await run_command(server, namespace, "steps", "create", app)
+    assert done.stdout == "steps: Step; 8 consumer groups created\n"
+    done = await run_command(server, namespace, "steps", "create", app)
+    assert done.stdout == "steps: Step; 0 consumer groups created\n"
+    await state.set("users", "ann", 1)
+    assert (await status_of(state, "Step")).lag == 1, "the change waits for the first worker"
+
+
 async def test_worker_continues_after_its_step_was_forgotten_by_force(state: StateManager) -> None:
     recorder = Recorder()
     async with working(state, record(recorder, state_trigger(scope="users"))):
@@ -312,7 +382,9 @@ async def test_worker_continues_after_its_step_was_forgotten_by_force(state: Sta
         (["dead", "show"], "motia-redis dead show --step"),
         (["dead", "retry"], "motia-redis dead retry --step"),
         (["dead", "drop"], "motia-redis dead drop --step"),
-        (["steps"], "motia-redis steps forget"),
+        (["steps"], "motia-redis steps create app.py"),
+        (["steps", "create"], "motia-redis steps create app.py"),
+        (["steps", "rename"], "motia-redis steps rename SendMail Mail"),
         (["steps", "forget"], "motia-redis steps forget OldStep"),
     ],
 )

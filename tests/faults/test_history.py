@@ -125,9 +125,9 @@ async def test_build_that_retries_without_the_request_id_is_detected(server: Pro
             [
                 ('elseif kind == "delete" then\n', 'elseif kind == "delete" then\n    local gone = values .. ":gone"\n'),
                 (
-                    'return old and write(old, false, old, "0:0", parameter ~= "quiet" and old or nil) or {}',
+                    "return old and delete(old) or {}",
                     """if old then call("HSET", gone, key, old) end
-    return old and write(old, false, old, "0:0", old) or { "0-1", call("HGET", gone, key) or nil }""",
+    return old and delete(old) or { "0-1", call("HGET", gone, key) or nil }""",
                 ),
             ],
             "two deletes returned",

@@ -40,8 +40,8 @@ class Guard:
         return outcome
 
     async def progress(self, worker: str, tenure: str = "1", mark: str = "", release: bool = False, **changes: Any) -> str:
-        step = Progress(self.keys, tenure, release, mark, changes.get("position", ""), b"", changes.get("written", ()), ())
-        (outcome,) = await delivery.record_progress(self.router, self.trimmed, [step], worker=worker)
+        step = Progress(self.keys, tenure, release, mark, changes.get("position", ""), changes.get("written", ()), ())
+        (outcome,) = await delivery.progress(self.router, [step], worker=worker)
         return outcome
 
     async def settle(self, worker: str, entry_id: str, value: str, tenure: str = "1") -> bool:
@@ -52,6 +52,8 @@ class Guard:
             self.router,
             self.keys,
             dead=self.dead,
+            trimmed=self.trimmed,
+            limits=b"100:1000000",
             worker=worker,
             tenure=tenure,
             entry_id=entry_id,

@@ -1,0 +1,66 @@
+-- Give what a step has in one partition to another name: positions, what is known of entries, and dead letters.
+--
+-- KEYS     1 hash of the partition's leases  2 stream of the old name's dead letters  3 stream of the new name's dead letters
+--          4... for each stream on which the step may have a group: the stream, the hashes of the lane's entries by both names
+-- ARGV     1 old name  2 new name
+-- RETURNS  {number of groups renamed, number of dead letters}; -1 = the new name has groups or dead letters: nothing changed
+-- ERRORS   none of its own
+-- COST     the number of streams, and of the groups of each
+-- INVARIANT a group keeps its position. Works over maxmemory.
+
+local full = require("lib.full")
+
+local leases, dead, new_dead = KEYS[1], KEYS[2], KEYS[3]
+local old, new = ARGV[1], ARGV[2]
+local FIRST_STREAM = 4
+
+-- Return the low-water marks of both groups of a stream; nil = there is no such group.
+local function marks(stream)
+  local found = {}
+  if redis.call("EXISTS", stream) == 1 then
+    for _, flat in ipairs(redis.call("XINFO", "GROUPS", stream)) do
+      local info = {}
+      for index = 1, #flat, 2 do
+        info[flat[index]] = flat[index + 1]
+      end
+      found[info.name] = info["last-delivered-id"]
+    end
+  end
+  return found[old], found[new]
+end
+
+if redis.call("EXISTS", new_dead) == 1 then
+  return -1
+end
+for index = FIRST_STREAM, #KEYS, 3 do
+  local _, taken = marks(KEYS[index])
+  if taken then
+    return -1
+  end
+end
+full.allow_writes(redis.call, leases)
+local renamed = 0
+for index = FIRST_STREAM, #KEYS, 3 do
+  local stream, entries, new_entries = KEYS[index], KEYS[index + 1], KEYS[index + 2]
+  local mark = marks(stream)
+  if mark then
+    redis.call("XGROUP", "CREATE", stream, new, mark)
+    redis.call("XGROUP", "DESTROY", stream, old)
+    if redis.call("EXISTS", entries) == 1 then
+      redis.call("RENAME", entries, new_entries)
+    end
+    local lane = old .. "\n" .. stream
+    redis.call("HDEL", leases, "lane " .. lane, "tenure " .. lane)
+    redis.call("HSET", leases, "lane " .. new .. "\n" .. stream, "")
+    renamed = renamed + 1
+  end
+end
+local letters = redis.call("XLEN", dead)
+if letters > 0 then
+  redis.call("RENAME", dead, new_dead)
+end
+redis.call("HDEL", leases, "forgotten " .. old)
+if letters > 0 and renamed == 0 then
+  redis.call("HSET", leases, "forgotten " .. new, "")
+end
+return { renamed, letters }
