@@ -79,7 +79,8 @@ class Apart:
         """Run each step of it there."""
         context = contextvars.copy_context()
         awaitable: Any = self._awaitable
-        steps: Any = awaitable.__await__() if hasattr(awaitable, "__await__") else iter(awaitable)  # of `types.coroutine`
+        begin = getattr(awaitable, "__await__", None)
+        steps: Any = begin() if begin is not None else iter(awaitable)  # of `types.coroutine`
         step, given = steps.send, None
         while True:
             began = time.monotonic()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from enum import Enum
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
@@ -97,30 +96,34 @@ class Attempts:
         entry = delivery.entry or await self._read_parked(delivery, waiting)
         if entry is None:
             return Outcome.FINISHED
-        delivery.trace_id = delivery.trace_id or entry.trace_id
+        if not delivery.trace_id:
+            delivery.trace_id = entry.trace_id
         enter_trace(delivery.trace_id)
-        enter_step(delivery.lane.subscription.step.name)
-        if delivery.suspect and delivery.attempts and self._is_suspect_running:
+        step = delivery.lane.subscription.step
+        enter_step(step.name)
+        error: BaseException | None
+        if delivery.unwanted or delivery.attempts >= step.max_attempts:
+            error = self._refusal(delivery)
+        elif not delivery.suspect:
+            error = await self._attempt(delivery, entry)
+        elif delivery.attempts and self._is_suspect_running:
             return Outcome.SUSPECT
-        error = self._refusal(delivery)
-        if error is None:
-            attempt = self._attempt_suspect(delivery, entry, waiting) if delivery.suspect else self._attempt(delivery, entry)
-            error = await attempt
+        else:
+            error = await self._attempt_suspect(delivery, entry, waiting)
+        if error is None and not delivery.handed:
+            return Outcome.FINISHED
         return await self._conclude(delivery, error, waiting)
 
-    def _refusal(self, delivery: Delivery) -> BaseException | None:
+    def _refusal(self, delivery: Delivery) -> BaseException:
         """Return why no attempt may be made at all."""
         if delivery.unwanted:
             return NotWanted(_NOT_WANTED)
-        if delivery.attempts >= delivery.lane.subscription.step.max_attempts:
-            return WorkerDied(f"the process ended during each of {delivery.attempts} attempts")
-        return None
+        return WorkerDied(f"the process ended during each of {delivery.attempts} attempts")
 
     async def _conclude(self, delivery: Delivery, error: BaseException | None, waiting: _Waiting) -> Outcome:
-        """Decide what follows from an attempt."""
+        """Decide what follows from an attempt that failed, or whose lane was given away meanwhile."""
         if error is None:
-            if delivery.handed:
-                await self._settle(delivery, "", waiting)
+            await self._settle(delivery, "", waiting)
             return Outcome.FINISHED
         if isinstance(error, NotWanted) or delivery.attempts >= delivery.lane.subscription.step.max_attempts:
             return await self._dead_letter(delivery, error, waiting)
@@ -189,8 +192,7 @@ class Attempts:
         call, delivery.call = delivery.call, None
         call = call or await subscription.matcher.match(entry, self._state, delivery.trace_id, delivery.attempts)
         if call is not None:
-            report = partial(_report_block, delivery)
-            await invocation.call(subscription.step.handler, call.input, call.ctx, self._executor, report)
+            await invocation.call(subscription.step.handler, call.input, call.ctx, self._executor, delivery.report_block)
         elif entry.is_retry and entry.fields[b"only"] == subscription.group.encode():
             raise NotWanted(_NOT_WANTED)
 
@@ -297,16 +299,10 @@ class Attempts:
                     pause = min(pause * 2, _RECONNECT[1])
 
 
-def _report_block(delivery: Delivery, seconds: float) -> None:
-    _log.warning(
-        "step %s: the handler blocked the event loop for %.1f s at %s: no other handler and no heartbeat ran meanwhile; make it "
-        "a def handler, which runs in a thread, or let it await",
-        delivery.lane.subscription.group, seconds, delivery.id,
-    )  # fmt: skip
-
-
 class _Waiting:
     """Tells that a task waits for Redis: another one may handle entries meanwhile."""
+
+    __slots__ = ("_tell",)
 
     def __init__(self, tell: Callable[[bool], None]) -> None:
         self._tell = tell

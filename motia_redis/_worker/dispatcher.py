@@ -161,7 +161,7 @@ class Dispatcher:
         except Exception:  # noqa: BLE001  # a defect of this package: the entry stays unfinished, and its lane goes on
             _log.exception("step %s: entry %s", lane.subscription.group, delivery.id)
         finally:
-            lane.running.pop(delivery.id, None)
+            del lane.running[delivery.id]
             self._running -= 1
             self._end(delivery, key, outcome)
             if not self._running:
@@ -170,30 +170,34 @@ class Dispatcher:
     def _end(self, delivery: Delivery, key: Key, outcome: Outcome) -> None:
         """Go on with a key after its first entry."""
         queue = self._queues.get(key)
-        if queue is None or not queue or queue[0] is not delivery:
+        if not queue or queue[0] is not delivery:
             return
-        lane = delivery.lane
-        if delivery.is_current and outcome is not Outcome.FINISHED:
-            if outcome is Outcome.LATER:
-                for waiting in list(queue)[1:]:
-                    waiting.park()
-                self._wait(key, self._attempts.pause(delivery))
-            elif outcome is Outcome.SUSPECT:
-                self._wait(key, None)
-                self._attempts.when_alone(lambda: self.wake(key))
-            else:
-                self._wait(key, _DEFECT)
-            return
+        if delivery.is_current:
+            if outcome is not Outcome.FINISHED:
+                self._postpone(delivery, key, outcome)
+                return
+            if delivery.lane.finish(delivery.id):
+                self._on_progress(delivery.lane)
         queue.popleft()
         delivery.uncount()
-        self._stop_waiting(key)
-        if delivery.is_current:
-            lane.finish(delivery.id)
-            self._on_progress(lane)
+        if self._waiting:
+            self._stop_waiting(key)
         if queue:
             self._make_ready(key)
         else:
             self._remove(key)
+
+    def _postpone(self, delivery: Delivery, key: Key, outcome: Outcome) -> None:
+        """Let a key wait for another attempt at its first entry."""
+        if outcome is Outcome.LATER:
+            for waiting in list(self._queues[key])[1:]:
+                waiting.park()
+            self._wait(key, self._attempts.pause(delivery))
+        elif outcome is Outcome.SUSPECT:
+            self._wait(key, None)
+            self._attempts.when_alone(lambda: self.wake(key))
+        else:
+            self._wait(key, _DEFECT)
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 

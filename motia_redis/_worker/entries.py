@@ -72,6 +72,9 @@ class Known(NamedTuple):
         return f"{self.attempts}:{self.due}:{self.owner}"
 
 
+NOTHING_KNOWN = Known()
+
+
 def order(entry_id: str) -> tuple[int, int]:
     """Return an entry id in a form that compares as Redis orders ids."""
     milliseconds, _, sequence = entry_id.partition("-")

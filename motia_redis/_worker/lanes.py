@@ -8,13 +8,14 @@ to which everything is finished, a position beyond it, and the unfinished entrie
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from motia_redis._scripts.delivery import LaneKeys, Progress
-from motia_redis._worker.entries import Known, before, order
+from motia_redis._worker.entries import NOTHING_KNOWN, Known, before, order
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from motia_redis._steps.wants import Wants
     from motia_redis._worker.entries import PreparedCall, StreamEntry
     from motia_redis._worker.subscriptions import Subscription
+
+_log = logging.getLogger(__name__)
 
 _SUSPECTS = 2048  # entries beyond the position that a holder that crashed may have been running
 _FIRST_BATCH = (16, 64 * 1024)  # the most entries and about the bytes of a first read; each full read doubles it
@@ -65,13 +68,22 @@ class Delivery:
     unwanted: bool = False  #: the retry of a dead letter that no trigger of the step wants any more
     tenure: str = ""  #: of the lane when the entry was read
     handed: bool = False  #: the lane was given away while the handler runs: the outcome is recorded for this entry alone
+    sequence: int = 0  #: its place in the order in which the lane was read
     trace_id: str = ""  #: the same for all attempts made here
     call: PreparedCall | None = None  #: for the first attempt, if the entry was matched when it was read
 
     @property
     def is_current(self) -> bool:
         """Return whether the lane is held by the tenure under which the entry was read."""
-        return bool(self.tenure) and self.tenure == self.lane.tenure
+        return self.tenure == self.lane.tenure
+
+    def report_block(self, seconds: float) -> None:
+        """Log that the handler let nothing else run on the event loop."""
+        _log.warning(
+            "step %s: the handler blocked the event loop for %.1f s at %s: no other handler and no heartbeat ran meanwhile; "
+            "make it a def handler, which runs in a thread, or let it await",
+            self.lane.subscription.group, seconds, self.id,
+        )  # fmt: skip
 
     def count(self) -> None:
         """Count the entry as held by this process."""
@@ -115,13 +127,17 @@ class Lane:
         self.running: dict[str, Delivery] = {}  #: entries whose handler runs in this process, read under any tenure
         self.left: dict[str, None] = {}  #: entries that only another version of the step wants
         self._unfinished: dict[str, Delivery | None] = {}  #: ids up to the position, ascending
-        self._unrecorded: dict[str, tuple[int, int]] = {}  #: those of which Redis does not know, ascending
+        self._unrecorded: dict[str, int] = {}  #: those of which Redis does not know, ascending, with their sequence numbers
         self._recorded: set[str] = set()  #: ids with a field in Redis
         self._removable: list[str] = []  #: of these, finished ones
         self._ahead: dict[str, bytes] = {}  #: fields of entries beyond the position
         self._suspects = 0
         self._suspect_end = (0, 0)
-        self._finished = self._reported = (0, 0)
+        # Entries are read in the order of their ids, so sequence numbers compare like them, and cost less. Everything that the last
+        # holder had recorded has number 0.
+        self._sequence = 0  #: of the last entry read
+        self._finished = self._reported = 0  #: of the last entry finished, and of the position recorded
+        self._finished_id = self._reported_id = ""
         self._dirty = False
         self._rewrite: dict[str, None] = {}  #: fields of which Redis may not know, because a progress failed
         self._tell_position = False  #: record how far the lane was read, although nothing is finished
@@ -147,7 +163,8 @@ class Lane:
         self._removable = [entry_id for entry_id in done if order(entry_id) <= end]
         self._ahead = fields
         self._unrecorded, self.left = {}, {}
-        self._finished = self._reported = end
+        self._sequence = self._finished = self._reported = 0
+        self._finished_id = self._reported_id = self.position
         self._rewrite = {}
         self._dirty = True
         self._suspects = _SUSPECTS if taken.holder_crashed else 0
@@ -183,7 +200,9 @@ class Lane:
 
     def known(self, entry_id: str) -> Known | None:
         """Return what Redis knows of an entry to be handed out; None = it is finished already."""
-        value = self._ahead.pop(entry_id, b"0:0:")
+        value = self._ahead.pop(entry_id, None) if self._ahead else None
+        if value is None:
+            return NOTHING_KNOWN
         return None if value == b"done" else Known.decode(value)
 
     def is_suspect(self, entry_id: str, *, listed: bool) -> bool:
@@ -195,17 +214,35 @@ class Lane:
 
     def add(self, entry_id: str, delivery: Delivery | None) -> None:
         """Count an entry as unfinished. Entries must come in ascending order."""
-        if entry_id not in self._unfinished and entry_id not in self._recorded:
-            self._unrecorded[entry_id] = order(entry_id)
+        sequence = 0  # of the backlog
+        if entry_id not in self._unfinished:
+            sequence = self._sequence = self._sequence + 1
+            if entry_id not in self._recorded:
+                self._unrecorded[entry_id] = sequence
+        if delivery is not None:
+            delivery.sequence = sequence
         self._unfinished[entry_id] = delivery
 
-    def finish(self, entry_id: str) -> None:
-        """Count an entry as finished: handled, unwanted, trimmed, or a dead letter."""
-        self._unfinished.pop(entry_id, None)
-        place = self._unrecorded.pop(entry_id, None) or order(entry_id)
+    def finish(self, entry_id: str) -> bool:
+        """Count an entry as finished: handled, or a dead letter. Return whether this is the first since the last progress."""
+        delivery = self._unfinished.pop(entry_id, None)
+        self._unrecorded.pop(entry_id, None)
         if entry_id in self._recorded:
             self._removable.append(entry_id)
-        self._finished = max(self._finished, place)
+        if delivery is not None and delivery.sequence > self._finished:
+            self._finished, self._finished_id = delivery.sequence, entry_id
+        was_dirty, self._dirty = self._dirty, True
+        return not was_dirty
+
+    def pass_by(self, entry_id: str) -> None:
+        """Count an entry as finished when it is read: it is unwanted, trimmed, or was finished by the last holder."""
+        if entry_id in self._unfinished:
+            del self._unfinished[entry_id]
+        else:
+            self._sequence += 1
+            self._finished, self._finished_id = self._sequence, entry_id
+        if entry_id in self._recorded:
+            self._removable.append(entry_id)
         self._dirty = True
 
     def note_recorded(self, entry_id: str) -> None:
@@ -221,7 +258,7 @@ class Lane:
 
     def tell_position(self) -> bool:
         """Have the position recorded if nothing was since the last call, so that `status` and a next holder know what runs."""
-        is_slow = self._progresses == self._progresses_seen and order(self.position) > self._reported
+        is_slow = self._progresses == self._progresses_seen and self._sequence > self._reported
         self._progresses_seen = self._progresses
         if self.tenure and is_slow and self._unfinished:
             self._tell_position = self._dirty = True
@@ -238,16 +275,21 @@ class Lane:
         """Return what is to be recorded now. `end_progress` must follow."""
         self.reported.clear()
         first = next(iter(self._unfinished), None)
-        is_all_told = first is None or self._tell_position
-        place = order(self.position) if is_all_told else max(self._reported, self._finished)
+        if first is None or self._tell_position:
+            place, position = self._sequence, self.position
+        elif self._finished > self._reported:
+            place, position = self._finished, self._finished_id
+        else:
+            place, position = self._reported, self._reported_id
         if self.releasing:  # the next holder must not run what still runs here
             for entry_id, delivery in self.running.items():
                 if entry_id in self._unfinished:
-                    place = max(place, order(entry_id))
                     delivery.handed = True
                     self._rewrite[entry_id] = None
-        for entry_id, where in self._unrecorded.items():
-            if where > place:
+                    if delivery.sequence > place:
+                        place, position = delivery.sequence, entry_id
+        for entry_id, sequence in self._unrecorded.items():
+            if sequence > place:
                 break
             self._rewrite[entry_id] = None
         written = [(entry_id, self._value(entry_id, worker)) for entry_id in self._rewrite if entry_id in self._unfinished]
@@ -255,10 +297,10 @@ class Lane:
             self.note_recorded(entry_id)
         self._rewrite = {}
         removed, self._removable = self._removable, []
-        position = f"{place[0]}-{place[1]}"
-        is_open = first is not None and order(first) <= place
+        is_open = first is not None and order(first) <= order(position)
         mark = before(first) if first is not None and is_open else position
-        self._reported, self._dirty, self._tell_position = place, False, False
+        self._reported, self._reported_id = place, position
+        self._dirty = self._tell_position = False
         self._progresses += 1
         return Progress(self.keys, self.tenure, self.releasing, mark, position if is_open else "", written, removed)
 

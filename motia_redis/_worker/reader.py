@@ -95,31 +95,31 @@ class Reader:
         """Match an entry, and count it as finished, leave it to another version of the step, or queue it for its handler."""
         known = lane.known(entry_id)
         if known is None:
-            lane.finish(entry_id)
+            lane.pass_by(entry_id)
             return
-        running = lane.running.get(entry_id)
-        if running is not None:  # its handler has gone on while this worker did not hold the lane
+        if lane.running and (running := lane.running.get(entry_id)) is not None:
+            # Its handler has gone on while this worker did not hold the lane.
             running.tenure, running.handed = lane.tenure, False
             lane.add(entry_id, running)
             return
         if not fields:
             _log.error("step %s: %s was trimmed before it was handled", lane.subscription.group, entry_id)
-            lane.finish(entry_id)
+            lane.pass_by(entry_id)
             return
         entry = StreamEntry(lane.stream, entry_id, fields)
         delivery = Delivery(lane, entry_id, entry, sum(map(len, fields.values())), *known, tenure=lane.tenure)
         delivery.suspect = lane.is_suspect(entry_id, listed=listed)
         match = self._match(delivery, entry)
-        if match is MatchResult.FILTERED and any(wants.match(fields) for wants in lane.others):
+        if match is MatchResult.DEFERRED:
+            self._dispatcher.submit(delivery)
+        elif match is MatchResult.FILTERED and any(wants.match(fields) for wants in lane.others):
             lane.add(entry_id, None)
             lane.left[entry_id] = None
-        elif match is MatchResult.DEFERRED:
-            self._dispatcher.submit(delivery)
         elif entry.is_retry and fields[b"only"] == lane.subscription.group.encode():
             delivery.unwanted = True
             self._dispatcher.submit(delivery)
         else:
-            lane.finish(entry_id)
+            lane.pass_by(entry_id)
 
     def _match(self, delivery: Delivery, entry: StreamEntry) -> MatchResult:
         """Match an entry as far as that is possible at once: an unwanted entry needs no queue and does not wait for its key."""

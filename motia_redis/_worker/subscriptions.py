@@ -30,6 +30,7 @@ class Load:
         self.entries = 0
         self.bytes = 0
         self.parked = 0
+        self._is_awaited = False  # somebody waits for room
         self.on_room: Callable[[], None] = _nothing  #: called when more may be read
 
     @property
@@ -39,8 +40,11 @@ class Load:
 
     @property
     def room(self) -> int:
-        """Return how many more entries may be read now."""
-        return 0 if self.is_full else _ENTRIES - self.entries
+        """Return how many more entries may be read now. If there is no room, `on_room` is called when there is."""
+        if self.is_full:
+            self._is_awaited = True
+            return 0
+        return _ENTRIES - self.entries
 
     @property
     def room_bytes(self) -> int:
@@ -64,17 +68,20 @@ class Load:
 
     def remove(self, size: int) -> None:
         """Stop counting an entry with its fields."""
-        was_full = self.is_full
         self.entries -= 1
         self.bytes -= size
-        if was_full and not self.is_full:
-            self.on_room()
+        if self._is_awaited:
+            self._tell_room()
 
     def remove_parked(self) -> None:
         """Stop counting a parked entry."""
-        was_full = self.is_full
         self.parked -= 1
-        if was_full and not self.is_full:
+        if self._is_awaited:
+            self._tell_room()
+
+    def _tell_room(self) -> None:
+        if not self.is_full:
+            self._is_awaited = False
             self.on_room()
 
 
