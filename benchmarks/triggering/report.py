@@ -26,7 +26,7 @@ def text(result: Result) -> str:
     parts += ["Ours with a second worker, and with a condition, in events per second:\n", variants(result)]
     parts += ["Ours by number of steps on one scope:\n", steps(result)]
     parts += ["Latency from send to handler at 200 events per second, in milliseconds:\n", latencies(result)]
-    parts += ["Server time of one event from write to acknowledgement, in µs:\n", server_time(result)]
+    parts += ["Server time of one event, from its write until it is recorded as handled, in µs:\n", server_time(result)]
     return "\n".join(parts)
 
 

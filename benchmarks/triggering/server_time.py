@@ -1,4 +1,4 @@
-"""Server time of one event, from its write to its acknowledgement: ours and the bare loop.
+"""Server time of one event, from its write until it is recorded as handled: ours and the bare loop, which acknowledges it.
 
 There are two figures. One is the time of all commands: `eventloop_duration_cmd_sum` of `INFO stats`, which, unlike the sum of
 `commandstats`, does not count commands of scripts twice. The other is the CPU time of the redis-server process, which includes
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 FIGURES = ("commands", "cpu")
 _COMMANDS = "eventloop_duration_cmd_sum"  # from Redis 7.2 on
-_LAST_ACKNOWLEDGEMENTS = 0.2  # seconds for acknowledgements after the last handler
+_LAST_RECORDS = 0.2  # seconds to record what is handled after the last handler
 
 
 def measure_server_time(harness: Harness, events: int, times: int) -> dict[str, Any] | None:
@@ -40,9 +40,9 @@ def measure_server_time(harness: Harness, events: int, times: int) -> dict[str, 
             client.config_resetstat()
             before = _cpu(client)
             write()
-            # keep the worker until it has acknowledged the last events
+            # keep the worker until it has recorded the last events as handled
             with harness.working(contender, harness.job(contender, events)):
-                time.sleep(_LAST_ACKNOWLEDGEMENTS)
+                time.sleep(_LAST_RECORDS)
                 commands = client.info("stats")[_COMMANDS] / events
                 found[contender.name]["cpu"].append((_cpu(client) - before) * 1e6 / events)
             found[contender.name]["commands"].append(commands)
