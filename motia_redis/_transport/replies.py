@@ -70,7 +70,6 @@ _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "XRANGE": _entries,
     "XREVRANGE": _entries,
     "XREAD": _streams,
-    "XREADGROUP": _streams,
     "XINFO STREAM": _text_keys,
     "TIME": _time,
     "INFO": _info,
