@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import orjson
 
 from motia_redis._admin.connections import open_namespace
+from motia_redis._admin.trimming import trim_streams
 from motia_redis._scripts import administration
 from motia_redis.errors import StepInUse, StepMissing
 
@@ -129,22 +130,24 @@ class Forgotten:
 
 
 async def forget_step(state: StateManager, name: str, *, with_dead_letters: bool = False, force: bool = False) -> Forgotten:
-    """Remove the consumer groups and the recorded attempts of a step that no longer exists, so that streams can be trimmed.
+    """Remove the consumer groups and the recorded attempts of a step that no longer exists, and trim its streams.
 
     The step loses the entries that it has not handled. If it comes back, it begins with the entries written from then on. Its
     dead letters stay, unless `with_dead_letters`. Each partition changes atomically. After an error, repeat the call.
 
     The call is rejected while a live worker runs the step. That worker would make the groups again at once, and read all entries
-    that are still there. `force` skips the check. Cost: two round trips; the number of streams and of the step's pending entries.
-    Raises StepInUse, StepMissing, StateUnavailable.
+    that are still there. `force` skips the check. Cost: three round trips, and one for each MiB that is trimmed; the number of
+    streams. Raises StepInUse, StepMissing, StateUnavailable.
     """
     async with open_namespace(state, f"step {name!r}") as (router, keyspace):
         known = await read(router, keyspace)
         if not force:
             _check_unused(known, name)
-        counts = await administration.forget_step(
-            router, _step_keys(keyspace, known, name), step=name, dead_letters="drop" if with_dead_letters else "keep"
-        )
+        keys = _step_keys(keyspace, known, name)
+        mode: Literal["keep", "drop"] = "drop" if with_dead_letters else "keep"
+        counts = await administration.forget_step(router, keys, step=name, mode=mode)
+        freed = [stream for partition in keys for stream in partition.streams]
+        await trim_streams(router, keyspace, await state.settings(), freed)
     groups, letters = sum(count.groups for count in counts), sum(count.dead_letters for count in counts)
     if not groups and not letters and not any(name in steps for steps in known.steps):
         raise StepMissing(f"there is no step {name!r} in namespace {state.namespace!r}: check the name with `motia-redis status`")
@@ -167,5 +170,5 @@ def _step_keys(keyspace: Keyspace, known: Registry, step: str) -> list[administr
         streams = [keyspace.events(partition, lane) for lane in range(keyspace.layout.lanes)]
         streams += [stream for stream in topics if partition_of(stream) == partition]
         leases, attempts, dead = keyspace.leases(streams[0]), keyspace.attempts(streams[0], step), keyspace.dead(streams[0], step)
-        keys.append(administration.StepKeys(leases, attempts, dead, streams))
+        keys.append(administration.StepKeys(leases, attempts, dead, keyspace.topics(partition), streams))
     return keys

@@ -56,6 +56,7 @@ class StepKeys(NamedTuple):
     leases: bytes
     attempts: bytes
     dead: bytes
+    topics: bytes
     streams: Sequence[bytes]
 
 
@@ -88,10 +89,13 @@ async def inspect_stream(router: Router, streams: Sequence[bytes]) -> list[list[
 
 
 async def forget_step(
-    router: Router, partitions: Sequence[StepKeys], *, step: str, dead_letters: Literal["keep", "drop"]
+    router: Router, partitions: Sequence[StepKeys], *, step: str, mode: Literal["keep", "drop", "lanes"]
 ) -> list[ForgottenCounts]:
-    """Remove what a step has in each partition."""
-    calls = [((leases, attempts, dead, *streams), (step, dead_letters)) for leases, attempts, dead, streams in partitions]
+    """Remove what a step has in each partition, and keep or drop its dead letters.
+
+    "lanes" removes only the lanes of the given streams, except those that a live worker holds. The step may run meanwhile.
+    """
+    calls = [((leases, attempts, dead, topics, *streams), (step, mode)) for leases, attempts, dead, topics, streams in partitions]
     return [ForgottenCounts(*reply) for reply in await _FORGET_STEP.call_many(router, calls)]
 
 

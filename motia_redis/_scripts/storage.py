@@ -140,6 +140,11 @@ async def trim_stream(router: Router, *, stream: bytes, trimmed: bytes, limits: 
     return removed
 
 
+async def trim_stream_many(router: Router, calls: Sequence[tuple[bytes, bytes, bytes]]) -> list[int]:
+    """Do as `trim_stream` for several streams, their `trimmed` hashes and limits."""
+    return await _TRIM_STREAM.call_many(router, [((stream, trimmed), (limits,)) for stream, trimmed, limits in calls])
+
+
 async def get_entry(router: Router, *, values: bytes, revisions: bytes, key: bytes) -> StoredEntry | None:
     """Return the text and the revision of a key, or None when it holds no value."""
     reply = await _GET_ENTRY(router, (values, revisions), (key,))
