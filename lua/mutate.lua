@@ -8,7 +8,7 @@
 -- ARGV     1 scope  2 key  3 request id  4 trace id ("" = none)
 --          5 "" or options, "<expected>\n<limits>\n<attempt token>":
 --            expected       "" = any revision, "none" = the key must hold no value, else the revision that it must have
---            limits         "" = do not trim, else see lib/retention.lua
+--            limits         "" = do not trim, "needed" = keep only what groups need, else see lib/retention.lua
 --            attempt token  "" for a first attempt without idempotency key, else see lib/dedupe.lua
 --          6 kind of change, and 7... its parameters:
 --            "set"     7 canonical JSON with its mark
@@ -24,8 +24,8 @@
 --          update: {revision, new text}; {old revision, old text} when no operation changed anything ("0-0" when
 --          another client wrote the value)
 --          with a third element, the number of unhandled events that the hard cap dropped, if it dropped any; and with a fourth,
---          1, if the change made the scope (the client then looks whether Redis has lost its data). The elements before them are
---          "" if there is no text, and 0
+--          1, if the change made the scope (the client then looks whether Redis has lost its data), or 2, if a deletion found the
+--          server full. The elements before them are "" if there is no text, and 0
 --          the status SEARCHING: call again, because the search for an earlier attempt is not finished
 -- ERRORS   CONFLICT <actual revision or none>   REUSED   UNKNOWN <reason>
 --          TOOLARGE <bytes>   CORRUPT <operation index> <reason>   KEYMISSING
@@ -160,7 +160,10 @@ local function change_and_trim()
   if reply.err or not reply[1] then
     return reply
   end
-  if is_full then -- a failure to trim must not fail the change
+  if is_full then
+    reply[2], reply[3], reply[4] = reply[2] or "", 0, 2
+  end
+  if is_full or limits == "needed" then -- a failure to trim must not fail the change
     pcall(require("lib.retention").trim_to_needed, call, events, trimmed)
   elseif limits ~= "" then
     local done, lost = pcall(require("lib.retention").trim, call, events, trimmed, limits, reply[1])

@@ -49,6 +49,7 @@ class Mutated(NamedTuple):
     dropped: int  #: unhandled events that the hard cap dropped
     following: Sequence[Any] = ()  #: replies of the commands that followed
     created_scope: bool = False  #: the scope held no value before
+    found_full: bool = False  #: a deletion found the server over maxmemory
 
 
 class Message(NamedTuple):
@@ -108,9 +109,9 @@ async def mutate(router: Router, mutation: Mutation, *, following: Sequence[Sequ
             reply = await _MUTATE(router, keys, arguments)
     size = len(reply)
     if size == 1:
-        return _new(Mutated, (reply[0], None, 0, rest, False))
+        return _new(Mutated, (reply[0], None, 0, rest, False, False))
     if size == 2:
-        return _new(Mutated, (reply[0], reply[1], 0, rest, False))
+        return _new(Mutated, (reply[0], reply[1], 0, rest, False, False))
     return _mutated(reply, rest)
 
 
@@ -120,8 +121,8 @@ async def mutate_many(router: Router, mutations: Sequence[Mutation]) -> list[Mut
 
 
 def _mutated(reply: list[Any], following: Sequence[Any]) -> Mutated:
-    revision, text, dropped, created = (*reply, None, None, None, None)[:4]
-    return Mutated(revision, text, dropped or 0, following, bool(created))
+    revision, text, dropped, mark = (*reply, None, None, None, None)[:4]
+    return Mutated(revision, text, dropped or 0, following, created_scope=mark == 1, found_full=mark == 2)
 
 
 async def enqueue(router: Router, message: Message, *, following: Sequence[Sequence[Any]] = ()) -> Enqueued:
