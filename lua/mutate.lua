@@ -104,19 +104,7 @@ if not expected then
   expected, limits, attempt_token = "", "", ""
 end
 
-local full = require("lib.full")
 local is_full = false -- whether Redis refused the event of a deletion, because it is over maxmemory
-
-local function delete(old)
-  local extra = parameter ~= "quiet" and old or nil
-  local reply = write(old, false, old, "0:0", extra)
-  if full.is_refusal(reply) then
-    is_full = true
-    full.allow_writes(call, revisions)
-    reply = write(old, false, old, "0:0", extra)
-  end
-  return reply
-end
 
 local function change()
   local old = call("HGET", values, key)
@@ -129,7 +117,20 @@ local function change()
   if kind == "set" then
     return write(old, parameter, old or "", "0:0")
   elseif kind == "delete" then
-    return old and delete(old) or {}
+    if not old then
+      return {}
+    end
+    local extra = parameter ~= "quiet" and old or nil
+    local reply = write(old, false, old, "0:0", extra)
+    if reply.err then
+      local full = require("lib.full")
+      if full.is_refusal(reply) then
+        is_full = true
+        full.allow_writes(call, revisions)
+        reply = write(old, false, old, "0:0", extra)
+      end
+    end
+    return reply
   elseif not old and parameter == "strict" then
     return redis.error_reply("KEYMISSING")
   end
@@ -188,7 +189,7 @@ if known then
 end
 local reply = change_and_trim()
 if kind == "delete" then
-  full.allow_writes(call, revisions) -- a deletion that found nothing has not written yet
+  require("lib.full").allow_writes(call, revisions) -- a deletion that found nothing has not written yet
 end
 dedupe.record_reply(call, keys, attempt_token, reply)
 return reply
