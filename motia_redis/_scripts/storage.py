@@ -16,6 +16,7 @@ _ENQUEUE: Final = loader.load("enqueue")
 _GET_ENTRY: Final = loader.load("get_entry")
 _SCAN_KEYS: Final = loader.load("scan_keys")
 _TRIM_STREAM: Final = loader.load("trim_stream")
+_MARK_WRITE: Final = loader.load("mark_write")
 _CHANGE_SETTINGS: Final = loader.load("change_settings")
 _ENSURE_LAYOUT: Final = loader.load("ensure_layout")
 
@@ -133,6 +134,12 @@ async def enqueue(router: Router, message: Message, *, following: Sequence[Seque
         replies = await _ENQUEUE.call_with(router, keys, message[5:], following)
     reply = replies[0]
     return Enqueued(reply[0], reply[1], reply[2] if len(reply) > 2 else 0, replies[1:], created_stream=len(reply) > 3)
+
+
+async def mark_write(router: Router, *, trimmed: bytes, mark: bytes, following: Sequence[Sequence[Any]]) -> list[Any]:
+    """Write the key `mark` for a second, and return the replies of the commands that follow over the same connection."""
+    _, *replies = await _MARK_WRITE.call_with(router, (trimmed, mark), ("1000",), following)
+    return replies
 
 
 async def trim_stream(router: Router, *, stream: bytes, trimmed: bytes, limits: bytes) -> int:

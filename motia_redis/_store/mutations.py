@@ -142,8 +142,9 @@ class Mutations:
                 self._check(subject, reply)
             if self._wait_commands:
                 # WAIT covers the last write of its own connection, so this connection writes once, after all deletions.
-                mark = session.keyspace.request(calls[0].keys[3], _request_id())
-                _, durable = await session.router.pipeline(mark, [("SET", mark, b"", "PX", 1000), *self._wait_commands])
+                stream = calls[0].keys[3]
+                mark, trimmed = session.keyspace.request(stream, _request_id()), session.keyspace.trimmed(stream)
+                (durable,) = await scripts.mark_write(session.router, trimmed=trimmed, mark=mark, following=self._wait_commands)
                 self._durability.check(subject, durable)
 
         await self._retries.run(subject, attempt, is_mutation=True)

@@ -204,3 +204,16 @@ async def test_dead_letters_are_dropped_and_steps_forgotten(own: redis.Redis, ma
     fill_up(own)
     assert (await forget_step(manager, "Mail")).groups == 1
     assert not own.xinfo_groups(stream)
+
+
+async def test_clear_waits_for_durability_on_a_full_redis(own: redis.Redis) -> None:
+    info: Any = own.info("server")
+    if info["redis_version"].startswith("6."):
+        pytest.skip("fsynced needs Redis 7.2")
+    own.config_set("appendonly", "yes")
+    url = f"unix://{own.connection_pool.connection_kwargs['path']}"
+    async with StateManager(url, namespace="full", durability="fsynced", durability_timeout=30.0) as state:
+        await state.set("big", "a", VALUE)
+        fill_up(own)
+        await state.clear("big")
+        assert await state.count("big") == 0
