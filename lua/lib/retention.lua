@@ -21,24 +21,22 @@ local function is_before(a, b)
   return ms_a < ms_b or (ms_a == ms_b and tonumber(seq_a) < tonumber(seq_b))
 end
 
--- Return the id of the first entry that a group still needs; nil when there is no group. COST: one XPENDING per group.
+local function field(flat, name)
+  for index = 1, #flat, 2 do
+    if flat[index] == name then
+      return flat[index + 1]
+    end
+  end
+end
+
+-- Return the id up to which all groups have handled every entry: the smallest mark (last-delivered-id) of a group. Nil when there
+-- is no group. No group has pending entries; what is finished above the mark stands elsewhere. COST: the number of groups.
 local function first_needed(call, stream)
   local needed
   for _, group in ipairs(call("XINFO", "GROUPS", stream)) do
-    local name, position
-    for field = 1, #group, 2 do
-      if group[field] == "name" then
-        name = group[field + 1]
-      elseif group[field] == "last-delivered-id" then
-        position = group[field + 1]
-      end
-    end
-    local pending = call("XPENDING", stream, name)
-    if pending[1] > 0 then
-      position = pending[2]
-    end
-    if not needed or is_before(position, needed) then
-      needed = position
+    local mark = field(group, "last-delivered-id")
+    if not needed or is_before(mark, needed) then
+      needed = mark
     end
   end
   return needed
@@ -56,14 +54,6 @@ local function size(entry)
     bytes = bytes + #part
   end
   return bytes
-end
-
-local function field(flat, name)
-  for index = 1, #flat, 2 do
-    if flat[index] == name then
-      return flat[index + 1]
-    end
-  end
 end
 
 -- Remove the oldest entries of a stream, at most about `most` (nil = all that the threshold allows), and record the floor. Return
@@ -154,7 +144,7 @@ end
 
 -- Remove entries that no group needs and that are over the limits. `newest` is the id of the newest entry. Somewhat more stays,
 -- because XTRIM removes whole nodes. Over a cap entries go that nobody has handled: return their number; nil = none.
--- COST: one XPENDING per group, and the removal of about BYTES, or of AT_ONCE entries where those are more.
+-- COST: the number of groups, and the removal of about BYTES, or of AT_ONCE entries where those are more.
 local function trim(call, stream, trimmed, limits, newest)
   local numbers = {}
   for number in string.gmatch(limits, "%d+") do
