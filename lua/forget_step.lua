@@ -1,35 +1,49 @@
--- Remove what a step has on some streams of one partition: consumer groups, and what is known of entries. Trim these streams.
+-- Remove what a step has on some streams of one partition: all of the step, or only lanes that no live worker of it wants.
 --
--- KEYS     1 hash of the partition's leases  2 hash that records what was trimmed  3 stream of the step's dead letters
+-- KEYS     1 hash of the partition's leases  2 set of the partition's topics  3 stream of the step's dead letters
 --          4... for each stream on which the step may have a group: the stream, the hash of the lane's entries
--- ARGV     1 step  2 "lanes" = only these streams; else the whole step, with "keep" or "drop" = what to do with the dead letters
+-- ARGV     1 step
+--          2 "keep" or "drop": remove the step, and keep or drop its dead letters; "lanes": remove the lanes of the streams only
 -- RETURNS  {number of groups removed, number of dead letters that the step had}
 -- ERRORS   none of its own
--- COST     the number of streams, of their groups and of lanes in the partition; for each stream see lib/retention.lua
--- INVARIANT a step whose dead letters are kept stays on record as forgotten, so that they can be found. Works over
---          maxmemory.
+-- COST     the number of streams, of their groups and of the lanes' unfinished entries
+-- INVARIANT a step whose dead letters are kept stays on record as forgotten, so that they can be found. With "lanes", a lane that
+--          a live worker holds stays, and so do other lanes and the dead letters. A topic that no group consumes any more is on
+--          record. Works over maxmemory.
 
 local full = require("lib.full")
-local retention = require("lib.retention")
+local lease = require("lib.lease")
 
-local leases, trimmed, dead = KEYS[1], KEYS[2], KEYS[3]
+local leases, topics, dead = KEYS[1], KEYS[2], KEYS[3]
 local step, mode = ARGV[1], ARGV[2]
 local FIRST_STREAM = 4
+
+local function is_held(stream)
+  local holder = redis.call("HGET", leases, "lane " .. step .. "\n" .. stream)
+  return holder and holder ~= "" and lease.is_alive(redis.call, leases, holder)
+end
+
+-- Put the topic of a stream without a group on record; the stream keeps its messages for the next first step.
+local function record_topic(stream)
+  local topic = string.match(stream, "}:topic:%d+:(.*)$")
+  if topic and #redis.call("XINFO", "GROUPS", stream) == 0 then
+    redis.call("SADD", topics, topic)
+  end
+end
 
 full.allow_writes(redis.call, leases) -- Redis 6.2 marks all of XGROUP as taking memory
 local groups = 0
 for index = FIRST_STREAM, #KEYS, 2 do
-  local stream = KEYS[index]
-  if redis.call("EXISTS", stream) == 1 then
-    local removed = redis.call("XGROUP", "DESTROY", stream, step)
-    if removed == 1 then
-      groups = groups + 1
-      retention.trim_to_needed(redis.call, stream, trimmed)
+  local stream, entries = KEYS[index], KEYS[index + 1]
+  if mode ~= "lanes" or not is_held(stream) then
+    if redis.call("EXISTS", stream) == 1 then
+      groups = groups + redis.call("XGROUP", "DESTROY", stream, step)
+      record_topic(stream)
     end
+    redis.call("UNLINK", entries)
+    local lane = step .. "\n" .. stream
+    redis.call("HDEL", leases, "lane " .. lane, "tenure " .. lane)
   end
-  redis.call("UNLINK", KEYS[index + 1])
-  local lane = step .. "\n" .. stream
-  redis.call("HDEL", leases, "lane " .. lane, "tenure " .. lane)
 end
 local count = redis.call("XLEN", dead)
 if mode == "drop" or (mode == "keep" and count == 0) then

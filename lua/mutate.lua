@@ -8,7 +8,7 @@
 -- ARGV     1 scope  2 key  3 request id  4 trace id ("" = none)
 --          5 "" or options, "<expected>\n<limits>\n<attempt token>":
 --            expected       "" = any revision, "none" = the key must hold no value, else the revision that it must have
---            limits         "" = do not trim, else see lib/retention.lua
+--            limits         "" = do not trim, "needed" = keep only what groups need, else see lib/retention.lua
 --            attempt token  "" for a first attempt without idempotency key, else see lib/dedupe.lua
 --          6 kind of change, and 7... its parameters:
 --            "set"     7 canonical JSON with its mark
@@ -24,8 +24,8 @@
 --          update: {revision, new text}; {old revision, old text} when no operation changed anything ("0-0" when
 --          another client wrote the value)
 --          with a third element, the number of unhandled events that the hard cap dropped, if it dropped any; and with a fourth,
---          1, if the change made the scope (the client then looks whether Redis has lost its data). The elements before them are
---          "" if there is no text, and 0
+--          1, if the change made the scope (the client then looks whether Redis has lost its data), or 2, if a deletion found the
+--          server full. The elements before them are "" if there is no text, and 0
 --          the status SEARCHING: call again, because the search for an earlier attempt is not finished
 -- ERRORS   CONFLICT <actual revision or none>   REUSED   UNKNOWN <reason>
 --          TOOLARGE <bytes>   CORRUPT <operation index> <reason>   KEYMISSING
@@ -104,19 +104,7 @@ if not expected then
   expected, limits, attempt_token = "", "", ""
 end
 
-local full = require("lib.full")
 local is_full = false -- whether Redis refused the event of a deletion, because it is over maxmemory
-
-local function delete(old)
-  local extra = parameter ~= "quiet" and old or nil
-  local reply = write(old, false, old, "0:0", extra)
-  if full.is_refusal(reply) then
-    is_full = true
-    full.allow_writes(call, revisions)
-    reply = write(old, false, old, "0:0", extra)
-  end
-  return reply
-end
 
 local function change()
   local old = call("HGET", values, key)
@@ -129,7 +117,20 @@ local function change()
   if kind == "set" then
     return write(old, parameter, old or "", "0:0")
   elseif kind == "delete" then
-    return old and delete(old) or {}
+    if not old then
+      return {}
+    end
+    local extra = parameter ~= "quiet" and old or nil
+    local reply = write(old, false, old, "0:0", extra)
+    if reply.err then
+      local full = require("lib.full")
+      if full.is_refusal(reply) then
+        is_full = true
+        full.allow_writes(call, revisions)
+        reply = write(old, false, old, "0:0", extra)
+      end
+    end
+    return reply
   elseif not old and parameter == "strict" then
     return redis.error_reply("KEYMISSING")
   end
@@ -160,7 +161,10 @@ local function change_and_trim()
   if reply.err or not reply[1] then
     return reply
   end
-  if is_full then -- a failure to trim must not fail the change
+  if is_full then
+    reply[2], reply[3], reply[4] = reply[2] or "", 0, 2
+  end
+  if is_full or limits == "needed" then -- a failure to trim must not fail the change
     pcall(require("lib.retention").trim_to_needed, call, events, trimmed)
   elseif limits ~= "" then
     local done, lost = pcall(require("lib.retention").trim, call, events, trimmed, limits, reply[1])
@@ -185,7 +189,7 @@ if known then
 end
 local reply = change_and_trim()
 if kind == "delete" then
-  full.allow_writes(call, revisions) -- a deletion that found nothing has not written yet
+  require("lib.full").allow_writes(call, revisions) -- a deletion that found nothing has not written yet
 end
 dedupe.record_reply(call, keys, attempt_token, reply)
 return reply

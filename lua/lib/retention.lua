@@ -21,17 +21,22 @@ local function is_before(a, b)
   return ms_a < ms_b or (ms_a == ms_b and tonumber(seq_a) < tonumber(seq_b))
 end
 
--- Return the lowest low-water mark of all groups: no group needs an entry up to it. nil = there is no group.
+local function field(flat, name)
+  for index = 1, #flat, 2 do
+    if flat[index] == name then
+      return flat[index + 1]
+    end
+  end
+end
+
+-- Return the id up to which all groups have handled every entry: the smallest mark (last-delivered-id) of a group. Nil when there
+-- is no group. No group has pending entries; what is finished above the mark stands elsewhere. COST: the number of groups.
 local function first_needed(call, stream)
   local needed
   for _, group in ipairs(call("XINFO", "GROUPS", stream)) do
-    for field = 1, #group, 2 do
-      if group[field] == "last-delivered-id" then
-        local mark = group[field + 1]
-        if not needed or is_before(mark, needed) then
-          needed = mark
-        end
-      end
+    local mark = field(group, "last-delivered-id")
+    if not needed or is_before(mark, needed) then
+      needed = mark
     end
   end
   return needed
@@ -49,14 +54,6 @@ local function size(entry)
     bytes = bytes + #part
   end
   return bytes
-end
-
-local function field(flat, name)
-  for index = 1, #flat, 2 do
-    if flat[index] == name then
-      return flat[index + 1]
-    end
-  end
 end
 
 -- Remove the oldest entries of a stream, at most about `most` (nil = all that the threshold allows), and record the floor. Return

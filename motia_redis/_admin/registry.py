@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import orjson
 
 from motia_redis._admin.connections import open_namespace
+from motia_redis._admin.trimming import trim_streams
 from motia_redis._scripts import administration
 from motia_redis._steps.wants import Wants
 from motia_redis.errors import StepInUse, StepMissing
@@ -159,8 +160,8 @@ async def forget_step(
 
     While a live worker runs the step, only the lanes go that no live version of it wants: those of a scope, key or topic that its
     triggers had before. If there is none, the call is rejected. `only_lanes` asks for just that. `force` forgets the whole step
-    all the same; its workers read everything again that is still there. Cost: two round trips; the number of streams, and what
-    is trimmed. Raises StepInUse, StepMissing, StateUnavailable.
+    all the same; its workers read everything again that is still there. Cost: three round trips, and one for each MiB that is
+    trimmed; the number of streams. Raises StepInUse, StepMissing, StateUnavailable.
     """
     async with open_namespace(state, f"step {name!r}") as (router, keyspace):
         known = await read(router, keyspace)
@@ -173,6 +174,7 @@ async def forget_step(
             streams.update(keyspace.event_streams())
         mode: Literal["keep", "drop", "lanes"] = "lanes" if only_lanes else "drop" if with_dead_letters else "keep"
         counts = await administration.forget_step(router, _step_keys(keyspace, streams, name), step=name, mode=mode)
+        await trim_streams(router, keyspace, await state.settings(), streams)
     groups, letters = sum(count.groups for count in counts), sum(count.dead_letters for count in counts)
     if not groups and not letters and not any(name in steps for steps in known.steps):
         raise StepMissing(f"there is no step {name!r} in namespace {state.namespace!r}: check the name with `motia-redis status`")
@@ -243,10 +245,10 @@ def _step_keys(keyspace: Keyspace, streams: set[bytes], step: str) -> list[admin
     return [
         administration.StepKeys(
             keyspace.leases(some[0]),
-            keyspace.trimmed(some[0]),
+            keyspace.topics(partition),
             keyspace.dead(some[0], step),
             some,
             [keyspace.entries(stream, step) for stream in some],
         )
-        for some in by_partition.values()
+        for partition, some in by_partition.items()
     ]

@@ -63,7 +63,7 @@ class StepKeys(NamedTuple):
     """What a step may have in one partition."""
 
     leases: bytes
-    trimmed: bytes  #: the partition's record of trims
+    topics: bytes  #: set of the partition's topics
     dead: bytes
     streams: Sequence[bytes]
     entries: Sequence[bytes]  #: for each stream, the hash of what the step knows of its entries
@@ -100,10 +100,13 @@ async def inspect_lane(router: Router, lanes: Sequence[LanePlace]) -> list[LaneP
 async def forget_step(
     router: Router, partitions: Sequence[StepKeys], *, step: str, mode: Literal["keep", "drop", "lanes"]
 ) -> list[ForgottenCounts]:
-    """Remove what a step has in each partition; "lanes": only on the given streams."""
+    """Remove what a step has in each partition, and keep or drop its dead letters.
+
+    "lanes" removes only the lanes of the given streams, except those that a live worker holds. The step may run meanwhile.
+    """
     calls = [
-        ((leases, trimmed, dead, *chain.from_iterable(zip(streams, entries, strict=True))), (step, mode))
-        for leases, trimmed, dead, streams, entries in partitions
+        ((leases, topics, dead, *chain.from_iterable(zip(streams, entries, strict=True))), (step, mode))
+        for leases, topics, dead, streams, entries in partitions
     ]
     return [ForgottenCounts(*reply) for reply in await _FORGET_STEP.call_many(router, calls)]
 

@@ -17,6 +17,7 @@ _GET_ENTRY: Final = loader.load("get_entry")
 _SCAN_ITEMS: Final = loader.load("scan_items")
 _SCAN_KEYS: Final = loader.load("scan_keys")
 _TRIM_STREAM: Final = loader.load("trim_stream")
+_MARK_WRITE: Final = loader.load("mark_write")
 _CHANGE_SETTINGS: Final = loader.load("change_settings")
 _ENSURE_LAYOUT: Final = loader.load("ensure_layout")
 
@@ -50,6 +51,7 @@ class Mutated(NamedTuple):
     dropped: int  #: unhandled events that the hard cap dropped
     following: Sequence[Any] = ()  #: replies of the commands that followed
     created_scope: bool = False  #: the scope held no value before
+    found_full: bool = False  #: a deletion found the server over maxmemory
 
 
 class Message(NamedTuple):
@@ -117,9 +119,9 @@ async def mutate(router: Router, mutation: Mutation, *, following: Sequence[Sequ
             reply = await _MUTATE(router, keys, arguments)
     size = len(reply)
     if size == 1:
-        return _new(Mutated, (reply[0], None, 0, rest, False))
+        return _new(Mutated, (reply[0], None, 0, rest, False, False))
     if size == 2:
-        return _new(Mutated, (reply[0], reply[1], 0, rest, False))
+        return _new(Mutated, (reply[0], reply[1], 0, rest, False, False))
     return _mutated(reply, rest)
 
 
@@ -129,8 +131,8 @@ async def mutate_many(router: Router, mutations: Sequence[Mutation]) -> list[Mut
 
 
 def _mutated(reply: list[Any], following: Sequence[Any]) -> Mutated:
-    revision, text, dropped, created = (*reply, None, None, None, None)[:4]
-    return Mutated(revision, text, dropped or 0, following, bool(created))
+    revision, text, dropped, mark = (*reply, None, None, None, None)[:4]
+    return Mutated(revision, text, dropped or 0, following, created_scope=mark == 1, found_full=mark == 2)
 
 
 async def enqueue(router: Router, message: Message, *, following: Sequence[Sequence[Any]] = ()) -> Enqueued:
@@ -143,10 +145,21 @@ async def enqueue(router: Router, message: Message, *, following: Sequence[Seque
     return Enqueued(reply[0], reply[1], reply[2] if len(reply) > 2 else 0, replies[1:], created_stream=len(reply) > 3)
 
 
+async def mark_write(router: Router, *, trimmed: bytes, mark: bytes, following: Sequence[Sequence[Any]]) -> list[Any]:
+    """Write the key `mark` for a second, and return the replies of the commands that follow over the same connection."""
+    _, *replies = await _MARK_WRITE.call_with(router, (trimmed, mark), ("1000",), following)
+    return replies
+
+
 async def trim_stream(router: Router, *, stream: bytes, trimmed: bytes, limits: bytes) -> int:
     """Trim a stream and return how many entries were removed: about 1 MiB in one call."""
     removed: int = await _TRIM_STREAM(router, (stream, trimmed), (limits,))
     return removed
+
+
+async def trim_stream_many(router: Router, calls: Sequence[tuple[bytes, bytes, bytes]]) -> list[int]:
+    """Do as `trim_stream` for several streams, their `trimmed` hashes and limits."""
+    return await _TRIM_STREAM.call_many(router, [((stream, trimmed), (limits,)) for stream, trimmed, limits in calls])
 
 
 async def get_entry(router: Router, *, values: bytes, revisions: bytes, key: bytes) -> StoredEntry | None:

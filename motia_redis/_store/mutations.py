@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+# Seconds after a deletion found the server full in which deletions trim as if it still were. Otherwise memory would stay just
+# below the limit: a deletion frees the value, and its event takes as much.
+_FULL_SECONDS = 10.0
 _TRIM_INTERVAL = 0.1  # seconds: with few writes, one trim in 64 writes would come too late
 ANY: Final[Any] = object()  #: the default of `if_revision`: any revision
 
@@ -42,6 +45,7 @@ class Mutations:
         self._wait_commands = durability.wait_commands
         self._lifetime = int(idempotency_seconds * 1000)
         self._next_trim = 0.0
+        self._full_until = 0.0
 
     async def apply(
         self,
@@ -71,7 +75,7 @@ class Mutations:
             except ErrorReply as error:
                 await self._after_refusal(session, error, mutation.keys[3], session.settings.trimming)
                 raise
-            if reply.following or reply.dropped:
+            if reply.following or reply.dropped or reply.found_full:
                 self._check(subject, reply)
             if reply.revision and not attempt_token and change[0] != b"update":  # a no-op update has an old revision
                 session.clock.update(reply.revision)
@@ -138,8 +142,9 @@ class Mutations:
                 self._check(subject, reply)
             if self._wait_commands:
                 # WAIT covers the last write of its own connection, so this connection writes once, after all deletions.
-                mark = session.keyspace.request(calls[0].keys[3], _request_id())
-                _, durable = await session.router.pipeline(mark, [("SET", mark, b"", "PX", 1000), *self._wait_commands])
+                stream = calls[0].keys[3]
+                mark, trimmed = session.keyspace.request(stream, _request_id()), session.keyspace.trimmed(stream)
+                (durable,) = await scripts.mark_write(session.router, trimmed=trimmed, mark=mark, following=self._wait_commands)
                 self._durability.check(subject, durable)
 
         await self._retries.run(subject, attempt, is_mutation=True)
@@ -161,7 +166,9 @@ class Mutations:
         request = request or _request_id()
         keys = session.keyspace.mutation_keys(scope, key, request)
         options = b""
-        if limits is None:
+        if change[0] == b"delete" and self._full_until and monotonic() < self._full_until:
+            limits = b"needed"
+        elif limits is None:
             limits = session.settings.trimming if self._trims_now() else b""
         if expected or limits or attempt_token:
             options = b"%b\n%b\n%b" % (expected, limits, attempt_token)
@@ -199,6 +206,8 @@ class Mutations:
 
     def _check(self, subject: object, reply: scripts.Mutated | scripts.Enqueued) -> None:
         """Check that a change is as durable as required, and report the entries that it made Redis drop."""
+        if isinstance(reply, scripts.Mutated) and reply.found_full:
+            self._full_until = monotonic() + _FULL_SECONDS
         if reply.following:
             self._durability.check(subject, reply.following[0])
         if reply.dropped:

@@ -138,6 +138,13 @@ async def test_changes_that_are_not_valid_are_rejected(state: StateManager, serv
     assert "there is no namespace" in error_line("settings", "--redis", server.url, "--namespace", "nothing")
 
 
+def test_command_has_an_option_for_each_setting() -> None:
+    text = command("settings", "--help").stdout
+    assert {f"--retention-{name.replace('_', '-')}" for name in RETENTION_FIELDS} == {
+        word for word in text.split() if word.startswith("--retention-")
+    }
+
+
 async def test_command_shows_the_settings(state: StateManager, server: RedisServer, namespace: str) -> None:
     await state.connect()
     done = command("settings", "--redis", server.url, "--namespace", namespace)
