@@ -13,7 +13,7 @@ help:
 	@echo "make test    lint, types and all tests, against a real redis-server"
 	@echo "make lint    only lint and types"
 	@echo "make docs    the documentation site, into build/docs"
-	@echo "make fuzz    random updates against an independent model: CASES=200000 SEED=1, or SECONDS=60"
+	@echo "make fuzz    random updates against an independent model, and a search for the most expensive ones: CASES=200000 SEED=1, or SECONDS=60"
 	@echo "make chaos   the long runs of the fault tests: kills, pauses, bad networks, fail-overs, a million keys (about 9 minutes)"
 	@echo "make bench   run all benchmarks with their rivals (under 20 minutes), write benchmarks/README.md: ONLY=\"calls triggers\""
 	@echo "make bench-quick     all benchmarks in two minutes, printed only"
@@ -56,9 +56,11 @@ docs: $(VENV)/docs
 	$(BIN)/python -m sphinx -W --keep-going -n -q -b html -d build/doctrees docs build/docs
 	@echo "the documentation starts at build/docs/index.html"
 
-# A failing case is shrunk and saved in .fuzz/, with the command that replays it.
+# A failing case is shrunk and saved in .fuzz/, with the command that replays it. Then the most expensive update is searched on
+# each server of the environment, and fails if it takes more than 50 ms: COSTS=600 for 10 minutes on each.
 fuzz: $(VENV)/dev
 	$(BIN)/python -m tests.fuzzing $(if $(SECONDS),--seconds $(SECONDS),--cases $(or $(CASES),200000)) $(if $(SEED),--seed $(SEED)) --save .fuzz
+	$(BIN)/python -m tests.fuzzing.costs --seconds $(or $(COSTS),60) $(if $(SEED),--seed $(SEED))
 
 chaos: $(VENV)/dev
 	MOTIA_CHAOS=full $(BIN)/python -m pytest tests/faults -rP

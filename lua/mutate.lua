@@ -110,7 +110,7 @@ local function change()
     return redis.error_reply("KEYMISSING")
   end
   local patch = require("lib.patch")
-  local document = patch.new_document(old or "{}" .. MARK)
+  local document = patch.new_document(old or "{}" .. MARK, request)
   local done, failure = pcall(patch.apply, document, ARGV, FIRST_OPERATION, parameter == "strict")
   if not done then
     if type(failure) ~= "table" then

@@ -4,6 +4,7 @@ local byte, find, match = string.byte, string.find, string.match
 
 local ARRAY, OBJECT, COMMA = 91, 123, 44
 local BLANK, SOLID = "^[ \t\r\n]", "[^ \t\r\n]"
+local BLANK_STEP = 250 -- cost of stepping back over white space, see patch.lua
 
 -- Return the index that a path segment names; "-" for the end.
 local function index_of(document, segment)
@@ -15,6 +16,23 @@ local function index_of(document, segment)
     document.fail("BADINDEX", "form")
   end
   return tonumber(digits)
+end
+
+-- Return the last byte before `pos` that is no white space. COST: a search per byte of white space.
+local function solid_before(document, pos)
+  local before = pos - 1
+  while find(document.text, BLANK, before) do
+    document.spend(document, BLANK_STEP)
+    before = before - 1
+  end
+  return before
+end
+
+-- Return the first byte from `pos` on that is no white space. COST: its bytes.
+local function solid_from(document, pos)
+  local found = find(document.text, SOLID, pos)
+  document.spend(document, 20 * (found - pos))
+  return found
 end
 
 -- Return what has find_element and container_end for the document: its parser, or scan_items.lua for canonical JSON.
@@ -54,30 +72,23 @@ end
 
 -- Add an item (a member with its name, or an element) after the last one of the container at `start`.
 local function append_item(document, start, item, around, close)
-  local text = document.text
   close = close or item_parser(document).container_end(document, start, around)
   if not close then
     document.fail("CORRUPT", "the text is not the canonical JSON that its mark promises")
   end
-  local last = close - 1
-  while find(text, BLANK, last) do
-    last = last - 1
-  end
+  local last = solid_before(document, close)
   document.splice(document, last + 1, last, last == start and item or "," .. item)
 end
 
 -- Remove the item whose first byte is `item` and whose value starts at `value`, with one adjacent comma.
 local function remove_item(document, item, value)
   local text, last = document.text, document.value_end(document, value)
-  local after = find(text, SOLID, last + 1)
+  local after = solid_from(document, last + 1)
   if byte(text, after) == COMMA then
-    document.splice(document, item, find(text, SOLID, after + 1) - 1, "")
+    document.splice(document, item, solid_from(document, after + 1) - 1, "")
     return
   end
-  local before = item - 1
-  while find(text, BLANK, before) do
-    before = before - 1
-  end
+  local before = solid_before(document, item)
   document.splice(document, byte(text, before) == COMMA and before or item, last, "")
 end
 

@@ -1,66 +1,162 @@
 -- Compares two JSON texts as RFC 6902 defines it for `test`: the order of members, the spelling of strings and the spelling of
--- numbers do not matter.
+-- numbers do not matter. Both texts are read side by side, up to the first difference.
 
+local canonical = require("lib.canonical")
 local noncanonical = require("lib.noncanonical")
 local number = require("lib.number")
 
-local byte, sub = string.byte, string.sub
+local byte, find, sub = string.byte, string.find, string.sub
 
--- Return the value at `pos` as a tree, and its last byte. Leaves are tokens, strings among them canonical. The text must be JSON.
--- COST: a few searches per token.
-local function parse(text, pos)
-  local first = byte(text, pos)
-  if first == 34 then
-    local last = noncanonical.string_end(text, pos)
-    return noncanonical.canonicalize(sub(text, pos, last)), last
-  elseif first ~= 123 and first ~= 91 then
-    local last = noncanonical.scalar_end(text, pos)
-    return sub(text, pos, last), last
-  end
-  local tree = { kind = first, size = 0, items = {} }
-  pos = noncanonical.solid(text, pos + 1)
-  while byte(text, pos) ~= first + 2 do
-    local name, last = tree.size
-    if first == 123 then
-      local name_end
-      name, name_end = parse(text, pos)
-      pos = noncanonical.solid(text, noncanonical.solid(text, name_end + 1) + 1)
-    end
-    tree.items[name], last = parse(text, pos)
-    tree.size = tree.size + 1
-    pos = noncanonical.solid(text, last + 1)
-    if byte(text, pos) == 44 then
-      pos = noncanonical.solid(text, pos + 1)
-    end
-  end
-  return tree, pos
+local QUOTE, COMMA, ARRAY, OBJECT, CLOSE_ARRAY, CLOSE_OBJECT = 34, 44, 91, 123, 93, 125
+local TOKEN, PER_BYTE = 1800, 6 -- cost of a pair of tokens, and of each of their bytes, see patch.lua
+local PER_DIGIT = 100 -- of numbers that are spelled differently
+local MEMBER = 1500 -- of finding a member in an object of another order
+
+local compare
+
+-- Return the next byte from `pos` on that is no white space.
+local function solid(document, pos)
+  return document.parser.find_element and noncanonical.solid(document.text, pos, document) or pos
 end
 
-local function is_number(token)
-  return string.find(token, "^[%d-]") ~= nil
+-- Return the token of the string at `pos` of the document as codec.py spells it, and its last byte.
+local function string_at(document, pos)
+  local text = document.text
+  if document.parser.find_element then
+    local last = noncanonical.string_end(text, pos, document)
+    return noncanonical.canonicalize(sub(text, pos, last), document), last
+  end
+  local last = find(text, '"', pos + 1, true)
+  return sub(text, pos, last), last
 end
 
-local function same(a, b)
-  if type(a) ~= "table" or type(b) ~= "table" then
-    if type(a) == "string" and type(b) == "string" and is_number(a) and is_number(b) then
-      return number.equal(a, b)
-    end
-    return a == b
+local function is_number(first)
+  return first == 45 or first >= 48 and first <= 57
+end
+
+-- Compare the arrays at `i` and `j`, as `compare` does.
+local function compare_arrays(document, value, i, j)
+  local text = document.text
+  i, j = solid(document, i + 1), j + 1
+  if byte(text, i) == CLOSE_ARRAY or byte(value.text, j) == CLOSE_ARRAY then
+    return byte(text, i) == byte(value.text, j), i, j
   end
-  if a.kind ~= b.kind or a.size ~= b.size then
-    return false
-  end
-  for name, item in pairs(a.items) do
-    if b.items[name] == nil or not same(item, b.items[name]) then
+  while true do
+    local same
+    same, i, j = compare(document, value, i, j)
+    if not same then
       return false
     end
+    i, j = solid(document, i + 1), j + 1
+    local delimiter = byte(text, i)
+    if delimiter ~= byte(value.text, j) then
+      return false
+    elseif delimiter ~= COMMA then
+      return true, i, j
+    end
+    i, j = solid(document, i + 1), j + 1
   end
-  return true
 end
 
--- Return whether both texts hold the same value. COST: one comparison when the bytes are equal, else some searches per token.
-local function equal(a, b)
-  return a == b or same((parse(a, 1)), (parse(b, 1)))
+-- Return where the values of the members from `j` on start, by name, how many there are, and the end of their object.
+local function index_members(value, j)
+  local starts, count = {}, 0
+  while true do
+    local name_end = find(value.text, '"', j + 1, true)
+    local last = canonical.value_end(value, name_end + 2)
+    value.spend(value, MEMBER + PER_BYTE * (name_end - j))
+    starts[sub(value.text, j, name_end)] = name_end + 2
+    count = count + 1
+    if byte(value.text, last + 1) == CLOSE_OBJECT then
+      return starts, count, last + 1
+    end
+    j = last + 2
+  end
+end
+
+-- Compare the objects at `i` and `j`, as `compare` does. Members in the same order are compared side by side. At the first one
+-- that is not, the rest of the given value's members are indexed.
+local function compare_objects(document, value, i, j)
+  local text = document.text
+  local starts, left, close
+  i, j = solid(document, i + 1), j + 1
+  if byte(text, i) == CLOSE_OBJECT or byte(value.text, j) == CLOSE_OBJECT then
+    return byte(text, i) == byte(value.text, j), i, j
+  end
+  while true do
+    local name, name_end = string_at(document, i)
+    i = solid(document, solid(document, name_end + 1) + 1)
+    document.spend(document, TOKEN + PER_BYTE * #name)
+    local start
+    if not starts then
+      if sub(value.text, j, j + #name) == name .. ":" then
+        start = j + #name + 1
+      else
+        starts, left, close = index_members(value, j)
+      end
+    end
+    if starts then
+      start, starts[name], left = starts[name], nil, left - 1
+      if not start then
+        return false
+      end
+    end
+    local same, last, value_last = compare(document, value, i, start)
+    if not same then
+      return false
+    end
+    i = solid(document, last + 1)
+    local delimiter, value_delimiter = byte(text, i), byte(value.text, value_last + 1)
+    if starts then
+      value_delimiter = left > 0 and COMMA or CLOSE_OBJECT
+    end
+    if delimiter ~= value_delimiter then
+      return false
+    elseif delimiter ~= COMMA then
+      return true, i, close or value_last + 1
+    end
+    i, j = solid(document, i + 1), value_last + 2
+  end
+end
+
+-- Compare the values at `i` of the document and at `j` of the given value. Return whether they are equal, and if so the last byte
+-- of both.
+function compare(document, value, i, j)
+  local first, value_first = byte(document.text, i), byte(value.text, j)
+  document.spend(document, TOKEN)
+  if first ~= value_first and not (is_number(first) and is_number(value_first)) then
+    return false
+  elseif first == OBJECT then
+    return compare_objects(document, value, i, j)
+  elseif first == ARRAY then
+    return compare_arrays(document, value, i, j)
+  elseif first == QUOTE then
+    local token, last = string_at(document, i)
+    local value_last = j + #token - 1
+    document.spend(document, PER_BYTE * #token)
+    return sub(value.text, j, value_last) == token, last, value_last
+  end
+  local last, value_last = canonical.value_end(document, i), canonical.value_end(value, j)
+  local token, value_token = sub(document.text, i, last), sub(value.text, j, value_last)
+  local same = token == value_token
+  if not same and is_number(first) and is_number(value_first) then
+    document.spend(document, PER_DIGIT * (#token + #value_token))
+    same = number.equal(token, value_token)
+  end
+  return same, last, value_last
+end
+
+-- Return whether the value at `start` of the document equals the canonical text `value`.
+-- COST: a few searches per token, up to the first difference. Where the order of members differs, the bytes of their object are
+-- read once more.
+local function equal(document, start, value)
+  local other = {
+    text = value,
+    spend = function(_, cost)
+      document.spend(document, cost)
+    end,
+  }
+  return (compare(document, other, start, 1))
 end
 
 return { equal = equal }

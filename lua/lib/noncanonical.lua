@@ -1,17 +1,20 @@
 -- Parses non-canonical JSON, which other clients write: with white space and escapes of every form. The whole text is checked
 -- first. Text that is not JSON, or that could not be read back, is rejected and never spliced.
 --
--- Every token costs some hundred nanoseconds here, so a call has a budget of tokens.
+-- Every token costs a microsecond or two here. Costs are as in patch.lua.
 
 local byte, char, find, gsub, rep, sub = string.byte, string.char, string.find, string.gsub, string.rep, string.sub
 
 local BYTES = 128 * 1024 -- larger texts are rejected unread
-local TOKENS = 15000 -- budget of a call: some tens of milliseconds
+local TOKEN = 1800 -- cost of a token
+local PER_BYTE, PER_ESCAPE, PER_CHARACTER = 35, 1200, 250 -- of strings; of the forms that a character outside ASCII may have
+local PER_DIGIT = 40 -- of a number
 local DEPTH = 1000 -- deeper documents cannot be read back by get()
 local ESCAPES = '^' .. rep('[^"\\%z\1-\31]*\\["\\/bfnrt]', 8)
 
 -- The spelling that codec.py writes, so that names can be compared as bytes.
 local SPELLING = { ["\\/"] = "/", ['\\"'] = "\\u0022", ["\\\\"] = "\\u005c" }
+local BRACKETS = { ["{"] = "\\u007b", ["}"] = "\\u007d", ["["] = "\\u005b", ["]"] = "\\u005d" }
 local SHORT = { [8] = "\\b", [9] = "\\t", [10] = "\\n", [12] = "\\f", [13] = "\\r" }
 
 local function utf8(code)
@@ -40,34 +43,44 @@ local function spell(code)
   return utf8(code)
 end
 
--- Return a string token as codec.py spells it. COST: its bytes.
-local function canonicalize(token)
+-- Return a string token as codec.py spells it. COST: its bytes, and each escape and bracket.
+local function canonicalize(token, document)
+  document.spend(document, PER_BYTE * #token)
   if not find(token, "[\\{}%[%]]") then
     return token
   end
+  document.spend(document, 3 * PER_BYTE * #token)
+  local count
   -- Escaped backslashes first: every `\u` and `\"` that remains is then an escape.
-  token = gsub(token, '\\["\\/]', SPELLING)
-  token = gsub(token, "\\u([dD][89aAbB]%x%x)\\u([dD][c-fC-F]%x%x)", function(high, low)
+  token, count = gsub(token, '\\["\\/]', SPELLING)
+  document.spend(document, PER_ESCAPE * count)
+  token, count = gsub(token, "\\u([dD][89aAbB]%x%x)\\u([dD][c-fC-F]%x%x)", function(high, low)
     return utf8(0x10000 + (tonumber(high, 16) - 0xD800) * 0x400 + tonumber(low, 16) - 0xDC00)
   end)
-  token = gsub(token, "\\u(%x%x%x%x)", function(hex)
+  document.spend(document, 2 * PER_ESCAPE * count)
+  token, count = gsub(token, "\\u(%x%x%x%x)", function(hex)
     return spell(tonumber(hex, 16))
   end)
-  return (gsub(token, "[{}%[%]]", function(bracket)
-    return spell(byte(bracket))
-  end))
+  document.spend(document, 2 * PER_ESCAPE * count)
+  token, count = gsub(token, "[{}%[%]]", BRACKETS)
+  document.spend(document, PER_ESCAPE * count)
+  return token
 end
 
-local function solid(text, pos)
-  return find(text, "[^ \t\r\n]", pos) or #text + 1
+local function solid(text, pos, document)
+  local found = find(text, "[^ \t\r\n]", pos) or #text + 1
+  document.cost = document.cost + PER_BYTE * (found - pos)
+  return found
 end
 
--- Return the closing quote of the string opened at `pos`, or nil. COST: its bytes, plus a search per 8 escapes.
-local function string_end(text, pos)
+-- Return the closing quote of the string opened at `pos`, or nil. COST: its bytes twice, plus a search per 8 escapes.
+local function string_end(text, pos, document)
   pos = pos + 1
   while true do
+    local from = pos
     local _, bulk = find(text, ESCAPES, pos)
     pos = find(text, '["\\%z\1-\31]', bulk and bulk + 1 or pos)
+    document.spend(document, PER_ESCAPE + 2 * PER_BYTE * ((pos or #text) - from))
     local first = pos and byte(text, pos)
     if first == 34 then
       return pos
@@ -87,7 +100,7 @@ local function string_end(text, pos)
 end
 
 -- Return the last byte of the number or word at `pos`, or nil.
-local function scalar_end(text, pos)
+local function scalar_end(text, pos, document)
   local _, last = find(text, "^%-?%d+", pos)
   if not last then
     for _, word in ipairs({ "true", "false", "null" }) do
@@ -104,6 +117,7 @@ local function scalar_end(text, pos)
   last = fraction or last
   local _, exponent = find(text, "^[eE][+-]?%d+", last + 1)
   last = exponent or last
+  document.spend(document, PER_DIGIT * (last - pos))
   -- A number that no double can hold could not be read back.
   if last - pos > 300 or exponent then
     local number = tonumber(sub(text, pos, last))
@@ -112,18 +126,11 @@ local function scalar_end(text, pos)
   return last
 end
 
-local function spend(budget)
-  budget.tokens = budget.tokens - 1
-  return budget.tokens >= 0
-end
-
 -- Return the last byte of the value at `pos`; or nil and the reason why it is not JSON. COST: a few searches per token.
-local function checked_end(text, pos, budget)
-  local closers, depth = {}, 0
+local function checked_end(document, pos)
+  local text, closers, depth = document.text, {}, 0
   while true do
-    if not spend(budget) then
-      return nil, "too many tokens for an update in place"
-    end
+    document.spend(document, TOKEN)
     local first, last = byte(text, pos), nil
     if first == 123 or first == 91 then
       depth = depth + 1
@@ -131,16 +138,16 @@ local function checked_end(text, pos, budget)
       if depth > DEPTH then
         return nil, "it is nested deeper than 1,000 levels"
       end
-      local after = solid(text, pos + 1)
+      local after = solid(text, pos + 1, document)
       if byte(text, after) == first + 2 then
         last, depth = after, depth - 1
       else
         pos = after
       end
     elseif first == 34 then
-      last = string_end(text, pos)
+      last = string_end(text, pos, document)
     else
-      last = scalar_end(text, pos)
+      last = scalar_end(text, pos, document)
     end
     if not last and not (first == 123 or first == 91) then
       return nil, "no JSON at byte " .. pos
@@ -150,23 +157,25 @@ local function checked_end(text, pos, budget)
       if depth == 0 then
         return last
       end
-      local after = solid(text, last + 1)
+      document.cost = document.cost + TOKEN / 2
+      local after = solid(text, last + 1, document)
       local delimiter = byte(text, after)
       if delimiter == closers[depth] then
         last, depth = after, depth - 1
       elseif delimiter == 44 then
-        pos, last = solid(text, after + 1), nil
+        pos, last = solid(text, after + 1, document), nil
       else
         return nil, "no JSON at byte " .. after
       end
     end
     if closers[depth] == 125 then
-      local name_end = byte(text, pos) == 34 and string_end(text, pos)
-      local colon = name_end and solid(text, name_end + 1)
+      local name_end = byte(text, pos) == 34 and string_end(text, pos, document)
+      local colon = name_end and solid(text, name_end + 1, document)
       if not colon or byte(text, colon) ~= 58 then
         return nil, "no JSON at byte " .. pos
       end
-      pos = solid(text, colon + 1)
+      document.spend(document, TOKEN)
+      pos = solid(text, colon + 1, document)
     end
   end
 end
@@ -183,12 +192,15 @@ local CHARACTERS = {
 }
 
 -- Return whether the text is UTF-8. COST: one to seven searches per character outside ASCII.
-local function is_utf8(text)
+local function is_utf8(document)
+  local text = document.text
+  document.spend(document, PER_BYTE * #text)
   local pos = find(text, "[\128-\255]")
   while pos do
     local last
     for index = 1, #CHARACTERS do
       local _
+      document.cost = document.cost + PER_CHARACTER
       _, last = find(text, CHARACTERS[index], pos)
       if last then
         break
@@ -197,93 +209,79 @@ local function is_utf8(text)
     if not last then
       return false
     end
+    document.spend(document, PER_CHARACTER)
     pos = find(text, "[\128-\255]", last + 1)
   end
   return true
 end
 
--- Return a parser with the functions of canonical.lua and scan_items.lua, which share one budget. They raise by `fail`.
-local function new_parser(fail)
-  local budget = { tokens = TOKENS }
-
-  local function text_end(text, start)
-    local last, reason = checked_end(text, start, budget)
-    if not last then
-      fail("CORRUPT", reason)
-    end
-    return last
+local function text_end(document, start)
+  local last, reason = checked_end(document, start)
+  if not last then
+    document.fail("CORRUPT", reason)
   end
-
-  local function value_end(document, start)
-    return text_end(document.text, start)
-  end
-
-  -- Readers disagree on which of two members with one name counts. An update must not choose one.
-  local function find_member(document, open, name)
-    local text = document.text
-    local found_name, found_value
-    local pos = solid(text, open + 1)
-    while byte(text, pos) == 34 do
-      if not spend(budget) then
-        fail("CORRUPT", "too many tokens for an update in place")
-      end
-      local name_end = string_end(text, pos)
-      local value = solid(text, solid(text, name_end + 1) + 1)
-      if canonicalize(sub(text, pos, name_end)) == name then
-        if found_name then
-          fail("CORRUPT", "two members of one name")
-        end
-        found_name, found_value = pos, value
-      end
-      local after = solid(text, text_end(text, value) + 1)
-      pos = byte(text, after) == 44 and solid(text, after + 1) or #text + 1
-    end
-    return found_name, found_value
-  end
-
-  local function find_element(document, open, index)
-    local text = document.text
-    local pos, count = solid(text, open + 1), 0
-    if byte(text, pos) == 93 then
-      return nil, 0
-    end
-    while count < index do
-      local after = solid(text, text_end(text, pos) + 1)
-      count = count + 1
-      if byte(text, after) ~= 44 then
-        return nil, count
-      end
-      pos = solid(text, after + 1)
-    end
-    return pos
-  end
-
-  -- Check the whole text and return the first and last byte of its value.
-  local function check(text)
-    if #text > BYTES then
-      fail("CORRUPT", "too long for an update in place")
-    end
-    local start = solid(text, 1)
-    local last = text_end(text, start)
-    if solid(text, last + 1) <= #text or not is_utf8(text) then
-      fail("CORRUPT", "no JSON at byte " .. last + 1)
-    end
-    return start, last
-  end
-
-  return {
-    check = check,
-    value_end = value_end,
-    container_end = value_end,
-    find_member = find_member,
-    find_element = find_element,
-  }
+  return last
 end
 
-return {
-  new_parser = new_parser,
-  canonicalize = canonicalize,
-  scalar_end = scalar_end,
-  solid = solid,
-  string_end = string_end,
+-- Readers disagree on which of two members with one name counts. An update must not choose one.
+local function find_member(document, open, name)
+  local text = document.text
+  local found_name, found_value
+  local pos = solid(text, open + 1, document)
+  while byte(text, pos) == 34 do
+    document.spend(document, TOKEN)
+    local name_end = string_end(text, pos, document)
+    local value = solid(text, solid(text, name_end + 1, document) + 1, document)
+    if canonicalize(sub(text, pos, name_end), document) == name then
+      if found_name then
+        document.fail("CORRUPT", "two members of one name")
+      end
+      found_name, found_value = pos, value
+    end
+    local after = solid(text, text_end(document, value) + 1, document)
+    pos = byte(text, after) == 44 and solid(text, after + 1, document) or #text + 1
+  end
+  return found_name, found_value
+end
+
+local function find_element(document, open, index)
+  local text = document.text
+  local pos, count = solid(text, open + 1, document), 0
+  if byte(text, pos) == 93 then
+    return nil, 0
+  end
+  while count < index do
+    local after = solid(text, text_end(document, pos) + 1, document)
+    count = count + 1
+    if byte(text, after) ~= 44 then
+      return nil, count
+    end
+    pos = solid(text, after + 1, document)
+  end
+  return pos
+end
+
+-- Check the whole text and return the first and last byte of its value.
+local function check(document)
+  local text = document.text
+  if #text > BYTES then
+    document.fail("CORRUPT", "too long for an update in place")
+  end
+  local start = solid(text, 1, document)
+  local last = text_end(document, start)
+  if solid(text, last + 1, document) <= #text or not is_utf8(document) then
+    document.fail("CORRUPT", "no JSON at byte " .. last + 1)
+  end
+  return start, last
+end
+
+-- The functions of canonical.lua and scan_items.lua, for non-canonical texts.
+local parser = {
+  check = check,
+  value_end = text_end,
+  container_end = text_end,
+  find_member = find_member,
+  find_element = find_element,
 }
+
+return { parser = parser, canonicalize = canonicalize, solid = solid, string_end = string_end }

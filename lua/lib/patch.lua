@@ -1,9 +1,12 @@
 -- Applies update operations to a JSON text by splicing: finds the bytes that a path names and replaces only those.
 --
 -- A document has the text, the first and last byte of its value, how many bytes at both ends (prefix, suffix) no splice touched,
--- the cost so far and its budget (in bytes moved), and a parser: canonical.lua, or one of noncanonical.lua. A path is a list of
--- JSON string tokens, a value is JSON text; both are canonical JSON. A failing operation raises {code, detail}. Nothing outside
--- the document changes.
+-- the cost so far, and a parser: canonical.lua, or that of noncanonical.lua. A path is a list of JSON string tokens, a value is
+-- JSON text; both are canonical JSON. A failing operation raises {code, detail}. Nothing outside the document changes.
+--
+-- Costs are nanoseconds of the slowest server and text that were measured. All parts add what they do to the cost of the
+-- document, before or right after each step that takes at most a few milliseconds. Over BUDGET the call fails with TOOMUCH.
+-- `tests/fuzzing/costs.py` searches for updates that take longer than they cost.
 --
 -- A script creates its functions again in every call. So this part has what most updates need. The other parts are created when
 -- an operation needs them.
@@ -14,19 +17,36 @@ local byte, find, format, sub = string.byte, string.find, string.format, string.
 
 local MARK = "\t\r\t"
 local ARRAY, OBJECT = 91, 123
-local BUDGET = 64 * 1024 * 1024
+local BUDGET = 33000000 -- less than the 50 ms that a call may take: other processes slow the server down
+local FIXED = 3 -- cost of each byte of the text outside of this part: HGET, HSET, XADD and the reply
+local REPLACED = 3 -- cost of each byte of the old text that the event carries
+local ARGUMENT = 200 -- cost of each argument of the script
+local OPERATION, LEVEL = 8000, 2500 -- cost of each operation, and of each segment of a path
+local COPYING = 1.8 -- cost of each byte of a text that is made: Redis 8 hashes all of it
+local QUICK = 512 * 1024 -- bytes that a call may search without an estimate of what that takes, see search.lua
 
 local function fail(code, detail)
   error({ code = code, detail = detail }, 0)
 end
 
--- Replace bytes first..last. COST: copies the text.
+-- Raise when the cost, with what is to come, is over the budget.
+local function check(document, cost)
+  if document.cost + cost > BUDGET then
+    fail("TOOMUCH", document.parser.find_element and "non-canonical" or "work")
+  end
+end
+
+-- Add to the cost. Raises when it is over the budget.
+local function spend(document, cost)
+  document.cost = document.cost + cost
+  check(document, 0)
+end
+
+-- Replace bytes first..last. COST: copies the bytes that stay twice, and the others once.
 local function splice(document, first, last, replacement)
   local text = document.text
-  document.cost = document.cost + #text
-  if document.cost > document.budget then
-    fail("TOOMUCH", "bytes moved")
-  end
+  local staying = #text - (last - first + 1)
+  spend(document, COPYING * (2 * staying + #replacement))
   if first - 1 < document.prefix then
     document.prefix = first - 1
   end
@@ -43,6 +63,7 @@ end
 local function follow(document, path, depth)
   local start, around, close = document.first, nil, document.last
   for level = 1, depth do
+    spend(document, LEVEL)
     local kind = byte(document.text, start)
     if kind == OBJECT then
       local _
@@ -87,11 +108,16 @@ local function increment(document, path, amount, strict)
   splice(document, start, last, sum)
 end
 
-local function new_document(text)
+-- Return a document. `request` is the id of the request.
+local function new_document(text, request)
+  local seed = 1
+  for index = 1, #request do
+    seed = (seed * 31 + byte(request, index)) % 2147483647
+  end
   return {
     text = text, first = 1, last = #text - #MARK, prefix = #text, suffix = #text, changed = false,
-    operation = 0, cost = 0, budget = BUDGET, parser = canonical,
-    fail = fail, splice = splice, follow = follow, value_end = value_end,
+    operation = 0, cost = 0, quick = QUICK, parser = canonical,
+    seed = math.max(seed, 1), fail = fail, check = check, spend = spend, splice = splice, follow = follow, value_end = value_end,
   }
 end
 
@@ -100,13 +126,19 @@ end
 -- COST: per operation, a search and a copy of the text; see canonical.lua, scan_items.lua and noncanonical.lua.
 local function apply(document, arguments, cursor, strict)
   local text, count = document.text, tonumber(arguments[cursor])
+  local bytes = 0
+  for index = cursor, #arguments do
+    bytes = bytes + #arguments[index]
+  end
+  spend(document, FIXED * #text + ARGUMENT * #arguments + COPYING * bytes)
   if sub(text, -#MARK) ~= MARK then
-    document.parser = require("lib.noncanonical").new_parser(fail)
-    document.first, document.last = document.parser.check(text)
+    document.parser = require("lib.noncanonical").parser
+    document.first, document.last = document.parser.check(document)
   end
   cursor = cursor + 1
   for index = 1, count do
     document.operation = index - 1
+    spend(document, OPERATION)
     local name, path, depth = arguments[cursor], {}, tonumber(arguments[cursor + 1])
     cursor = cursor + 2
     for level = 1, depth do
@@ -118,6 +150,10 @@ local function apply(document, arguments, cursor, strict)
     else
       cursor = require("lib.operations").apply(document, name, path, arguments, cursor, strict)
     end
+  end
+  if document.changed then
+    local replaced = #text - document.prefix - document.suffix
+    spend(document, REPLACED * replaced + FIXED * math.max(0, #document.text - #text))
   end
 end
 

@@ -5,7 +5,13 @@ local byte, find, rep, sub = string.byte, string.find, string.rep, string.sub
 local ARRAY, QUOTE, OBJECT, CLOSE_ARRAY, CLOSE_OBJECT, COMMA = 91, 34, 123, 93, 125, 44
 local BULK = 16 -- items of one kind that one match skips
 local SMALL = 64 -- bytes: a bulk match is tried only after items up to this size, so that no match reads much in vain
-local STEP = 650 -- cost of a step, in bytes that a copy would move in that time
+local STEP = 1500 -- cost of a step, see patch.lua
+local PER_BYTE, PER_DIGIT = 2, 24 -- cost of each byte of an item; a bulk match may have read it before
+
+-- Add the cost of a match over the bytes `first` to `last`, and of the step.
+local function spend(document, kind, first, last)
+  document.spend(document, STEP + (kind == 0 and PER_DIGIT or PER_BYTE) * (last - first))
+end
 
 local VALUES = { [OBJECT] = "%b{}", [ARRAY] = "%b[]", [QUOTE] = '%b""' }
 local SCALAR = "[%w+.%-]+"
@@ -15,10 +21,6 @@ local SCALAR = "[%w+.%-]+"
 local function step(cursor, limit)
   local document, pos = cursor.document, cursor.pos
   local text = document.text
-  document.cost = document.cost + STEP
-  if document.cost > document.budget then
-    document.fail("TOOMUCH", "items scanned")
-  end
   local first = byte(text, find(text, '"', pos + 1, true) + 2)
   local kind = VALUES[first] and first or 0
   if kind ~= cursor.kind then
@@ -32,12 +34,14 @@ local function step(cursor, limit)
   if cursor.run >= 2 then
     local _, last = find(text, cursor.bulks[kind], pos)
     if last and last < limit then
+      spend(document, kind, pos, last)
       cursor.pos = last + 1
       return BULK
     end
     cursor.run = -BULK -- do not try another bulk match before so many members of this kind
   end
   local _, last = find(text, item, pos)
+  spend(document, kind, pos, last or #text)
   if not last or byte(text, last + 1) ~= COMMA then
     return 0
   end
@@ -53,11 +57,10 @@ local function find_member(document, open, name)
   end
   local cursor = { document = document, pos = open + 1, ones = {}, bulks = {}, run = 0, kind = nil }
   while true do
-    local candidate = find(text, needle, cursor.pos, true)
+    local candidate = require("lib.search").find_text(document, needle, cursor.pos)
     if not candidate then
       return nil
     end
-    document.cost = document.cost + candidate - cursor.pos
     while cursor.pos < candidate do
       if step(cursor, candidate) == 0 then
         return nil
@@ -78,11 +81,7 @@ local function find_element(document, open, index)
     return nil, 0
   end
   while count < index do
-    document.cost = document.cost + STEP
-    if document.cost > document.budget then
-      document.fail("TOOMUCH", "items scanned")
-    end
-    local first = byte(text, pos)
+    local first, from = byte(text, pos), pos
     local pattern = VALUES[first] or SCALAR
     if pattern ~= kind then
       kind, run = pattern, 0
@@ -94,6 +93,7 @@ local function find_element(document, open, index)
       run = last and run or 0
     end
     if last then
+      spend(document, VALUES[first] and first or 0, from, last)
       pos, count = last + 1, count + BULK
     else
       if first == QUOTE then
@@ -101,6 +101,7 @@ local function find_element(document, open, index)
       else
         _, last = find(text, pattern, pos)
       end
+      spend(document, VALUES[first] and first or 0, from, last or #text)
       if not last or byte(text, last + 1) ~= COMMA then
         return nil, count + 1
       end
@@ -112,11 +113,12 @@ local function find_element(document, open, index)
 end
 
 -- Return the closing bracket of the container opened at `open`. A plain find suffices if `close`, the end of the container around
--- it, is known and no bytes between could end this one earlier.
+-- it, is known and no bytes between could end this one earlier. It is slow where brackets are frequent; see canonical.lua.
 -- COST: the bytes of the container.
 local function container_end(document, open, close)
   local text, kind = document.text, byte(document.text, open)
-  if close then
+  if close and #text - open <= document.quick then
+    document.cost, document.quick = document.cost + #text - open, document.quick - (#text - open)
     local last = kind == ARRAY and "]" or "}"
     local earlier = last .. (byte(text, close) == CLOSE_OBJECT and ',"' or ",")
     if sub(text, close - 1, close - 1) == last and not find(text, earlier, open, true) then
@@ -124,6 +126,7 @@ local function container_end(document, open, close)
     end
   end
   local _, last = find(text, "^" .. VALUES[kind], open)
+  document.spend(document, STEP + (last or #text) - open)
   return last
 end
 

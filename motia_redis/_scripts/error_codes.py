@@ -37,8 +37,11 @@ _REASONS = {
     ("OVERFLOW", "float"): "the sum is larger than the largest float",
     ("OVERFLOW", "digits"): "the number has more than 400 characters",
     ("TOODEEP", "result"): "the result would be nested deeper than 1,000 levels",
-    ("TOOMUCH", "bytes moved"): "all operations together would move more than 64 MiB; split the update or the value",
-    ("TOOMUCH", "items scanned"): "the operations would scan too many items to find the path; split the update or the value",
+    ("TOOMUCH", "work"): "all operations together would block Redis for too long; split the update or the value",
+    ("TOOMUCH", "non-canonical"): (
+        "the operations would block Redis for too long: another client wrote the text, which makes them slower; set() the value "
+        "or split the update"
+    ),
 }
 
 

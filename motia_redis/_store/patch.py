@@ -22,6 +22,7 @@ _POINTER_OPS = ("add", "remove", "replace", "move", "copy", "test", "increment",
 _FIELD_OPS = ("set", "merge", "increment", "decrement", "append", "remove")
 _BAD_ESCAPE = re.compile(r"~(?![01])")
 _MISSING = object()
+_MOST_ARGUMENTS = 50_000  # the script receives each of them at a cost of its own
 
 
 def translate(operations: Any, *, strict: bool, limits: Limits, subject: object) -> list[bytes]:
@@ -34,10 +35,18 @@ def translate(operations: Any, *, strict: bool, limits: Limits, subject: object)
     if len(operations) > limits.operations:
         raise InvalidOperation(f"{subject}: {len(operations)} operations, the limit is {limits.operations} in one update")
     arguments: list[bytes] = [b"%d" % len(operations)]
+    size, most = 0, 2 * limits.value_bytes
     for index, operation in enumerate(operations):
+        before = len(arguments)
         _Operation(operation, f"{subject}: operation {index}", strict=strict, limits=limits).translate(arguments)
-    if (size := sum(map(len, arguments))) > 2 * limits.value_bytes:
-        raise ValueTooLarge(f"{subject}: the operations hold {size} bytes, the limit is {2 * limits.value_bytes}")
+        size += sum(map(len, arguments[before:]))
+        if size > most:
+            raise ValueTooLarge(f"{subject}: the operations 0 to {index} hold {size} bytes, the limit is {most}")
+        if len(arguments) > _MOST_ARGUMENTS:
+            raise InvalidOperation(
+                f"{subject}: the operations 0 to {index} hold more than {_MOST_ARGUMENTS} path segments, members and values; "
+                "split the update"
+            )
     return arguments
 
 

@@ -117,7 +117,7 @@ async def test_build_that_retries_without_the_request_id_is_detected(server: Pro
             id="ignores if_revision in half of the requests",
         ),
         pytest.param(
-            [('patch.new_document(old or "{}" .. MARK)', "patch.new_document(old or '{\"n\":6}' .. MARK)")],
+            [('patch.new_document(old or "{}" .. MARK,', "patch.new_document(old or '{\"n\":6}' .. MARK,")],
             "incremented the counter from 0 to 7",
             id="begins a counter at 7",
         ),

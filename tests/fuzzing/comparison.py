@@ -56,7 +56,9 @@ def find_mismatch(case: Case, model: Model, seen: Observed) -> str | None:  # no
 def is_too_long(case: Case, raised: StateError) -> bool:
     """Return whether a non-canonical text was rejected for its length. Parsing it costs Redis more than canonical JSON."""
     long = case.text is not None and len(case.text) > 1000 and not case.is_canonical
-    return long and isinstance(raised, CorruptValue) and "for an update in place" in str(raised)
+    return long and (
+        isinstance(raised, errors.TooMuchWork) or (isinstance(raised, CorruptValue) and "for an update in place" in str(raised))
+    )
 
 
 def _compare_refusal(case: Case, model: Model, raised: StateError) -> str | None:

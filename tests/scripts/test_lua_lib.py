@@ -25,7 +25,12 @@ PRELUDE = """
 local function unhex(text) return (text:gsub("%x%x", function(pair) return string.char(tonumber(pair, 16)) end)) end
 local function hex(value) return (tostring(value):gsub(".", function(char) return ("%02x"):format(char:byte()) end)) end
 local function fail(code, detail) error({ code = code, detail = detail }, 0) end
-local function document(text) return { text = text, cost = 0, budget = 1e9 } end
+local function document(text, noncanonical)
+  local parser = noncanonical and require("lib.noncanonical").parser or require("lib.canonical")
+  local function spend(of, cost) of.cost = of.cost + cost end
+  local function check() end
+  return { text = text, cost = 0, quick = 1e9, seed = 1, parser = parser, fail = fail, spend = spend, check = check }
+end
 local function run(call)
   for line in io.lines() do
     local arguments = {}
@@ -121,7 +126,7 @@ def test_canonical_spells_any_string_as_the_codec_does() -> None:
     texts += [f"\\u{code:04x}" for code in (0x41, 0x22, 0x5C, 0x7B, 0xD83D)] + ["\\\\u0041", '\\\\"', "\\\\\\"]
     tokens: list[tuple[bytes]] = [(encode_noncanonical(rnd, text).encode(),) for text in texts]
     answers = lua(
-        'local noncanonical = require("lib.noncanonical")\nrun(function(token) return noncanonical.canonicalize(token) end)',
+        'run(function(token) return require("lib.noncanonical").canonicalize(token, document(token)) end)',
         tokens,
     )  # type: ignore[arg-type]
     for text, (token,), [found] in zip(texts, tokens, answers, strict=True):
@@ -130,17 +135,21 @@ def test_canonical_spells_any_string_as_the_codec_does() -> None:
 
 def test_texts_are_equal_whatever_their_spelling() -> None:
     rnd = random.Random(6)
-    pairs: list[tuple[bytes, bytes]] = []
+    calls: list[Any] = []
     for _ in range(1500):
         value = documents.draw_value(rnd)
         other = operations.draw_tested(rnd, value) if rnd.random() < 0.7 else documents.draw_value(rnd)
         if is_json(other):
-            pairs.append((encode_noncanonical(rnd, value).encode(), codec.encode(other, subject="", max_bytes=1 << 30)))
-    body = 'local equal = require("lib.equal")\nrun(function(a, b) return equal.equal(a, b) end)'
-    # `equal` is given values without the blanks around them.
-    answers = lua(body, pairs)  # type: ignore[arg-type]
+            given = codec.encode(other, subject="", max_bytes=1 << 30)
+            calls.append((codec.encode(value, subject="", max_bytes=1 << 30), given, "canonical"))
+            calls.append((encode_noncanonical(rnd, value).encode(), given, "other"))
+    body = """
+run(function(text, value, form)
+  return require("lib.equal").equal(document(text, form == "other"), string.find(text, "[^ \\t\\r\\n]"), value)
+end)
+"""
     outcomes = set()
-    for (a, b), [found] in zip(pairs, answers, strict=True):
+    for (a, b, _), [found] in zip(calls, lua(body, calls), strict=True):
         expected = equal(load(a), load(b))
         outcomes.add(expected)
         assert found == str(expected).lower().encode(), (a, b)
@@ -150,7 +159,9 @@ def test_texts_are_equal_whatever_their_spelling() -> None:
 NAVIGATE = """
 local canonical, scan_items = require("lib.canonical"), require("lib.scan_items")
 run(function(text, open, name, close)
-  local start, value = %s.find_member(document(text), tonumber(open), name, tonumber(close))
+  local searched = document(text)
+  searched.quick = %s
+  local start, value = %s.find_member(searched, tonumber(open), name, tonumber(close))
   return start, value
 end)
 """
@@ -171,8 +182,8 @@ CRAFTED = [
 ]
 
 
-@pytest.mark.parametrize("part", ["canonical", "scan_items"])
-def test_a_member_is_found_where_it_is_and_nowhere_else(part: str) -> None:
+@pytest.mark.parametrize(("part", "quick"), [("canonical", 1 << 30), ("canonical", 0), ("scan_items", 0)])
+def test_a_member_is_found_where_it_is_and_nowhere_else(part: str, quick: int) -> None:
     rnd = random.Random(7)
     objects = CRAFTED + [value for value in (documents.draw_value(rnd) for _ in range(300)) if isinstance(value, dict)]
     calls: list[Any] = []
@@ -191,12 +202,26 @@ def test_a_member_is_found_where_it_is_and_nowhere_else(part: str) -> None:
             for close in ("", str(3 + len(inner))):
                 calls.append((outer, 4, codec.encode_name(name), close))
                 expected.append(position)
-    for call, position, found in zip(calls, expected, lua(NAVIGATE % part, calls), strict=True):
+    for call, position, found in zip(calls, expected, lua(NAVIGATE % (quick, part), calls), strict=True):
         if position is None:
             assert found[0] in (b"nil", b""), call
         else:
             assert found == [b"%d" % position, b"%d" % (position + len(call[2]) + 1)], call
     assert any(position is None for position in expected)
+
+
+def test_text_is_found_however_frequent_its_first_byte_is() -> None:
+    rnd = random.Random(10)
+    calls: list[Any] = []
+    for _ in range(2000):
+        text = "".join(rnd.choice(("a", "b", "ab", "x" * 50, "a" * 300, "c" * 2000)) for _ in range(rnd.randrange(1, 40)))
+        at = rnd.randrange(len(text))
+        needle = text[at : at + rnd.choice((1, 2, 3, 60, 400))] if rnd.random() < 0.8 else "ba" * 3
+        calls.append((text, needle, rnd.randrange(1, len(text) + 1)))
+    body = 'run(function(text, needle, from) return require("lib.search").find_text(document(text), needle, tonumber(from)) end)'
+    for (text, needle, start), found in zip(calls, lua(body, calls), strict=True):
+        position = text.find(needle, start - 1) + 1
+        assert found == [b"%d" % position if position else b""], (text, needle, start)
 
 
 def test_an_element_is_found_by_its_index_across_all_seams() -> None:
@@ -225,7 +250,7 @@ def test_only_json_passes_the_check_of_noncanonical_texts() -> None:
     texts += [noncanonical.damaged(rnd, text) for text in texts for _ in range(4)] + [
         text.encode() for text in noncanonical.BROKEN
     ]
-    body = 'run(function(text) return require("lib.noncanonical").new_parser(fail).check(text) end)'
+    body = 'run(function(text) return require("lib.noncanonical").parser.check(document(text, true)) end)'
     outcomes = set()
     for text, found in zip(texts, lua(body, [(text,) for text in texts]), strict=True):
         try:

@@ -233,9 +233,9 @@ async def test_broken_noncanonical_json_is_rejected_and_stays(
     assert raw.hget(values, "doc") == text
 
 
-async def test_operations_that_move_too_many_bytes_are_rejected(state: StateManager) -> None:
+async def test_operations_that_block_redis_for_too_long_are_rejected(state: StateManager) -> None:
     await state.set("docs", "doc", {"text": "x" * 2_000_000, "n": 0})
-    with pytest.raises(TooMuchWork, match="64 MiB"):
+    with pytest.raises(TooMuchWork, match="would block Redis for too long"):
         await state.update("docs", "doc", [op("increment", "/n", 1)] * 100)
     assert (await state.get("docs", "doc"))["n"] == 0
 

