@@ -7,7 +7,7 @@ local byte, char, find, gsub, rep, sub = string.byte, string.char, string.find, 
 
 local BYTES = 128 * 1024 -- larger texts are rejected unread
 local TOKEN = 1800 -- cost of a token
-local PER_BYTE, PER_ESCAPE, PER_CHARACTER = 25, 1000, 200 -- of strings; of the forms that a character outside ASCII may have
+local PER_BYTE, PER_ESCAPE, PER_CHARACTER = 35, 1200, 250 -- of strings; of the forms that a character outside ASCII may have
 local PER_DIGIT = 40 -- of a number
 local DEPTH = 1000 -- deeper documents cannot be read back by get()
 local ESCAPES = '^' .. rep('[^"\\%z\1-\31]*\\["\\/bfnrt]', 8)

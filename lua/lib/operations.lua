@@ -7,7 +7,7 @@ local byte, find, sub = string.byte, string.find, string.sub
 local ARRAY, QUOTE, OBJECT = 91, 34, 123
 local DEPTH = 1000 -- deeper documents cannot be read back by get()
 local COPYING = 1.8 -- cost of each byte of a text that is made, see patch.lua
-local MEMBER = 1500 -- cost of a member of a merge
+local MEMBER = 4000 -- cost of a member of a merge
 local BRACKET = 800 -- cost of looking at a bracket, see patch.lua
 local NOWHERE = math.huge
 

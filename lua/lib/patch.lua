@@ -19,8 +19,9 @@ local MARK = "\t\r\t"
 local ARRAY, OBJECT = 91, 123
 local BUDGET = 33000000 -- less than the 50 ms that a call may take: other processes slow the server down
 local FIXED = 3 -- cost of each byte of the text outside of this part: HGET, HSET, XADD and the reply
+local REPLACED = 3 -- cost of each byte of the old text that the event carries
 local ARGUMENT = 200 -- cost of each argument of the script
-local OPERATION, LEVEL = 8000, 500 -- cost of each operation, and of each segment of a path
+local OPERATION, LEVEL = 8000, 2500 -- cost of each operation, and of each segment of a path
 local COPYING = 1.8 -- cost of each byte of a text that is made: Redis 8 hashes all of it
 local QUICK = 512 * 1024 -- bytes that a call may search without an estimate of what that takes, see search.lua
 
@@ -41,10 +42,11 @@ local function spend(document, cost)
   check(document, 0)
 end
 
--- Replace bytes first..last. COST: copies the text twice.
+-- Replace bytes first..last. COST: copies the bytes that stay twice, and the others once.
 local function splice(document, first, last, replacement)
   local text = document.text
-  spend(document, 2 * COPYING * (#text + #replacement))
+  local staying = #text - (last - first + 1)
+  spend(document, COPYING * (2 * staying + #replacement))
   if first - 1 < document.prefix then
     document.prefix = first - 1
   end
@@ -148,6 +150,10 @@ local function apply(document, arguments, cursor, strict)
     else
       cursor = require("lib.operations").apply(document, name, path, arguments, cursor, strict)
     end
+  end
+  if document.changed then
+    local replaced = #text - document.prefix - document.suffix
+    spend(document, REPLACED * replaced + FIXED * math.max(0, #document.text - #text))
   end
 end
 

@@ -201,6 +201,11 @@ def layout_key(namespace: str) -> str:
     return f"{namespace}:layout"
 
 
+def join(parts: Iterable[bytes]) -> bytes:
+    """Return one text for several parts, each with its length: different parts never give the same text, whatever they hold."""
+    return b"".join(b"%d:%b" % (len(part), part) for part in parts)
+
+
 def encode_name(kind: str, name: object, max_bytes: int) -> bytes:
     """Return the UTF-8 bytes of a scope, key or topic.
 

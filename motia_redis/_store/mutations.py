@@ -63,7 +63,7 @@ class Mutations:
         expected = b"" if if_revision is ANY else _expected(if_revision, subject)
         claim = _NO_CLAIM
         if idempotency_key is not None:
-            claim = self._claim(idempotency_key, b"%b\n%b" % (scope, key), [expected, *change])
+            claim = self._claim(idempotency_key, [b"state", scope, key], [expected, *change])
 
         async def attempt(session: Session, attempt: Attempt) -> scripts.Mutated:
             attempt_token = claim.attempt_token(attempt)
@@ -95,7 +95,7 @@ class Mutations:
     async def append(self, subject: object, topic: bytes, key: bytes, data: bytes, *, idempotency_key: str | None) -> str:
         """Append one message to a topic once and return its id."""
         request = _request_id()
-        claim = self._claim(idempotency_key, topic, [key, data]) if idempotency_key is not None else _NO_CLAIM
+        claim = self._claim(idempotency_key, [b"topic", topic], [key, data]) if idempotency_key is not None else _NO_CLAIM
 
         async def attempt(session: Session, attempt: Attempt) -> scripts.Enqueued:
             names = session.keyspace
@@ -215,10 +215,10 @@ class Mutations:
                 "%s: the stream is over the hard cap: %d entries were dropped that no step had handled", subject, reply.dropped
             )
 
-    def _claim(self, idempotency_key: str, place: bytes, call: list[bytes]) -> IdempotencyClaim:
+    def _claim(self, idempotency_key: str, place: list[bytes], call: list[bytes]) -> IdempotencyClaim:
         given = keyspace.encode_name("idempotency_key", idempotency_key, self._limits.name_bytes)
-        name = blake2b(place + b"\n" + given, digest_size=16).hexdigest().encode()
-        fingerprint = blake2b(b"\0".join(b"%d:%s" % (len(part), part) for part in call), digest_size=8).hexdigest()
+        name = blake2b(keyspace.join([*place, given]), digest_size=16).hexdigest().encode()
+        fingerprint = blake2b(keyspace.join(call), digest_size=8).hexdigest()
         return IdempotencyClaim(name, b"%d:%s" % (self._lifetime, fingerprint.encode()))
 
 

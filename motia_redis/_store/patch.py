@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from motia_redis._store import codec
+from motia_redis._store import codec, values
 from motia_redis.errors import InvalidOperation, InvalidPointer, InvalidValue, ValueTooLarge
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ class _Operation:
             raise InvalidOperation(f"{subject} needs either `op` (JSON Patch) or `type` (Motia): {operation!r:.200}")
         self.pointer = "op" in operation
         self.name = operation["op"] if self.pointer else operation["type"]
+        if isinstance(self.name, str):
+            self.name = values.plain_text(self.name)
         known = _POINTER_OPS if self.pointer else _FIELD_OPS
         if self.name not in known:
             raise InvalidOperation(f"{subject}: unknown operation {self.name!r}; known are {', '.join(known)}")
@@ -97,6 +99,7 @@ class _Operation:
         pointer = self.given(field)
         if not isinstance(pointer, str):
             raise InvalidPointer(f"{self.subject}: `{field}` must be a string, not {type(pointer).__name__}")
+        pointer = values.plain_text(pointer)
         if not pointer:
             return []
         if pointer[0] != "/":
@@ -120,7 +123,7 @@ class _Operation:
         if len(names) > self.limits.pointer_depth:
             raise InvalidPointer(f"{self.subject}: `{field}` has {len(names)} segments, the limit is {self.limits.pointer_depth}")
         try:
-            tokens = [codec.encode_name(name) for name in names]
+            tokens = [codec.encode_name(values.plain_text(name)) for name in names]
         except TypeError:
             raise InvalidPointer(f"{self.subject}: `{field}` contains a lone surrogate") from None
         if any(len(token) > self.limits.name_bytes for token in tokens):
@@ -142,9 +145,9 @@ class _Operation:
         """Return the encoded number to add. A decrement adds the negative number."""
         field = "value" if self.pointer or "by" not in self.fields else "by"
         amount = self.given(field)
-        if isinstance(amount, bool) or not isinstance(amount, int | float):
-            raise InvalidValue(f"{self.subject}: `{field}` must be a number, not {type(amount).__name__}: {amount!r:.80}")
         text = codec.encode(amount, subject=self.subject, max_bytes=self.limits.value_bytes)
+        if not text[-1:].isdigit():  # text ends with a quote, and true with a letter
+            raise InvalidValue(f"{self.subject}: `{field}` must be a number, not {type(amount).__name__}: {amount!r:.80}")
         if self.name == "decrement":
             text = text[1:] if text.startswith(b"-") else b"-" + text
         return [text]
@@ -157,7 +160,7 @@ class _Operation:
         whole = codec.encode(members, subject=self.subject, max_bytes=self.limits.value_bytes)
         pairs = [
             part
-            for name, item in members.items()
+            for name, item in values.plain(members).items()
             for part in (codec.encode_name(name), codec.encode(item, subject=self.subject, max_bytes=len(whole)))
         ]
         return [whole, b"%d" % len(members), *pairs]

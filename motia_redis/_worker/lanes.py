@@ -133,8 +133,8 @@ class Lane:
         self._ahead: dict[str, bytes] = {}  #: fields of entries beyond the position
         self._suspects = 0
         self._suspect_end = (0, 0)
-        # Entries are read in the order of their ids, so sequence numbers compare like them, and cost less. What the last holder had
-        # recorded has number 0.
+        # Entries are read in the order of their ids, so sequence numbers compare like ids, and cost less. What the last holder
+        # had recorded has number 0.
         self._sequence = 0  #: of the last entry read
         self._finished = self._reported = 0  #: of the last entry finished, and of the position recorded
         self._finished_id = self._reported_id = ""

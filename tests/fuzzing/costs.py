@@ -61,6 +61,7 @@ class Candidate:
     target: str  #: small, large, last, first, missing, missing inside, end, deep, root
     value: str  #: same, spelled, reordered, small, long
     repeat: int
+    both_ends: bool = False  #: also change both ends of the text, so that the event carries all of it
 
     @classmethod
     def draw(cls, rnd: random.Random, operation: str, size: int) -> Self:
@@ -78,6 +79,7 @@ class Candidate:
             target=rnd.choice(("small", "large", "last", "first", "missing", "missing inside", "end", "deep", "root")),
             value=rnd.choice(("same", "spelled", "reordered", "small", "long")),
             repeat=rnd.choice((1, 1, 2, 3, 5, 10, 30, 100, 300, 1000)),
+            both_ends=rnd.random() < 0.2,
         )
 
     def mutate(self, rnd: random.Random) -> Self:
@@ -142,7 +144,9 @@ class Candidate:
         elif self.operation != "remove":
             operation["value"] = self._value(found)
         again = {"op": "move", "from": "/q", "path": path}
-        return [operation, again] * (self.repeat // 2 or 1) if self.operation == "move" else [operation] * self.repeat
+        ends: list[Operation] = [{"op": "add", "path": self._small(), "value": 2}, {"op": "add", "path": "/zz", "value": 1}]
+        update = [operation, again] * (self.repeat // 2 or 1) if self.operation == "move" else [operation] * self.repeat
+        return update[:-2] + ends if self.both_ends else update
 
     def _target(self, document: Any) -> tuple[str, Any]:
         """Return the path that the operation names, and the value there."""
@@ -152,21 +156,24 @@ class Candidate:
         deepest = large
         while steps < 120 and isinstance(deepest, dict) and "a" in deepest:
             deepest, steps = deepest["a"], steps + 1
-        name = "/" + self.name.replace("~", "~0").replace("/", "~1")
         is_array = isinstance(large, list)
         last = f"/p/{size - 1 if is_array else format(size - 1, 'x')}"
         places: dict[str, tuple[str, Any]] = {
-            "small": (name, 1),
+            "small": (self._small(), 1),
             "large": ("/p", large),
             "last": (last, 1),
             "first": ("/p/0", 1),
             "missing": ("/missing", 1),
-            "missing inside": ("/p/" + (str(9 * size) if is_array else self.name.replace("~", "~0").replace("/", "~1")), 1),
+            "missing inside": (f"/p/{9 * size}" if is_array else "/p" + self._small(), 1),
             "end": ("/p/-", 1),
             "deep": ("/p" + "/a" * steps, deepest),
             "root": ("", document),
         }
         return places[self.target]
+
+    def _small(self) -> str:
+        """Return the path of the small member."""
+        return "/" + self.name.replace("~", "~0").replace("/", "~1")
 
     def _value(self, found: Any) -> Any:
         """Return the value of the operation, for a target with the value `found`."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from motia_redis import StateManager
-from motia_redis._store import mutations, retries
+from motia_redis._store import keyspace, mutations, retries
+from motia_redis._store.keyspace import Layout
 from motia_redis._store.limits import Retention
 from motia_redis._transport.failures import ConnectionLost, ReplyTimeout
 from motia_redis._transport.router import Router
@@ -278,6 +282,35 @@ async def test_idempotency_key_is_rejected_for_another_call(state: StateManager)
     assert await state.get("users", "ann") == 1
     with pytest.raises(StateError, match="idempotency_key must not be empty"):
         await state.set("users", "ann", 1, idempotency_key="")
+
+
+SEPARATORS = ["\n", ":", "\0", "\x1f", "1:"]
+
+
+@pytest.mark.parametrize("separator", SEPARATORS)
+async def test_calls_whose_names_run_together_are_different(server: RedisServer, namespace: str, separator: str) -> None:
+    """G4: with a line break in a name, two calls had one record, and the second one was silently not made."""
+    parts = ["x", f"{separator}x", f"x{separator}", f"x{separator}x", f"x{separator}x{separator}x"]
+    async with StateManager(server.url, namespace=namespace, layout=Layout(1, 1)) as state:  # one partition has all records
+        for scope, key, name in product(parts, repeat=3):
+            await state.update(scope, key, INCREMENT, idempotency_key=name)
+            await state.update(scope, key, INCREMENT, idempotency_key=name)
+        assert [await state.get(scope, key) for scope, key in product(parts, repeat=2)] == [{"n": len(parts)}] * len(parts) ** 2
+        sent = {await state.enqueue(topic, "same", idempotency_key=name) for topic, name in product(parts, repeat=2)}
+        assert len(sent) == len(parts) ** 2
+
+
+async def test_change_and_message_whose_names_run_together_are_different(server: RedisServer, namespace: str) -> None:
+    async with StateManager(server.url, namespace=namespace, layout=Layout(1, 1)) as state:
+        await state.enqueue("s\nk", "data", idempotency_key="x")
+        assert await state.set("s", "k", 1, idempotency_key="x") == 1
+        assert await state.get("s", "k") == 1
+
+
+@given(st.lists(st.lists(st.binary(max_size=4) | st.sampled_from([b"1:a", b":", b"\n"]), max_size=4), min_size=2, max_size=2))
+def test_different_parts_never_give_the_same_text(lists: list[list[bytes]]) -> None:
+    first, second = lists
+    assert (keyspace.join(first) == keyspace.join(second)) == (first == second)
 
 
 async def test_rejected_call_can_be_repeated_under_its_idempotency_key(state: StateManager) -> None:
