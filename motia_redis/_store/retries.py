@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from redis.exceptions import RedisError
 
-from motia_redis._ids import generator
 from motia_redis._scripts import error_codes
 from motia_redis._transport import failures, refusals
+from motia_redis._transport.backoff import Backoff
 from motia_redis._transport.failures import UNREACHABLE, ErrorReply, NotSent
 from motia_redis.errors import StateUnavailable
 
@@ -83,7 +83,7 @@ class Retries:
         is_mutation: bool,
     ) -> _T:
         """Repeat a call whose first attempt failed."""
-        number, pause, maybe_applied = 1, _PAUSES[0], False
+        number, maybe_applied, backoff = 1, False, Backoff(*_PAUSES)
         server_began = session.clock.at(began)
         deadline = session.settings.deadline if self._deadline is None else self._deadline
         while True:
@@ -96,11 +96,10 @@ class Retries:
                     await self._sessions.revive()
                 except StateUnavailable as reason:
                     raise StateUnavailable(f"{subject}: {reason}", maybe_applied=maybe_applied) from failure
-            wait = pause * generator.uniform(0.5, 1.0)
+            wait = backoff.next()
             if not is_retryable or time.monotonic() - began + wait > deadline:
                 raise failures.to_unavailable(subject, self._sessions.url, failure, maybe_applied=maybe_applied) from failure
             await asyncio.sleep(wait)
-            pause = min(pause * 2, _PAUSES[1])
             number += 1
             elapsed = int((time.monotonic() - began) * 1000)
             try:

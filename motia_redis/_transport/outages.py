@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from typing import TYPE_CHECKING
 
+from motia_redis._transport import failures
 from motia_redis._transport.urls import redact
-
-if TYPE_CHECKING:
-    import logging
 
 INTERVAL = 60.0  # seconds between two lines while Redis stays away
 
@@ -46,3 +44,9 @@ class Outage:
         if self._began is not None:
             self._log.warning("Redis at %s is back after %.1f s", self._at, time.monotonic() - self._began)
             self._began = None
+
+
+def report(log: logging.Logger, activity: str, error: Exception) -> None:
+    """Log that something is tried again: a line that nobody needs while an `Outage` reports that Redis is away."""
+    level = logging.DEBUG if failures.was_sent(error) or failures.is_disconnected(error) else logging.WARNING
+    log.log(level, "%s: trying again: %s", activity, error)

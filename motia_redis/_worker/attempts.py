@@ -14,6 +14,8 @@ from motia_redis._scripts import delivery as scripts
 from motia_redis._steps import faults, invocation
 from motia_redis._steps.logs import enter_step
 from motia_redis._tracing import enter_trace
+from motia_redis._transport import outages
+from motia_redis._transport.backoff import Backoff
 from motia_redis._worker.entries import Known, StreamEntry
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _NOT_WANTED = "the dead letter was retried, and no trigger of the step wants its event any more"
-_RECONNECT = (0.1, 1.0)  # seconds: first and longest pause while Redis is away
+_PAUSES = (0.1, 1.0)  # seconds: first and longest pause while Redis is away
 
 
 class WorkerDied(Exception):
@@ -263,7 +265,7 @@ class Attempts:
         It is never on its way together with a progress of the lane, which could write older knowledge of the entry behind it.
         """
         lane = delivery.lane
-        pause = _RECONNECT[0]
+        backoff = Backoff(*_PAUSES)
         with waiting:
             while True:
                 lane.settling += 1
@@ -274,29 +276,27 @@ class Attempts:
                 except (RedisError, OSError) as error:
                     if not (delivery.is_current or delivery.handed):
                         return False
-                    if pause == _RECONNECT[0]:
-                        _log.warning("step %s: trying again: %s", lane.subscription.group, error)
+                    if backoff.is_first:
+                        outages.report(_log, f"step {lane.subscription.group}", error)
                 finally:
                     lane.settling -= 1
                     self._on_settled(lane)
                 # Redis is away; or the release of the lane, which names this entry as still running, has to come first.
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, _RECONNECT[1])
+                await backoff.sleep()
 
     async def _until_done(self, delivery: Delivery, send: Callable[[], Awaitable[Any]], waiting: _Waiting) -> Any:
         """Repeat a read until Redis has answered. Return None when the entry is for others meanwhile."""
-        pause = _RECONNECT[0]
+        backoff = Backoff(*_PAUSES)
         with waiting:
             while True:
                 try:
                     return await send()
                 except (RedisError, OSError) as error:
-                    if pause == _RECONNECT[0]:
-                        _log.warning("step %s: trying again: %s", delivery.lane.subscription.group, error)
-                    await asyncio.sleep(pause)
+                    if backoff.is_first:
+                        outages.report(_log, f"step {delivery.lane.subscription.group}", error)
+                    await backoff.sleep()
                     if not delivery.is_current:
                         return None
-                    pause = min(pause * 2, _RECONNECT[1])
 
 
 class _Waiting:

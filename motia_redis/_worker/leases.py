@@ -24,6 +24,7 @@ from motia_redis.errors import StateError, StateUnavailable
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
+    from motia_redis._transport.outages import Outage
     from motia_redis._transport.router import Router
     from motia_redis._worker.lanes import Lane, Lease
     from motia_redis._worker.membership import Membership
@@ -61,6 +62,7 @@ class PartitionLeases:
         revive: Callable[[], Awaitable[None]],
         restore: Callable[[Iterable[Lane]], Awaitable[None]],
         new_tenure: Callable[[], str],
+        outage: Outage,
     ) -> None:
         self._lease = lease
         self._lanes = lanes
@@ -77,6 +79,7 @@ class PartitionLeases:
         self._revive = revive
         self._restore = restore
         self._new_tenure = new_tenure
+        self._outage = outage
         self._observed = Observed()
         self._claims: dict[bytes, bytes] = {}  # lanes whose holders have ended, with what identifies the lease that ran out
         self._is_first = True
@@ -103,7 +106,6 @@ class PartitionLeases:
 
     async def run(self) -> None:
         """Renew the lease and follow the assignment until cancelled."""
-        failing = False
         renew_at = 0.0
         while True:
             self._wake.clear()
@@ -113,11 +115,10 @@ class PartitionLeases:
                     renew_at = time.monotonic() + self._heartbeat
                 settled = await self._follow()
                 pause = renew_at - time.monotonic() if settled else min(_REBALANCE_INTERVAL, self._heartbeat)
-                failing = False
+                self._outage.answered()
             except (RedisError, OSError, StateError) as error:
-                if not failing:
-                    _log.warning("leases %s: trying again: %s", self._lease.leases.decode(), error)
-                failing, renew_at, pause = True, 0.0, _RECONNECT
+                self._outage.failed(error)
+                renew_at, pause = 0.0, _RECONNECT
                 if failures.is_disconnected(error):
                     with suppress(StateUnavailable):
                         await self._revive()

@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 
 from motia_redis._scripts import delivery
 from motia_redis._steps.wants import Wants
+from motia_redis._transport import outages
 from motia_redis._worker.observing import Observed
 
 if TYPE_CHECKING:
@@ -231,15 +232,15 @@ class Membership:
 
 async def announce_regularly(membership: Membership, pause: Callable[[], float], stopping: asyncio.Event) -> None:
     """Send heartbeats until `stopping` is set. While Redis is away, what was last known holds."""
-    failing = False
+    is_failing = False
     while not stopping.is_set():
         try:
             await membership.announce()
-            failing = False
+            is_failing = False
         except (RedisError, OSError) as error:
-            if not failing:
-                _log.warning("heartbeat: trying again: %s", error)
-            failing = True
+            if not is_failing:
+                outages.report(_log, "heartbeat", error)
+            is_failing = True
         try:
             async with asyncio.timeout(pause()):
                 await stopping.wait()

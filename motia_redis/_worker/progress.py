@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from redis.exceptions import RedisError
 
 from motia_redis._scripts import delivery, storage
+from motia_redis._transport import outages
+from motia_redis._transport.backoff import Backoff
 from motia_redis.errors import StateError
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_RECONNECT = (0.1, 1.0)  # seconds: first and longest pause while Redis is away
+_PAUSES = (0.1, 1.0)  # seconds: first and longest pause while Redis is away
 _TRIM_INTERVAL = 1.0  # seconds between two trims of a lane by the worker that holds it
 
 
@@ -77,19 +79,18 @@ class ProgressReporter:
 
     async def _run(self, leases: bytes) -> None:
         """Record until nothing has changed in a partition."""
-        pause = _RECONNECT[0]
+        backoff = Backoff(*_PAUSES)
         try:
             while lanes := self._changed.pop(leases, None):
                 try:
                     await self._record(list(lanes))
                     await self._trim(list(lanes))
-                    pause = _RECONNECT[0]
+                    backoff.reset()
                 except (RedisError, OSError, StateError) as error:
-                    if pause == _RECONNECT[0]:
-                        _log.warning("recording progress: trying again: %s", error)
+                    if backoff.is_first:
+                        outages.report(_log, "recording progress", error)
                     self._changed[leases] = lanes | self._changed.get(leases, {})
-                    await asyncio.sleep(pause)
-                    pause = min(pause * 2, _RECONNECT[1])
+                    await backoff.sleep()
         finally:
             del self._tasks[leases]
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
+from motia_redis._transport import outages
+from motia_redis._transport.backoff import Backoff
 from motia_redis._worker.entries import PreparedCall, StreamEntry, order
 from motia_redis._worker.lanes import Delivery
 from motia_redis._worker.matching import MatchResult
@@ -33,7 +35,7 @@ _ENTRIES = 128  # of one lane in one read
 _TURN = 64  # entries to submit before other tasks of the loop run, counted by whole lanes: submitting calls conditions
 _WATCH = 5000  # milliseconds that one blocking read waits
 _PATIENCE = 0.02  # seconds to wait for room while handlers are busy, before waiting for other lanes
-_RECONNECT = (0.1, 1.0)  # seconds: first and longest pause while Redis is away
+_PAUSES = (0.1, 1.0)  # seconds: first and longest pause while Redis is away
 _DECODED = 6  # approximate memory of an entry with decoded values, as a multiple of the size of its text
 
 
@@ -169,7 +171,7 @@ class LaneGroup:
 
     async def run(self) -> None:
         """Read until cancelled."""
-        pause = _RECONNECT[0]
+        backoff = Backoff(*_PAUSES)
         try:
             while True:
                 self.changed.clear()
@@ -178,12 +180,11 @@ class LaneGroup:
                         await asyncio.sleep(0)  # handlers first
                     else:
                         await self._wait()
-                    pause = _RECONNECT[0]
+                    backoff.reset()
                 except (RedisError, OSError) as error:
-                    if pause == _RECONNECT[0]:
-                        _log.warning("reading: trying again: %s", error)
-                    await asyncio.sleep(pause)
-                    pause = min(pause * 2, _RECONNECT[1])
+                    if backoff.is_first:
+                        outages.report(_log, "reading", error)
+                    await backoff.sleep()
         finally:
             await self._stop_watching()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import count
@@ -14,6 +15,7 @@ from motia_redis._ids import random_id
 from motia_redis._scripts import delivery
 from motia_redis._scripts.delivery import LaneKeys
 from motia_redis._transport import failures
+from motia_redis._transport.outages import Outage
 from motia_redis._worker.attempts import Attempts
 from motia_redis._worker.dispatcher import Dispatcher
 from motia_redis._worker.handed import HandedEntries
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from motia_redis._store.keyspace import Keyspace
     from motia_redis._store.manager import StateManager
     from motia_redis._transport.router import Router
+
+_log = logging.getLogger(__name__)
 
 _RELEASE_LOOK = 0.5  # seconds between two looks whether Redis is so long away that lanes cannot be released
 _SHARED_HEARTBEAT = 0.5  # seconds: the longest time between two heartbeats while versions of a step take turns
@@ -186,6 +190,8 @@ class _Run:
         )
         self._dispatcher = Dispatcher(self._attempts, concurrency=concurrency, on_progress=self._reporter.changed)
         self._reader = Reader(self._dispatcher, router, keyspace, state, on_progress=self._reporter.changed)
+        # In a Cluster a part of the partitions can be away.
+        shared = None if router.is_cluster else _outage(state, "no event is handled")
         self._partitions = [
             PartitionLeases(
                 lease,
@@ -203,6 +209,7 @@ class _Run:
                 revive=state.revive,
                 restore=self._restore,
                 new_tenure=lambda: str(next(tenures)),
+                outage=shared or _outage(state, f"no event of {lease.leases.decode()} is handled"),
             )
             for lease, lanes in by_partition.values()
         ]
@@ -281,6 +288,10 @@ class _Run:
         start: Start = "begin"
         await self._state.check_layout()
         await delivery.create_group(self._router, [(lane.keys, start) for lane in lanes])
+
+
+def _outage(state: StateManager, effect: str) -> Outage:
+    return Outage(state.url, _log, effect)
 
 
 def _topic_streams(subscriptions: Iterable[Subscription], keyspace: Keyspace) -> set[bytes]:
