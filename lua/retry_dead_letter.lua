@@ -16,7 +16,7 @@ local step, id = ARGV[1], ARGV[2]
 local letter = redis.call("XRANGE", dead, id, id)[1]
 local about, event = {}, {}
 for index, part in ipairs(letter and letter[2] or {}) do
-  if index > 14 then
+  if index > 18 then
     event[#event + 1] = part
   elseif index % 2 == 0 then
     about[letter[2][index - 1]] = part

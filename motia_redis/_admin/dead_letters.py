@@ -44,6 +44,8 @@ class DeadLetter:
     error_text: str
     attempts: int
     time: datetime  #: when the step gave up, by the clock of Redis
+    traceback: str  #: of the last attempt
+    trace_id: str  #: of the last attempts
     event_type: str | None
     scope: str | None
     topic: str | None
@@ -256,6 +258,8 @@ def _letter(place: _Place, entry_id: bytes, fields: Mapping[bytes, bytes]) -> De
         error_text=text(b"text") or "",
         attempts=int(fields[b"attempts"]),
         time=datetime.fromtimestamp(int(fields[b"time"]) / 1000, UTC),
+        traceback=text(b"traceback") or "",
+        trace_id=text(b"trace_id") or "",
         event_type=text(b"type"),
         scope=text(b"scope"),
         topic=text(b"topic"),

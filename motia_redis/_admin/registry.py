@@ -16,6 +16,7 @@ from motia_redis._admin.connections import open_namespace
 from motia_redis._admin.trimming import trim_streams
 from motia_redis._scripts import administration
 from motia_redis._steps.wants import Wants
+from motia_redis._store.keyspace import partition_of
 from motia_redis.errors import StepInUse, StepMissing
 
 if TYPE_CHECKING:
@@ -133,11 +134,6 @@ def _decode_worker(field: bytes, value: bytes) -> tuple[WorkerInfo, int] | None:
             known = {step: wants for step, wants in decoded.items() if wants is not None}
             return (WorkerInfo(worker, host, pid, known), int(announced[1])) if len(known) == len(steps) else None
     return None
-
-
-def partition_of(stream: bytes) -> int:
-    """Return the partition of a stream, or of any other key with a partition's hash tag."""
-    return int(stream[: stream.index(b"}:")].rpartition(b":")[2])
 
 
 @dataclass(frozen=True, slots=True)

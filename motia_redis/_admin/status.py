@@ -11,6 +11,7 @@ from motia_redis._admin.connections import open_namespace
 from motia_redis._admin.topics import UnreadTopic, read_unread_topics
 from motia_redis._scripts import administration
 from motia_redis._scripts.administration import LanePlace, Position
+from motia_redis._store.keyspace import partition_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -174,7 +175,7 @@ async def _sum_groups(router: Router, keyspace: Keyspace, known: Registry) -> de
         if lane is None:
             continue
         step = totals[place.group]
-        step.partitions.add(registry.partition_of(place.stream))
+        step.partitions.add(partition_of(place.stream))
         if place.stream in unwanted[place.group]:
             step.unwanted += 1
             continue

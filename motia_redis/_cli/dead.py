@@ -123,7 +123,12 @@ def _facts(letter: DeadLetter) -> dict[str, Any]:
     names = ("id", "step", "stream", "entry_id", "event_type", "scope", "topic", "key", "revision")
     facts = {name: getattr(letter, name) for name in names}
     failure = {"error_type": letter.error_type, "error_text": letter.error_text, "attempts": letter.attempts}
-    return {**facts, **failure, "time": letter.time.isoformat(timespec="milliseconds")}
+    failure |= {
+        "time": letter.time.isoformat(timespec="milliseconds"),
+        "trace_id": letter.trace_id,
+        "traceback": letter.traceback,
+    }
+    return {**facts, **failure}
 
 
 def _values(letter: DeadLetter) -> dict[str, Any]:

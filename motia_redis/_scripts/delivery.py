@@ -129,11 +129,11 @@ async def progress(router: Router, lanes: Sequence[Progress], *, worker: str) ->
 _PROGRESS_OUTCOMES: dict[int, Literal["ok", "lost", "missing"]] = {1: "ok", 0: "lost", -1: "missing"}
 
 
-async def settle_entry(router: Router, keys: LaneKeys, *, worker: str, tenure: str, entry_id: str, value: str) -> bool:
-    """Record an attempt at an entry, or with value "" its end; return False, with nothing changed, without the right to."""
+async def settle_entry(router: Router, keys: LaneKeys, *, worker: str, tenure: str, entry_id: str, value: str) -> bool | None:
+    """Record an attempt at an entry, or with value "" its end; return None, with nothing changed, without the right to."""
     arguments = (worker, keys.name, tenure, entry_id, value)
     settled: int = await _SETTLE_ENTRY(router, (keys.leases, keys.entries), arguments)
-    return settled == 1
+    return True if settled == 1 else None
 
 
 async def dead_letter(
@@ -147,16 +147,20 @@ async def dead_letter(
     tenure: str,
     entry_id: str,
     error_type: str,
-    error_text: bytes,
+    error_text: str,
+    traceback: str,
+    trace_id: str,
     attempts: int,
-) -> bool:
+) -> str | None:
     """Move an entry to the dead letters `dead`, and trim them to `limits`. Safe to repeat.
 
-    Return False, with nothing changed, if the worker does not decide about the entry. `trimmed`: the partition's record of trims.
+    Return the id of the dead letter, or "" if an earlier call has moved the entry; None, with nothing changed, if the worker does
+    not decide about the entry. `trimmed` is the partition's record of trims.
     """
-    arguments = (worker, keys.name, tenure, keys.group, entry_id, error_type, error_text, str(attempts), limits)
-    moved: int = await _DEAD_LETTER(router, (keys.leases, keys.stream, keys.entries, dead, trimmed), arguments)
-    return moved == 1
+    arguments: list[bytes | str] = [worker, keys.name, tenure, keys.group, entry_id, error_type, error_text, traceback, trace_id]
+    arguments += [str(attempts), limits]
+    added: bytes | None = await _DEAD_LETTER(router, (keys.leases, keys.stream, keys.entries, dead, trimmed), arguments)
+    return None if added is None else added.decode()
 
 
 async def renew_lease(router: Router, leases: bytes, *, worker: str, ttl_ms: int, first: bool = False) -> bool:

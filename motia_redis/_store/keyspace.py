@@ -184,6 +184,11 @@ def _tag(stream: bytes) -> bytes:
     return stream[: stream.index(b"}:") + 2]
 
 
+def partition_of(stream: bytes) -> int:
+    """Return the partition of a stream, or of any other key with a partition's hash tag."""
+    return int(stream[: stream.index(b"}:")].rpartition(b":")[2])
+
+
 def check_namespace(namespace: str) -> str:
     """Return `namespace` if it can be part of a hash tag. Raises StateError otherwise."""
     if not isinstance(namespace, str) or not _NAMESPACE.fullmatch(namespace):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shlex
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis.exceptions import RedisError
 
@@ -13,6 +14,7 @@ from motia_redis._ids import generator
 from motia_redis._scripts import delivery as scripts
 from motia_redis._steps import faults, invocation
 from motia_redis._steps.logs import enter_step
+from motia_redis._store.keyspace import partition_of
 from motia_redis._tracing import enter_trace
 from motia_redis._transport import outages
 from motia_redis._transport.backoff import Backoff
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from motia_redis._worker.lanes import Delivery, Lane
 
 _log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 _NOT_WANTED = "the dead letter was retried, and no trigger of the step wants its event any more"
 _PAUSES = (0.1, 1.0)  # seconds: first and longest pause while Redis is away
@@ -205,10 +209,8 @@ class Attempts:
         step = delivery.lane.subscription.step
         pause = step.pause(delivery.attempts) * generator.uniform(0.8, 1.2)
         fault = faults.describe(error)
-        _log.warning(
-            "step %s: attempt %d of %d at %s failed, next in %.1f s: %s: %s\n%s",
-            step.name, delivery.attempts, step.max_attempts, delivery.id, pause, fault.type, fault.text, fault.traceback,
-        )  # fmt: skip
+        text = f"step {step.name}: attempt {delivery.attempts} of {step.max_attempts} failed, next in {pause:.1f} s: {fault.line}"
+        _report(logging.WARNING, text, delivery, error, fault)
         delivery.due = self._server_time() + int(pause * 1000)
         await self._settle(delivery, Known(delivery.attempts, delivery.due).encode(), waiting)
         return Outcome.LATER if delivery.is_current else Outcome.FINISHED
@@ -217,14 +219,9 @@ class Attempts:
         """Move an entry to the step's dead letters, in one atomic step."""
         lane, step = delivery.lane, delivery.lane.subscription.group
         fault = faults.describe(error)
-        _log.error(
-            "step %s: giving up on %s after %d attempts: %s: %s\n%s",
-            step, delivery.id, delivery.attempts, fault.type, fault.text, fault.traceback,
-        )  # fmt: skip
-
         limits = (await self._state.settings()).dead_letter_limits
 
-        async def move() -> bool:
+        async def move() -> str | None:
             return await scripts.dead_letter(
                 self._router,
                 lane.keys,
@@ -235,18 +232,24 @@ class Attempts:
                 tenure=delivery.tenure,
                 entry_id=delivery.id,
                 error_type=fault.type,
-                error_text=fault.text.encode(errors="replace"),
+                error_text=fault.text,
+                traceback=fault.traceback,
+                trace_id=delivery.trace_id,
                 attempts=delivery.attempts,
             )
 
-        if await self._with_right(delivery, move, waiting):
+        added = await self._with_right(delivery, move, waiting)
+        if added is not None:
             lane.note_recorded(delivery.id)
+            show = f"motia-redis dead show --step {shlex.quote(step)} {partition_of(lane.stream)}/{added}" if added else ""
+            text = f"step {step}: gave up after {delivery.attempts} attempts: {fault.line}; {show}".removesuffix("; ")
+            _report(logging.ERROR, text, delivery, error, fault)
         return Outcome.FINISHED
 
     async def _settle(self, delivery: Delivery, value: str, waiting: _Waiting) -> None:
         """Record what is known of an entry; "" = it is finished."""
 
-        async def settle() -> bool:
+        async def settle() -> bool | None:
             return await scripts.settle_entry(
                 self._router,
                 delivery.lane.keys,
@@ -256,11 +259,11 @@ class Attempts:
                 value=value,
             )
 
-        if await self._with_right(delivery, settle, waiting) and delivery.is_current and value:
+        if await self._with_right(delivery, settle, waiting) is not None and delivery.is_current and value:
             delivery.lane.note_recorded(delivery.id)
 
-    async def _with_right(self, delivery: Delivery, send: Callable[[], Awaitable[bool]], waiting: _Waiting) -> bool:
-        """Send what only the holder of the lane, or the worker that runs the entry, may do. Return whether it was accepted.
+    async def _with_right(self, delivery: Delivery, send: Callable[[], Awaitable[_T | None]], waiting: _Waiting) -> _T | None:
+        """Send what only the holder of the lane, or the worker that runs the entry, may do. Return None if it was not accepted.
 
         It is never on its way together with a progress of the lane, which could write older knowledge of the entry behind it.
         """
@@ -275,7 +278,7 @@ class Attempts:
                         return await send()
                 except (RedisError, OSError) as error:
                     if not (delivery.is_current or delivery.handed):
-                        return False
+                        return None
                     if backoff.is_first:
                         outages.report(_log, f"step {lane.subscription.group}", error)
                 finally:
@@ -297,6 +300,18 @@ class Attempts:
                     await backoff.sleep()
                     if not delivery.is_current:
                         return None
+
+
+def _report(level: int, text: str, delivery: Delivery, error: BaseException, fault: faults.Fault) -> None:
+    """Log a failed attempt with the facts of its event; the traceback once for attempts that fail in the same way."""
+    fields: dict[str, object] = dict(delivery.entry.facts if delivery.entry is not None else {})
+    fields = {**fields, "attempt": delivery.attempts, "entry": delivery.id}
+    extra = {"step": delivery.lane.subscription.group, "trace_id": delivery.trace_id, "fields": fields}
+    is_new, delivery.last_fault = delivery.last_fault != fault.line, fault.line
+    try:
+        _log.log(level, text, exc_info=error if is_new else None, extra=extra)
+    except BaseException:  # noqa: BLE001  # a formatter of the program that calls methods of the error
+        _log.log(level, text, extra=extra)
 
 
 class _Waiting:

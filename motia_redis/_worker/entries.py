@@ -38,6 +38,12 @@ class StreamEntry:
         return self.fields.get(b"trace", b"").decode() or new_trace_id()
 
     @property
+    def facts(self) -> dict[str, str]:
+        """Return what names the entry's event in a log record: scope and key, or topic and key."""
+        found = {name: self.fields.get(name.encode(), b"").decode(errors="replace") for name in ("scope", "topic", "key")}
+        return {name: text for name, text in found.items() if text}
+
+    @property
     def is_retry(self) -> bool:
         """Return whether the entry is the retry of a dead letter."""
         return b"only" in self.fields

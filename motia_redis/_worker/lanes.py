@@ -70,6 +70,7 @@ class Delivery:
     handed: bool = False  #: the lane was given away while the handler runs: the outcome is recorded for this entry alone
     sequence: int = 0  #: its place in the order in which the lane was read
     trace_id: str = ""  #: the same for all attempts made here
+    last_fault: str = ""  #: how the last attempt made here failed
     call: PreparedCall | None = None  #: for the first attempt, if the entry was matched when it was read
 
     @property

@@ -44,10 +44,10 @@ class Guard:
         (outcome,) = await delivery.progress(self.router, [step], worker=worker)
         return outcome
 
-    async def settle(self, worker: str, entry_id: str, value: str, tenure: str = "1") -> bool:
+    async def settle(self, worker: str, entry_id: str, value: str, tenure: str = "1") -> bool | None:
         return await delivery.settle_entry(self.router, self.keys, worker=worker, tenure=tenure, entry_id=entry_id, value=value)
 
-    async def dead_letter(self, worker: str, entry_id: str, tenure: str = "1") -> bool:
+    async def dead_letter(self, worker: str, entry_id: str, tenure: str = "1") -> str | None:
         return await delivery.dead_letter(
             self.router,
             self.keys,
@@ -58,7 +58,9 @@ class Guard:
             tenure=tenure,
             entry_id=entry_id,
             error_type="ValueError",
-            error_text=b"text",
+            error_text="text",
+            traceback="trace",
+            trace_id="ab" * 16,
             attempts=3,
         )
 
@@ -135,7 +137,7 @@ async def test_worker_that_lost_the_lane_can_record_nothing(guard: Guard) -> Non
     before = await guard.mark()
     assert await guard.progress("one", mark=second) == "lost"
     assert not await guard.settle("one", first, "1:0:")
-    assert not await guard.dead_letter("one", first)
+    assert await guard.dead_letter("one", first) is None
     assert await guard.mark() == before
     assert await guard.known() == {}
     assert await guard.progress("two", "7", mark=first) == "ok"
@@ -184,6 +186,6 @@ async def test_dead_letter_is_moved_atomically(guard: Guard) -> None:
     assert await guard.known() == {}
     await guard.router.execute(guard.dead, "DEL", guard.dead)
     assert await guard.dead_letter("one", entry_id)
-    assert await guard.dead_letter("one", entry_id), "a second call changes nothing"
+    assert await guard.dead_letter("one", entry_id) == "", "a second call changes nothing"
     assert await guard.router.execute(guard.dead, "XLEN", guard.dead) == 1
     assert await guard.known() == {entry_id: "done"}
