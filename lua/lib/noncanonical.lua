@@ -126,15 +126,17 @@ local function scalar_end(text, pos, document)
   return last
 end
 
--- Return the last byte of the value at `pos`; or nil and the reason why it is not JSON. COST: a few searches per token.
+-- Return the last byte of the value at `pos`, nil, and its depth; or nil and the reason why it is not JSON.
+-- COST: a few searches per token.
 local function checked_end(document, pos)
-  local text, closers, depth = document.text, {}, 0
+  local text, closers, depth, deepest = document.text, {}, 0, 0
   while true do
     document.spend(document, TOKEN)
     local first, last = byte(text, pos), nil
     if first == 123 or first == 91 then
       depth = depth + 1
       closers[depth] = first + 2
+      deepest = depth > deepest and depth or deepest
       if depth > DEPTH then
         return nil, "it is nested deeper than 1,000 levels"
       end
@@ -155,7 +157,7 @@ local function checked_end(document, pos)
     -- After a value: close the containers that end here, then step to the next item.
     while last do
       if depth == 0 then
-        return last
+        return last, nil, deepest
       end
       document.cost = document.cost + TOKEN / 2
       local after = solid(text, last + 1, document)
@@ -216,11 +218,16 @@ local function is_utf8(document)
 end
 
 local function text_end(document, start)
-  local last, reason = checked_end(document, start)
+  local last, reason, deepest = checked_end(document, start)
   if not last then
     document.fail("CORRUPT", reason)
   end
-  return last
+  return last, deepest
+end
+
+local function depth_of(document, start)
+  local _, deepest = text_end(document, start)
+  return deepest
 end
 
 -- Readers disagree on which of two members with one name counts. An update must not choose one.
@@ -279,6 +286,7 @@ end
 local parser = {
   check = check,
   value_end = text_end,
+  depth = depth_of,
   container_end = text_end,
   find_member = find_member,
   find_element = find_element,

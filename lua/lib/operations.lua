@@ -8,7 +8,7 @@ local ARRAY, QUOTE, OBJECT = 91, 34, 123
 local DEPTH = 1000 -- deeper documents cannot be read back by get()
 local COPYING = 1.8 -- cost of each byte of a text that is made, see patch.lua
 local MEMBER = 4000 -- cost of a member of a merge
-local BRACKET = 800 -- cost of looking at a bracket, see patch.lua
+local BRACKET, BRACKET_IN_RUN = 1000, 20 -- cost of a run of brackets, and of each bracket in it, see patch.lua
 local NOWHERE = math.huge
 
 -- Return the text of the value at a path, and where it starts; or nil.
@@ -22,9 +22,11 @@ local function read(document, path)
   return nil
 end
 
--- Return the depth of a value. Strings in canonical JSON hold no brackets. In non-canonical JSON the depth found may be too
--- large, never too small. COST: plain finds over its bytes, and a step per bracket.
-local function depth_of(document, value)
+-- Return the depth of the value at `start`. COST: plain finds over its bytes, and a step per run of brackets.
+local function depth_of(document, value, start)
+  if document.parser.depth then
+    return document.parser.depth(document, start)
+  end
   local depth, deepest, pos = 0, 0, 1
   local next_of = { ["{"] = 0, ["["] = 0, ["}"] = 0, ["]"] = 0 }
   document.spend(document, #value)
@@ -36,9 +38,11 @@ local function depth_of(document, value)
       end
     end
     local opening, closing = math.min(next_of["{"], next_of["["]), math.min(next_of["}"], next_of["]"])
-    depth = depth + (opening < closing and 1 or -1)
+    local first, last = find(value, opening < closing and "^[%[{]+" or "^[%]}]+", math.min(opening, closing))
+    document.spend(document, BRACKET_IN_RUN * (last - first))
+    depth = depth + (opening < closing and last - first + 1 or first - last - 1)
     deepest = depth > deepest and depth or deepest
-    pos = math.min(opening, closing) + 1
+    pos = last + 1
   end
   return deepest
 end
@@ -46,12 +50,12 @@ end
 -- Return the value at `from`. Raises when there is none, or when it would be nested too deep at `path`.
 -- COST: its bytes, and its depth if it is large enough to be too deep.
 local function read_source(document, operation)
-  local value = read(document, operation.from)
+  local value, start = read(document, operation.from)
   if not value then
     document.fail("PATHMISSING", "from")
   end
   local may_be_too_deep = #operation.path > #operation.from and #value / 2 + #operation.path > DEPTH
-  if may_be_too_deep and depth_of(document, value) + #operation.path > DEPTH then
+  if may_be_too_deep and depth_of(document, value, start) + #operation.path > DEPTH then
     document.fail("TOODEEP", "result")
   end
   return value

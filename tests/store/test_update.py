@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from motia_redis._store import codec
 from motia_redis._store.keyspace import Keyspace, Layout
-from motia_redis.errors import BadIndex, KeyMissing, NumberOverflow, PathMissing, StateError, TestFailed, TooMuchWork, WrongKind
+from motia_redis.errors import (
+    BadIndex,
+    KeyMissing,
+    NumberOverflow,
+    PathMissing,
+    StateError,
+    TestFailed,
+    TooDeep,
+    TooMuchWork,
+    WrongKind,
+)
 
 if TYPE_CHECKING:
     import redis
@@ -231,6 +243,18 @@ async def test_broken_noncanonical_json_is_rejected_and_stays(
     with pytest.raises(StateError, match="scope 'docs' key 'doc'"):
         await state.update("docs", "doc", [op("increment", "/a", 1)])
     assert raw.hget(values, "doc") == text
+
+
+async def test_brackets_in_strings_of_noncanonical_json_do_not_hide_the_depth(
+    state: StateManager, raw: redis.Redis, namespace: str
+) -> None:
+    value = {"p": "]" * 2000, "q": "deep"}
+    text = json.dumps({"a": value, "b": reduce(lambda inner, _: {"c": inner}, range(30), {})})
+    text = text.replace('"deep"', "[" * 980 + "]" * 980)
+    raw.hset(Keyspace(namespace, Layout()).values(b"docs"), "doc", text)
+    with pytest.raises(TooDeep):
+        await state.update("docs", "doc", [{"op": "copy", "from": "/a", "path": "/b" + "/c" * 30 + "/x"}])
+    await state.update("docs", "doc", [{"op": "copy", "from": "/a", "path": "/b/x"}])
 
 
 async def test_operations_that_block_redis_for_too_long_are_rejected(state: StateManager) -> None:
