@@ -109,3 +109,17 @@ async def test_forgetting_trims_the_streams_that_it_freed(server: RedisServer, r
         assert raw.xlen(streams[0]) == 0, "nobody writes to the stream, and all of it is old"
         assert 10_000 <= raw.xlen(streams[1]) < 10_110, "what the other step needs"
         assert raw.hget(names.trimmed(streams[0]), b"floor " + streams[0]) == b"21000-0"
+
+
+async def test_forgetting_keeps_what_the_retention_keeps(state: StateManager, raw: redis.Redis) -> None:
+    """A repeated call may look for young events, and another step may consume the topic."""
+    names = await state.connect()
+    streams = [names.state_keys(b"users", b"ann").events, names.topic(b"mail", names.lane(b"ann"))]
+    for number in range(300):
+        await state.set("users", "ann", number)
+        await state.enqueue("mail", number, key="ann")
+    for stream in streams:
+        raw.xgroup_create(stream, STEP, "$")
+        raw.hset(names.leases(stream), b"lane " + lane(stream), "")  # type: ignore[arg-type]
+    assert (await forget_step(state, STEP)).groups == 2
+    assert [raw.xlen(stream) for stream in streams] == [300, 300]
