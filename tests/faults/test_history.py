@@ -125,9 +125,15 @@ async def test_build_that_retries_without_the_request_id_is_detected(server: Pro
             [
                 ('elseif kind == "delete" then\n', 'elseif kind == "delete" then\n    local gone = values .. ":gone"\n'),
                 (
-                    "return old and delete(old) or {}",
-                    """if old then call("HSET", gone, key, old) end
-    return old and delete(old) or { "0-1", call("HGET", gone, key) or nil }""",
+                    """    if not old then
+      return {}
+    end
+    local extra""",
+                    """    if not old then
+      return { "0-1", call("HGET", gone, key) or nil }
+    end
+    call("HSET", gone, key, old)
+    local extra""",
                 ),
             ],
             "two deletes returned",
