@@ -3,7 +3,10 @@
     user process ──LOCK_SH──▶ users.lock ◀──LOCK_EX (waits)── keeper ──parent of──▶ server (AOF, Unix socket, DIR)
 
 `flock` alone decides which process owns what. The kernel releases a lock when its process ends, also by `kill -9`, and wakes the
-waiting process at once. So nothing polls while the server is in use, and no process id is trusted.
+waiting process at once. So no process polls for the end of another, and no process id is trusted.
+
+If the directory is deleted or replaced while the server is in use, the keeper ends the server within a second or so. Its users then
+join the server of the new directory, like all others: no two servers run for one path.
 
 | file | locked by | meaning |
 |---|---|---|
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
 LONGEST_SOCKET_PATH = 103  # bytes: 107 on Linux, 103 on macOS
 STOP_SECONDS = 5.0  # from SIGTERM to SIGKILL; SIGKILL loses no write, because the kernel has them
 RETRY_SECONDS = 0.01  # between two polls while joining
+LOOK_SECONDS = 1.0  # between two looks of the keeper whether the directory is still there
 
 
 class EmbeddedServer:
@@ -71,6 +75,7 @@ class EmbeddedServer:
 
     def __init__(self, directory: Path, address: Path, users: int) -> None:
         self.directory = directory
+        self._users = os.fstat(users)
         self.url = "unix://" + quote(str(address))
         self._leave = weakref.finalize(self, os.close, users)
         self._leave.atexit = False  # at exit the kernel releases the lock, after all code that may still use the server
@@ -101,6 +106,10 @@ class EmbeddedServer:
         except (OSError, subprocess.SubprocessError) as error:
             raise StateUnavailable(f"the embedded Redis in {directory} cannot be used: {error}") from error
         return cls(directory, address, users)
+
+    def is_replaced_by(self, other: EmbeddedServer) -> bool:
+        """Return whether the directory was deleted since, so that the other handle has another server with other data."""
+        return not os.path.samestat(self._users, other._users)
 
     def leave(self) -> None:
         """Release this handle. Does not wait for the server, which ends soon after the last handle. Idempotent."""
@@ -276,7 +285,10 @@ def _keep(directory: Path, address: Path, program: str) -> None:
         sys.exit(f"cannot run {program}: {error}")
     signal.signal(signal.SIGTERM, lambda *_: server.terminate())
     threading.Thread(target=_stop_when_unused, args=(server, users_lock), daemon=True).start()
+    threading.Thread(target=_stop_when_deleted, args=(server, directory / "users.lock", users_lock), daemon=True).start()
     server.wait()
+    if _is_deleted(directory / "users.lock", users_lock):
+        return  # what is at the path now belongs to another server
     address.unlink(missing_ok=True)  # this process still holds server.lock, so the socket belongs to no later server
     if address.parent != directory:
         with contextlib.suppress(OSError):
@@ -288,6 +300,21 @@ def _stop_when_unused(server: subprocess.Popen[bytes], users_lock: int) -> None:
     server.terminate()
     time.sleep(STOP_SECONDS)
     server.kill()
+
+
+def _stop_when_deleted(server: subprocess.Popen[bytes], path: Path, users_lock: int) -> None:
+    while not _is_deleted(path, users_lock):
+        time.sleep(LOOK_SECONDS)
+    print(f"{path.parent} was deleted while it was in use: its server ends", flush=True)  # into the server's log
+    server.kill()  # nothing that it could still write would be kept
+
+
+def _is_deleted(path: Path, descriptor: int) -> bool:
+    """Return whether the file of a descriptor is not at its path any more."""
+    try:
+        return not os.path.samestat(path.stat(), os.fstat(descriptor))
+    except OSError:
+        return True
 
 
 def _parent_death_signal(keeper: int) -> Callable[[], None] | None:

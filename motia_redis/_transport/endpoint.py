@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
 import threading
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,9 @@ from motia_redis.errors import StateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+_log = logging.getLogger(__name__)
 
 
 class Endpoint:
@@ -76,7 +80,12 @@ class Endpoint:
                 return  # released, or restarted by another caller
             self._revivals += 1
             # Join before leaving: a running server must not lose its last user.
-            self._replace(_join(self.url, self._target.directory))
+            server = _join(self.url, self._target.directory)
+            if self._server.is_replaced_by(server):
+                _log.error(
+                    "%s: the folder was deleted while it was in use: its data is gone, and a new server was started", self.url
+                )
+            self._replace(server)
 
     def _replace(self, server: EmbeddedServer | None) -> None:
         old, self._server = self._server, server

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -10,6 +11,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from motia_redis import StateManager
 from motia_redis._transport import embedded
 from motia_redis._transport.embedded import EmbeddedServer
 from motia_redis.errors import StateUnavailable
@@ -27,6 +29,7 @@ from tests.support.embedded import (
     url_of,
     user,
 )
+from tests.support.waiting import until
 
 pytestmark = needs_proc
 
@@ -54,6 +57,26 @@ def test_data_survives_leave_and_join(directory, join):
     assert eventually(lambda: not processes_of(directory))
     with client(join().url) as connection:
         assert connection.get("name") == "value"
+
+
+async def test_users_of_a_folder_that_is_deleted_get_one_new_server(directory, caplog):
+    url = f"embedded://{directory}"
+    async with StateManager(url, namespace="first") as state:
+        await state.set("users", "ann", 1)
+        before = server_pid(f"unix://{directory / 'redis.sock'}")
+        shutil.rmtree(directory)
+        async with StateManager(url, namespace="first") as other:  # may be earlier at the path than the old server's end
+            await other.set("users", "bob", 2)
+
+            async def is_shared() -> bool:
+                return await state.get("users", "bob") == 2
+
+            await until(is_shared, "both use the server of the new folder")
+            await state.set("users", "ann", 3)
+            assert await other.get("users", "ann") == 3
+            assert eventually(lambda: has_ended(before))
+    assert "was deleted while it was in use" in caplog.text
+    assert eventually(lambda: not processes_of(directory))
 
 
 def test_join_after_the_last_leave_never_returns_an_ending_server(join):
