@@ -11,7 +11,8 @@ local MISSES = 8 -- how often a name may match as the end of another name, befor
 local LONG = 64 -- bytes: longer names are left to search.lua, too
 local NOWHERE = math.huge
 local NEAR = 4096 -- bytes: this near to the end of the object, it is cheaper to check what follows a name than what precedes it
-local STEP = 1500 -- cost of skipping a container, see patch.lua
+local STEP = 2000 -- cost of skipping a container, see patch.lua
+local BRACKET = 300 -- cost of finding a bracket
 local PER_DIGIT = 12 -- cost of each byte of a number
 
 -- Return the next position from `from` on of the member name `name` (a JSON string token) with its colon; or nil.
@@ -36,7 +37,7 @@ end
 -- Return the next position of a bracket from `pos` on, or NOWHERE.
 local function next_bracket(document, bracket, pos)
   local found = find(document.text, bracket, pos, true)
-  document.cost = document.cost + ((found or #document.text) - pos) / 4
+  document.cost = document.cost + BRACKET + ((found or #document.text) - pos) / 4
   return found or NOWHERE
 end
 

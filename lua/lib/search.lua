@@ -8,13 +8,13 @@ local SAMPLES = 32
 local SMALL, LARGE = 512, 256 * 1024 -- bytes: no estimate is needed; an estimate before the search, too
 local MISSES = 8 -- how often a name may match as the end of another name, before the search includes its opening quote
 local LONG = 64 -- bytes: a longer name is searched with its quote, because a comparison then never reads a byte twice
-local STEP, PER_BYTE, PER_CANDIDATE = 3500, 0.2, 8 -- cost, see patch.lua
+local STEP, ESTIMATE, PER_BYTE, PER_CANDIDATE = 2500, 3500, 0.2, 8 -- cost, see patch.lua
 
 -- Return the cost of a search for a needle that begins with `first` in the bytes `from` to `last`.
 local function cost_of(document, first, from, last)
   local width = (last - from) / SAMPLES
   if last - from <= SMALL then
-    return PER_CANDIDATE * (last - from + 1)
+    return STEP + PER_CANDIDATE * (last - from + 1)
   end
   local text, seed, hits = document.text, document.seed, 1
   for index = 0, SAMPLES - 1 do
@@ -24,7 +24,7 @@ local function cost_of(document, first, from, last)
     end
   end
   document.seed = seed
-  return STEP + (last - from) * (PER_BYTE + PER_CANDIDATE * hits / SAMPLES)
+  return STEP + ESTIMATE + (last - from) * (PER_BYTE + PER_CANDIDATE * hits / SAMPLES)
 end
 
 -- Return the first position of `needle` from `from` on; or nil. COST: the bytes up to it, and the candidates among them.

@@ -43,6 +43,10 @@ KNOWN = {
     "1,000 changes of 60 KB": candidate("increment", 60_000, target="small", repeat=1000),
     "merge of 20,000 members": candidate("merge", 8_000, shape="object", value="long"),
     "merges into the deepest object": candidate("merge", 60_000, shape="chain", atoms=("{}",), target="deep", repeat=100),
+    "a name missing where small containers have it": candidate(
+        "remove", 2_000_000, shape="object", atoms=("[1]", "{}", '"é"', '{"b":{"a":[]}}', '[[],"x"]', '{"a":1}'),
+        target="deep", repeat=100,
+    ),
     "copy of brackets to a deeper place": candidate("copy", 1_000_000, shape="chain", atoms=("[]",), target="deep", repeat=10),
     "non-canonical text of escapes": candidate("replace", 127_000, shape="text", unit="\\u0061", form="compact", repeat=1000),
     "non-canonical names": candidate("remove", 100, form="spaced", target="missing", name="a" * 4000, repeat=1000),
