@@ -31,7 +31,7 @@ _TRIM_INTERVAL = 1.0  # seconds between two trims of a lane by the worker that h
 class ProgressReporter:
     """Record the progress of this process's lanes, and release the lanes that are to be released.
 
-    `on_released` and `on_lost` are called with a lane whose tenure has ended; `on_missing` when its group is gone.
+    `on_released` is called with a lane that was released, `on_lost` with one that another worker has taken or that has no group.
     """
 
     def __init__(
