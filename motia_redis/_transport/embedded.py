@@ -5,8 +5,8 @@
 `flock` alone decides which process owns what. The kernel releases a lock when its process ends, also by `kill -9`, and wakes the
 waiting process at once. So no process polls for the end of another, and no process id is trusted.
 
-If the directory is deleted or replaced while the server is in use, the keeper ends the server within a second or so. Its users then
-join the server of the new directory, like all others: no two servers run for one path.
+If the directory is deleted or replaced while the server is in use, the keeper ends the server within a second or so. Its users
+then join the server of the new directory, like all others: no two servers run for one path.
 
 | file | locked by | meaning |
 |---|---|---|
