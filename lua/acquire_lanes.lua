@@ -67,8 +67,8 @@ local function acquire(stream, entries, lane, group, tenure, claim)
     return { "missing" }
   end
   redis.call("HSET", leases, "lane " .. lane, worker, "tenure " .. lane, tenure)
-  local bytes = redis.call("MEMORY", "USAGE", stream, "SAMPLES", "5") or 0
-  local reply = { "taken", from, mark, last_of(stream), redis.call("XLEN", stream), bytes }
+  local bytes = redis.pcall("MEMORY", "USAGE", stream, "SAMPLES", "5") -- a user may lack the right
+  local reply = { "taken", from, mark, last_of(stream), redis.call("XLEN", stream), type(bytes) == "number" and bytes or 0 }
   for _, part in ipairs(redis.call("HGETALL", entries)) do -- more than `unpack` may return
     reply[#reply + 1] = part
   end

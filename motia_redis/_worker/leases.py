@@ -140,9 +140,11 @@ class PartitionLeases:
         held = [lane for lane in self._lanes.values() if lane.tenure]
         if not in_order and held:
             outcomes = await self._acquire([Wanted(lane.keys, lane.tenure, "check") for lane in held])
-            for lane, outcome in zip(held, outcomes, strict=True):
-                if not isinstance(outcome, Kept):
-                    self._on_lost(lane)
+            lost = [lane for lane, outcome in zip(held, outcomes, strict=True) if not isinstance(outcome, Kept)]
+            if lost:
+                _log.warning("worker %s: lost the leases of %d lanes: other workers have taken them", self._worker, len(lost))
+            for lane in lost:
+                self._on_lost(lane)
         was_valid = self._lease.is_valid()
         self._lease.renewed(asked, self._ttl)
         if not was_valid:

@@ -100,6 +100,8 @@ class Membership:
         self._description = orjson.dumps({**described, "host": socket.gethostname(), "pid": os.getpid()})
         self._observed = Observed()
         self._silent: dict[str, float] = {}
+        self._seen: set[str] = set()  # workers that were seen alive
+        self._announced = time.monotonic()
         self._foreign: set[bytes] = set()
         self._parts: dict[tuple[Wants, bytes], Wants] = {}
         self._streams: dict[Wants, frozenset[bytes]] = {}
@@ -118,6 +120,9 @@ class Membership:
         """Send a heartbeat, and follow what has changed. Raises errors of Redis."""
         asked = time.monotonic()
         now, rows = await self._send(self._lease)
+        if asked - self._announced > self._lease:
+            self._observed.restart()  # while Redis was away, or this process stood still, the others may have been cut off, too
+        self._announced = asked
         self._clock = now / 1000 - (asked + time.monotonic()) / 2
         members = self._members(rows, now)
         lanes_of = {step: self._shared_lanes(step, members, now) for step in self._steps}
@@ -151,6 +156,7 @@ class Membership:
             if member is not None:
                 members.append(member)
         self._observed.keep(worker for worker, _ in rows)
+        self._seen.intersection_update(worker.decode(errors="replace") for worker, _ in rows)
         return tuple(sorted(members, key=lambda member: member.id))
 
     def _member(self, worker: bytes, value: bytes, now: int) -> _Member | None:
@@ -170,10 +176,13 @@ class Membership:
         if name == self._worker:
             return _Member(name, True, self._steps)
         unchanged = self._silent[name] = self._observed.unchanged_for(worker, value)
-        is_live = remaining > 0 and unchanged <= self._lease
+        # The time that a worker has announced counts only for one that was not seen before: the server's clock may have jumped.
+        is_live = unchanged <= self._lease and (remaining > 0 or name in self._seen)
         # What a version wants counts for two leases after its last worker.
-        if not is_live and (remaining < -2000 * self._lease or unchanged > 3 * self._lease):
+        if unchanged > 3 * self._lease or (name not in self._seen and remaining < -2000 * self._lease):
             return None
+        if is_live:
+            self._seen.add(name)
         known: dict[str, Wants] = {step: wants for step, wants in steps.items() if step in self._steps and wants is not None}
         return _Member(name, is_live, known)
 

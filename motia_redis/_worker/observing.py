@@ -28,6 +28,11 @@ class Observed:
             return 0.0
         return now - known[1]
 
+    def restart(self) -> None:
+        """Count the time of all values from now on: nobody could write a new one for some time."""
+        now = time.monotonic()
+        self._since = {name: (value, now) for name, (value, _) in self._since.items()}
+
     def keep(self, names: Iterable[Hashable]) -> None:
         """Forget all other names."""
         kept = set(names)
