@@ -7,8 +7,8 @@
 --            "" = take the lane if nobody holds it; "check" = do not take it;
 --            "<worker id>\n<tenure>\n<lease>" = also take it from this holder, if its lease was not renewed since
 -- RETURNS  for each lane one of
---          {"taken", "free" or "dead" = from a holder whose lease ran out, low-water mark, last id of the stream, length of the
---            stream, bytes of the stream, field, value, field, value, ... of the hash of its entries}
+--          {"taken", "free" or "dead" = from a holder whose lease ran out, low-water mark, server time (milliseconds), length of
+--            the stream, bytes of the stream, field, value, field, value, ... of the hash of its entries}
 --          {"kept"} = the worker holds the lane by this tenure
 --          {"busy", id of the holder ("" = none), its tenure, its lease}
 --          {"missing"} = the stream has no such group
@@ -22,6 +22,7 @@ local full = require("lib.full")
 local leases = KEYS[1]
 local worker = ARGV[1]
 local FIRST_LANE_KEY, FIRST_LANE_ARGUMENT = 2, 2
+local now
 
 -- Return the low-water mark of a group; nil = there is no such group.
 local function mark_of(stream, group)
@@ -35,15 +36,6 @@ local function mark_of(stream, group)
     end
     if info.name == group then
       return info["last-delivered-id"]
-    end
-  end
-end
-
-local function last_of(stream)
-  local info = redis.call("XINFO", "STREAM", stream)
-  for index = 1, #info, 2 do
-    if info[index] == "last-generated-id" then
-      return info[index + 1]
     end
   end
 end
@@ -68,7 +60,7 @@ local function acquire(stream, entries, lane, group, tenure, claim)
   end
   redis.call("HSET", leases, "lane " .. lane, worker, "tenure " .. lane, tenure)
   local bytes = redis.pcall("MEMORY", "USAGE", stream, "SAMPLES", "5") -- a user may lack the right
-  local reply = { "taken", from, mark, last_of(stream), redis.call("XLEN", stream), type(bytes) == "number" and bytes or 0 }
+  local reply = { "taken", from, mark, string.format("%.0f", now), redis.call("XLEN", stream), type(bytes) == "number" and bytes or 0 }
   for _, part in ipairs(redis.call("HGETALL", entries)) do -- more than `unpack` may return
     reply[#reply + 1] = part
   end
@@ -76,6 +68,7 @@ local function acquire(stream, entries, lane, group, tenure, claim)
 end
 
 full.allow_writes(redis.call, leases)
+now = lease.now(redis.call)
 local outcomes = {}
 for key = FIRST_LANE_KEY, #KEYS, 2 do
   local at = FIRST_LANE_ARGUMENT + (key - FIRST_LANE_KEY) / 2 * 4

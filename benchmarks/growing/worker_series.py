@@ -1,7 +1,7 @@
 """Throughput of event handling and of updates by the number of processes.
 
-The events are written once. In each round, after the workers have leased their lanes, copies of them are appended to the streams in
-one go, much faster than they are handled.
+The events are written once. In each round, after the workers have leased their lanes, copies of them are appended to the streams
+in one go, much faster than they are handled.
 """
 
 from __future__ import annotations

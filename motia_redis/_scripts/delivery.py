@@ -52,7 +52,7 @@ class Taken(NamedTuple):
 
     holder_crashed: bool  #: the last holder's lease ran out
     mark: str  #: the low-water mark of the group
-    end: str  #: id of the last entry of the stream
+    taken_at: int  #: by the server's clock, Unix milliseconds
     entry_bytes: int  #: mean size of an entry of the stream
     known: Mapping[str, bytes]  #: the hash of entries
 
@@ -107,9 +107,9 @@ def _outcome(reply: list[bytes]) -> Taken | Kept | Busy | Missing:
             return Missing()
         case b"busy":
             return Busy(reply[1].decode(), reply[2].decode(), reply[3])
-    _, origin, mark, end, length, size, *flat = reply
+    _, origin, mark, now, length, size, *flat = reply
     known = {name.decode(): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
-    return Taken(origin == b"dead", mark.decode(), end.decode(), int(size) // max(1, int(length)), known)
+    return Taken(origin == b"dead", mark.decode(), int(now), int(size) // max(1, int(length)), known)
 
 
 async def progress(router: Router, lanes: Sequence[Progress], *, worker: str) -> list[Literal["ok", "lost", "missing"]]:

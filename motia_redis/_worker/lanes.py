@@ -133,7 +133,7 @@ class Lane:
         self._removable: list[str] = []  #: of these, finished ones
         self._ahead: dict[str, bytes] = {}  #: fields of entries beyond the position
         self._suspects = 0
-        self._suspect_end = (0, 0)
+        self._suspects_until = 0
         # Entries are read in the order of their ids, so sequence numbers compare like ids, and cost less. What the last holder
         # had recorded has number 0.
         self._sequence = 0  #: of the last entry read
@@ -169,7 +169,7 @@ class Lane:
         self._rewrite = {}
         self._dirty = True
         self._suspects = _SUSPECTS if taken.holder_crashed else 0
-        self._suspect_end = order(taken.end)
+        self._suspects_until = taken.taken_at
         self.entry_bytes = taken.entry_bytes
         self.restart_batch()
 
@@ -208,7 +208,7 @@ class Lane:
 
     def is_suspect(self, entry_id: str, *, listed: bool) -> bool:
         """Return whether the entry may have ended the process of the lane's last holder. `listed`: Redis has a field for it."""
-        if not self._suspects or order(entry_id) > self._suspect_end:
+        if not self._suspects or order(entry_id)[0] > self._suspects_until:
             return False
         self._suspects -= not listed
         return True
