@@ -81,9 +81,10 @@ class Reader:
     # -- for the groups -----------------------------------------------------------------------------------------------
 
     async def read(self, reads: Sequence[_Read]) -> tuple[list[Any], list[str]]:
-        """Send the reads and return their replies, and the tenures by which the lanes were held."""
+        """Send the reads and return their replies, and the tenures by which the lanes were held when the reads were sent."""
         commands = [(read.stream, read.command) for read in reads]
-        return await self._router.gather(commands, return_exceptions=True), [lane.tenure for read in reads for lane in read.lanes]
+        tenures = [lane.tenure for read in reads for lane in read.lanes]  # before the replies: a lane may be lost meanwhile
+        return await self._router.gather(commands, return_exceptions=True), tenures
 
     async def watch(self, places: dict[bytes, str]) -> dict[bytes, Any]:
         """Wait until one of the streams has an entry after its place, and return one entry of each that has."""

@@ -62,6 +62,11 @@ class Process:
         self._process.kill()
         self._process.wait()
 
+    def signal(self, number: int) -> None:
+        """Send a signal to the server."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def end(self) -> None:
         """Kill the server if it runs, and close the client."""
         self.client.close()
