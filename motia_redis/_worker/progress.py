@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
@@ -13,7 +14,7 @@ from motia_redis._scripts import delivery, storage
 from motia_redis.errors import StateError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container
+    from collections.abc import Callable, Container, Iterable
 
     from motia_redis._store.keyspace import Keyspace
     from motia_redis._store.manager import StateManager
@@ -23,7 +24,16 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _RECONNECT = (0.1, 1.0)  # seconds: first and longest pause while Redis is away
-_TRIM_INTERVAL = 1.0  # seconds between two trims of a lane by the worker that holds it
+_TRIM_INTERVAL = 1.0  # seconds between two trims of a stream by the worker that holds its lane
+
+
+@dataclass(slots=True)
+class _Trim:
+    """A stream to be trimmed."""
+
+    due: float  #: not earlier
+    changed: float  #: when progress was last recorded
+    waits: int = 0  #: how often nothing was left to remove but entries that were too young
 
 
 class ProgressReporter:
@@ -52,7 +62,8 @@ class ProgressReporter:
         self._on_lost = on_lost
         self._changed: dict[bytes, dict[Lane, None]] = {}  # by partition
         self._tasks: dict[bytes, asyncio.Task[None]] = {}
-        self._trimmed: dict[bytes, float] = {}
+        self._to_trim: dict[bytes, dict[bytes, _Trim]] = {}  # by partition and stream
+        self._trims: dict[bytes, asyncio.Task[None]] = {}
 
     def changed(self, lane: Lane) -> None:
         """Record the lane's progress soon, if there is any."""
@@ -69,7 +80,7 @@ class ProgressReporter:
 
     async def aclose(self) -> None:
         """Record nothing more."""
-        tasks = list(self._tasks.values())
+        tasks = [*self._tasks.values(), *self._trims.values()]
         for task in tasks:
             task.cancel()
         if tasks:
@@ -82,7 +93,7 @@ class ProgressReporter:
             while lanes := self._changed.pop(leases, None):
                 try:
                     await self._record(list(lanes))
-                    await self._trim(list(lanes))
+                    self._note_trim(leases, lanes)
                     pause = _RECONNECT[0]
                 except (RedisError, OSError, StateError) as error:
                     if pause == _RECONNECT[0]:
@@ -113,12 +124,47 @@ class ProgressReporter:
             else:
                 self.changed(lane)  # what came meanwhile
 
-    async def _trim(self, lanes: list[Lane]) -> None:
-        """Trim the streams of lanes that were not trimmed lately: without writes to them nobody else would."""
+    # -- trimming -----------------------------------------------------------------------------------------------------
+
+    def _note_trim(self, leases: bytes, lanes: Iterable[Lane]) -> None:
+        """Have the streams of lanes trimmed whose progress was recorded."""
+        streams = self._to_trim.setdefault(leases, {})
         now = time.monotonic()
-        for stream in {lane.stream for lane in lanes if now - self._trimmed.get(lane.stream, 0.0) >= _TRIM_INTERVAL}:
-            self._trimmed[stream] = now
+        for lane in lanes:
+            trim = streams.setdefault(lane.stream, _Trim(now, now))
+            trim.changed = now
+            if trim.waits:
+                trim.waits, trim.due = 0, now
+        if leases not in self._trims:
+            self._trims[leases] = asyncio.create_task(self._trim(leases))
+
+    async def _trim(self, leases: bytes) -> None:
+        """Trim the streams of a partition as long as there is something to remove: without writes to them nobody else would."""
+        streams = self._to_trim[leases]
+        try:
+            while streams:
+                now = time.monotonic()
+                for stream, trim in list(streams.items()):
+                    if trim.due <= now:
+                        await self._trim_stream(stream, trim, streams)
+                await asyncio.sleep(_TRIM_INTERVAL)
+        finally:
+            del self._to_trim[leases], self._trims[leases]
+
+    async def _trim_stream(self, stream: bytes, trim: _Trim, streams: dict[bytes, _Trim]) -> None:
+        changed = trim.changed
+        try:
             settings = await self._state.settings()
             is_topic = stream in self._topic_streams
             limits = settings.topic_trimming(self._keyspace.layout.lanes) if is_topic else settings.trimming
-            await storage.trim_stream(self._router, stream=stream, trimmed=self._keyspace.trimmed(stream), limits=limits)
+            trimmed = self._keyspace.trimmed(stream)
+            removed = await storage.trim_stream(self._router, stream=stream, trimmed=trimmed, limits=limits)
+        except (RedisError, OSError, StateError):
+            return  # again after the interval
+        if removed or trim.changed > changed:
+            return
+        if trim.waits < len(settings.trimming_ages):  # what is too young now is old enough then
+            trim.due = trim.changed + settings.trimming_ages[trim.waits] + _TRIM_INTERVAL
+            trim.waits += 1
+        else:
+            del streams[stream]
