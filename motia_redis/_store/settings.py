@@ -32,12 +32,15 @@ class Settings:
     deadline: float = DEFAULT_DEADLINE
     #: The limits of event streams, as lib/retention.lua takes them.
     trimming: bytes = dataclasses.field(init=False, repr=False, compare=False)
+    #: Seconds for which entries are kept: of streams with too many bytes, and of others.
+    trimming_ages: tuple[float, float] = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_seconds("deadline", self.deadline, least=0.0)
         kept, retry = self.retention, self.deadline + RETRY_MARGIN if self.deadline else 0.0
         age = max(kept.seconds, retry)
         limits = (kept.entries, kept.most_entries, age * 1000, kept.bytes, retry * 1000)
+        object.__setattr__(self, "trimming_ages", (retry, age))
         object.__setattr__(self, "trimming", b"%d:%d:%d:%d:%d" % limits)
 
     def encode(self) -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -194,6 +195,8 @@ class PartitionLeases:
         silent = self._membership.silent_for(worker)
         has_run_out = not lease.isdigit() or int(lease) <= self._membership.server_time()
         wait = _WAIT * self._ttl
+        if silent == math.inf:  # it is not on record: it ended long ago, or the clock has jumped so far that it was removed
+            return seen >= wait
         return (has_run_out and silent >= wait) or (silent >= self._ttl and seen >= wait) or seen >= self._ttl
 
     async def _acquire(self, wanted: list[Wanted]) -> list[Taken | Kept | Busy | Missing]:

@@ -25,6 +25,7 @@ from motia_redis._worker.membership import Membership, announce_regularly
 from motia_redis._worker.progress import ProgressReporter
 from motia_redis._worker.reader import Reader
 from motia_redis._worker.subscriptions import Subscription
+from motia_redis._worker.trimming import StreamTrimmer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -168,14 +169,13 @@ class _Run:
             lease=ttl,
             on_change=self._assignment_changed,
         )
+        self._trimmer = StreamTrimmer(router, keyspace, state, topic_streams=_topic_streams(subscriptions, keyspace))
         self._reporter = ProgressReporter(
             router,
-            keyspace,
             worker=worker,
-            state=state,
-            topic_streams=_topic_streams(subscriptions, keyspace),
             on_released=self._ended,
             on_lost=self._lost,
+            on_recorded=self._trimmer.note,
         )
         self._handed = HandedEntries(router, worker=worker, lease=ttl)
         self._attempts = Attempts(
@@ -232,6 +232,7 @@ class _Run:
         finally:
             await self._handed.aclose()
             await self._reporter.aclose()
+            await self._trimmer.aclose()
 
     async def _stop(self, announcing: asyncio.Task[None]) -> None:
         """Give all lanes away at once; end when the handlers that still run have ended."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import hiredis
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
     from typing import Self
 
 #: before: the proxy drops the request and closes the connection.
@@ -27,10 +27,19 @@ class FaultProxy:
 
     `rate` is the mean number of faults per change. The gaps between faults are random and at most `2 / rate` changes long. The
     faults come in random order, and each one of `faults` comes once before any comes again. So a test that sends enough changes
-    meets every fault, on a slow machine too.
+    meets every fault, on a slow machine too. With `scripts`, only calls of these scripts count as changes: hashes.
     """
 
-    def __init__(self, port: int, *, rate: float, seed: int, delay: float, faults: Sequence[str] = FAULTS) -> None:
+    def __init__(
+        self,
+        port: int,
+        *,
+        rate: float,
+        seed: int,
+        delay: float,
+        faults: Sequence[str] = FAULTS,
+        scripts: Container[bytes] | None = None,
+    ) -> None:
         self.injected: Counter[str] = Counter()
         self.changes = 0  #: that have arrived at the proxy
         self.port = 0
@@ -38,6 +47,7 @@ class FaultProxy:
         self._longest_gap = round(2 / rate) - 1
         self._delay = delay
         self._faults = faults
+        self._scripts = scripts
         self._random = random.Random(seed)
         self._next_faults: list[str] = []
         self._gap = self._draw_gap()
@@ -107,7 +117,7 @@ class FaultProxy:
 
     def _choose(self, commands: list[list[bytes]]) -> str | None:
         """Return the fault for a request of these commands: None for most of them."""
-        changes = sum(command[0].upper() in CHANGES for command in commands)
+        changes = sum(map(self._is_change, commands))
         self.changes += changes
         self._gap -= changes
         if self._gap > 0 or not changes:
@@ -118,6 +128,9 @@ class FaultProxy:
         fault = self._next_faults.pop()
         self.injected[fault] += 1
         return fault
+
+    def _is_change(self, command: list[bytes]) -> bool:
+        return command[0].upper() in CHANGES and (self._scripts is None or command[1] in self._scripts)
 
     def _draw_gap(self) -> int:
         return self._random.randint(1, self._longest_gap)
@@ -135,3 +148,78 @@ async def _replies(reader: asyncio.StreamReader, count: int) -> bytes:
         while parser.gets() is not False:
             replies += 1
     return found
+
+
+class StallProxy:
+    """Passes bytes on; after `arm` it holds all requests back, from the first one that contains `trigger` on, until `release`.
+
+    Nothing is lost: what was held back arrives late, as after a partition of the network, also when the client has given up.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.port = 0
+        self.held = b""  #: what clients sent and the proxy has not passed on
+        self._to = port
+        self._trigger: bytes | None = None
+        self._open = asyncio.Event()
+        self._open.set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def is_stalled(self) -> bool:
+        return not self._open.is_set()
+
+    def arm(self, trigger: bytes) -> None:
+        """Hold back all requests when the next request comes that contains `trigger`."""
+        self._trigger = trigger
+
+    def release(self) -> None:
+        """Deliver what was held back, and pass bytes on again."""
+        self.held = b""
+        self._open.set()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        redis_reader, redis_writer = await asyncio.open_connection("127.0.0.1", self._to)
+        for source, target, is_request in ((reader, redis_writer, True), (redis_reader, writer, False)):
+            queue: asyncio.Queue[bytes] = asyncio.Queue()
+            for pumping in (self._read(source, queue, is_request=is_request), self._write(queue, target, is_request=is_request)):
+                task = asyncio.create_task(pumping)
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _read(self, source: asyncio.StreamReader, queue: asyncio.Queue[bytes], *, is_request: bool) -> None:
+        data = b"begin"
+        while data:
+            try:
+                data = await source.read(1 << 20)
+            except OSError:
+                data = b""  # as if it had been closed
+            if is_request and self._trigger and self._trigger in data:
+                self._trigger = None
+                self._open.clear()
+            if is_request and self.is_stalled:
+                self.held += data
+            queue.put_nowait(data)
+
+    async def _write(self, queue: asyncio.Queue[bytes], target: asyncio.StreamWriter, *, is_request: bool) -> None:
+        try:
+            while data := await queue.get():
+                if is_request:
+                    await self._open.wait()
+                target.write(data)
+                await target.drain()
+        except OSError:
+            pass  # the other side has closed the connection
+        finally:
+            target.close()

@@ -31,10 +31,11 @@ BURST = 20  # changes that Load writes at once
 
 
 class WorkerProcesses:
-    """Worker processes on one namespace. Leaving `with` kills all of them."""
+    """Worker processes of an application on one namespace. Leaving `with` kills all of them."""
 
-    def __init__(self, directory: Path, url: str, namespace: str, **environment: str) -> None:
+    def __init__(self, directory: Path, url: str, namespace: str, *, application: Path = APPLICATION, **environment: str) -> None:
         self.processes: list[subprocess.Popen[bytes]] = []
+        self._application = application
         self._directory = directory
         self._environment = os.environ | {"MOTIA_REDIS_URL": url, "MOTIA_REDIS_NAMESPACE": namespace} | environment
         self._log = directory / "workers.log"
@@ -48,7 +49,7 @@ class WorkerProcesses:
         """Start `count` workers."""
         for _ in range(count):
             with self._log.open("ab") as log:
-                command = [sys.executable, "-m", "motia_redis", "worker", str(APPLICATION), "--log-level", "warning"]
+                command = [sys.executable, "-m", "motia_redis", "worker", str(self._application), "--log-level", "warning"]
                 self.processes.append(
                     subprocess.Popen(command, stdout=log, stderr=log, cwd=self._directory, env=self._environment)
                 )

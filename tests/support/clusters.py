@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from motia_redis._transport.server_programs import find_server
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
     from typing import Self
 
@@ -33,20 +34,21 @@ def free_port(*, maximum: int = 55_000) -> int:
 
 
 class Process:
-    """Run one redis-server on a loopback port."""
+    """Run one redis-server on a loopback port. `environment` is added to that of this process."""
 
-    def __init__(self, directory: Path, port: int, *arguments: str) -> None:
+    def __init__(self, directory: Path, port: int, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
         self.port = port
         directory.mkdir(parents=True)
         self._command = [str(find_server()), *arguments, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory)]
         self._log = directory / "redis.log"
+        self._environment = os.environ | (environment or {})
         self._process: subprocess.Popen[bytes] | None = None
         self.client = redis.Redis(port=port)
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, env=self._environment)
         wait_until(self.answers, f"redis-server answers; its log is {self._log}")
 
     def answers(self) -> bool:
@@ -61,6 +63,11 @@ class Process:
         assert self._process is not None
         self._process.kill()
         self._process.wait()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the server."""
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def end(self) -> None:
         """Kill the server if it runs, and close the client."""

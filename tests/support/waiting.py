@@ -28,11 +28,11 @@ async def until(condition: Callable[[], Awaitable[bool]], what: str, *, deadline
         await asyncio.sleep(0.01)
 
 
-async def until_holds(condition: Callable[[], bool], what: str) -> None:
+async def until_holds(condition: Callable[[], bool], what: str, *, deadline: float = DEADLINE) -> None:
     async def holds() -> bool:
         return condition()
 
-    await until(holds, what)
+    await until(holds, what, deadline=deadline)
 
 
 async def within_deadline(call: Awaitable[Any]) -> Any:

@@ -397,10 +397,12 @@ async def test_cut_connections_make_no_event_run_again(state: StateManager, raw:
     """A connection that is cut has no effect on what runs: reading leaves no trace, and nobody else takes the lanes."""
     recorder = Recorder()
     async with working(state, record(recorder, state_trigger(scope="users"))):
+        await state.set("users", "first", 0)
+        await recorder.wait(1)  # a worker that loses its connection at the start ends
         for batch in range(20):
             await asyncio.gather(*(state.set("users", f"key{number}", batch) for number in range(20)))
             raw.client_kill_filter(_type="normal", skipme=True)
-        await recorder.wait(400)
+        await recorder.wait(401)
 
         async def drained() -> bool:
             return await pending(raw, namespace) == 0

@@ -1,0 +1,75 @@
+"""Let the clock of one process jump: a library that is loaded before libc and adds an offset. Needs a C compiler."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_SOURCE = r"""
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+static volatile long long *offset; /* seconds */
+
+__attribute__((constructor)) static void map_offset(void) {
+    int file = open(getenv("CLOCK_OFFSET_FILE"), O_RDONLY);
+    void *found = file < 0 ? MAP_FAILED : mmap(0, sizeof *offset, PROT_READ, MAP_SHARED, file, 0);
+    offset = found == MAP_FAILED ? 0 : found;
+}
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    int outcome = syscall(SYS_clock_gettime, clock, now);
+    if (offset && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE))
+        now->tv_sec += *offset;
+    return outcome;
+}
+
+int gettimeofday(struct timeval *now, void *zone) {
+    struct timespec precise;
+    (void)zone;
+    clock_gettime(CLOCK_REALTIME, &precise);
+    now->tv_sec = precise.tv_sec;
+    now->tv_usec = precise.tv_nsec / 1000;
+    return 0;
+}
+
+time_t time(time_t *into) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (into)
+        *into = now.tv_sec;
+    return now.tv_sec;
+}
+"""
+
+
+class JumpingClock:
+    """The wall clock of processes that run with `environment`. Skips the test if there is no C compiler."""
+
+    def __init__(self, directory: Path) -> None:
+        compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+        if compiler is None:
+            pytest.skip("no C compiler: the clock of a server cannot be changed")
+        source, library = directory / "clock.c", directory / "clock.so"
+        source.write_text(_SOURCE)
+        subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(source)], check=True)
+        self._file = directory / "offset"
+        self.environment = {"LD_PRELOAD": str(library), "CLOCK_OFFSET_FILE": str(self._file)}
+        self._file.write_bytes(struct.pack("q", 0))
+
+    def set(self, seconds: int) -> None:
+        """Let the clock be so many seconds ahead of the real one from now on."""
+        with self._file.open("r+b") as file:  # the same file: the processes have mapped it
+            file.write(struct.pack("q", seconds))
