@@ -107,9 +107,13 @@ class EmbeddedServer:
             raise StateUnavailable(f"the embedded Redis in {directory} cannot be used: {error}") from error
         return cls(directory, address, users)
 
-    def is_replaced_by(self, other: EmbeddedServer) -> bool:
-        """Return whether the directory was deleted since, so that the other handle has another server with other data."""
-        return not os.path.samestat(self._users, other._users)
+    @property
+    def is_current(self) -> bool:
+        """Return whether the directory was not deleted since. If it was, a server at its path is another one, with other data."""
+        try:
+            return os.path.samestat(self._users, (self.directory / "users.lock").stat())
+        except OSError:
+            return False
 
     def leave(self) -> None:
         """Release this handle. Does not wait for the server, which ends soon after the last handle. Idempotent."""

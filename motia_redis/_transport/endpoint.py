@@ -19,6 +19,9 @@ from motia_redis.errors import StateError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from motia_redis._transport.multiplexing import MultiplexedConnection
+    from motia_redis._transport.urls import Server
+
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +54,13 @@ class Endpoint:
         target = self._target
         if target.kind == "embedded":
             target = urls.parse(await asyncio.to_thread(self._join))
-        return Router(target, partial(open_connection, reply_timeout=reply_timeout), max_connections)
+        return Router(target, partial(self._connect, reply_timeout=reply_timeout), max_connections)
+
+    async def _connect(self, server: Server, *, reply_timeout: float) -> MultiplexedConnection:
+        """Open a connection. Join the embedded server again if its folder was deleted and there is another server now."""
+        if self._server is not None and not self._server.is_current:
+            await self.revive()
+        return await open_connection(server, reply_timeout=reply_timeout)
 
     async def revive(self) -> None:
         """Restart the embedded server if it crashed. Do nothing for other URLs, or while the server runs.
@@ -80,8 +89,9 @@ class Endpoint:
                 return  # released, or restarted by another caller
             self._revivals += 1
             # Join before leaving: a running server must not lose its last user.
+            was_current = self._server.is_current
             server = _join(self.url, self._target.directory)
-            if self._server.is_replaced_by(server):
+            if not was_current:
                 _log.error(
                     "%s: the folder was deleted while it was in use: its data is gone, and a new server was started", self.url
                 )

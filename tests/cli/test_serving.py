@@ -142,7 +142,7 @@ def test_start_waits_for_a_redis_that_is_not_there_yet(directory: Path, namespac
     server = RedisServer(directory)
 
     def start() -> None:
-        wait_until(lambda: "waiting up to" in next(directory.glob("worker-*.log")).read_text(), "the worker waits")
+        wait_until(lambda: any("waiting up to" in log.read_text() for log in directory.glob("worker-*.log")), "the worker waits")
         server.start()
 
     starting = threading.Thread(target=start)
