@@ -101,7 +101,7 @@ class Attempts:
         waiting = _Waiting(in_background)
         entry = delivery.entry or await self._read_parked(delivery, waiting)
         if entry is None:
-            return Outcome.FINISHED
+            return await self._conclude(delivery, None, waiting) if delivery.handed else Outcome.FINISHED
         if not delivery.trace_id:
             delivery.trace_id = entry.trace_id
         enter_trace(delivery.trace_id)
@@ -112,7 +112,7 @@ class Attempts:
             error = self._refusal(delivery)
         elif not delivery.suspect:
             error = await self._attempt(delivery, entry)
-        elif delivery.attempts and self._is_suspect_running:
+        elif delivery.attempts and self._is_suspect_running and not delivery.handed:
             return Outcome.SUSPECT
         else:
             error = await self._attempt_suspect(delivery, entry, waiting)
@@ -129,7 +129,7 @@ class Attempts:
     async def _conclude(self, delivery: Delivery, error: BaseException | None, waiting: _Waiting) -> Outcome:
         """Decide what follows from an attempt that failed, or whose lane was given away meanwhile."""
         if error is None:
-            await self._settle(delivery, "", waiting)
+            await self._settle(delivery, None, waiting)
             return Outcome.FINISHED
         if isinstance(error, NotWanted) or delivery.attempts >= delivery.lane.subscription.step.max_attempts:
             return await self._dead_letter(delivery, error, waiting)
@@ -143,6 +143,8 @@ class Attempts:
             return await self._router.execute(lane.stream, "XRANGE", lane.stream, delivery.id, delivery.id)
 
         reply = await self._until_done(delivery, read, waiting)
+        if not delivery.is_ours:
+            return None
         if not reply:
             if reply is not None:
                 _log.error("step %s: %s was trimmed before it was handled", lane.subscription.group, delivery.id)
@@ -159,7 +161,9 @@ class Attempts:
         if alone:
             self._is_suspect_running = True
         try:
-            await self._settle(delivery, Known(delivery.attempts + 1).encode(), waiting)
+            await self._settle(delivery, Known(delivery.attempts + 1), waiting, goes_on=True)
+            if not delivery.is_ours:
+                return None  # another worker has taken the lane meanwhile
             error = await self._attempt(delivery, entry)
         finally:
             if alone:
@@ -212,7 +216,7 @@ class Attempts:
         text = f"step {step.name}: attempt {delivery.attempts} of {step.max_attempts} failed, next in {pause:.1f} s: {fault.line}"
         _report(logging.WARNING, text, delivery, error, fault)
         delivery.due = self._server_time() + int(pause * 1000)
-        await self._settle(delivery, Known(delivery.attempts, delivery.due).encode(), waiting)
+        await self._settle(delivery, Known(delivery.attempts, delivery.due), waiting)
         return Outcome.LATER if delivery.is_current else Outcome.FINISHED
 
     async def _dead_letter(self, delivery: Delivery, error: BaseException, waiting: _Waiting) -> Outcome:
@@ -246,20 +250,21 @@ class Attempts:
             _report(logging.ERROR, text, delivery, error, fault)
         return Outcome.FINISHED
 
-    async def _settle(self, delivery: Delivery, value: str, waiting: _Waiting) -> None:
-        """Record what is known of an entry; "" = it is finished."""
+    async def _settle(self, delivery: Delivery, known: Known | None, waiting: _Waiting, *, goes_on: bool = False) -> None:
+        """Record what is known of an entry; None = it is finished. `goes_on`: this worker is about to run it."""
 
         async def settle() -> bool | None:
+            owner = self._worker if goes_on and delivery.handed else ""
             return await scripts.settle_entry(
                 self._router,
                 delivery.lane.keys,
                 worker=self._worker,
                 tenure=delivery.tenure,
                 entry_id=delivery.id,
-                value=value,
+                value="" if known is None else known._replace(owner=owner).encode(),
             )
 
-        if await self._with_right(delivery, settle, waiting) is not None and delivery.is_current and value:
+        if await self._with_right(delivery, settle, waiting) is not None and delivery.is_current and known is not None:
             delivery.lane.note_recorded(delivery.id)
 
     async def _with_right(self, delivery: Delivery, send: Callable[[], Awaitable[_T | None]], waiting: _Waiting) -> _T | None:
@@ -277,7 +282,7 @@ class Attempts:
                     if not (delivery.handed and delivery.is_current):
                         return await send()
                 except (RedisError, OSError) as error:
-                    if not (delivery.is_current or delivery.handed):
+                    if not delivery.is_ours:
                         return None
                     if backoff.is_first:
                         outages.report(_log, f"step {lane.subscription.group}", error)
@@ -298,7 +303,7 @@ class Attempts:
                     if backoff.is_first:
                         outages.report(_log, f"step {delivery.lane.subscription.group}", error)
                     await backoff.sleep()
-                    if not delivery.is_current:
+                    if not delivery.is_ours:
                         return None
 
 

@@ -78,6 +78,11 @@ class Delivery:
         """Return whether the lane is held by the tenure under which the entry was read."""
         return self.tenure == self.lane.tenure
 
+    @property
+    def is_ours(self) -> bool:
+        """Return whether this worker decides about the entry: it holds the lane, or gave it away and kept the entry."""
+        return self.handed or self.is_current
+
     def report_block(self, seconds: float) -> None:
         """Log that the handler let nothing else run on the event loop."""
         _log.warning(
@@ -239,6 +244,7 @@ class Lane:
         """Count an entry as finished when it is read: it is unwanted, trimmed, or was finished by the last holder."""
         if entry_id in self._unfinished:
             del self._unfinished[entry_id]
+            self._unrecorded.pop(entry_id, None)
         else:
             self._sequence += 1
             self._finished, self._finished_id = self._sequence, entry_id
