@@ -146,10 +146,14 @@ async def test_first_attempt_that_arrives_after_a_rejected_repetition_changes_no
     assert await state.get("users", "ann") is None
 
 
+@pytest.mark.parametrize("ahead", [0, 4000])
 async def test_repetition_delayed_by_a_paused_server_finds_the_first_attempt(
-    state: StateManager, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    state: StateManager, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch, ahead: int
 ) -> None:
-    """The first attempt was applied a minute ago. The second waited for that minute, with the elapsed time of its sending."""
+    """The first attempt was applied a minute ago. The second waited for that minute, with the elapsed time of its sending.
+
+    The caller's clock may be `ahead` of the server's, milliseconds: it takes the call for a later one than its event.
+    """
     keys = (await state.connect()).state_keys(b"users", b"ann")
     ago = int(time.time() * 1000) - 60_000
     applied = {
@@ -164,7 +168,7 @@ async def test_repetition_delayed_by_a_paused_server_finds_the_first_attempt(
     raw.hset(keys.revisions, "ann", raw.xadd(keys.events, applied, id=f"{ago}-0"))
     raw.hset(keys.values, "ann", '{"n":1}')
     monkeypatch.setattr(mutations, "_request_id", lambda: b"f" * 16)
-    monkeypatch.setattr(retries, "FIRST", retries.Attempt(2, ago, 1000))
+    monkeypatch.setattr(retries, "FIRST", retries.Attempt(2, ago + ahead, 1000))
     assert await state.update("users", "ann", INCREMENT) == {"n": 1}
     assert await state.get("users", "ann") == {"n": 1}
 
@@ -209,6 +213,37 @@ async def test_long_search_for_an_event_uses_short_script_calls(
     await faults.held[0]()
     assert await state.get("users", "ann") == {"n": 2}
     assert sum(event[b"type"] != b"other" for event in events(raw, namespace)) == 2
+
+
+async def test_first_attempt_that_arrives_while_its_repetition_searches_changes_nothing(
+    state: StateManager, second: StateManager, raw: redis.Redis, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The repetition has searched a part of the events, and would not see one that is added behind that part."""
+    keys = (await state.connect()).state_keys(b"users", b"ann")
+    await second.get("users", "ann")
+    ago = int(time.time() * 1000) - 60_000
+    script = "for n = 1, 2500 do redis.call('XADD', KEYS[1], ARGV[1] .. '-' .. n, 'type', 'other') end"
+    raw.eval(script, 1, keys.events, str(ago))
+    raw.hset(keys.revisions, "ann", f"{ago}-2500")
+    monkeypatch.setattr(mutations, "_request_id", lambda: b"f" * 16)
+    first, execute = retries.FIRST, Router.execute
+    outcomes: list[Any] = []
+
+    async def meet(router: Router, key: bytes, *command: Any) -> Any:
+        reply = await execute(router, key, *command)
+        if reply == b"SEARCHING" and not outcomes:
+            monkeypatch.setattr(retries, "FIRST", first)
+            outcomes.append(None)
+            outcomes[0] = (await asyncio.gather(second.update("users", "ann", INCREMENT), return_exceptions=True))[0]
+        return reply
+
+    monkeypatch.setattr(Router, "execute", meet)
+    monkeypatch.setattr(retries, "FIRST", retries.Attempt(2, ago - 1000, 61_000))
+    assert await state.update("users", "ann", INCREMENT) == {"n": 1}
+    assert isinstance(outcomes[0], OutcomeUnknown)
+    assert [event for event in events(raw, namespace) if event[b"type"] != b"other"] != []
+    assert await state.get("users", "ann") == {"n": 1}
+    assert sum(event[b"type"] != b"other" for event in events(raw, namespace)) == 1
 
 
 @pytest.mark.usefixtures("every_change_looks")
@@ -268,6 +303,19 @@ async def test_call_with_the_same_idempotency_key_returns_the_first_result(
     assert await second.delete("users", "nobody", idempotency_key="c") is None, "nothing was there at the first call"
     assert await state.get("users", "nobody") == 1
     assert len(events(raw, namespace)) == 6
+
+
+async def test_known_result_of_an_idempotency_key_is_written_again(state: StateManager, raw: redis.Redis) -> None:
+    """The wait for replicas or the disk covers what its own connection wrote: without a write it would cover nothing."""
+
+    def writes() -> int:
+        info: Any = raw.info("persistence")
+        return int(info["rdb_changes_since_last_save"])
+
+    await state.update("users", "ann", INCREMENT, idempotency_key="a")
+    before = writes()
+    assert await state.update("users", "ann", INCREMENT, idempotency_key="a") == {"n": 1}
+    assert writes() > before
 
 
 async def test_idempotency_key_is_rejected_for_another_call(state: StateManager) -> None:

@@ -9,7 +9,7 @@ from motia_redis import Worker, step
 from motia_redis import state as state_trigger
 from motia_redis._steps.application import Application
 from motia_redis._transport.router import Router
-from tests.support.waiting import until
+from tests.support.waiting import until, until_holds
 from tests.support.workers import Recorder, pending, record, working
 
 if TYPE_CHECKING:
@@ -134,3 +134,122 @@ async def test_lane_moves_at_once_and_only_the_key_of_a_running_handler_waits(
         ("begin", 1),
         ("end", 1),
     ], "the second attempt is made by the next holder, and the key stays in order"
+
+
+async def test_lane_that_comes_back_while_its_handler_runs_goes_on_with_that_handler(
+    state: StateManager, raw: redis.Redis, namespace: str
+) -> None:
+    handler = SlowKeys()
+    steps = step({"name": "Step", "triggers": [state_trigger(scope="users")], "max_attempts": 1}).handle(handler)
+    first, second = (Worker(Application((steps,)), state) for _ in range(2))
+
+    async def all_begun() -> bool:
+        return len(handler.notes) == 16
+
+    def shares(workers: int) -> bool:
+        fields = [item for key in raw.scan_iter(f"{{{namespace}:*:leases") for item in raw.hgetall(key).items()]
+        holders = [worker for name, worker in fields if name.startswith(b"lane ")]
+        return b"" not in holders and len(set(holders)) == workers
+
+    async def drained() -> bool:
+        return await pending(raw, namespace) == 0
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(first.run())
+        await until_holds(lambda: shares(1), "the first worker holds the lanes")
+        for number in range(16):
+            await state.set("users", f"slow{number}", 0)
+        await until(all_begun, "the slow handlers run")
+        running = tasks.create_task(second.run())
+        await until_holds(lambda: shares(2), "the second worker has taken lanes")
+        for number in range(16):
+            await state.set("users", f"slow{number}", 1)
+        second.stop()
+        await running
+        await until_holds(lambda: shares(1), "the first worker has all lanes again")
+        await state.set("users", "quick", 0)
+        await until_holds(lambda: bool(handler.of("quick")), "the lanes are read again")
+        assert sum(key.startswith("slow") for _, key, _ in handler.notes) == 16, "a handler began beside itself"
+        handler.go.set()
+        await until(drained, "every event is handled")
+        first.stop()
+    for number in range(16):
+        assert handler.of(f"slow{number}") == [("begin", 0), ("end", 0), ("begin", 1), ("end", 1)]
+
+
+async def test_suspects_whose_handlers_ran_and_failed_run_side_by_side_again(state: StateManager) -> None:
+    """After a crash, what may have caused it runs alone. An entry that ran since then, and did not end the process, may not."""
+    runs: dict[str, int] = {}
+    together = asyncio.Barrier(2)
+    hang = asyncio.Event()
+    done: set[str] = set()
+
+    async def handle(input: StateTriggerInput) -> None:
+        key = input.item_id
+        runs[key] = runs.get(key, 0) + 1
+        if runs[key] == 1:
+            await hang.wait()  # until its worker crashes
+        elif runs[key] == 2:
+            raise ValueError
+        await asyncio.wait_for(together.wait(), 10)
+        done.add(key)
+
+    config: Any = {"name": "Step", "triggers": [state_trigger(scope="users")], "max_attempts": 4, "backoff": 0.05}
+    application = Application((step(config).handle(handle),))
+    crashing = asyncio.create_task(Worker(application, state, lease=0.6).run())
+    await state.connect()
+    await Worker(application, state).prepare()
+    for key in ("one", "two"):
+        await state.set("users", key, 0)
+    await until_holds(lambda: len(runs) == 2, "both handlers run")
+    crashing.cancel()
+    await asyncio.wait([crashing])
+    async with working(state, *application.steps, lease=0.6):
+        await until_holds(lambda: done == {"one", "two"}, "both are handled side by side")
+    assert runs == {"one": 3, "two": 3}
+
+
+async def test_lane_is_not_taken_at_once_from_a_worker_that_is_not_on_record(
+    state: StateManager, raw: redis.Redis, namespace: str
+) -> None:
+    """The hash of workers may lose one that lives: a heartbeat removes those that ended long ago by a clock that has jumped."""
+    handler = SlowKeys()
+    steps = step({"name": "Step", "triggers": [state_trigger(scope="users")]}).handle(handler)
+    first = Worker(Application((steps,)), state, lease=6.0, heartbeat=2.0)
+    second = Worker(Application((steps,)), state, lease=6.0, heartbeat=0.1)
+    workers = f"{namespace}:workers"
+
+    def leases() -> list[dict[bytes, bytes]]:
+        return [raw.hgetall(key) for key in raw.scan_iter(f"{{{namespace}:*:leases")]
+
+    def of_workers() -> set[tuple[bytes, bytes]]:
+        return {item for found in leases() for item in found.items() if item[0].startswith(b"worker ")}
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(first.run())
+        await state.connect()
+        await Worker(Application((steps,)), state).prepare()
+        for number in range(16):
+            await state.set("users", f"slow{number}", 0)
+        await until_holds(lambda: len(handler.notes) == 16, "the slow handlers run")
+        before = of_workers(), raw.hgetall(workers)
+        await until_holds(
+            lambda: not before[0] & of_workers() and raw.hgetall(workers) != before[1],
+            "the first worker has renewed its leases and sent a heartbeat: the next time is in 2 s",
+        )
+        raw.delete(workers)
+        for key in raw.scan_iter(f"{{{namespace}:*:leases"):
+            for name in raw.hkeys(key):
+                if name.startswith(b"worker "):
+                    raw.hset(key, name, "1")
+        tasks.create_task(second.run())
+        await until_holds(lambda: all(value != b"1" for _, value in of_workers()), "the first worker renews its leases")
+        await until_holds(
+            lambda: len({value for found in leases() for name, value in found.items() if name.startswith(b"lane ")}) == 2,
+            "the lanes are shared",
+        )
+        await asyncio.sleep(SETTLED)
+        assert len(handler.notes) == 16, "a handler began beside itself"
+        handler.go.set()
+        first.stop()
+        second.stop()
