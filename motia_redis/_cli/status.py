@@ -68,8 +68,10 @@ def _print_status(found: Status) -> None:
     for topic in found.topics:
         click.echo(plain(f"topic {topic.name}: {counted(topic.messages, 'message')}, and no step consumes it yet"))
     if found.dropped:
-        count = counted(sum(found.dropped.values()), "unhandled entry", "unhandled entries")
-        click.echo(f"the hard cap has removed {count}: {plain(', '.join(f'{k} {v}' for k, v in found.dropped.items()))}\n")
+        count = counted(sum(found.dropped.values()), "unhandled entry or dead letter", "unhandled entries and dead letters")
+        click.echo(
+            f"caps of the retention have removed {count}: {plain(', '.join(f'{k} {v}' for k, v in found.dropped.items()))}\n"
+        )
     if not found.workers:
         click.echo("no workers")
         return

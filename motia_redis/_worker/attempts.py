@@ -35,6 +35,8 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 _NOT_WANTED = "the dead letter was retried, and no trigger of the step wants its event any more"
+_LONG_CHAIN = 1000  # runs of one step within one trace
+_CHAINS = 10_000  # traces that are counted at once
 _PAUSES = (0.1, 1.0)  # seconds: first and longest pause while Redis is away
 
 
@@ -53,6 +55,22 @@ class Outcome(Enum):
     LATER = "try it again after a pause"
     SUSPECT = "try it again when the running suspect has ended"
     LEFT = "a defect of this package: try it again later"
+
+
+class Chains:
+    """Count the runs of each step within one trace: a step that triggers itself runs on and on."""
+
+    def __init__(self) -> None:
+        self._runs: dict[tuple[str, str], int] = {}
+
+    def note(self, step: str, trace_id: str) -> None:
+        """Count a run, and log once that there were very many."""
+        chain = step, trace_id
+        runs = self._runs[chain] = self._runs.get(chain, 0) + 1
+        if runs == _LONG_CHAIN:
+            _log.warning("step %s ran %d times within one trace: does it trigger itself, directly or by other steps?", step, runs)
+        elif runs == 1 and len(self._runs) > _CHAINS:
+            del self._runs[next(iter(self._runs))]
 
 
 class Attempts:
@@ -79,6 +97,7 @@ class Attempts:
         self.follow = handed.follow
         self._server_time = server_time
         self._on_settled = on_settled
+        self._chains = Chains()
         self._is_suspect_running = False
         self._waiting_suspects: list[Callable[[], None]] = []
 
@@ -107,6 +126,7 @@ class Attempts:
         enter_trace(delivery.trace_id)
         step = delivery.lane.subscription.step
         enter_step(step.name)
+        self._chains.note(step.name, delivery.trace_id)
         error: BaseException | None
         if delivery.unwanted or delivery.attempts >= step.max_attempts:
             error = self._refusal(delivery)

@@ -136,7 +136,7 @@ async def test_status_shows_entries_that_the_hard_cap_removed(
     raw.hset(keyspace.trimmed(two), b"dropped " + two, 2)
     assert (await read_status(state)).dropped == {one.decode(): 7, two.decode(): 2}
     done = await run_command(server, namespace, "status")
-    assert "the hard cap has removed 9 unhandled entries: " in done.stdout
+    assert "caps of the retention have removed 9 unhandled entries and dead letters: " in done.stdout
     assert f"{one.decode()} 7" in done.stdout
 
 

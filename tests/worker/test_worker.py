@@ -18,6 +18,7 @@ from motia_redis._admin.settings import change_settings
 from motia_redis._steps.application import Application
 from motia_redis._store.limits import Retention
 from motia_redis._tracing import trace
+from motia_redis._worker import attempts
 from motia_redis.errors import StateError, StateUnavailable
 from tests.support.applications import Command
 from tests.support.waiting import until
@@ -391,6 +392,24 @@ async def test_worker_continues_after_redis_was_unavailable(tmp_path: Path) -> N
             await recorder.wait(2)
     # 1 may come twice: its acknowledgement was on its way.
     assert list(dict.fromkeys(i.new_value for i in recorder.inputs)) == [1, 2]
+
+
+async def test_step_that_triggers_itself_is_named_once(
+    state: StateManager, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(attempts, "_LONG_CHAIN", 20)
+    recorder = Recorder()
+
+    async def handler(input: StateTriggerInput, ctx: FlowContext) -> None:
+        await recorder(input, ctx)
+        if input.new_value < 50:
+            await ctx.state.set("users", "ann", input.new_value + 1)
+
+    async with working(state, record(handler, state_trigger(scope="users"))):
+        await state.set("users", "ann", 0)
+        await recorder.wait(51)
+    named = [entry.getMessage() for entry in caplog.records if "within one trace" in entry.getMessage()]
+    assert named == ["step Record ran 20 times within one trace: does it trigger itself, directly or by other steps?"]
 
 
 async def test_cut_connections_make_no_event_run_again(state: StateManager, raw: redis.Redis, namespace: str) -> None:
