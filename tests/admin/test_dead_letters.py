@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
@@ -162,6 +162,23 @@ async def test_retry_that_fails_again_leaves_one_letter_with_the_original_revisi
         await failing.received.wait(1)
     assert failing.received.inputs[0].revision == first.revision
     assert await letters.count() == 0
+
+
+async def test_request_of_a_change_is_in_one_event_after_its_letter_was_retried(
+    state: StateManager, raw: redis.Redis, namespace: str
+) -> None:
+    """A repeated call looks for the event of its request: with two it would return the revision of the retry."""
+    failing = FailingHandler()
+    letters = DeadLetters(state)
+    async with working(state, failing_step(failing, "Sick", state_trigger())):
+        await state.set("users", "ann", 1)
+        (letter,) = await wait_for_dead_letters(letters, 1)
+        failing.fixed = True
+        await letters.retry("Sick", letter.id)
+        await failing.received.wait(1)
+    events: list[Any] = [fields for key in raw.scan_iter(f"{{{namespace}:*}}:events:*") for _, fields in raw.xrange(key)]
+    assert len(events) == 2
+    assert [b"request" in fields for fields in events] == [True, False]
 
 
 async def test_retried_message_keeps_its_id(state: StateManager) -> None:

@@ -49,7 +49,7 @@ async def direct(own: Process, namespace: str) -> AsyncIterator[StateManager]:
 async def test_requests_that_arrive_late_from_a_worker_that_was_cut_off_have_no_effect(
     own: Process, direct: StateManager, namespace: str
 ) -> None:
-    keys, batch, runs, raw = 40, 30, Runs(0.03), own.client
+    keys, batch, runs, raw = 40, 30, Runs(0.01), own.client
     writer = Writer(direct, keys)
     progress = load("progress").sha.encode()
 
@@ -63,8 +63,9 @@ async def test_requests_that_arrive_late_from_a_worker_that_was_cut_off_have_no_
         async with running(raw, one, two):
             await writer.write(5)
             await handled()
+            runs.seconds = 1.6 * LEASE / batch  # what is queued lasts until the lanes have been taken
             await writer.write(batch)
-            await until_holds(lambda: len(runs.begins["one"]) > 10 * keys / 2, "the first worker is busy for some time")
+            await until_holds(lambda: len(runs.begins["one"]) > 8 * keys / 2, "the first worker is busy for some time")
             # A read of new entries; what only waits for some asks for one of each.
             proxy.arm(b"XREAD\r\n$5\r\nCOUNT\r\n$2\r\n")
             while not proxy.is_stalled:
@@ -76,6 +77,7 @@ async def test_requests_that_arrive_late_from_a_worker_that_was_cut_off_have_no_
             taken = time.monotonic()
             await asyncio.sleep(max(0.0, stalled + STALL - time.monotonic()))
             assert runs.begins["one"][-1] < taken, "a handler began on the worker whose lease had run out"
+            runs.seconds = 0.01
             await writer.write(batch)  # something to read for the read that arrives late
             proxy.release()
             released = time.monotonic()

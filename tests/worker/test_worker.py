@@ -150,6 +150,17 @@ async def test_messages_and_changes_of_one_key_stay_in_order(state: StateManager
     assert all(numbers == list(range(40)) for numbers in seen.values())
 
 
+async def test_messages_of_a_key_are_in_one_lane(state: StateManager, raw: redis.Redis, namespace: str) -> None:
+    """Only within a lane is there an order: with one key in several lanes, workers would handle its messages side by side."""
+    for number in range(20):
+        await state.enqueue("mail", number, key="ann")
+    (lane,) = raw.scan_iter(f"{{{namespace}:*}}:topic:*")
+    assert raw.xlen(lane) == 20
+    for number in range(40):
+        await state.enqueue("mail", number)
+    assert len(list(raw.scan_iter(f"{{{namespace}:*}}:topic:*"))) > 1, "messages without a key are spread"
+
+
 async def test_trace_id_is_passed_from_the_change_to_the_last_handler(state: StateManager) -> None:
     last = Recorder()
 
