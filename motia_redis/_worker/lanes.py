@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_SUSPECTS = 2048  # entries beyond the position that a holder that crashed may have been running
+_SUSPECTS = 256  # entries beyond the position that a holder that crashed may have been running: handlers begin in order
 _FIRST_BATCH = (16, 64 * 1024)  # the most entries and about the bytes of a first read; each full read doubles it
 _MOST_LEFT = 10_000  # entries that wait for another version of the step before the lane is read no further
 
