@@ -60,7 +60,8 @@ local function acquire(stream, entries, lane, group, tenure, claim)
   end
   redis.call("HSET", leases, "lane " .. lane, worker, "tenure " .. lane, tenure)
   local bytes = redis.pcall("MEMORY", "USAGE", stream, "SAMPLES", "5") -- a user may lack the right
-  local reply = { "taken", from, mark, string.format("%.0f", now), redis.call("XLEN", stream), type(bytes) == "number" and bytes or 0 }
+  bytes = type(bytes) == "number" and bytes or 0
+  local reply = { "taken", from, mark, string.format("%.0f", now), redis.call("XLEN", stream), bytes }
   for _, part in ipairs(redis.call("HGETALL", entries)) do -- more than `unpack` may return
     reply[#reply + 1] = part
   end

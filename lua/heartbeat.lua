@@ -2,7 +2,7 @@
 --
 -- KEYS     1 hash of the namespace's workers: id -> "<expiry, Unix milliseconds> <description>"
 -- ARGV     1 worker id  2 description (JSON)  3 time to live (milliseconds; 0 = the worker leaves)
--- RETURNS  {server time (milliseconds), id, value, id, value, ...}: also workers that ended lately, and fields that no worker wrote
+-- RETURNS  {server time (milliseconds), id, value, id, value, ...}: also workers that ended lately, and fields of others
 -- ERRORS   none of its own
 -- COST     the number of workers
 -- INVARIANT the hash holds no worker that ended more than ten minutes before this call.

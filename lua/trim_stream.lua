@@ -1,4 +1,4 @@
--- Trim a stream without a write to it: by the holder of a lane, after a step was forgotten, or after a full server refused a write.
+-- Trim a stream without writing to it: for a lane's holder, after a step was forgotten, or when a full server refused a write.
 --
 -- KEYS     1 the stream  2 hash that records what was trimmed from the partition's streams
 -- ARGV     1 limits, see lib/retention.lua

@@ -21,9 +21,11 @@ from motia_redis._store.types import (
     PatchRemove,
     PatchValue,
 )
+from motia_redis._transport.endpoint import Credentials
 
 __all__ = [
     "Condition",
+    "Credentials",
     "Durability",
     "FieldMerge",
     "FieldNumber",

@@ -3,8 +3,8 @@
 --   "lane <name>"       id of the worker that holds the lane; "" after it was released, so the hash lists every lane ever held
 --   "tenure <name>"     number of the time for which the worker holds it, counted by the worker
 --   "forgotten <step>"  "": the step was forgotten and left dead letters
--- Worker ids are never reused, nor are the tenures of one worker. A lane belongs to its holder until another worker takes it, also
--- after the lease ran out. `call` is redis.call.
+-- Worker ids are never reused, nor are the tenures of one worker. A lane belongs to its holder until another worker takes it,
+-- also after the lease ran out. `call` is redis.call.
 --
 -- The hash of a lane's entries has what is known beyond the low-water mark of the lane's group:
 --   "position"  every entry up to this id is finished, unless it has a field; absent = the low-water mark

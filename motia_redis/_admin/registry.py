@@ -210,9 +210,6 @@ async def rename_step(state: StateManager, old: str, new: str) -> Renamed:
 
 def _renamed_keys(keyspace: Keyspace, streams: set[bytes], old: str, new: str) -> list[administration.RenamedKeys]:
     """Return the keys of a step by both names, for each partition."""
-    by_partition: dict[int, list[bytes]] = {}
-    for stream in sorted(streams):
-        by_partition.setdefault(partition_of(stream), []).append(stream)
     return [
         administration.RenamedKeys(
             keyspace.leases(some[0]),
@@ -220,7 +217,7 @@ def _renamed_keys(keyspace: Keyspace, streams: set[bytes], old: str, new: str) -
             keyspace.dead(some[0], new),
             [(stream, keyspace.entries(stream, old), keyspace.entries(stream, new)) for stream in some],
         )
-        for some in by_partition.values()
+        for some in _by_partition(streams).values()
     ]
 
 
@@ -235,9 +232,6 @@ def _nothing_to_forget(known: Registry, step: str) -> StepInUse | StepMissing:
 
 def _step_keys(keyspace: Keyspace, streams: set[bytes], step: str) -> list[administration.StepKeys]:
     """Return the keys that the step may have in each partition."""
-    by_partition: dict[int, list[bytes]] = {}
-    for stream in sorted(streams):
-        by_partition.setdefault(partition_of(stream), []).append(stream)
     return [
         administration.StepKeys(
             keyspace.leases(some[0]),
@@ -246,5 +240,13 @@ def _step_keys(keyspace: Keyspace, streams: set[bytes], step: str) -> list[admin
             some,
             [keyspace.entries(stream, step) for stream in some],
         )
-        for partition, some in by_partition.items()
+        for partition, some in _by_partition(streams).items()
     ]
+
+
+def _by_partition(streams: set[bytes]) -> dict[int, list[bytes]]:
+    """Return streams by their partition."""
+    found: dict[int, list[bytes]] = {}
+    for stream in sorted(streams):
+        found.setdefault(partition_of(stream), []).append(stream)
+    return found

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from motia_redis._store.retries import Attempt
     from motia_redis._store.sessions import Session
     from motia_redis._store.settings import Settings
+    from motia_redis._transport.endpoint import Credentials
     from motia_redis._transport.router import Router
-
 
 _CONCURRENT_SCANS = 16  # partitions that `list_groups` reads at the same time
 
@@ -71,6 +71,8 @@ class StateManager:
         replicas: the number of replicas for `replicated`, at least 1.
         durability_timeout: seconds to wait for `replicated` or `fsynced`: more than 0, at most 60.
         idempotency_seconds: seconds for which the result of a call with an `idempotency_key` is kept.
+        credentials: an async function that returns user name (None: the default user) and password, in place of those in the
+            URL. It is called before each connection is opened (but to sentinels): for passwords and tokens that change.
     """
 
     def __init__(
@@ -86,13 +88,15 @@ class StateManager:
         replicas: int = 1,
         durability_timeout: float = 1.0,
         idempotency_seconds: float = 86_400.0,
+        credentials: Credentials | None = None,
     ) -> None:
         self.limits: Limits = limits or Limits()
         if deadline is not None:
             check_seconds("deadline", deadline, least=0.0)
         self.durability: Durability = Durability(durability, replicas, durability_timeout)
         self._idempotency_seconds = check_seconds("idempotency_seconds", idempotency_seconds, least=0.001)
-        self._sessions = Sessions(url, namespace, layout, GivenSettings(retention, deadline), self.durability)
+        given = GivenSettings(retention, deadline)
+        self._sessions = Sessions(url, namespace, layout, given, self.durability, credentials=credentials)
         self._retries = Retries(self._sessions, deadline)
         self._mutations = Mutations(self._retries, self.limits, self.durability, idempotency_seconds)
 
@@ -111,6 +115,7 @@ class StateManager:
             replicas=self.durability.replicas,
             durability_timeout=self.durability.timeout,
             idempotency_seconds=self._idempotency_seconds,
+            credentials=sessions.credentials,
         )
         return constructor, ()
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from motia_redis._store.keyspace import Layout
     from motia_redis._store.namespaces import OpenedNamespace, ServerClock
     from motia_redis._store.settings import GivenSettings, Settings
+    from motia_redis._transport.endpoint import Credentials
     from motia_redis._transport.router import Router
 
 
@@ -64,9 +65,17 @@ class Sessions:
     """Hold the sessions of one manager in all event loops, and their shared endpoint. Loops of several threads may use it."""
 
     def __init__(
-        self, url: str | None, namespace: str | None, layout: Layout | None, given: GivenSettings, durability: Durability
+        self,
+        url: str | None,
+        namespace: str | None,
+        layout: Layout | None,
+        given: GivenSettings,
+        durability: Durability,
+        *,
+        credentials: Credentials | None,
     ) -> None:
         self.given_url = url
+        self.credentials = credentials
         self.given_namespace = None if namespace is None else keyspace.check_namespace(namespace)
         self.layout = layout
         self.given = given
@@ -106,7 +115,7 @@ class Sessions:
     def _resolve_endpoint(self) -> endpoint.Endpoint:
         with self._creating:  # a thread lock is safe in a loop here: parsing a URL is fast
             if self._endpoint is None:
-                self._endpoint = endpoint.Endpoint(self.url)
+                self._endpoint = endpoint.Endpoint(self.url, self.credentials)
             return self._endpoint
 
     def current(self) -> Session | None:

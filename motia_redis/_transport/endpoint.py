@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import dataclasses
 import logging
 import threading
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from motia_redis._transport import urls
-from motia_redis._transport.connecting import open_connection
+from motia_redis._transport.connecting import CONNECT_TIMEOUT, open_connection
 from motia_redis._transport.embedded import EmbeddedServer
+from motia_redis._transport.failures import ConnectFailed
 from motia_redis._transport.router import Router
 from motia_redis.errors import StateError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from motia_redis._transport.multiplexing import MultiplexedConnection
     from motia_redis._transport.urls import Server
 
 
 _log = logging.getLogger(__name__)
+
+#: Returns a user name (None: the default user) and a password. Called before each connection to a server of the data.
+Credentials: TypeAlias = Callable[[], Awaitable[tuple[str | None, str]]]
 
 
 class Endpoint:
@@ -32,8 +36,9 @@ class Endpoint:
     Thread-safe: event loops in several threads share one endpoint, and so one handle of the embedded server.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, credentials: Credentials | None = None) -> None:
         self.url = url
+        self._credentials = credentials
         self._target = urls.parse(url)
         self._lock = threading.Lock()  # held while joining, which blocks: acquire it in a thread
         self._server: EmbeddedServer | None = None
@@ -60,7 +65,18 @@ class Endpoint:
         """Open a connection. Join the embedded server again if its folder was deleted and there is another server now."""
         if self._server is not None and not self._server.is_current:
             await self.revive()
+        is_sentinel = self._target.kind == "sentinel" and server in self._target.seeds
+        if self._credentials is not None and not is_sentinel:
+            server = await self._with_credentials(server, self._credentials)
         return await open_connection(server, reply_timeout=reply_timeout)
+
+    async def _with_credentials(self, server: Server, credentials: Credentials) -> Server:
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                username, password = await credentials()
+        except Exception as error:  # the caller's code, which may ask another service
+            raise ConnectFailed(f"no credentials for {server.address}: {type(error).__name__}: {error}") from error
+        return dataclasses.replace(server, username=username, password=password)
 
     async def revive(self) -> None:
         """Restart the embedded server if it crashed. Do nothing for other URLs, or while the server runs.

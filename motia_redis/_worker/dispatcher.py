@@ -128,8 +128,8 @@ class Dispatcher:
                 if self._ready:
                     self._spawn_task()
                 queue = self._queues.get(key)
-                if queue is None or key in self._waiting:
-                    continue  # it was dropped, or made ready twice
+                if not queue or key in self._waiting or queue[0].id in queue[0].lane.running:
+                    continue  # it was dropped; or it was dropped and came back, and so is here twice
                 await self._deliver(queue[0], key)
                 # Whoever keeps a reference to this task may cancel it later, and would hit the handler of another key.
                 if sys.getrefcount(task) > references:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections import Counter
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ from motia_redis._admin.dead_letters import DeadLetters
 from motia_redis._admin.doctor import examine
 from motia_redis._admin.registry import forget_step
 from motia_redis._admin.status import read_status
+from motia_redis._store.keyspace import layout_key
 from motia_redis.errors import StateError, StateUnavailable
 from tests.faults.worker_processes import FULL
 from tests.support.clusters import Cluster, Process, Sentinels, free_port
@@ -26,6 +28,7 @@ from tests.support.workers import Recorder, record, working
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.alone
 
@@ -170,6 +173,35 @@ async def test_slot_migration_under_load_loses_no_change_and_no_event(cluster: C
     for number, count in done.items():
         assert list(dict.fromkeys(seen[f"scope{number}"])) == list(range(1, count + 1)), "an event is missing or out of order"
     print(f"{moved} slots moved under load: {acknowledged} increments, none lost, {len(recorder.inputs)} events handled")
+
+
+@pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "stopped"])
+async def test_partitions_of_the_other_nodes_go_on_while_one_node_is_down(
+    tmp_path: Path, namespace: str, is_killed: bool
+) -> None:
+    recorder = Recorder()
+    with Cluster(tmp_path, "--cluster-require-full-coverage", "no") as cluster:
+        async with StateManager(cluster.url, namespace=namespace) as state:
+            keyspace = await state.connect()
+            places = {f"scope{each}": cluster.owner(key_slot(keyspace.values(b"scope%d" % each))) for each in range(40)}
+            common = {cluster.owner(key_slot(key)) for key in (keyspace.workers, layout_key(namespace).encode())}
+            down = next(node for node in places.values() if node not in common)
+            healthy = [scope for scope, node in places.items() if node != down]
+            async with working(state, record(recorder, state_trigger())):
+                for scope in healthy:
+                    await state.set(scope, "key", 0)
+                await recorder.wait(len(healthy))
+                if is_killed:
+                    cluster.processes[down].kill()
+                else:
+                    cluster.processes[down].signal(signal.SIGSTOP)
+                await asyncio.sleep(4)  # longer than the lease
+                for scope in healthy:
+                    await state.set(scope, "key", 1)
+                await recorder.wait(2 * len(healthy))
+                if not is_killed:
+                    cluster.processes[down].signal(signal.SIGCONT)
+    assert Counter(change.group_id for change in recorder.inputs) == dict.fromkeys(healthy, 2)
 
 
 # -- Sentinel -----------------------------------------------------------------------------------------------------------------

@@ -46,8 +46,8 @@ PUBLIC = {
         "StepMissing", "TestFailed", "TooDeep", "TooMuchWork", "UpdateFailed", "ValueTooLarge", "WrongKind",
     ],
     "motia_redis.types": [
-        "Condition", "Durability", "FieldMerge", "FieldNumber", "FieldNumberValue", "FieldOperation", "FieldRemove",
-        "FieldValue", "HttpMethod", "HttpTrigger", "Logger", "Operation", "PatchMerge", "PatchMove", "PatchNumber",
+        "Condition", "Credentials", "Durability", "FieldMerge", "FieldNumber", "FieldNumberValue", "FieldOperation",
+        "FieldRemove", "FieldValue", "HttpMethod", "HttpTrigger", "Logger", "Operation", "PatchMerge", "PatchMove", "PatchNumber",
         "PatchOperation", "PatchRemove", "PatchValue", "QueueTrigger", "StateEventType", "StateTrigger", "Step", "StepConfig",
         "StepDefinition", "Trigger", "TriggerType",
     ],

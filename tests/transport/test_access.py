@@ -120,6 +120,32 @@ def documented_rule() -> list[str]:
     return match[1].replace("\\\n", " ").split()
 
 
+async def test_credentials_are_asked_for_before_each_connection(tmp_path: Path) -> None:
+    server = Process(tmp_path / "server", free_port(), "--save", "")
+    try:
+        server.start()
+        server.client.execute_command("ACL", "SETUSER", "motia", "on", ">first", "~*", "&*", "+@all")
+        passwords = ["first"]
+
+        async def credentials() -> tuple[str | None, str]:
+            if not passwords:
+                raise LookupError("the vault is sealed")
+            return "motia", passwords[-1]
+
+        async with StateManager(f"redis://127.0.0.1:{server.port}", credentials=credentials, deadline=5) as state:
+            await state.set("users", "ann", 1)
+            server.client.execute_command("ACL", "SETUSER", "motia", "resetpass", ">second")
+            passwords.append("second")
+            server.client.client_kill_filter(_type="normal", skipme=True)
+            assert await state.get("users", "ann") == 1, "the new connection logs in with the new password"
+            passwords.clear()
+            server.client.client_kill_filter(_type="normal", skipme=True)
+            with pytest.raises(StateUnavailable, match="the vault is sealed"):
+                await state.get("users", "ann")
+    finally:
+        server.end()
+
+
 async def test_documented_acl_rule_is_sufficient_and_minimal(tmp_path: Path) -> None:
     server = Process(tmp_path / "server", free_port(), "--save", "")
     try:

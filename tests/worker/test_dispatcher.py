@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from motia_redis import StateManager, step
 from motia_redis import state as state_trigger
+from motia_redis._scripts.delivery import LaneKeys, Taken
 from motia_redis._store.keyspace import Keyspace, Layout
 from motia_redis._worker import subscriptions
+from motia_redis._worker.attempts import Outcome
+from motia_redis._worker.dispatcher import Dispatcher
+from motia_redis._worker.entries import StreamEntry
+from motia_redis._worker.lanes import Delivery, Lane, Lease, lane_name
+from motia_redis._worker.subscriptions import Subscription
 from tests.support.waiting import until
 from tests.support.workers import pending, working
 
@@ -132,3 +139,49 @@ async def test_reading_resumes_after_a_key_filled_the_waiting_limit(
         recovered.set()
         await wait_for(handled, 300)
     assert handled == list(range(300))
+
+
+class CountingAttempts:
+    """Attempts that note which entries run, and how many at once."""
+
+    def __init__(self) -> None:
+        self.runs: list[str] = []
+        self.running = self.most = 0
+
+    async def make(self, delivery: Delivery, _: Any) -> Outcome:
+        self.runs.append(delivery.id)
+        self.running += 1
+        self.most = max(self.most, self.running)
+        await asyncio.sleep(0.01)
+        self.running -= 1
+        return Outcome.FINISHED
+
+
+async def test_key_whose_lane_is_lost_and_taken_again_at_once_runs_one_entry_at_a_time() -> None:
+    keyspace = Keyspace("motia", Layout())
+    stream = keyspace.state_keys(b"users", b"ann").events
+    subscription = Subscription(step({"name": "Step", "triggers": [state_trigger()]}).handle(lambda _: None), keyspace)
+    lease = Lease(keyspace.leases(stream))
+    lease.renewed(time.monotonic(), 60)
+    lane = Lane(LaneKeys(lease.leases, stream, b"entries", lane_name("Step", stream), "Step"), subscription, lease)
+    attempts = CountingAttempts()
+    dispatcher = Dispatcher(cast("Any", attempts), concurrency=4, on_progress=lambda _: None)
+
+    def take(tenure: str) -> None:
+        lane.take(tenure, Taken(holder_crashed=False, mark="0-0", taken_at=0, entry_bytes=0, known={}))
+        for number in (1, 2):
+            fields = {b"type": b"state:created", b"scope": b"users", b"key": b"ann"}
+            entry = StreamEntry(stream, f"{number}-0", fields)
+            dispatcher.submit(Delivery(lane, entry.id, entry, 10, tenure=tenure))
+
+    take("1")
+    lane.end()
+    dispatcher.drop(lane)
+    take("2")
+
+    async def done() -> bool:
+        return not lane.has_unfinished
+
+    await until(done, "both are finished")
+    assert attempts.runs == ["1-0", "2-0"]
+    assert attempts.most == 1
