@@ -1,4 +1,4 @@
-"""Two versions of an application in a rolling deploy: the newer one handles one scope more, and a topic of another name."""
+"""Two versions of an application in a rolling deploy: the newer one handles another scope, and a topic of another name."""
 
 import os
 
@@ -8,7 +8,8 @@ from motia_redis import queue, state, step
 
 NAMESPACE = os.environ["MOTIA_REDIS_NAMESPACE"]
 VERSION = os.environ["DEPLOYED_VERSION"]
-SCOPES = {"1": ["orders"], "2": ["orders", "carts"]}[VERSION]
+# All three are in one partition, so versions share their lanes.
+SCOPES = {"1": ["orders", "photos"], "2": ["orders", "carts"]}[VERSION]
 TOPIC = {"1": "mail", "2": "post"}[VERSION]
 
 

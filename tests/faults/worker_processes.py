@@ -18,6 +18,7 @@ from motia_redis.errors import StateError
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Self
 
     import redis
@@ -33,9 +34,19 @@ BURST = 20  # changes that Load writes at once
 class WorkerProcesses:
     """Worker processes of an application on one namespace. Leaving `with` kills all of them."""
 
-    def __init__(self, directory: Path, url: str, namespace: str, *, application: Path = APPLICATION, **environment: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        url: str,
+        namespace: str,
+        *,
+        application: Path = APPLICATION,
+        options: Sequence[str] = (),
+        **environment: str,
+    ) -> None:
         self.processes: list[subprocess.Popen[bytes]] = []
         self._application = application
+        self._options = options
         self._directory = directory
         self._environment = os.environ | {"MOTIA_REDIS_URL": url, "MOTIA_REDIS_NAMESPACE": namespace} | environment
         self._log = directory / "workers.log"
@@ -50,6 +61,7 @@ class WorkerProcesses:
         for _ in range(count):
             with self._log.open("ab") as log:
                 command = [sys.executable, "-m", "motia_redis", "worker", str(self._application), "--log-level", "warning"]
+                command += self._options
                 self.processes.append(
                     subprocess.Popen(command, stdout=log, stderr=log, cwd=self._directory, env=self._environment)
                 )

@@ -177,6 +177,43 @@ async def test_lane_that_comes_back_while_its_handler_runs_goes_on_with_that_han
         assert handler.of(f"slow{number}") == [("begin", 0), ("end", 0), ("begin", 1), ("end", 1)]
 
 
+async def test_running_entry_of_a_group_that_is_made_again_does_not_run_again(
+    state: StateManager, raw: redis.Redis, namespace: str
+) -> None:
+    """A group that is gone is made at the beginning of the stream, so the running entry is read once more."""
+    handler = SlowKeys()
+    steps = step({"name": "Step", "triggers": [state_trigger(scope="users")]}).handle(handler)
+
+    async def drained() -> bool:
+        return await pending(raw, namespace) == 0
+
+    async with working(state, steps):
+        for key in ("slow", "quick"):
+            await state.set("users", key, 0)
+            await until_holds(lambda key=key: bool(handler.of(key)), "the handler runs")
+        await until_holds(lambda: len(handler.of("quick")) == 2, "the other key is handled")
+        for stream in raw.scan_iter(f"{{{namespace}:*}}:events:*"):
+            raw.xgroup_destroy(stream, "Step")
+            raw.delete(stream.replace(b"events", b"entries:Step:events"))
+        await state.set("users", "slow", 1)
+        await state.set("users", "quick", 1)
+        # The first tenure has handled it, or the next one; a third event is handled under a group that is there.
+        await until_holds(lambda: ("end", 1) in handler.of("quick"), "the lane goes on")
+
+        async def is_made() -> bool:
+            return all(raw.xinfo_groups(stream) for stream in raw.scan_iter(f"{{{namespace}:*}}:events:*"))
+
+        await until(is_made, "the groups are made again")
+        for number in range(16):  # of every lane
+            await state.set("users", f"quick{number}", 2)
+        await until_holds(
+            lambda: all(handler.of(f"quick{n}")[-1:] == [("end", 2)] for n in range(16)), "the lanes are read again"
+        )
+        handler.go.set()
+        await until(drained, "every event is handled")
+    assert handler.of("slow") == [("begin", 0), ("end", 0), ("begin", 1), ("end", 1)]
+
+
 async def test_suspects_whose_handlers_ran_and_failed_run_side_by_side_again(state: StateManager) -> None:
     """After a crash, what may have caused it runs alone. An entry that ran since then, and did not end the process, may not."""
     runs: dict[str, int] = {}

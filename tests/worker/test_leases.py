@@ -91,6 +91,7 @@ async def test_lane_has_one_holder(guard: Guard) -> None:
     assert isinstance(await guard.acquire("one"), Kept)
     assert await guard.progress("two", release=True) == "lost"
     assert await guard.progress("one", release=True) == "ok"
+    assert isinstance(await guard.acquire("one", claim="check"), Busy), "a look takes nothing"
     taken = await guard.acquire("two")
     assert isinstance(taken, Taken)
     assert not taken.holder_crashed, "released, not taken from the dead"
