@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_LOOK = 0.1  # seconds between two looks whether others have heard of this worker
 _TURN = 1500  # milliseconds for which a lane that several versions want differently stays with one of them
 
 
@@ -99,6 +100,8 @@ class Membership:
         described = {"steps": {name: wants.encode() for name, wants in steps.items()}}
         self._description = orjson.dumps({**described, "host": socket.gethostname(), "pid": os.getpid()})
         self._observed = Observed()
+        self._values: dict[str, bytes] = {}  # of the hash of workers
+        self._members_now: tuple[_Member, ...] = ()
         self._silent: dict[str, float] = {}
         self._seen: set[str] = set()  # workers that were seen alive
         self._announced = time.monotonic()
@@ -124,7 +127,8 @@ class Membership:
             self._observed.restart()  # while Redis was away, or this process stood still, the others may have been cut off, too
         self._announced = asked
         self._clock = now / 1000 - (asked + time.monotonic()) / 2
-        members = self._members(rows, now)
+        self._values = {worker.decode(errors="replace"): value for worker, value in rows}
+        members = self._members_now = self._members(rows, now)
         lanes_of = {step: self._shared_lanes(step, members, now) for step in self._steps}
         basis = (members, lanes_of)
         if basis == self._basis:
@@ -132,6 +136,26 @@ class Membership:
         self._basis = basis
         self._follow(members, lanes_of)
         self._on_change()
+
+    async def introduce(self) -> None:
+        """Announce this worker, and wait until live workers of other versions have heard of it; for a lease at most.
+
+        Until then they take entries for unwanted that only this version wants. Raises errors of Redis.
+        """
+        await self.announce()
+        deaf = {member.id: self._values.get(member.id) for member in self._others_of_other_versions()}
+        deadline = time.monotonic() + self._lease
+        while deaf and time.monotonic() < deadline:
+            await asyncio.sleep(_LOOK)
+            await self.announce()
+            deaf = {worker: value for worker, value in deaf.items() if self._values.get(worker) == value}
+
+    def _others_of_other_versions(self) -> list[_Member]:
+        return [
+            member
+            for member in self._members_now
+            if member.is_live and any(wants != self._steps[step] for step, wants in member.steps.items())
+        ]
 
     async def leave(self) -> None:
         """Announce that this worker ends. Raises errors of Redis."""

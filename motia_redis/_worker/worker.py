@@ -85,8 +85,9 @@ class Worker:
         """Create the missing consumer groups and return their number.
 
         A new group of a state trigger starts with the changes from now on. The first group of a topic starts with the oldest
-        message that is kept, a later one with the oldest message that another group has not finished. Idempotent, and safe in any
-        number of processes at once. Raises StateUnavailable.
+        message that is kept, a later one with the oldest message that another group has not finished. Live workers that run other
+        versions of the steps hear of this one before the call returns, so that they leave it what only it wants. Idempotent, and
+        safe in any number of processes at once. Raises StateUnavailable.
         """
         keyspace = await self._state.connect()
         router = await self._state.open_router()
@@ -97,6 +98,17 @@ class Worker:
             ]
             topics = _topic_streams(subscriptions, keyspace)
             created = await delivery.create_group(router, [(lane, "topic" if lane.stream in topics else "end") for lane in keys])
+            membership = Membership(
+                random_id(16),
+                router,
+                keyspace,
+                lanes={},
+                steps={each.group: each.wants for each in subscriptions},
+                lease=self._lease,
+                on_change=lambda: None,
+            )
+            await membership.introduce()
+            await membership.leave()
         except (RedisError, OSError) as error:
             raise failures.to_unavailable("creating the consumer groups", self._state.url, error) from error
         finally:

@@ -90,18 +90,6 @@ class Versions:
 
         await until(done, "both versions together handle everything")
 
-    async def have_met(self) -> None:
-        """Wait until each worker has sent a heartbeat, whose reply names the others, after all were there."""
-        seen = [self._heartbeats()]
-
-        def both_sent() -> bool:
-            found = self._heartbeats()
-            if found != seen[-1]:
-                seen.append(found)
-            return all(len({each.get(worker) for each in seen}) > 2 for worker in found)
-
-        await until_holds(both_sent, "the versions have met")
-
     def _heartbeats(self) -> dict[bytes, bytes]:
         found: Any = self._raw.hgetall(f"{self._namespace}:workers")
         return found
@@ -139,7 +127,6 @@ async def test_rolling_deploy_loses_no_event_of_the_old_or_the_new_version(
         new.start()
         await new.ready(1)
         await live(2)
-        await versions.have_met()
         await versions.send(["orders", "photos", "carts"], ["mail", "post"], count)
         await versions.wait()
         old.processes[0].send_signal(signal.SIGTERM)
