@@ -127,11 +127,13 @@ class _Parts:
 
 async def _prepare(settings: Settings, application: Application, cleanup: contextlib.AsyncExitStack) -> _Parts:
     """Bind the port, connect to Redis and create the consumer groups, for every command."""
-    from motia_redis._worker.worker import Worker  # noqa: PLC0415 - see the module's docstring
+    from motia_redis._transport import urls  # noqa: PLC0415 - see the module's docstring
+    from motia_redis._worker.worker import Worker  # noqa: PLC0415
 
     # Bind first: an address that is in use is the fastest error to detect.
     listener = cleanup.enter_context(_listen(settings.host, settings.port)) if settings.serves else None
     state = state_manager(settings.redis_url, settings.namespace)
+    urls.parse(state.url)  # a wrong one is reported alone, not behind what is going to run
     cleanup.push_async_callback(state.close)
     count = _report(settings, application, state)
     worker = Worker(application, state, concurrency=settings.concurrency, lease=settings.lease)
@@ -220,7 +222,9 @@ async def _work(parts: _Parts, stop: Stop) -> None:
         unread = 0 if parts.server is None else len(parts.server.server_state.connections) - len(found)
         if unread > 0:
             found.append(f"{counted(unread, 'connection')} whose client has not read its response")
-        return found if working is None or working.done() else [*found, "the worker's running handlers"]
+        if parts.worker is not None and working is not None and not working.done():
+            found += parts.worker.running() or ["the worker, which gives its lanes away"]
+        return found
 
     stop.running = running
     requested = asyncio.create_task(stop.requested())

@@ -76,10 +76,15 @@ class Worker:
         self._lease = lease
         self._heartbeat = lease / 6 if heartbeat is None else heartbeat
         self._stopping = asyncio.Event()
+        self._run: _Run | None = None
 
     def stop(self) -> None:
         """Give the lanes away. `run` returns when the running handlers have ended. Call this in the event loop of `run`."""
         self._stopping.set()
+
+    def running(self) -> list[str]:
+        """Describe the handlers that run: their step and event. What is not begun is not named."""
+        return [] if self._run is None else self._run.running()
 
     async def prepare(self) -> int:
         """Create the missing consumer groups and return their number.
@@ -110,7 +115,7 @@ class Worker:
         router = await self._state.open_router()
         executor = ThreadPoolExecutor(self._concurrency, thread_name_prefix="motia-redis-handler")
         try:
-            run = _Run(
+            self._run = _Run(
                 self._application,
                 self._state,
                 router,
@@ -120,8 +125,9 @@ class Worker:
                 ttl=self._lease,
                 heartbeat=self._heartbeat,
             )
-            await run.until(self._stopping)
+            await self._run.until(self._stopping)
         finally:
+            self._run = None
             # A handler that hangs in its thread must not delay the end of the process here.
             executor.shutdown(wait=False, cancel_futures=True)
             await router.aclose()
@@ -233,6 +239,10 @@ class _Run:
             await self._handed.aclose()
             await self._reporter.aclose()
             await self._trimmer.aclose()
+
+    def running(self) -> list[str]:
+        """Describe the handlers that run."""
+        return [str(delivery) for lane in self._lanes.values() for delivery in list(lane.running.values())]
 
     async def _stop(self, announcing: asyncio.Task[None]) -> None:
         """Give all lanes away at once; end when the handlers that still run have ended."""
