@@ -104,6 +104,10 @@ class Endpoint:
                 response = json_response(rejected.status, {"error": rejected.error}, rejected.headers)
             except ClientDisconnect:
                 return  # nobody is left to answer
+            except asyncio.CancelledError:
+                # The process ends. The server would answer with a 500 that has no trace id.
+                await _stopping(trace_id)(scope, receive, send)
+                raise
             except Exception:  # noqa: BLE001  # the client gets an answer with the trace id, as for an error of a handler
                 _log.exception("%s %s failed: a defect of motia-redis", request.method, request.scope["path"])
                 response = _server_error(trace_id)
@@ -158,6 +162,12 @@ class Endpoint:
 
 def _server_error(trace_id: str) -> Response:
     return json_response(500, {"error": "internal server error", "trace_id": trace_id})
+
+
+def _stopping(trace_id: str) -> Response:
+    """Return the response to a request that is not finished when the process ends."""
+    headers = {"retry-after": str(_RETRY_AFTER), "connection": "close", TRACE_HEADER: trace_id}
+    return json_response(503, {"error": "the server is stopping", "trace_id": trace_id}, headers)
 
 
 def _is_cancelled() -> bool:

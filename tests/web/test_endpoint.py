@@ -407,6 +407,34 @@ async def test_cancelled_request_cancels_its_handler() -> None:
     assert ended.is_set()
 
 
+async def test_request_that_the_end_of_the_process_cancels_is_answered_with_503_and_the_trace_id() -> None:
+    began = asyncio.Event()
+    sent: list[Any] = []
+
+    async def waits(request: ApiRequest) -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    app = create_web_app(Application((route("GET", "/", waits),)), FAKE_STATE)
+    headers = [(b"traceparent", f"00-{TRACE_ID}-b7ad6b7169203331-01".encode())]
+    scope = {"type": "http", "method": "GET", "path": "/", "raw_path": b"/", "query_string": b"", "headers": headers}
+    task = asyncio.create_task(app(scope, receive, send))  # type: ignore[arg-type]
+    await began.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    start, body = sent
+    assert start["status"] == 503
+    assert dict(start["headers"])[b"x-trace-id"].decode() == TRACE_ID
+    assert b"the server is stopping" in body["body"]
+
+
 AWAY = StateUnavailable("scope 'a': cannot reach Redis at redis://h:1")
 
 
@@ -530,7 +558,7 @@ async def test_running_requests_are_known_until_they_end(caplog: pytest.LogCaptu
         with pytest.raises(asyncio.CancelledError):
             await task
     assert app.running() == []
-    assert caplog.messages == ["POST /wait not answered: the connection ended"]
+    assert caplog.messages == ["POST /wait 503"]
 
 
 async def test_log_of_requests_can_be_off(caplog: pytest.LogCaptureFixture) -> None:
