@@ -142,7 +142,7 @@ async def _prepare(settings: Settings, application: Application, cleanup: contex
     if listener is None:
         return _Parts(None, None, None, worker, f"worker ready ({count})", is_json)
     extra = " with a worker" if settings.works else ""
-    server, requests = _server(application, state, settings)
+    server, requests = _server(application, state, settings, lambda: worker.is_outage_reported)
     announcement = f"serving {_url(listener)}{extra} ({count})"
     return _Parts(server, requests, listener, worker if settings.works else None, announcement, is_json)
 
@@ -276,18 +276,26 @@ def _url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _server(application: Application, state: StateManager, settings: Settings) -> tuple[Server, RequestLog]:
+def _server(
+    application: Application, state: StateManager, settings: Settings, is_outage_reported: Callable[[], bool]
+) -> tuple[Server, RequestLog]:
     """Return the HTTP server, configured to handle neither signals nor logging, and the log of its requests."""
     import uvicorn  # noqa: PLC0415 - see the module's docstring
 
     from motia_redis._web.access import RequestLog  # noqa: PLC0415
-    from motia_redis._web.app import create_web_app  # noqa: PLC0415
+    from motia_redis._web.app import build_web_app  # noqa: PLC0415
 
     class QuietServer(uvicorn.Server):
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
             yield
 
-    app = create_web_app(application, state, max_body_bytes=settings.max_body, cors_origins=settings.cors_origins)
+    app = build_web_app(
+        application,
+        state,
+        max_body_bytes=settings.max_body,
+        cors_origins=settings.cors_origins,
+        is_outage_reported=is_outage_reported,
+    )
     requests = RequestLog(app, writes=settings.access_log)
     return QuietServer(uvicorn.Config(requests, log_config=None, access_log=False, lifespan="off", ws="none")), requests

@@ -82,6 +82,11 @@ class Worker:
         """Give the lanes away. `run` returns when the running handlers have ended. Call this in the event loop of `run`."""
         self._stopping.set()
 
+    @property
+    def is_outage_reported(self) -> bool:
+        """Return whether Redis is away as a whole, and the worker has logged that."""
+        return self._run is not None and self._run.outage is not None and self._run.outage.is_reported
+
     def running(self) -> list[str]:
         """Describe the handlers that run: their step and event. What is not begun is not named."""
         return [] if self._run is None else self._run.running()
@@ -197,7 +202,7 @@ class _Run:
         self._dispatcher = Dispatcher(self._attempts, concurrency=concurrency, on_progress=self._reporter.changed)
         self._reader = Reader(self._dispatcher, router, keyspace, state, on_progress=self._reporter.changed)
         # In a Cluster a part of the partitions can be away.
-        shared = None if router.is_cluster else _outage(state, "no event is handled")
+        self.outage = None if router.is_cluster else _outage(state, "no event is handled")
         self._partitions = [
             PartitionLeases(
                 lease,
@@ -215,7 +220,7 @@ class _Run:
                 revive=state.revive,
                 restore=self._restore,
                 new_tenure=lambda: str(next(tenures)),
-                outage=shared or _outage(state, f"no event of {lease.leases.decode()} is handled"),
+                outage=self.outage or _outage(state, f"no event of {lease.leases.decode()} is handled"),
             )
             for lease, lanes in by_partition.values()
         ]

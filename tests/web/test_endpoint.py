@@ -16,9 +16,10 @@ from motia_redis._steps.inputs import ApiRequest, ApiResponse
 from motia_redis._steps.logs import JsonFormatter, TextFormatter, logger
 from motia_redis._steps.triggers import http
 from motia_redis._tracing import current_trace_id
+from motia_redis._transport.failures import ErrorReply
 from motia_redis._web import endpoint
 from motia_redis._web.access import RequestLog
-from motia_redis._web.app import create_web_app
+from motia_redis._web.app import build_web_app, create_web_app
 from motia_redis.errors import OutcomeUnknown, StateUnavailable
 
 if TYPE_CHECKING:
@@ -478,6 +479,27 @@ async def test_outage_is_logged_when_it_begins_and_ends_not_for_each_request(cap
         for _ in range(3):
             await http_client.get("/")
     assert [message.split(" after")[0] for message in caplog.messages[1:]] == ["Redis at redis://h:1/0 is back"]
+
+
+async def test_outage_that_the_worker_of_the_process_has_logged_is_not_logged_again(caplog: pytest.LogCaptureFixture) -> None:
+    refused = StateUnavailable("scope 'a': Redis is full (maxmemory)")
+    refused.__cause__ = ErrorReply("OOM command not allowed")
+    errors = [AWAY, refused]
+
+    async def handler(request: ApiRequest) -> None:
+        raise errors.pop(0)
+
+    app = build_web_app(
+        Application((route("GET", "/", handler),)),
+        FAKE_STATE,
+        max_body_bytes=1,
+        cors_origins=(),
+        is_outage_reported=lambda: True,
+    )
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http_client:
+        assert [(await http_client.get("/")).status_code for _ in range(2)] == [503, 503]
+    (message,) = caplog.messages
+    assert message.startswith("Redis at redis://h:1/0 refuses calls, and requests are answered with 503: ")
 
 
 async def test_defect_of_the_endpoint_returns_500_with_the_trace_id(
