@@ -226,7 +226,7 @@ def _nothing_to_forget(known: Registry, step: str) -> StepInUse | StepMissing:
     running = sorted(f"process {worker.pid} on {worker.host}" for worker in known.workers.values() if step in worker.steps)
     if running:
         message = f"step {step!r} cannot be forgotten: the step still runs in {', '.join(running)}, and wants all of its lanes"
-        return StepInUse(f"{message}; end its workers, or use force")
+        return StepInUse(f"{message}; end its workers, or use --force (in code: force=True)")
     return StepMissing(f"step {step!r} has no lanes that its last version did not want")
 
 

@@ -176,8 +176,8 @@ def retry(*, redis_url: str | None, namespace: str, ids: tuple[str, ...], step: 
 
     done, left = _with_letters(redis_url, namespace, work)
     each = "it" if done == 1 else "each"
-    order = f"; {each} {_ORDER}" if done else f" in {place(redis_url, namespace)}"
-    click.echo(f"retried {counted(done, 'dead letter')}{order}")
+    order = f"; {each} {_ORDER}" if done else ""
+    click.echo(f"retried {counted(done, 'dead letter')} in {place(redis_url, namespace)}{order}")
     _report(left)
 
 
@@ -203,7 +203,7 @@ def drop(*, redis_url: str | None, namespace: str, ids: tuple[str, ...], step: s
         return await _apply(ids, partial(letters.drop, step or ""))
 
     done, left = _with_letters(redis_url, namespace, work)
-    click.echo(f"dropped {counted(done, 'dead letter')}" + ("" if done else f" in {place(redis_url, namespace)}"))
+    click.echo(f"dropped {counted(done, 'dead letter')} in {place(redis_url, namespace)}")
     _report(left)
 
 

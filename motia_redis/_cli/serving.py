@@ -127,11 +127,13 @@ class _Parts:
 
 async def _prepare(settings: Settings, application: Application, cleanup: contextlib.AsyncExitStack) -> _Parts:
     """Bind the port, connect to Redis and create the consumer groups, for every command."""
-    from motia_redis._worker.worker import Worker  # noqa: PLC0415 - see the module's docstring
+    from motia_redis._transport import urls  # noqa: PLC0415 - see the module's docstring
+    from motia_redis._worker.worker import Worker  # noqa: PLC0415
 
     # Bind first: an address that is in use is the fastest error to detect.
     listener = cleanup.enter_context(_listen(settings.host, settings.port)) if settings.serves else None
     state = state_manager(settings.redis_url, settings.namespace)
+    urls.parse(state.url)  # a wrong one is reported alone, not behind what is going to run
     cleanup.push_async_callback(state.close)
     count = _report(settings, application, state)
     worker = Worker(application, state, concurrency=settings.concurrency, lease=settings.lease)
@@ -140,7 +142,7 @@ async def _prepare(settings: Settings, application: Application, cleanup: contex
     if listener is None:
         return _Parts(None, None, None, worker, f"worker ready ({count})", is_json)
     extra = " with a worker" if settings.works else ""
-    server, requests = _server(application, state, settings)
+    server, requests = _server(application, state, settings, lambda: worker.is_outage_reported)
     announcement = f"serving {_url(listener)}{extra} ({count})"
     return _Parts(server, requests, listener, worker if settings.works else None, announcement, is_json)
 
@@ -220,7 +222,9 @@ async def _work(parts: _Parts, stop: Stop) -> None:
         unread = 0 if parts.server is None else len(parts.server.server_state.connections) - len(found)
         if unread > 0:
             found.append(f"{counted(unread, 'connection')} whose client has not read its response")
-        return found if working is None or working.done() else [*found, "the worker's running handlers"]
+        if parts.worker is not None and working is not None and not working.done():
+            found += parts.worker.running() or ["the worker, which gives its lanes away"]
+        return found
 
     stop.running = running
     requested = asyncio.create_task(stop.requested())
@@ -272,18 +276,26 @@ def _url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _server(application: Application, state: StateManager, settings: Settings) -> tuple[Server, RequestLog]:
+def _server(
+    application: Application, state: StateManager, settings: Settings, is_outage_reported: Callable[[], bool]
+) -> tuple[Server, RequestLog]:
     """Return the HTTP server, configured to handle neither signals nor logging, and the log of its requests."""
     import uvicorn  # noqa: PLC0415 - see the module's docstring
 
     from motia_redis._web.access import RequestLog  # noqa: PLC0415
-    from motia_redis._web.app import create_web_app  # noqa: PLC0415
+    from motia_redis._web.app import build_web_app  # noqa: PLC0415
 
     class QuietServer(uvicorn.Server):
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
             yield
 
-    app = create_web_app(application, state, max_body_bytes=settings.max_body, cors_origins=settings.cors_origins)
+    app = build_web_app(
+        application,
+        state,
+        max_body_bytes=settings.max_body,
+        cors_origins=settings.cors_origins,
+        is_outage_reported=is_outage_reported,
+    )
     requests = RequestLog(app, writes=settings.access_log)
     return QuietServer(uvicorn.Config(requests, log_config=None, access_log=False, lifespan="off", ws="none")), requests

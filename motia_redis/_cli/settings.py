@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from motia_redis._cli.namespace import json_option, run_on_namespace
+from motia_redis._cli.namespace import json_option, place, run_on_namespace
 from motia_redis._cli.options import connection_options, stack
 from motia_redis._cli.output import print_json, table
 
@@ -62,9 +62,9 @@ def settings(*, redis_url: str | None, namespace: str, as_json: bool, **options:
     if as_json:
         print_json(values)
     else:
-        table(
-            ["SETTING", "VALUE"], [(name, f"{value:g}" if isinstance(value, float) else value) for name, value in values.items()]
-        )
+        click.echo(f"{place(redis_url, namespace)}\n")
+        # Not `:g`, which writes 30 days as 2.592e+06.
+        table(["SETTING", "VALUE"], [(name, str(value).removesuffix(".0")) for name, value in values.items()])
 
 
 def _values(stored: Settings) -> dict[str, Any]:

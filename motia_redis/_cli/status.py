@@ -86,7 +86,7 @@ def _print_versions(step: StepStatus) -> None:
         for version in step.versions:
             wants = [f"scope {scope or '*'}{f' key {key}' if key else ''}" for scope, key in version.states]
             wants += [f"topic {topic}" for topic in version.topics]
-            click.echo(plain(f"  {step.name}: {counted(version.workers, 'worker')} of a version for {', '.join(wants)}"))
+            click.echo("  " + plain(f"{step.name}: {counted(version.workers, 'worker')} of a version for {', '.join(wants)}"))
     if step.lanes_unwanted:
         lanes = counted(step.lanes_unwanted, "lane")
         click.echo(f"  {step.name}: no version wants {lanes} any more: motia-redis steps forget {step.name!r} --lanes")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from motia_redis._cli.namespace import run_on_namespace
+from motia_redis._cli.namespace import place, run_on_namespace
 from motia_redis._cli.options import connection_options, one_line_errors
 from motia_redis._cli.output import counted, plain
 
@@ -53,7 +53,7 @@ def forget(*, redis_url: str | None, namespace: str, name: str, with_dead_letter
     text = f"forgot {subject}: {counted(done.groups, 'consumer group')} removed"
     if done.dead_letters and not done.only_lanes:
         text += f", {counted(done.dead_letters, 'dead letter')} {'dropped' if done.dropped else 'kept'}"
-    click.echo(text)
+    click.echo(plain(f"{text} ({place(redis_url, namespace)})"))
 
 
 @steps.command()
@@ -75,7 +75,7 @@ def create(*, redis_url: str | None, namespace: str, app: tuple[str, ...]) -> No
         application = load_application(app)
     created = run_on_namespace(redis_url, namespace, lambda state: Worker(application, state).prepare(), must_exist=False)
     names = ", ".join(step.name for step in application.worker_steps) or "none that consumes events"
-    click.echo(f"steps: {plain(names)}; {counted(created, 'consumer group')} created")
+    click.echo(f"steps: {plain(names)}; {counted(created, 'consumer group')} created ({place(redis_url, namespace)})")
 
 
 @steps.command()
@@ -95,4 +95,5 @@ def rename(*, redis_url: str | None, namespace: str, old: str, new: str) -> None
 
     done = run_on_namespace(redis_url, namespace, lambda state: rename_step(state, old, new))
     letters = f", {counted(done.dead_letters, 'dead letter')}" if done.dead_letters else ""
-    click.echo(plain(f"renamed step {old} to {new}: {counted(done.groups, 'consumer group')}{letters}"))
+    text = f"renamed step {old} to {new}: {counted(done.groups, 'consumer group')}{letters}"
+    click.echo(plain(f"{text} ({place(redis_url, namespace)})"))

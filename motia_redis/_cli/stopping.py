@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("motia_redis")
 
+_MOST_NAMED = 10  # of what a process waits for
 _FIRST_REPORT = 1.0  # seconds after which a stopping process says what it waits for
 _HARD_SHARE, _MOST_HARD = 0.2, 2.0  # what is left of the grace time to end what was cancelled: a share of it, at most 2 s
 
@@ -105,7 +106,9 @@ class Stop:
 
     def _left(self) -> str:
         with contextlib.suppress(RuntimeError):  # the main thread has changed it meanwhile
-            return ", ".join(self.running()) or "what is running"
+            running = self.running()
+            rest = [f"{len(running) - _MOST_NAMED} more"] if len(running) > _MOST_NAMED else []
+            return ", ".join(running[:_MOST_NAMED] + rest) or "what is running"
         return "what is running"
 
     def _handle(self, signum: int, _frame: FrameType | None) -> None:

@@ -176,7 +176,7 @@ def _chain(error: BaseException, budget: _Budget, depth: int) -> Iterator[str]:
         if refusal is not None:
             yield refusal
         else:
-            yield from _one(member, budget, depth)
+            yield from _one(member, budget, depth, has_cause=member is not links[-1][0])
         if link:
             yield from ("", link, "")
 
@@ -190,10 +190,11 @@ def _cause(error: BaseException) -> tuple[BaseException | None, str]:
     return (None if hidden else attribute(error, BaseException, "__context__")), _CONTEXT
 
 
-def _one(error: BaseException, budget: _Budget, depth: int) -> Iterator[str]:
+def _one(error: BaseException, budget: _Budget, depth: int, *, has_cause: bool) -> Iterator[str]:
     """Yield the lines of an exception without its causes: frames, type and text, notes, members."""
     trace: TracebackType | None = attribute(error, BaseException, "__traceback__")
-    if trace is not None:
+    # Frames of this package alone tell users nothing that the exception's cause does not tell.
+    if trace is not None and not (has_cause and _first_of_users(trace) is None):
         yield "Traceback (most recent call last):"
         yield from _frames(trace)
     text = _limited(budget.text(error), MAX_TEXT // 2)
@@ -225,7 +226,7 @@ def _notes(error: BaseException) -> Iterator[str]:
 def _frames(trace: TracebackType) -> Iterator[str]:
     """Yield the lines of the frames: all, or the first and the last of them."""
     frames: list[tuple[FrameType, int]] = []
-    tail: TracebackType | None = _users(trace)
+    tail: TracebackType | None = _first_of_users(trace) or trace
     while tail is not None:
         frames.append((tail.tb_frame, tail.tb_lineno))
         tail = tail.tb_next
@@ -238,12 +239,12 @@ def _frames(trace: TracebackType) -> Iterator[str]:
         yield from _frame_lines(frames[-half:])
 
 
-def _users(trace: TracebackType) -> TracebackType:
-    """Return the part of a traceback from the first frame that is not of this package on: it called the user's code."""
+def _first_of_users(trace: TracebackType) -> TracebackType | None:
+    """Return the part of a traceback from the first frame that is not of this package on, or None if all frames are."""
     tail: TracebackType | None = trace
     while tail is not None and tail.tb_frame.f_code.co_filename.startswith(_PACKAGE):
         tail = tail.tb_next
-    return tail or trace
+    return tail
 
 
 def _frame_lines(frames: list[tuple[FrameType, int]]) -> Iterator[str]:

@@ -27,22 +27,34 @@ class Outage:
         self._log = log
         self._effect = effect
         self._began: float | None = None
-        self._reported = 0.0
+        self._failed = self._reported = 0.0
+        self._refused = False
 
-    def failed(self, reason: object) -> None:
-        """Note that a call could not reach Redis, with the reason."""
+    @property
+    def is_reported(self) -> bool:
+        """Return whether Redis is away, and the log says so."""
+        return self._began is not None
+
+    def failed(self, reason: object, *, refused: bool = False) -> None:
+        """Note that a call could not reach Redis, or was refused, with the reason."""
         now = time.monotonic()
+        if now - self._failed > INTERVAL:
+            self._began = None  # nobody has asked for so long that Redis may have been back meanwhile
+        self._failed, self._refused = now, refused
         if self._began is None:
             self._began = self._reported = now
-            self._log.warning("Redis at %s is away, and %s: %s", self._at, self._effect, reason)
+            what = "refuses calls" if refused else "is away"
+            self._log.warning("Redis at %s %s, and %s: %s", self._at, what, self._effect, reason)
         elif now - self._reported >= INTERVAL:
             self._reported = now
-            self._log.warning("Redis at %s has been away for %.0f s: %s", self._at, now - self._began, reason)
+            what = "has refused calls" if refused else "has been away"
+            self._log.warning("Redis at %s %s for %.0f s: %s", self._at, what, now - self._began, reason)
 
     def answered(self) -> None:
         """Note that a call was answered. Costs nothing while Redis is not away."""
         if self._began is not None:
-            self._log.warning("Redis at %s is back after %.1f s", self._at, time.monotonic() - self._began)
+            what = "accepts calls again" if self._refused else "is back"
+            self._log.warning("Redis at %s %s after %.1f s", self._at, what, time.monotonic() - self._began)
             self._began = None
 
 

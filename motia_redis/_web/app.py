@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from starlette.applications import Starlette
 
@@ -29,6 +29,20 @@ def create_web_app(
         cors_origins: the origins whose pages may read responses in a browser, such as `https://app.example.com`; `*` for all.
             Cookies are not allowed. Empty: no header of CORS is sent.
     """
+    return build_web_app(
+        application, state, max_body_bytes=max_body_bytes, cors_origins=cors_origins, is_outage_reported=lambda: False
+    )
+
+
+def build_web_app(
+    application: Application,
+    state: StateManager,
+    *,
+    max_body_bytes: int,
+    cors_origins: Sequence[str],
+    is_outage_reported: Callable[[], bool],
+) -> Starlette:
+    """Do what `create_web_app` does. While `is_outage_reported` is true, the log is silent about requests that need Redis."""
     from starlette.applications import Starlette  # noqa: PLC0415 - see the module's docstring
     from starlette.middleware import Middleware  # noqa: PLC0415
     from starlette.middleware.cors import CORSMiddleware  # noqa: PLC0415
@@ -46,5 +60,5 @@ def create_web_app(
         allow_headers=["*"],
         expose_headers=[TRACE_HEADER],
     )
-    routes = [EveryPath(Endpoint(application, state, max_body_bytes))]
+    routes = [EveryPath(Endpoint(application, state, max_body_bytes, is_outage_reported))]
     return Starlette(routes=routes, middleware=[cors] if cors_origins else [])

@@ -14,12 +14,14 @@ from motia_redis._steps.faults import describe
 from motia_redis._steps.invocation import call_in_task
 from motia_redis._steps.logs import Logger, running_step
 from motia_redis._tracing import trace
+from motia_redis._transport import failures
 from motia_redis._transport.outages import Outage
 from motia_redis._web.requests import RejectedRequest, match_path, path_segments, read_api_request, trace_id_of
 from motia_redis._web.responses import TRACE_HEADER, json_response, response_of
 from motia_redis.errors import StateUnavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from starlette.datastructures import URLPath
@@ -62,17 +64,21 @@ class EveryPath(BaseRoute):
 class _Outage:
     """Report that requests fail because Redis is away. It is back when a step that failed has answered a request."""
 
-    def __init__(self, state: StateManager) -> None:
+    def __init__(self, state: StateManager, is_reported: Callable[[], bool]) -> None:
         self._state = state
+        self._is_reported = is_reported  # by others of this process
         self._report: Outage | None = None
         self._steps: set[str] = set()  # that failed
 
     def failed(self, step: str, error: BaseException) -> None:
-        """Note that a step's handler could not reach Redis."""
+        """Note that a step's handler could not reach Redis, or was refused."""
+        refused = isinstance(error.__cause__, failures.ErrorReply)
+        if not refused and self._is_reported():
+            return
         self._steps.add(step)
         if self._report is None:
             self._report = Outage(self._state.url, _log, "requests are answered with 503")
-        self._report.failed(describe(error).line)
+        self._report.failed(describe(error).line, refused=refused)
 
     def worked(self, step: str) -> None:
         """Note that a step's handler returned. Other steps may not need Redis."""
@@ -84,13 +90,15 @@ class _Outage:
 class Endpoint:
     """Answers every request of an application's HTTP triggers."""
 
-    def __init__(self, application: Application, state: StateManager, max_body_bytes: int) -> None:
+    def __init__(
+        self, application: Application, state: StateManager, max_body_bytes: int, is_outage_reported: Callable[[], bool]
+    ) -> None:
         routes = [(trigger.segments, trigger, step) for trigger, step in application.http_routes]
         # `/users/me` comes before `/users/:id`, whichever was declared first.
         self._routes = sorted(routes, key=lambda route: [segment.startswith(":") for segment in route[0]])
         self._state = state
         self._max_body_bytes = max_body_bytes
-        self._outage = _Outage(state)
+        self._outage = _Outage(state, is_outage_reported)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -104,6 +112,10 @@ class Endpoint:
                 response = json_response(rejected.status, {"error": rejected.error}, rejected.headers)
             except ClientDisconnect:
                 return  # nobody is left to answer
+            except asyncio.CancelledError:
+                # The process ends. The server would answer with a 500 that has no trace id.
+                await _stopping(trace_id)(scope, receive, send)
+                raise
             except Exception:  # noqa: BLE001  # the client gets an answer with the trace id, as for an error of a handler
                 _log.exception("%s %s failed: a defect of motia-redis", request.method, request.scope["path"])
                 response = _server_error(trace_id)
@@ -158,6 +170,12 @@ class Endpoint:
 
 def _server_error(trace_id: str) -> Response:
     return json_response(500, {"error": "internal server error", "trace_id": trace_id})
+
+
+def _stopping(trace_id: str) -> Response:
+    """Return the response to a request that is not finished when the process ends."""
+    headers = {"retry-after": str(_RETRY_AFTER), "connection": "close", TRACE_HEADER: trace_id}
+    return json_response(503, {"error": "the server is stopping", "trace_id": trace_id}, headers)
 
 
 def _is_cancelled() -> bool:

@@ -265,9 +265,10 @@ class Attempts:
         added = await self._with_right(delivery, move, waiting)
         if added is not None:
             lane.note_recorded(delivery.id)
-            show = f"motia-redis dead show --step {shlex.quote(step)} {partition_of(lane.stream)}/{added}" if added else ""
-            text = f"step {step}: gave up after {delivery.attempts} attempts: {fault.line}; {show}".removesuffix("; ")
-            _report(logging.ERROR, text, delivery, error, fault)
+            text = f"step {step}: gave up after {delivery.attempts} attempts: {fault.line}"
+            place = f"--namespace {self._state.namespace} --step {shlex.quote(step)} {partition_of(lane.stream)}/{added}"
+            # The last field, so that the line ends with it.
+            _report(logging.ERROR, text, delivery, error, fault, **({"show": f"motia-redis dead show {place}"} if added else {}))
         return Outcome.FINISHED
 
     async def _settle(self, delivery: Delivery, known: Known | None, waiting: _Waiting, *, goes_on: bool = False) -> None:
@@ -327,10 +328,10 @@ class Attempts:
                         return None
 
 
-def _report(level: int, text: str, delivery: Delivery, error: BaseException, fault: faults.Fault) -> None:
+def _report(level: int, text: str, delivery: Delivery, error: BaseException, fault: faults.Fault, **more: object) -> None:
     """Log a failed attempt with the facts of its event; the traceback once for attempts that fail in the same way."""
     fields: dict[str, object] = dict(delivery.entry.facts if delivery.entry is not None else {})
-    fields = {**fields, "attempt": delivery.attempts, "entry": delivery.id}
+    fields = {**fields, "attempt": delivery.attempts, "entry": delivery.id, **more}
     extra = {"step": delivery.lane.subscription.group, "trace_id": delivery.trace_id, "fields": fields}
     is_new, delivery.last_fault = delivery.last_fault != fault.line, fault.line
     try:

@@ -73,6 +73,11 @@ class Delivery:
     last_fault: str = ""  #: how the last attempt made here failed
     call: PreparedCall | None = None  #: for the first attempt, if the entry was matched when it was read
 
+    def __str__(self) -> str:
+        """Name the step and the event, for people."""
+        facts = {} if self.entry is None else self.entry.facts
+        return f"step {self.lane.subscription.group} ({' '.join(f'{name} {text}' for name, text in facts.items())})"
+
     @property
     def is_current(self) -> bool:
         """Return whether the lane is held by the tenure under which the entry was read."""

@@ -76,10 +76,20 @@ class Worker:
         self._lease = lease
         self._heartbeat = lease / 6 if heartbeat is None else heartbeat
         self._stopping = asyncio.Event()
+        self._run: _Run | None = None
 
     def stop(self) -> None:
         """Give the lanes away. `run` returns when the running handlers have ended. Call this in the event loop of `run`."""
         self._stopping.set()
+
+    @property
+    def is_outage_reported(self) -> bool:
+        """Return whether Redis is away as a whole, and the worker has logged that."""
+        return self._run is not None and self._run.outage is not None and self._run.outage.is_reported
+
+    def running(self) -> list[str]:
+        """Describe the handlers that run: their step and event. What is not begun is not named."""
+        return [] if self._run is None else self._run.running()
 
     async def prepare(self) -> int:
         """Create the missing consumer groups and return their number.
@@ -122,7 +132,7 @@ class Worker:
         router = await self._state.open_router()
         executor = ThreadPoolExecutor(self._concurrency, thread_name_prefix="motia-redis-handler")
         try:
-            run = _Run(
+            self._run = _Run(
                 self._application,
                 self._state,
                 router,
@@ -132,8 +142,9 @@ class Worker:
                 ttl=self._lease,
                 heartbeat=self._heartbeat,
             )
-            await run.until(self._stopping)
+            await self._run.until(self._stopping)
         finally:
+            self._run = None
             # A handler that hangs in its thread must not delay the end of the process here.
             executor.shutdown(wait=False, cancel_futures=True)
             await router.aclose()
@@ -203,7 +214,7 @@ class _Run:
         self._dispatcher = Dispatcher(self._attempts, concurrency=concurrency, on_progress=self._reporter.changed)
         self._reader = Reader(self._dispatcher, router, keyspace, state, on_progress=self._reporter.changed)
         # In a Cluster a part of the partitions can be away.
-        shared = None if router.is_cluster else _outage(state, "no event is handled")
+        self.outage = None if router.is_cluster else _outage(state, "no event is handled")
         self._partitions = [
             PartitionLeases(
                 lease,
@@ -221,7 +232,7 @@ class _Run:
                 revive=state.revive,
                 restore=self._restore,
                 new_tenure=lambda: str(next(tenures)),
-                outage=shared or _outage(state, f"no event of {lease.leases.decode()} is handled"),
+                outage=self.outage or _outage(state, f"no event of {lease.leases.decode()} is handled"),
             )
             for lease, lanes in by_partition.values()
         ]
@@ -245,6 +256,10 @@ class _Run:
             await self._handed.aclose()
             await self._reporter.aclose()
             await self._trimmer.aclose()
+
+    def running(self) -> list[str]:
+        """Describe the handlers that run."""
+        return [str(delivery) for lane in self._lanes.values() for delivery in list(lane.running.values())]
 
     async def _stop(self, announcing: asyncio.Task[None]) -> None:
         """Give all lanes away at once; end when the handlers that still run have ended."""

@@ -362,13 +362,13 @@ async def test_dead_commands_list_show_retry_and_drop(state: StateManager, serve
         failing.fixed = True
         done = await run_command(server, namespace, "dead", "retry", "--step", "Sick", change.id)
         assert done.returncode == 0
-        assert done.stdout.startswith("retried 1 dead letter; it runs again after the newer events of its key")
+        assert done.stdout.startswith(f"retried 1 dead letter in {place}; it runs again after the newer events of its key")
         await failing.received.wait(1)
         assert failing.received.inputs[0].new_value == {"n": 2}
         done = await run_command(server, namespace, "dead", "drop", "--step", "Sick", message.id)
-        assert (done.returncode, done.stdout) == (0, "dropped 1 dead letter\n")
+        assert (done.returncode, done.stdout) == (0, f"dropped 1 dead letter in {place}\n")
         done = await run_command(server, namespace, "dead", "retry", "--all")
-        assert done.stdout.startswith("retried 3 dead letters; ")
+        assert done.stdout.startswith(f"retried 3 dead letters in {place}; ")
         await failing.received.wait(4)
     assert await letters.count() == 0
 
@@ -388,7 +388,7 @@ async def test_drop_all_command_drops_nothing_unless_confirmed(state: StateManag
     done = await run_command(server, namespace, "dead", "drop", "--all", "--step", "Other", "--yes")
     assert done.stdout == f"dropped 0 dead letters in namespace {namespace!r} of {server.url}\n"
     done = await run_command(server, namespace, "dead", "drop", "--all", input="y\n")
-    assert (done.returncode, done.stdout) == (0, "dropped 2 dead letters\n")
+    assert (done.returncode, done.stdout) == (0, f"dropped 2 dead letters in namespace {namespace!r} of {server.url}\n")
     assert await letters.count() == 0
 
 

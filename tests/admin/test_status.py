@@ -190,7 +190,8 @@ async def test_dead_worker_holds_no_lanes_after_its_lease(
         await until(works, "the worker holds all lanes")
         assert error_line(await run_command(server, namespace, "steps", "forget", "Step")) == (
             f"step 'Step' cannot be forgotten: the step still runs in process {worker.process.pid} on {socket.gethostname()}, "
-            f"and wants all of its lanes; end its workers, or use force (namespace {namespace!r} of {server.url})"
+            "and wants all of its lanes; end its workers, or use --force (in code: force=True)"
+            f" (namespace {namespace!r} of {server.url})"
         )
         worker.process.kill()
 
@@ -270,22 +271,20 @@ async def test_forget_removes_groups_attempts_and_lanes_and_keeps_letters_unless
         assert (await status_of(state, "Sick")).lanes == 16, "refused: nothing was changed"
     (stream,) = (await state.connect()).event_streams("users", "ann")
     raw.hset((await state.connect()).entries(stream, "Sick"), "something", 1)
+    place = f"namespace {namespace!r} of {server.url}"
 
     done = await run_command(server, namespace, "steps", "forget", "Sick")
-    assert (done.returncode, done.stdout) == (0, "forgot step Sick: 16 consumer groups removed, 2 dead letters kept\n")
+    assert (done.returncode, done.stdout) == (0, f"forgot step Sick: 16 consumer groups removed, 2 dead letters kept ({place})\n")
     found = await status_of(state, "Sick")
     assert (found.lanes, found.dead_letters) == (0, 2), "status shows what is left of it"
     done = await run_command(server, namespace, "steps", "forget", "Sick", "--with-dead-letters")
-    assert done.stdout == "forgot step Sick: 0 consumer groups removed, 2 dead letters dropped\n"
+    assert done.stdout == f"forgot step Sick: 0 consumer groups removed, 2 dead letters dropped ({place})\n"
     assert [step.name for step in (await read_status(state)).steps] == ["Record"]
     assert await letters.count() == 0
     assert not raw.keys(f"{{{namespace}:*Sick*")
     assert not [field for key in raw.keys(f"{{{namespace}:*:leases") for field in raw.hkeys(key) if b"Sick" in field]
     error = error_line(await run_command(server, namespace, "steps", "forget", "Sick"))
-    assert error == (
-        f"there is no step 'Sick' in namespace '{namespace}': check the name with `motia-redis status`"
-        f" (namespace {namespace!r} of {server.url})"
-    )
+    assert error == (f"there is no step 'Sick' in namespace '{namespace}': check the name with `motia-redis status` ({place})")
 
 
 async def test_lanes_that_no_version_wants_are_shown_and_can_be_forgotten_alone(
@@ -305,13 +304,17 @@ async def test_lanes_that_no_version_wants_are_shown_and_can_be_forgotten_alone(
         done = await run_command(server, namespace, "status")
         assert "no version wants 8 lanes any more: motia-redis steps forget 'Record' --lanes" in done.stdout
         done = await run_command(server, namespace, "steps", "forget", "Record", "--lanes")
-        assert done.stdout == "forgot unwanted lanes of step Record: 8 consumer groups removed\n"
+        assert done.stdout.startswith("forgot unwanted lanes of step Record: 8 consumer groups removed (namespace ")
         found = await status_of(state, "Record")
         assert (found.lanes, found.lanes_unwanted) == (8, 0)
         await state.set("users", "ann", 2)
         await after.wait(2)
         error = error_line(await run_command(server, namespace, "steps", "forget", "Record", "--lanes"))
         assert "still runs in process" in error
+        async with working(state, record(after, state_trigger(scope="users"), queue("mail"))):
+            done = await run_command(server, namespace, "status")
+        for wants in ("scope users", "scope users, topic mail"):
+            assert f"\n  Record: 1 worker of a version for {wants}\n" in done.stdout
     assert not any(raw.xinfo_groups(stream) for stream in keyspace.event_streams("orders"))
 
 
@@ -327,7 +330,7 @@ async def test_step_keeps_position_attempts_and_dead_letters_under_a_new_name(
         assert "a worker runs step 'Old'" in error
     await state.set("users", "bob", 2)
     done = await run_command(server, namespace, "steps", "rename", "Old", "New")
-    assert done.stdout == "renamed step Old to New: 8 consumer groups, 1 dead letter\n"
+    assert done.stdout == f"renamed step Old to New: 8 consumer groups, 1 dead letter (namespace {namespace!r} of {server.url})\n"
     recorder = Recorder()
     new = step({"name": "New", "triggers": [state_trigger(scope="users")]}).handle(recorder)
     async with working(state, new):
@@ -351,9 +354,9 @@ async def test_steps_create_makes_groups_before_any_worker_runs(
     )
     app = str(tmp_path / "app.py")
     done = await run_command(server, namespace, "steps", "create", app)
-    assert done.stdout == "steps: Step; 8 consumer groups created\n"
+    assert done.stdout == f"steps: Step; 8 consumer groups created (namespace {namespace!r} of {server.url})\n"
     done = await run_command(server, namespace, "steps", "create", app)
-    assert done.stdout == "steps: Step; 0 consumer groups created\n"
+    assert done.stdout.startswith("steps: Step; 0 consumer groups created (namespace ")
     await state.set("users", "ann", 1)
     assert (await status_of(state, "Step")).lag == 1, "the change waits for the first worker"
 

@@ -129,9 +129,12 @@ def test_unreachable_redis_is_reported_in_one_line_with_its_address(name: str) -
 )
 @pytest.mark.parametrize("name", ["worker", "run", "status"])
 def test_invalid_redis_url_is_reported_in_one_line_without_its_password(name: str, url: str, shown: str) -> None:
-    line = error_line(name, *([] if name == "status" else [EXAMPLE]), "--redis", url)
-    assert line.startswith(f"{shown} is not the URL of a Redis: ")
-    assert "secret" not in line
+    arguments = {"status": [], "worker": [EXAMPLE], "run": [EXAMPLE, "--port", "0"]}[name]
+    done = command(name, *arguments, "--redis", url)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"motia-redis: error: {shown} is not the URL of a Redis: ")
+    assert done.stderr.count("\n") == 1
+    assert "secret" not in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [["worker", EXAMPLE], ["run", EXAMPLE], ["status"], ["dead", "list"], ["doctor"]])

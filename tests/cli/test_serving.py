@@ -310,6 +310,8 @@ def test_unfinished_request_ends_with_the_grace_time_which_names_it(directory: P
         assert "stopping: waiting up to 2 s for request POST /users (for " in process.output
         assert "the grace time of 2 s is over: ending without request POST /users (for " in process.output
         assert "Traceback" not in process.output
+        assert connection.recv(100).startswith(b"HTTP/1.1 503 ")
+        assert " POST /users 503 " in process.output
 
 
 def test_response_that_nobody_reads_ends_with_the_grace_time_which_names_it(
@@ -328,7 +330,7 @@ def test_response_that_nobody_reads_ends_with_the_grace_time_which_names_it(
 
 @pytest.mark.parametrize(
     ("path", "named"),
-    [("/hang", "request GET /hang (for "), ("/block", "request GET /block (for "), ("/send", "the worker's running handlers")],
+    [("/hang", "request GET /hang (for "), ("/block", "request GET /block (for "), ("/send", "step HangInWorker (topic hang)")],
     ids=["thread", "blocked loop", "thread of the worker"],
 )
 def test_handler_that_never_ends_is_left_when_the_grace_time_is_over(

@@ -39,6 +39,13 @@ async def test_tasks_that_do_not_end_are_named_and_cancelled_before_the_grace_ti
     ]
 
 
+async def test_ten_of_many_that_run_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    stop = Stop(1, print)
+    stop.running = lambda: [f"handler {number}" for number in range(64)]
+    await stop.wait_for([asyncio.create_task(asyncio.sleep(60))])
+    assert caplog.messages[-1].endswith("handler 8, handler 9, 54 more")
+
+
 async def test_task_that_ignores_its_cancellation_is_left() -> None:
     released = asyncio.Event()
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from motia_redis._steps.faults import MAX_TEXT, MAX_TRACEBACK, Fault, describe, printable, type_name
-from motia_redis._steps.invocation import call_in_task
+from motia_redis._steps.invocation import call, call_in_task
 
 FORGED = "no order x\n2026-11-26T12:00:00.000Z INFO forged\x1b[2K\x1b]0;owned\x07\r\0\x9b\u2028\u202e\ud800"
 
@@ -253,6 +253,24 @@ async def test_traceback_begins_with_the_frames_of_the_user() -> None:
         ).traceback.splitlines()
     assert lines[1].startswith(f'  File "{__file__}", line ')
     assert lines[1].endswith(", in fails")
+
+
+async def test_frames_of_this_package_are_not_shown_beside_the_cause() -> None:
+    async def fails(input: Any) -> None:
+        raise SystemExit(3)
+
+    with pytest.raises(RuntimeError) as caught:
+        await call(fails, None, None, None)
+    # As the worker sees it: without the frame of this test.
+    trace = caught.value.__traceback__
+    lines = describe(caught.value.with_traceback(trace.tb_next if trace else None)).traceback.splitlines()
+    assert "    raise SystemExit(3)" in lines
+    assert lines[-4:] == [
+        "",
+        "The above exception was the direct cause of the following exception:",
+        "",
+        "RuntimeError: the function called sys.exit(3)",
+    ]
 
 
 def test_suppressed_context_is_not_shown() -> None:

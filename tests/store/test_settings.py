@@ -148,6 +148,9 @@ def test_command_has_an_option_for_each_setting() -> None:
 async def test_command_shows_the_settings(state: StateManager, server: RedisServer, namespace: str) -> None:
     await state.connect()
     done = command("settings", "--redis", server.url, "--namespace", namespace)
-    lines = dict(line.split() for line in done.stdout.splitlines())
+    place, _, *rows = done.stdout.splitlines()
+    assert place == f"namespace {namespace!r} of {server.url}"
+    lines = dict(row.split() for row in rows)
     assert (lines["deadline"], lines["retention-most-entries"]) == ("10", "1000000")
+    assert lines["retention-dead-letter-seconds"] == "2592000"
     assert len(lines) == 2 + len(RETENTION_FIELDS)

@@ -38,6 +38,22 @@ def test_outage_is_one_line_when_it_begins_one_a_minute_and_one_when_it_ends(
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
 
 
+def test_failure_long_after_the_last_one_is_another_outage(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    outage = Outage("redis://host", LOG, "requests fail")
+    outage.failed("gone")
+    clock[0] += 3600  # no request has asked meanwhile
+    outage.failed("is full", refused=True)
+    clock[0] += 60
+    outage.failed("is full", refused=True)
+    outage.answered()
+    assert caplog.messages == [
+        "Redis at redis://host is away, and requests fail: gone",
+        "Redis at redis://host refuses calls, and requests fail: is full",
+        "Redis at redis://host has refused calls for 60 s: is full",
+        "Redis at redis://host accepts calls again after 60.0 s",
+    ]
+
+
 def test_each_outage_is_reported(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
     outage = Outage("redis://host", LOG, "no event is read")
     for _ in range(2):

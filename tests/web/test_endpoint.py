@@ -16,9 +16,10 @@ from motia_redis._steps.inputs import ApiRequest, ApiResponse
 from motia_redis._steps.logs import JsonFormatter, TextFormatter, logger
 from motia_redis._steps.triggers import http
 from motia_redis._tracing import current_trace_id
+from motia_redis._transport.failures import ErrorReply
 from motia_redis._web import endpoint
 from motia_redis._web.access import RequestLog
-from motia_redis._web.app import create_web_app
+from motia_redis._web.app import build_web_app, create_web_app
 from motia_redis.errors import OutcomeUnknown, StateUnavailable
 
 if TYPE_CHECKING:
@@ -407,6 +408,34 @@ async def test_cancelled_request_cancels_its_handler() -> None:
     assert ended.is_set()
 
 
+async def test_request_that_the_end_of_the_process_cancels_is_answered_with_503_and_the_trace_id() -> None:
+    began = asyncio.Event()
+    sent: list[Any] = []
+
+    async def waits(request: ApiRequest) -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    app = create_web_app(Application((route("GET", "/", waits),)), FAKE_STATE)
+    headers = [(b"traceparent", f"00-{TRACE_ID}-b7ad6b7169203331-01".encode())]
+    scope = {"type": "http", "method": "GET", "path": "/", "raw_path": b"/", "query_string": b"", "headers": headers}
+    task = asyncio.create_task(app(scope, receive, send))  # type: ignore[arg-type]
+    await began.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    start, body = sent
+    assert start["status"] == 503
+    assert dict(start["headers"])[b"x-trace-id"].decode() == TRACE_ID
+    assert b"the server is stopping" in body["body"]
+
+
 AWAY = StateUnavailable("scope 'a': cannot reach Redis at redis://h:1")
 
 
@@ -450,6 +479,27 @@ async def test_outage_is_logged_when_it_begins_and_ends_not_for_each_request(cap
         for _ in range(3):
             await http_client.get("/")
     assert [message.split(" after")[0] for message in caplog.messages[1:]] == ["Redis at redis://h:1/0 is back"]
+
+
+async def test_outage_that_the_worker_of_the_process_has_logged_is_not_logged_again(caplog: pytest.LogCaptureFixture) -> None:
+    refused = StateUnavailable("scope 'a': Redis is full (maxmemory)")
+    refused.__cause__ = ErrorReply("OOM command not allowed")
+    errors = [AWAY, refused]
+
+    async def handler(request: ApiRequest) -> None:
+        raise errors.pop(0)
+
+    app = build_web_app(
+        Application((route("GET", "/", handler),)),
+        FAKE_STATE,
+        max_body_bytes=1,
+        cors_origins=(),
+        is_outage_reported=lambda: True,
+    )
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http_client:
+        assert [(await http_client.get("/")).status_code for _ in range(2)] == [503, 503]
+    (message,) = caplog.messages
+    assert message.startswith("Redis at redis://h:1/0 refuses calls, and requests are answered with 503: ")
 
 
 async def test_defect_of_the_endpoint_returns_500_with_the_trace_id(
@@ -530,7 +580,7 @@ async def test_running_requests_are_known_until_they_end(caplog: pytest.LogCaptu
         with pytest.raises(asyncio.CancelledError):
             await task
     assert app.running() == []
-    assert caplog.messages == ["POST /wait not answered: the connection ended"]
+    assert caplog.messages == ["POST /wait 503"]
 
 
 async def test_log_of_requests_can_be_off(caplog: pytest.LogCaptureFixture) -> None:

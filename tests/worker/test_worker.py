@@ -14,8 +14,10 @@ import pytest
 
 from motia_redis import FlowContext, StateManager, StateTriggerInput, Worker, logger, queue, step
 from motia_redis import state as state_trigger
+from motia_redis._admin.dead_letters import DeadLetters
 from motia_redis._admin.settings import change_settings
 from motia_redis._steps.application import Application
+from motia_redis._steps.logs import TextFormatter
 from motia_redis._store.limits import Retention
 from motia_redis._tracing import trace
 from motia_redis._worker import attempts
@@ -224,7 +226,7 @@ async def test_handler_that_raises_is_retried_with_growing_backoff(state: StateM
 
 
 async def test_handler_that_always_raises_dead_letters_and_delays_only_its_key(
-    state: StateManager, raw: redis.Redis, namespace: str
+    state: StateManager, raw: redis.Redis, namespace: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     good = Recorder()
 
@@ -249,6 +251,11 @@ async def test_handler_that_always_raises_dead_letters_and_delays_only_its_key(
     assert letter[b"text"] == b"cannot digest"
     assert letter[b"attempts"] == b"2"
     assert letter[b"key"] == b"poison"
+    lines = [TextFormatter().format(logged) for logged in caplog.records if "step Record" in logged.getMessage()]
+    assert len(lines) == 2
+    assert lines[0].count("Traceback") == 1
+    (found,) = await DeadLetters(state).list()
+    assert lines[1].endswith(f' show="motia-redis dead show --namespace {namespace} --step Record {found.id}"')
     assert letter[b"new"].strip() == b'{"n":1}'
     assert await pending(raw, namespace) == 0, "moved and acknowledged in one step"
 
