@@ -45,16 +45,18 @@ local FIRST_OPERATION = 9 -- behind the parameters of an update: the number of o
 local MARK = "\t\r\t" -- ends every text that this package writes; see codec.py
 local call, pcall_redis = redis.call, redis.pcall
 
--- Append the event and change the key from `old` (false = no value) to `new` (false = deleted). The event carries only the part
--- `replaced` of the old text; `kept` says how many bytes of the old text stay at both ends of the new one. Return the reply: the
--- revision and `extra`. If Redis refuses the event of a deletion, nothing was written yet: return the error.
-local function write(old, new, replaced, kept, extra)
+-- Append the event and change the key from `old` (false = no value) to `new` (false = deleted). What follows `extra` are fields of
+-- the event that say what changed; docs/format.md lists them. A field that would be empty is left out. Return the reply: the revision
+-- and `extra`. If Redis refuses the event of a deletion, nothing was written yet: return the error.
+local function write(old, new, extra, ...)
   local event = not old and "state:created" or new and "state:updated" or "state:deleted"
   local append = new and call or pcall_redis
-  local revision = append(
-    "XADD", events, "*",
-    "type", event, "scope", scope, "key", key, "new", new or "", "old", replaced, "kept", kept, "request", request, "trace", trace
-  )
+  local revision
+  if trace == "" then
+    revision = append("XADD", events, "*", "type", event, "scope", scope, "key", key, "request", request, ...)
+  else
+    revision = append("XADD", events, "*", "type", event, "scope", scope, "key", key, "request", request, "trace", trace, ...)
+  end
   if type(revision) == "table" then
     return revision
   end
@@ -94,7 +96,10 @@ end
 -- need. It is a first attempt: it only checks that no later attempt left a record.
 if kind == "set" and options == "" and call("EXISTS", request_record) == 0 then
   local old = call("HGET", values, key)
-  return write(old, parameter, old or "", "0:0")
+  if old then
+    return write(old, parameter, nil, "new", parameter, "old", old)
+  end
+  return write(old, parameter, nil, "new", parameter)
 end
 
 -- PARTS
@@ -114,20 +119,22 @@ local function change()
       return redis.error_reply("CONFLICT " .. actual)
     end
   end
-  if kind == "set" then
-    return write(old, parameter, old or "", "0:0")
+  if kind == "set" and old then
+    return write(old, parameter, nil, "new", parameter, "old", old)
+  elseif kind == "set" then
+    return write(old, parameter, nil, "new", parameter)
   elseif kind == "delete" then
     if not old then
       return {}
     end
     local extra = parameter ~= "quiet" and old or nil
-    local reply = write(old, false, old, "0:0", extra)
+    local reply = write(old, false, extra, "old", old)
     if reply.err then
       local full = require("lib.full")
       if full.is_refusal(reply) then
         is_full = true
         full.allow_writes(call, revisions)
-        reply = write(old, false, old, "0:0", extra)
+        reply = write(old, false, extra, "old", old)
       end
     end
     return reply
@@ -142,18 +149,24 @@ local function change()
       error(failure, 0)
     end
     return redis.error_reply(failure.code .. " " .. document.operation .. " " .. failure.detail)
-  elseif not old then
-    document.prefix, document.suffix = 0, 0
-  elseif not document.changed then
+  elseif old and not document.changed then
     return { call("HGET", revisions, key) or "0-0", old }
   end
   local text, prefix, suffix = document.text, document.prefix, document.suffix
   if #text > max_bytes + #MARK then
     return redis.error_reply("TOOLARGE " .. #text - #MARK)
   end
+  if not old then
+    return write(old, text, text, "new", text)
+  end
   -- Both ends of the old text stay in the new one. The event carries only the bytes between them.
-  local replaced = old and string.sub(old, prefix + 1, #old - suffix) or ""
-  return write(old, text, replaced, prefix .. ":" .. suffix, text)
+  local replaced = string.sub(old, prefix + 1, #old - suffix)
+  if prefix + suffix == 0 then
+    return write(old, text, text, "new", text, "old", replaced)
+  elseif replaced == "" then
+    return write(old, text, text, "new", text, "kept", prefix .. ":" .. suffix)
+  end
+  return write(old, text, text, "new", text, "kept", prefix .. ":" .. suffix, "old", replaced)
 end
 
 local function change_and_trim()

@@ -1,0 +1,86 @@
+"""What is stored in Redis has the form that docs/format.md describes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from motia_redis._steps.events import decode_change
+from motia_redis._tracing import trace
+
+if TYPE_CHECKING:
+    import redis
+
+    from motia_redis import StateManager
+
+ALWAYS = ["type", "scope", "key", "request"]
+TRACE = "0123456789abcdef0123456789abcdef"
+
+
+async def entries(state: StateManager, raw: redis.Redis) -> list[tuple[str, dict[bytes, bytes]]]:
+    """Return the events of the key, oldest first."""
+    found: Any = raw.xrange((await state.connect()).state_keys(b"users", b"ann").events)
+    return [(entry_id.decode(), fields) for entry_id, fields in found]
+
+
+@pytest.mark.parametrize("traced", [False, True])
+async def test_an_event_has_no_field_that_would_be_empty(state: StateManager, raw: redis.Redis, traced: bool) -> None:
+    async def change() -> None:
+        await state.set("users", "ann", {"n": 1, "list": []})
+        await state.set("users", "ann", {"n": 2, "list": []})
+        await state.update("users", "ann", [{"op": "increment", "path": "/n", "value": 1}])
+        await state.update("users", "ann", [{"op": "add", "path": "/list/-", "value": 1}])
+        await state.delete("users", "ann")
+        await state.update("users", "ann", [{"op": "increment", "path": "/n", "value": 1}])
+
+    if traced:
+        with trace(TRACE):
+            await change()
+    else:
+        await change()
+    events = await entries(state, raw)
+    always = [*ALWAYS, "trace"] if traced else ALWAYS
+    assert [[name.decode() for name in fields] for _, fields in events] == [
+        [*always, "new"],
+        [*always, "new", "old"],
+        [*always, "new", "kept", "old"],
+        [*always, "new", "kept"],
+        [*always, "old"],
+        [*always, "new"],
+    ]
+    assert all(value for _, fields in events for value in fields.values())
+    changes = [decode_change(*event) for event in events]
+    assert [(change.old_value, change.new_value) for change in changes] == [
+        (None, {"n": 1, "list": []}),
+        ({"n": 1, "list": []}, {"n": 2, "list": []}),
+        ({"n": 2, "list": []}, {"n": 3, "list": []}),
+        ({"n": 3, "list": []}, {"n": 3, "list": [1]}),
+        ({"n": 3, "list": [1]}, None),
+        (None, {"n": 1}),
+    ]
+
+
+async def test_an_update_that_keeps_nothing_of_the_old_text_has_the_whole_of_it(state: StateManager, raw: redis.Redis) -> None:
+    keys = await state.connect()
+    raw.hset(keys.values(b"users"), "ann", '{"n":1}')  # by another client: no mark at the end that would be kept
+    await state.update("users", "ann", [{"op": "replace", "path": "", "value": [2]}])
+    ((entry_id, fields),) = await entries(state, raw)
+    assert [name.decode() for name in fields] == [*ALWAYS, "new", "old"]
+    assert decode_change(entry_id, fields).old_value == {"n": 1}
+
+
+@pytest.mark.parametrize("key", [None, "ann"])
+@pytest.mark.parametrize("traced", [False, True])
+async def test_a_message_has_no_field_that_would_be_empty(
+    state: StateManager, raw: redis.Redis, key: str | None, traced: bool
+) -> None:
+    keyspace = await state.connect()
+    if traced:
+        with trace(TRACE):
+            await state.enqueue("mail", {"to": "ann"}, key=key)
+    else:
+        await state.enqueue("mail", {"to": "ann"}, key=key)
+    found: list[Any] = [entry for stream in keyspace.topic_streams("mail") for entry in raw.xrange(stream)]
+    expected = ["type", "topic", "data", "request", *(["key"] if key else []), *(["trace"] if traced else [])]
+    assert [[name.decode() for name in fields] for _, fields in found] == [expected]
