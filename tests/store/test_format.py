@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import redis
 
 from motia_redis._steps.events import decode_change
 from motia_redis._tracing import trace
 
 if TYPE_CHECKING:
-    import redis
-
     from motia_redis import StateManager
+    from tests.support.servers import RedisServer
 
 ALWAYS = ["type", "scope", "key", "request"]
 TRACE = "0123456789abcdef0123456789abcdef"
@@ -84,3 +84,31 @@ async def test_a_message_has_no_field_that_would_be_empty(
     found: list[Any] = [entry for stream in keyspace.topic_streams("mail") for entry in raw.xrange(stream)]
     expected = ["type", "topic", "data", "request", *(["key"] if key else []), *(["trace"] if traced else [])]
     assert [[name.decode() for name in fields] for _, fields in found] == [expected]
+
+
+async def test_a_trace_id_that_cannot_be_sent_is_left_out(state: StateManager, raw: redis.Redis) -> None:
+    """An event of another client may have any text as its trace id, and its handler writes under that id."""
+    with trace("several\nlines"):
+        await state.set("users", "ann", 1)
+    with trace("strange \t text"):
+        await state.set("users", "ann", 2)
+    assert [fields.get(b"trace") for _, fields in await entries(state, raw)] == [None, b"strange \t text"]
+    assert await state.get("users", "ann") == 2
+
+
+async def test_a_set_is_a_call_of_ten_arguments(state: StateManager, server: RedisServer, raw: redis.Redis) -> None:
+    await state.connect()
+    with redis.Redis.from_url(server.url) as client, client.monitor() as monitor:
+        for number in range(20):  # the first one trims its stream, too
+            await state.set("users", "ann", number)
+        with trace(TRACE):
+            await state.set("users", "ann", "traced")
+        raw.echo("end")
+        calls: list[int] = []
+        while "end" not in (command := monitor.next_command())["command"]:
+            if command["client_type"] != "lua" and command["command"].startswith("EVALSHA"):
+                calls.append(len(command["command"].split()) - 1)
+    assert len(calls) >= 21
+    assert sorted(set(calls)) == [10, 11], "hash, number of keys, keys, key, kind, text; and one key more for a call that trims"
+    assert calls[-1] in (10, 11), "a trace id is no argument of its own"
+    assert sum(count == 10 for count in calls) > len(calls) / 2
