@@ -19,31 +19,37 @@ local request_record, idempotency_record = KEYS[4], KEYS[5]
 local topic, key, data, request, trace = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local limits, attempt_token = ARGV[6], ARGV[7]
 
--- Append the message and return the reply.
-local function append()
-  local id = redis.call(
-    "XADD", stream, "NOMKSTREAM", "*",
-    "type", "topic", "topic", topic, "key", key, "data", data, "request", request, "trace", trace
-  )
+-- Append the message with its fields (docs/format.md lists them; one that would be empty is left out) and return the reply.
+local function append(...)
+  local id = redis.call("XADD", stream, "NOMKSTREAM", "*", "type", "topic", "topic", topic, "data", data, "request", request, ...)
   if id then
     return { id, request }
   end
   redis.call("SADD", topics, topic)
-  id = redis.call(
-    "XADD", stream, "*", "type", "topic", "topic", topic, "key", key, "data", data, "request", request, "trace", trace
-  )
+  id = redis.call("XADD", stream, "*", "type", "topic", "topic", topic, "data", data, "request", request, ...)
   return { id, request, 0, 1 }
+end
+
+local function append_message()
+  if key == "" and trace == "" then
+    return append()
+  elseif trace == "" then
+    return append("key", key)
+  elseif key == "" then
+    return append("trace", trace)
+  end
+  return append("key", key, "trace", trace)
 end
 
 local first = attempt_token == "" and redis.call("EXISTS", request_record) == 0
 if first and limits == "" then
-  return append()
+  return append_message()
 end
 
 -- PARTS
 
 local function append_and_trim()
-  local reply = append()
+  local reply = append_message()
   if limits ~= "" then
     local done, lost = pcall(require("lib.retention").trim, redis.call, stream, trimmed, limits, reply[1])
     if done and lost then

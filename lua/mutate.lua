@@ -5,22 +5,24 @@
 --          5 record of the request          6 hash that records what was trimmed from the streams; a set or update without
 --          options has none
 --          7 record of the idempotency key; absent without one
--- ARGV     1 scope  2 key  3 request id  4 trace id ("" = none)
---          5 "" or options, "<expected>\n<limits>\n<attempt token>":
+--          The names of KEYS 1 and 5 end with the scope and with the request id, so that neither is sent twice
+-- ARGV     1 key
+--          2 kind of change; or "<kind>\n<trace id>"; or "<kind>\n<trace id>\n<expected>\n<limits>\n<attempt token>":
 --            expected       "" = any revision, "none" = the key must hold no value, else the revision that it must have
 --            limits         "" = do not trim, "needed" = keep only what groups need, else see lib/retention.lua
 --            attempt token  "" for a first attempt without idempotency key, else see lib/dedupe.lua
---          6 kind of change, and 7... its parameters:
---            "set"     7 canonical JSON with its mark
---            "delete"  7 "quiet" = do not return the old text; else absent
---            "update"  7 "strict" or "lenient"  8 largest size of the result (bytes)  9 number of operations, then for each:
---                      name, path length, path segments..., and
+--          3... parameters of the kind:
+--            "set"     3 canonical JSON with its mark
+--            "delete"  none; "drop" is a deletion that does not return the old text
+--            "update"  3 largest size of the result (bytes)  4 number of operations, then for each: name, path length,
+--                      path segments..., and
 --                        add set replace test increment append: value
 --                        move copy:                             length of `from`, segments of `from`...
 --                        merge:                                 whole value, member count, (name, value)...
 --                        remove discard:                        nothing
+--            "strict update"  the same
 -- RETURNS  set: {revision}
---          delete: {revision, old text}; {revision} when quiet; {} when the key held no value
+--          delete: {revision, old text}; drop: {revision}; {} when the key held no value
 --          update: {revision, new text}; {old revision, old text} when no operation changed anything ("0-0" when
 --          another client wrote the value)
 --          with a third element, the number of unhandled events that the hard cap dropped, if it dropped any; and with a fourth,
@@ -39,22 +41,36 @@
 
 local values, revisions, scopes, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local request_record, trimmed, idempotency_record = KEYS[5], KEYS[6], KEYS[7]
-local scope, key, request, trace, options, kind = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-local parameter, max_bytes = ARGV[7], ARGV[8]
-local FIRST_OPERATION = 9 -- behind the parameters of an update: the number of operations, then the operations
+local key, kind, parameter = ARGV[1], ARGV[2], ARGV[3]
+local FIRST_OPERATION = 4 -- behind the other parameters of an update: the number of operations, then the operations
 local MARK = "\t\r\t" -- ends every text that this package writes; see codec.py
 local call, pcall_redis = redis.call, redis.pcall
+local find, sub = string.find, string.sub
 
--- Append the event and change the key from `old` (false = no value) to `new` (false = deleted). The event carries only the part
--- `replaced` of the old text; `kept` says how many bytes of the old text stay at both ends of the new one. Return the reply: the
+local _, tag = find(values, "}:", 1, true) -- all keys begin with the same hash tag
+local scope, request = sub(values, tag + 7), sub(request_record, tag + 9) -- behind "state:" and "request:"
+local trace, expected, limits, attempt_token = "", "", "", ""
+local line = find(kind, "\n", 1, true)
+if line then
+  local options = find(kind, "\n", line + 1, true)
+  if options then
+    expected, limits, attempt_token = string.match(kind, "^([^\n]*)\n([^\n]*)\n([^\n]*)$", options + 1)
+  end
+  trace, kind = sub(kind, line + 1, options and options - 1), sub(kind, 1, line - 1)
+end
+
+-- Append the event and change the key from `old` (false = no value) to `new` (false = deleted). What follows `extra` are fields
+-- of the event that say what changed; docs/format.md lists them. A field that would be empty is left out. Return the reply: the
 -- revision and `extra`. If Redis refuses the event of a deletion, nothing was written yet: return the error.
-local function write(old, new, replaced, kept, extra)
+local function write(old, new, extra, ...)
   local event = not old and "state:created" or new and "state:updated" or "state:deleted"
   local append = new and call or pcall_redis
-  local revision = append(
-    "XADD", events, "*",
-    "type", event, "scope", scope, "key", key, "new", new or "", "old", replaced, "kept", kept, "request", request, "trace", trace
-  )
+  local revision
+  if trace == "" then
+    revision = append("XADD", events, "*", "type", event, "scope", scope, "key", key, "request", request, ...)
+  else
+    revision = append("XADD", events, "*", "type", event, "scope", scope, "key", key, "request", request, "trace", trace, ...)
+  end
   if type(revision) == "table" then
     return revision
   end
@@ -92,17 +108,15 @@ end
 
 -- A script creates its functions again in every call, so the most frequent change returns before the functions that it does not
 -- need. It is a first attempt: it only checks that no later attempt left a record.
-if kind == "set" and options == "" and call("EXISTS", request_record) == 0 then
+if kind == "set" and attempt_token == "" and expected == "" and limits == "" and call("EXISTS", request_record) == 0 then
   local old = call("HGET", values, key)
-  return write(old, parameter, old or "", "0:0")
+  if old then
+    return write(old, parameter, nil, "new", parameter, "old", old)
+  end
+  return write(old, parameter, nil, "new", parameter)
 end
 
 -- PARTS
-
-local expected, limits, attempt_token = string.match(options, "^([^\n]*)\n([^\n]*)\n([^\n]*)$")
-if not expected then
-  expected, limits, attempt_token = "", "", ""
-end
 
 local is_full = false -- whether Redis refused the event of a deletion, because it is over maxmemory
 
@@ -114,46 +128,54 @@ local function change()
       return redis.error_reply("CONFLICT " .. actual)
     end
   end
-  if kind == "set" then
-    return write(old, parameter, old or "", "0:0")
-  elseif kind == "delete" then
+  if kind == "set" and old then
+    return write(old, parameter, nil, "new", parameter, "old", old)
+  elseif kind == "set" then
+    return write(old, parameter, nil, "new", parameter)
+  elseif kind == "delete" or kind == "drop" then
     if not old then
       return {}
     end
-    local extra = parameter ~= "quiet" and old or nil
-    local reply = write(old, false, old, "0:0", extra)
+    local extra = kind == "delete" and old or nil
+    local reply = write(old, false, extra, "old", old)
     if reply.err then
       local full = require("lib.full")
       if full.is_refusal(reply) then
         is_full = true
         full.allow_writes(call, revisions)
-        reply = write(old, false, old, "0:0", extra)
+        reply = write(old, false, extra, "old", old)
       end
     end
     return reply
-  elseif not old and parameter == "strict" then
+  elseif not old and kind == "strict update" then
     return redis.error_reply("KEYMISSING")
   end
   local patch = require("lib.patch")
   local document = patch.new_document(old or "{}" .. MARK, request)
-  local done, failure = pcall(patch.apply, document, ARGV, FIRST_OPERATION, parameter == "strict")
+  local done, failure = pcall(patch.apply, document, ARGV, FIRST_OPERATION, kind == "strict update")
   if not done then
     if type(failure) ~= "table" then
       error(failure, 0)
     end
     return redis.error_reply(failure.code .. " " .. document.operation .. " " .. failure.detail)
-  elseif not old then
-    document.prefix, document.suffix = 0, 0
-  elseif not document.changed then
+  elseif old and not document.changed then
     return { call("HGET", revisions, key) or "0-0", old }
   end
   local text, prefix, suffix = document.text, document.prefix, document.suffix
-  if #text > max_bytes + #MARK then
+  if #text > parameter + #MARK then
     return redis.error_reply("TOOLARGE " .. #text - #MARK)
   end
+  if not old then
+    return write(old, text, text, "new", text)
+  end
   -- Both ends of the old text stay in the new one. The event carries only the bytes between them.
-  local replaced = old and string.sub(old, prefix + 1, #old - suffix) or ""
-  return write(old, text, replaced, prefix .. ":" .. suffix, text)
+  local replaced = sub(old, prefix + 1, #old - suffix)
+  if prefix + suffix == 0 then
+    return write(old, text, text, "new", text, "old", replaced)
+  elseif replaced == "" then
+    return write(old, text, text, "new", text, "kept", prefix .. ":" .. suffix)
+  end
+  return write(old, text, text, "new", text, "kept", prefix .. ":" .. suffix, "old", replaced)
 end
 
 local function change_and_trim()
@@ -188,7 +210,7 @@ if known then
   return known
 end
 local reply = change_and_trim()
-if kind == "delete" then
+if kind == "delete" or kind == "drop" then
   require("lib.full").allow_writes(call, revisions) -- a deletion that found nothing has not written yet
 end
 dedupe.record_reply(call, keys, attempt_token, reply)

@@ -110,7 +110,7 @@ class Ours(Contender):
     def prepare(self, text: bytes, operation: Operation) -> None:
         """Store the text as `set` would."""
         translated = patch.translate([operation], strict=False, limits=self.manager.limits, subject="benchmark")
-        self.change = [b"update", b"lenient", b"%d" % self.manager.limits.value_bytes, *translated]
+        self.change = [b"update", b"%d" % self.manager.limits.value_bytes, *translated]
         super().prepare(text, operation)
 
     def reset(self) -> None:

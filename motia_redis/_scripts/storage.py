@@ -31,23 +31,28 @@ class Mutation(NamedTuple):
     #: Values, revisions, scopes, events, record of the request; with options, or for a deletion, also what was trimmed; with an
     #: idempotency key also its record.
     keys: Sequence[bytes]
-    scope: bytes
     key: bytes
-    request: bytes
-    trace: bytes
-    options: bytes
     change: Sequence[bytes]  #: the kind of change and its parameters
+    options: bytes = b""  #: empty, or what `options` returns
 
     def encode(self) -> tuple[Sequence[bytes], Sequence[bytes]]:
         """Return KEYS and ARGV."""
-        return self.keys, (self.scope, self.key, self.request, self.trace, self.options, *self.change)
+        kind, *parameters = self.change
+        return self.keys, (self.key, kind + self.options, *parameters)
+
+
+def options(*, trace: bytes, expected: bytes, limits: bytes, attempt_token: bytes) -> bytes:
+    """Return the options of a mutation, as they stand behind the kind of change; empty if all of them are."""
+    if expected or limits or attempt_token:
+        return b"\n%b\n%b\n%b\n%b" % (trace, expected, limits, attempt_token)
+    return b"\n" + trace if trace else b""
 
 
 class Mutated(NamedTuple):
     """The reply of `mutate`."""
 
     revision: bytes | None  #: None: a delete found no value
-    text: bytes | None  #: the new text of an update, the old text of a delete that is not quiet
+    text: bytes | None  #: the new text of an update, the old text of a delete
     dropped: int  #: unhandled events that the hard cap dropped
     following: Sequence[Any] = ()  #: replies of the commands that followed
     created_scope: bool = False  #: the scope held no value before
@@ -108,8 +113,9 @@ class ItemsPage(NamedTuple):
 async def mutate(router: Router, mutation: Mutation, *, following: Sequence[Sequence[Any]] = ()) -> Mutated:
     """Change one value and append its event. Commands in `following` run after it over the same connection."""
     # The most frequent call of all: it takes its parts from the tuple without a function call for each.
-    keys, scope, key, request, trace, options, change = mutation
-    arguments = (scope, key, request, trace, options, *change)
+    keys, key, change, options = mutation
+    kind, *parameters = change
+    arguments = (key, kind + options, *parameters)
     reply: Any = _SEARCHING
     rest: Sequence[Any] = ()
     while reply == _SEARCHING:

@@ -28,15 +28,15 @@ def decode_change(entry_id: str, fields: Fields) -> StateTriggerInput:
     """Return the change that an event describes.
 
     An event has the whole new text, but only the differing bytes of the old text. The old text shares its other bytes with both
-    ends of the new text. Raises CorruptValue if a text is not JSON.
+    ends of the new text. A field that would be empty is left out. Raises CorruptValue if a text is not JSON.
     """
-    scope, key, new = fields[b"scope"].decode(), fields[b"key"].decode(), fields[b"new"]
+    scope, key, new = fields[b"scope"].decode(), fields[b"key"].decode(), fields.get(b"new", b"")
     event_type = fields[b"type"].decode()
     subject = _Event(entry_id, scope, key)
     old_value = new_value = None
     if event_type != "state:created":
-        old, kept = fields[b"old"], fields[b"kept"]
-        if kept != b"0:0":
+        old, kept = fields.get(b"old", b""), fields.get(b"kept")
+        if kept is not None:
             prefix, suffix = map(int, kept.split(b":"))
             old = new[:prefix] + old + new[len(new) - suffix :]
         old_value = codec.decode(old, subject=subject)

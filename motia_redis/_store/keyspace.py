@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 #: The version of everything that the library stores in Redis.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+#: How names begin that the library keeps for values, messages and streams of its own.
+RESERVED = b"@motia/"
 _REVISION = re.compile("[0-9]{1,20}-[0-9]{1,20}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
@@ -214,8 +216,8 @@ def join(parts: Iterable[bytes]) -> bytes:
 def encode_name(kind: str, name: object, max_bytes: int) -> bytes:
     """Return the UTF-8 bytes of a scope, key or topic.
 
-    Raises InvalidName, which names the `kind`, if the name is not a string, is empty, contains a lone surrogate or is longer than
-    `max_bytes` bytes.
+    Raises InvalidName, which names the `kind`, if the name is not a string, is empty, contains a lone surrogate, is longer than
+    `max_bytes` bytes or is reserved.
     """
     if not isinstance(name, str):
         raise InvalidName(f"the {kind} must be a string, not {type(name).__name__}: {name!r:.80}")
@@ -227,4 +229,6 @@ def encode_name(kind: str, name: object, max_bytes: int) -> bytes:
         raise InvalidName(f"the {kind} contains a lone surrogate at character {error.start}: {name!r:.80}") from None
     if len(encoded) > max_bytes:
         raise InvalidName(f"the {kind} has {len(encoded)} bytes, the limit is {max_bytes}: {name!r:.80}")
+    if encoded.startswith(RESERVED):
+        raise InvalidName(f"the {kind} begins with {RESERVED.decode()!r}, which is reserved for the library: {name!r:.80}")
     return encoded

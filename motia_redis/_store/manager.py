@@ -345,7 +345,7 @@ class StateManager:
         """
         subject, scope_bytes, key_bytes = self._names(scope, key)
         arguments = patch.translate(ops, strict=strict, limits=self.limits, subject=subject)
-        change = [b"update", b"strict" if strict else b"lenient", b"%d" % self.limits.value_bytes, *arguments]
+        change = [b"strict update" if strict else b"update", b"%d" % self.limits.value_bytes, *arguments]
         reply = await self._mutations.apply(
             subject, scope_bytes, key_bytes, change, if_revision=if_revision, idempotency_key=idempotency_key, operations=ops
         )

@@ -32,6 +32,7 @@ _log = logging.getLogger(__name__)
 # below the limit: a deletion frees the value, and its event takes as much.
 _FULL_SECONDS = 10.0
 _TRIM_INTERVAL = 0.1  # seconds: with few writes, one trim in 64 writes would come too late
+_DELETIONS = (b"delete", b"drop")
 ANY: Final[Any] = object()  #: the default of `if_revision`: any revision
 
 
@@ -77,7 +78,7 @@ class Mutations:
                 raise
             if reply.following or reply.dropped or reply.found_full:
                 self._check(subject, reply)
-            if reply.revision and not attempt_token and change[0] != b"update":  # a no-op update has an old revision
+            if reply.revision and not attempt_token and not change[0].endswith(b"update"):  # a no-op update has an old revision
                 session.clock.update(reply.revision)
             return reply
 
@@ -132,7 +133,7 @@ class Mutations:
 
     async def delete(self, subject: object, scope: bytes, keys: Sequence[bytes]) -> None:
         """Delete those of `keys` that have a value, each with its event. Cost: one round trip, and one more for durability."""
-        change = [b"delete", b"quiet"]
+        change = [b"drop"]
 
         async def attempt(session: Session, _: Attempt) -> None:
             # Only the last call trims its stream: several trims in a row would block Redis for too long.
@@ -165,18 +166,17 @@ class Mutations:
         """Build the call of the mutation script for one key."""
         request = request or _request_id()
         keys = session.keyspace.mutation_keys(scope, key, request)
-        options = b""
-        if change[0] == b"delete" and self._full_until and monotonic() < self._full_until:
+        is_deletion = change[0] in _DELETIONS
+        if is_deletion and self._full_until and monotonic() < self._full_until:
             limits = b"needed"
         elif limits is None:
             limits = session.settings.trimming if self._trims_now() else b""
-        if expected or limits or attempt_token:
-            options = b"%b\n%b\n%b" % (expected, limits, attempt_token)
-        if options or change[0] == b"delete":  # a deletion trims on a full server
+        options = scripts.options(trace=_trace(), expected=expected, limits=limits, attempt_token=attempt_token)
+        if is_deletion or expected or limits or attempt_token:  # a deletion trims on a full server
             keys.append(session.keyspace.trimmed(keys[3]))
         if claim:
             keys.append(session.keyspace.idempotency(keys[3], claim))
-        return scripts.Mutation(keys, scope, key, request, _trace(), options, change)
+        return scripts.Mutation(keys, key, change, options)
 
     async def _check_layout(self, subject: object) -> None:
         """Look at the layout again after a change that created a scope or a stream: after a loss of data all of them are new."""
@@ -261,5 +261,6 @@ def _request_id() -> bytes:
 
 
 def _trace() -> bytes:
+    """Return the current trace id. One of several lines comes from an event that another client wrote, and is no trace id."""
     trace_id = current_trace_id()
-    return trace_id.encode() if trace_id else b""
+    return trace_id.encode() if trace_id and "\n" not in trace_id else b""

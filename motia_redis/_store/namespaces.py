@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from motia_redis._store.settings import GivenSettings, Settings
     from motia_redis._transport.router import Router
 
+_FEATURE = b"feature."  # how fields of the layout begin that an older process must not overlook, see docs/format.md
+
 
 class ServerClock:
     """Estimate the server's clock from the revisions of changes."""
@@ -121,5 +123,10 @@ def _decode(namespace: str, fields: Mapping[bytes, bytes]) -> StoredLayout:
             f"{subject} has format version {version}, which an older motia-redis wrote; this one needs version "
             f"{keyspace.FORMAT_VERSION}, and the two cannot run side by side: use another namespace, or end all processes of the "
             "older version and delete the keys of the namespace"
+        )
+    features = sorted(name.decode(errors="replace") for name in fields if name.startswith(_FEATURE))
+    if features:
+        raise LayoutMismatch(
+            f"{subject} uses {', '.join(features)}, which this motia-redis does not know: upgrade motia-redis in this process"
         )
     return StoredLayout(Layout(partitions, lanes), settings.decode(subject, fields))

@@ -170,7 +170,7 @@ class Matcher:
         info = TriggerInfo(
             type="queue",
             topic=entry.fields[b"topic"].decode(),
-            key=entry.fields[b"key"].decode() or None,
+            key=entry.fields.get(b"key", b"").decode() or None,
             message_id=entry.fields[b"request"].decode(),
             attempt=attempt,
         )

@@ -123,7 +123,10 @@ async def test_build_that_retries_without_the_request_id_is_detected(server: Pro
         ),
         pytest.param(
             [
-                ('elseif kind == "delete" then\n', 'elseif kind == "delete" then\n    local gone = values .. ":gone"\n'),
+                (
+                    'elseif kind == "delete" or kind == "drop" then\n',
+                    'elseif kind == "delete" or kind == "drop" then\n    local gone = values .. ":gone"\n',
+                ),
                 (
                     """    if not old then
       return {}

@@ -52,8 +52,8 @@ redis.call("SADD", KEYS[3], ARGV[3])
 _FILL_STREAM = """
 local text = '"' .. string.rep("x", ARGV[3] - 5) .. '"\\t\\r\\t'
 for number = ARGV[1], ARGV[1] + ARGV[2] - 1 do
-  redis.call("XADD", KEYS[1], 1000 + number .. "-0", "type", "state:created", "scope", "s", "key", "k", "new", text, "old", "",
-    "kept", "0:0", "request", "0123456789abcdef", "trace", "")
+  redis.call("XADD", KEYS[1], 1000 + number .. "-0", "type", "state:created", "scope", "s", "key", "k", "new", text,
+    "request", "0123456789abcdef")
 end
 """
 _FILL_OTHER = "for number = ARGV[1], ARGV[1] + ARGV[2] - 1 do redis.call('SET', 'other:' .. number, number) end"

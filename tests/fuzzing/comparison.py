@@ -102,7 +102,7 @@ def _compare_event(case: Case, model: Model, seen: Observed) -> str | None:  # n
 
 def kept(fields: dict[bytes, bytes]) -> tuple[int, int]:
     """Return how many bytes at the start and at the end of an event's new text are also in the old text."""
-    prefix, suffix = map(int, fields[b"kept"].split(b":"))
+    prefix, suffix = map(int, fields.get(b"kept", b"0:0").split(b":"))
     return prefix, suffix
 
 
@@ -110,4 +110,4 @@ def old_text(fields: dict[bytes, bytes]) -> bytes:
     """Return the old text of an event."""
     prefix, suffix = kept(fields)
     new = fields[b"new"]
-    return new[:prefix] + fields[b"old"] + new[len(new) - suffix :]
+    return new[:prefix] + fields.get(b"old", b"") + new[len(new) - suffix :]

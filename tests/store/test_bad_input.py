@@ -14,7 +14,7 @@ from motia_redis.errors import InvalidName, InvalidOperation, InvalidPointer, In
 if TYPE_CHECKING:
     from tests.support.servers import RedisServer
 
-BAD_NAMES = ["", "x" * 4097, "é" * 2049, None, 1, b"bytes", ["list"], "lone \ud800 surrogate"]
+BAD_NAMES = ["", "x" * 4097, "é" * 2049, None, 1, b"bytes", ["list"], "lone \ud800 surrogate", "@motia/stream/x"]
 
 
 @pytest.mark.parametrize("name", BAD_NAMES, ids=lambda name: repr(name)[:20])

@@ -161,8 +161,6 @@ async def test_repetition_delayed_by_a_paused_server_finds_the_first_attempt(
         "scope": "users",
         "key": "ann",
         "new": '{"n":1}',
-        "old": "",
-        "kept": "0:0",
         "request": "f" * 16,
     }
     raw.hset(keys.revisions, "ann", raw.xadd(keys.events, applied, id=f"{ago}-0"))

@@ -13,9 +13,7 @@ from motia_redis._worker.entries import StreamEntry
 from motia_redis._worker.matching import Matcher, MatchResult
 
 FAKE_STATE: Any = object()
-ENTRY = StreamEntry(
-    b"events", "1-0", {b"type": b"state:created", b"scope": b"users", b"key": b"ann", b"new": b"1", b"trace": b""}
-)
+ENTRY = StreamEntry(b"events", "1-0", {b"type": b"state:created", b"scope": b"users", b"key": b"ann", b"new": b"1"})
 
 
 class Panic(BaseException):

@@ -13,7 +13,7 @@ node[last] = node[last] + tonumber(ARGV[4])
 local new = cjson.encode(document)
 local revision = redis.call(
   "XADD", KEYS[3], "*",
-  "type", "state:updated", "scope", ARGV[1], "key", ARGV[2], "new", new, "old", old, "request", ARGV[3], "trace", ""
+  "type", "state:updated", "scope", ARGV[1], "key", ARGV[2], "new", new, "old", old, "request", ARGV[3]
 )
 redis.call("HSET", KEYS[1], ARGV[2], new)
 redis.call("HSET", KEYS[2], ARGV[2], revision)

@@ -5,7 +5,7 @@ local old = redis.call("HGET", KEYS[1], ARGV[2])
 local revision = redis.call(
   "XADD", KEYS[3], "*",
   "type", "state:updated", "scope", ARGV[1], "key", ARGV[2], "new", old, "old", ARGV[4] == "" and old or ARGV[4],
-  "request", ARGV[3], "trace", ""
+  "request", ARGV[3]
 )
 redis.call("HSET", KEYS[1], ARGV[2], old)
 redis.call("HSET", KEYS[2], ARGV[2], revision)

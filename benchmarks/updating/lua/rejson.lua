@@ -6,7 +6,7 @@ redis.call("JSON.NUMINCRBY", KEYS[1], ARGV[5], ARGV[4])
 local new = redis.call("JSON.GET", KEYS[1])
 local revision = redis.call(
   "XADD", KEYS[3], "*",
-  "type", "state:updated", "scope", ARGV[1], "key", ARGV[2], "new", new, "old", old, "request", ARGV[3], "trace", ""
+  "type", "state:updated", "scope", ARGV[1], "key", ARGV[2], "new", new, "old", old, "request", ARGV[3]
 )
 redis.call("HSET", KEYS[2], ARGV[2], revision)
 return { revision, new }
