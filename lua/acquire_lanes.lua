@@ -16,7 +16,7 @@
 -- COST     the number of lanes, of the groups of their streams, and of the fields of their entries
 -- INVARIANT a lane has at most one holder.
 
-local lease = require("lib.lease")
+local clock = require("lib.clock")
 local full = require("lib.full")
 
 local leases = KEYS[1]
@@ -69,7 +69,7 @@ local function acquire(stream, entries, lane, group, tenure, claim)
 end
 
 full.allow_writes(redis.call, leases)
-now = lease.now(redis.call)
+now = clock.now(redis.call)
 local outcomes = {}
 for key = FIRST_LANE_KEY, #KEYS, 2 do
   local at = FIRST_LANE_ARGUMENT + (key - FIRST_LANE_KEY) / 2 * 4

@@ -11,6 +11,7 @@
 -- COST     the bytes of the entry, and what is trimmed: see lib/retention.lua
 -- INVARIANT an entry is a dead letter once; it is finished from then on.
 
+local clock = require("lib.clock")
 local lease = require("lib.lease")
 local full = require("lib.full")
 
@@ -29,7 +30,7 @@ end
 -- The fields of the entry follow these nine; retry_dead_letter.lua depends on that.
 local letter = {
   "step", step, "stream", stream, "id", id, "error", error_type, "text", error_text, "attempts", attempts,
-  "time", string.format("%.0f", lease.now(redis.call)), "traceback", traceback, "trace_id", trace,
+  "time", string.format("%.0f", clock.now(redis.call)), "traceback", traceback, "trace_id", trace,
 }
 local entry = redis.call("XRANGE", stream, id, id)[1]
 if entry then

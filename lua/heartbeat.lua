@@ -7,7 +7,7 @@
 -- COST     the number of workers
 -- INVARIANT the hash holds no worker that ended more than ten minutes before this call.
 
-local lease = require("lib.lease")
+local clock = require("lib.clock")
 local full = require("lib.full")
 
 local workers = KEYS[1]
@@ -16,7 +16,7 @@ local id, description, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local KEPT = 600000 -- milliseconds: others judge by the workers of the last seconds what is still wanted
 
 full.allow_writes(redis.call, workers)
-local now = lease.now(redis.call)
+local now = clock.now(redis.call)
 redis.call("HSET", workers, id, string.format("%.0f", now + ttl) .. " " .. description)
 local found = { string.format("%.0f", now) }
 local all = redis.call("HGETALL", workers)

@@ -7,8 +7,9 @@
 -- COST     constant; for "first" the number of lanes and workers of the partition
 -- INVARIANT no lane changes its holder.
 
-local lease = require("lib.lease")
+local clock = require("lib.clock")
 local full = require("lib.full")
+local lease = require("lib.lease")
 
 local leases = KEYS[1]
 local worker, ttl, mode = ARGV[1], tonumber(ARGV[2]), ARGV[3]
@@ -16,7 +17,7 @@ local worker, ttl, mode = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local KEPT = 600000 -- milliseconds
 
 full.allow_writes(redis.call, leases)
-local now = lease.now(redis.call)
+local now = clock.now(redis.call)
 if mode == "first" then
   -- A killed worker cannot remove itself.
   local all = redis.call("HGETALL", leases)

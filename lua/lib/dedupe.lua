@@ -14,6 +14,7 @@
 --
 -- COST of a search: at most MOST_ENTRIES entries or about MOST_BYTES in one call.
 
+local clock = require("lib.clock")
 local full = require("lib.full")
 
 local RECORD_LIFETIME = 600000 -- milliseconds in which a delayed attempt may still arrive
@@ -143,8 +144,7 @@ local function find_reply(call, keys, request, attempt_token)
   elseif asked.attempt == 1 then
     return nil
   end
-  local time = call("TIME")
-  local since = time[1] * 1000 + math.floor(time[2] / 1000) - asked.elapsed
+  local since = clock.now(call) - asked.elapsed
   if asked.began > 0 then
     since = math.min(since, asked.began)
   end

@@ -10,14 +10,11 @@
 --   "position"  every entry up to this id is finished, unless it has a field; absent = the low-water mark
 --   "<id>"      "<attempts>:<earliest next attempt, Unix milliseconds>:<worker that runs the entry; "" = none>"; or "done"
 
-local function now(call)
-  local time = call("TIME")
-  return time[1] * 1000 + math.floor(time[2] / 1000)
-end
+local clock = require("lib.clock")
 
 local function is_alive(call, leases, worker)
   local expiry = call("HGET", leases, "worker " .. worker)
-  return expiry and tonumber(expiry) > now(call)
+  return expiry and tonumber(expiry) > clock.now(call)
 end
 
 local function holds(call, leases, worker, lane, tenure)
@@ -34,4 +31,4 @@ local function may_settle(call, leases, entries, worker, lane, tenure, id)
   return known and string.match(known, "^%d+:%d+:(.*)$") == worker
 end
 
-return { now = now, is_alive = is_alive, holds = holds, may_settle = may_settle }
+return { is_alive = is_alive, holds = holds, may_settle = may_settle }

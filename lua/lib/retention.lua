@@ -14,6 +14,8 @@
 --   "dropped <stream>"  how many entries were removed that nobody had handled
 --   "sample <stream>"   "<id> <time>": the id of the newest entry at that time; only if the stream's ids were ahead of the clock
 
+local clock = require("lib.clock")
+
 local function is_before(a, b)
   local ms_a, seq_a = string.match(a, "(%d+)-(%d+)")
   local ms_b, seq_b = string.match(b, "(%d+)-(%d+)")
@@ -90,8 +92,7 @@ end
 -- of the clock and look young for as long. Then the age is judged by a sample of an earlier call: all entries up to its id are at
 -- least as old as the sample.
 local function first_young(call, stream, trimmed, newest, age)
-  local time = call("TIME")
-  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  local now = clock.now(call)
   local by_id = string.format("%.0f-0", math.max(0, now - age))
   if tonumber(string.match(newest, "^%d+")) <= now + TOLERANCE then
     return by_id

@@ -123,6 +123,10 @@ def test_nothing_decodes_values_with_cjson() -> None:
         assert "cjson" not in path.read_text()
 
 
+def test_scripts_take_the_time_from_one_place() -> None:
+    assert [path.name for path in LUA.rglob("*.lua") if '"TIME"' in path.read_text()] == ["clock.lua"]
+
+
 def raised_by(name: str) -> set[str]:
     return set(re.findall(r'(?:fail\(|error_reply\(|code = |err = )"([A-Z]+)', loader.assemble(name, LUA)))
 
