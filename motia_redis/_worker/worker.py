@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import count
@@ -14,7 +15,9 @@ from redis.exceptions import RedisError
 from motia_redis._ids import random_id
 from motia_redis._scripts import delivery
 from motia_redis._scripts.delivery import LaneKeys
-from motia_redis._transport import failures
+from motia_redis._transport import failures, refusals
+from motia_redis._transport.backoff import Backoff
+from motia_redis._transport.failures import ErrorReply
 from motia_redis._transport.outages import Outage
 from motia_redis._worker.attempts import Attempts
 from motia_redis._worker.dispatcher import Dispatcher
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_PREPARING = 10.0  # seconds for which the consumer groups are tried to be created, if Redis says that it passes
 _RELEASE_LOOK = 0.5  # seconds between two looks whether Redis is so long away that lanes cannot be released
 _SHARED_HEARTBEAT = 0.5  # seconds: the longest time between two heartbeats while versions of a step take turns
 
@@ -101,28 +105,36 @@ class Worker:
         """
         keyspace = await self._state.connect()
         router = await self._state.open_router()
+        backoff, deadline = Backoff(0.1, 1.0), time.monotonic() + _PREPARING
         try:
-            subscriptions = [Subscription(step, keyspace) for step in self._application.worker_steps]
-            keys = [
-                _lane_keys(subscription, stream, keyspace) for subscription in subscriptions for stream in subscription.streams
-            ]
-            topics = _topic_streams(subscriptions, keyspace)
-            created = await delivery.create_group(router, [(lane, "topic" if lane.stream in topics else "end") for lane in keys])
-            membership = Membership(
-                random_id(16),
-                router,
-                keyspace,
-                lanes={},
-                steps={each.group: each.wants for each in subscriptions},
-                lease=self._lease,
-                on_change=lambda: None,
-            )
-            await membership.introduce()
-            await membership.leave()
+            while True:
+                try:
+                    return await self._prepare(router, keyspace)
+                except ErrorReply as error:  # such as TRYAGAIN while a slot migrates
+                    if time.monotonic() > deadline or not refusals.is_transient(error.code, fails_over=router.is_cluster):
+                        raise
+                await backoff.sleep()
         except (RedisError, OSError) as error:
             raise failures.to_unavailable("creating the consumer groups", self._state.url, error) from error
         finally:
             await router.aclose()
+
+    async def _prepare(self, router: Router, keyspace: Keyspace) -> int:
+        subscriptions = [Subscription(step, keyspace) for step in self._application.worker_steps]
+        lanes = [_lane_keys(subscription, stream, keyspace) for subscription in subscriptions for stream in subscription.streams]
+        topics = _topic_streams(subscriptions, keyspace)
+        created = await delivery.create_group(router, [(lane, "topic" if lane.stream in topics else "end") for lane in lanes])
+        membership = Membership(
+            random_id(16),
+            router,
+            keyspace,
+            lanes={},
+            steps={each.group: each.wants for each in subscriptions},
+            lease=self._lease,
+            on_change=lambda: None,
+        )
+        await membership.introduce()
+        await membership.leave()
         return sum(created)
 
     async def run(self) -> None:
