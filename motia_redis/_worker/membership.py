@@ -97,14 +97,16 @@ class Membership:
         self._steps = steps
         self._lease = lease
         self._on_change = on_change
-        described = {"steps": {name: wants.encode() for name, wants in steps.items()}}
-        self._description = orjson.dumps({**described, "host": socket.gethostname(), "pid": os.getpid()})
+        described: dict[str, Any] = {"steps": {name: wants.encode() for name, wants in steps.items()}}
+        described |= {"host": socket.gethostname(), "pid": os.getpid()}
+        self._description = orjson.dumps(described)
+        self._wants_only = orjson.dumps({**described, "left": True})  # it gets no lanes, but what it wants counts for some time
         self._observed = Observed()
         self._values: dict[str, bytes] = {}  # of the hash of workers
         self._members_now: tuple[_Member, ...] = ()
         self._silent: dict[str, float] = {}
         self._seen: set[str] = set()  # workers that were seen alive
-        self._announced = time.monotonic()
+        self._heard = time.monotonic()  # when the last reply came
         self._foreign: set[bytes] = set()
         self._parts: dict[tuple[Wants, bytes], Wants] = {}
         self._streams: dict[Wants, frozenset[bytes]] = {}
@@ -119,13 +121,14 @@ class Membership:
         """Return for how many seconds a worker had sent no heartbeat when this one sent its last; infinity for an unknown one."""
         return self._silent.get(worker, math.inf)
 
-    async def announce(self) -> None:
-        """Send a heartbeat, and follow what has changed. Raises errors of Redis."""
+    async def announce(self, *, as_guest: bool = False) -> None:
+        """Send a heartbeat, and follow what has changed. A guest gets no lanes. Raises errors of Redis."""
         asked = time.monotonic()
-        now, rows = await self._send(self._lease)
-        if asked - self._announced > self._lease:
+        now, rows = await self._send(0 if as_guest else self._lease)
+        heard = time.monotonic()
+        if heard - self._heard > self._lease:
             self._observed.restart()  # while Redis was away, or this process stood still, the others may have been cut off, too
-        self._announced = asked
+        self._heard = heard
         self._clock = now / 1000 - (asked + time.monotonic()) / 2
         self._values = {worker.decode(errors="replace"): value for worker, value in rows}
         members = self._members_now = self._members(rows, now)
@@ -138,16 +141,16 @@ class Membership:
         self._on_change()
 
     async def introduce(self) -> None:
-        """Announce this worker, and wait until live workers of other versions have heard of it; for a lease at most.
+        """Announce what this worker will want; wait until live workers of other versions have heard of it, a lease at most.
 
         Until then they take entries for unwanted that only this version wants. Raises errors of Redis.
         """
-        await self.announce()
+        await self.announce(as_guest=True)
         deaf = {member.id: self._values.get(member.id) for member in self._others_of_other_versions()}
         deadline = time.monotonic() + self._lease
         while deaf and time.monotonic() < deadline:
             await asyncio.sleep(_LOOK)
-            await self.announce()
+            await self.announce(as_guest=True)
             deaf = {worker: value for worker, value in deaf.items() if self._values.get(worker) == value}
 
     def _others_of_other_versions(self) -> list[_Member]:
@@ -166,7 +169,7 @@ class Membership:
             self._router,
             workers=self._keyspace.workers,
             worker=self._worker,
-            description=self._description,
+            description=self._description if ttl else self._wants_only,
             ttl_ms=int(ttl * 1000),
         )
 
@@ -189,7 +192,7 @@ class Membership:
             remaining = int(expiry) - now
             description: Any = orjson.loads(text)
             steps = {name: Wants.decode(wants) for name, wants in description["steps"].items()}
-            name = worker.decode()
+            name, has_left = worker.decode(), description.get("left", False)
             if None in steps.values():
                 raise ValueError  # noqa: TRY301  # handled as any other field that no worker of this version writes
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -201,7 +204,7 @@ class Membership:
             return _Member(name, True, self._steps)
         unchanged = self._silent[name] = self._observed.unchanged_for(worker, value)
         # The time that a worker has announced counts only for one that was not seen before: the server's clock may have jumped.
-        is_live = unchanged <= self._lease and (remaining > 0 or name in self._seen)
+        is_live = not has_left and unchanged <= self._lease and (remaining > 0 or name in self._seen)
         # What a version wants counts for two leases after its last worker.
         if unchanged > 3 * self._lease or (name not in self._seen and remaining < -2000 * self._lease):
             return None

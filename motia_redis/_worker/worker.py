@@ -134,7 +134,6 @@ class Worker:
             on_change=lambda: None,
         )
         await membership.introduce()
-        await membership.leave()
         return sum(created)
 
     async def run(self) -> None:
