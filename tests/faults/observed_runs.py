@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from motia_redis import FlowContext, StateManager, Worker, step
 from motia_redis import state as state_trigger
 from motia_redis._steps.application import Application
+from motia_redis._worker.membership import assign
 from tests.support.waiting import until, until_holds
 from tests.support.workers import pending
 
@@ -100,9 +101,17 @@ def lanes_of(raw: redis.Redis) -> dict[bytes, int]:
 
 
 def is_shared(raw: redis.Redis, workers: int) -> bool:
-    """Return whether so many workers share all lanes evenly."""
-    found = lanes_of(raw)
-    return b"" not in found and len(found) == workers and max(found.values()) - min(found.values()) <= 16
+    """Return whether so many workers, which all want the same lanes, share them as they are assigned: none is to move."""
+    holders: dict[bytes, str] = {}
+    for key in raw.scan_iter("{*}:leases"):
+        fields = raw.hgetall(key)
+        holders |= {name[5:]: worker.decode() for name, worker in fields.items() if name.startswith(b"lane ")}
+    team = sorted(set(holders.values()))
+    by_step: dict[bytes, list[bytes]] = defaultdict(list)
+    for name in holders:
+        by_step[name.partition(b"\n")[0]].append(name)
+    assigned = {name: owner for names in by_step.values() for name, owner in assign(names, team).items()}
+    return len(team) == workers and "" not in team and holders == assigned
 
 
 async def drained(raw: redis.Redis, namespace: str, deadline: float = 20.0) -> None:
