@@ -47,14 +47,20 @@ async def call(
         with_ctx, on_loop = _kind(fn)
     except TypeError as exc:
         raise TypeError(f"{fn!r} {exc}") from None
-    args = (input, ctx) if with_ctx else (input,)
     if on_loop:
-        return await Apart(_start(fn, args), on_block)
+        try:
+            started = fn(input, ctx) if with_ctx else fn(input)
+        except _RESERVED as error:
+            raise _failure(error) from error
+        return await Apart(started, on_block)
+    args = (input, ctx) if with_ctx else (input,)
     context = contextvars.copy_context()
     outcome = await asyncio.get_running_loop().run_in_executor(executor, context.run, _in_thread, fn, args)
     result = outcome.take()
     # A sync function may still hand back an awaitable, such as a lambda around an async function.
-    return await Apart(result) if inspect.isawaitable(result) else result
+    if not inspect.isawaitable(result):
+        return result
+    return await (result if inspect.isgenerator(result) else Apart(result))  # a generator: of `types.coroutine`
 
 
 async def call_in_task(fn: Function, input: Any, ctx: Any) -> Any:
@@ -78,9 +84,7 @@ class Apart:
     def __await__(self) -> Generator[Any, Any, Any]:
         """Run each step of it there."""
         context = contextvars.copy_context()
-        awaitable: Any = self._awaitable
-        begin = getattr(awaitable, "__await__", None)
-        steps: Any = begin() if begin is not None else iter(awaitable)  # of `types.coroutine`
+        steps: Any = self._awaitable.__await__()
         step, given = steps.send, None
         while True:
             began = time.monotonic()

@@ -312,6 +312,11 @@ async def test_lanes_that_no_version_wants_are_shown_and_can_be_forgotten_alone(
         error = error_line(await run_command(server, namespace, "steps", "forget", "Record", "--lanes"))
         assert "still runs in process" in error
         async with working(state, record(after, state_trigger(scope="users"), queue("mail"))):
+
+            async def both_run() -> bool:
+                return len((await status_of(state, "Record")).versions) == 2
+
+            await until(both_run, "both versions are alive")
             done = await run_command(server, namespace, "status")
         for wants in ("scope users", "scope users, topic mail"):
             assert f"\n  Record: 1 worker of a version for {wants}\n" in done.stdout
