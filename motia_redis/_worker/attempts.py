@@ -223,7 +223,7 @@ class Attempts:
         call = call or await subscription.matcher.match(entry, self._state, delivery.trace_id, delivery.attempts)
         if call is not None:
             await invocation.call(subscription.step.handler, call.input, call.ctx, self._executor, delivery.report_block)
-        elif entry.is_retry and entry.fields[b"only"] == subscription.group.encode():
+        elif entry.is_retry_for(subscription.group):
             raise NotWanted(_NOT_WANTED)
 
     # -- what follows -------------------------------------------------------------------------------------------------

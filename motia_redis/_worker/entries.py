@@ -43,6 +43,10 @@ class StreamEntry:
         found = {name: self.fields.get(name.encode(), b"").decode(errors="replace") for name in ("scope", "topic", "key")}
         return {name: text for name, text in found.items() if text}
 
+    def is_retry_for(self, step: str) -> bool:
+        """Return whether the entry is the retry of a dead letter of this step."""
+        return self.fields.get(b"only") == step.encode()
+
     @property
     def is_retry(self) -> bool:
         """Return whether the entry is the retry of a dead letter."""

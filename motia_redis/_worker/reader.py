@@ -65,8 +65,7 @@ class Reader:
         """Start reading the lanes whenever they are held."""
         for lane in lanes:
             lane.subscription.load.on_room = self.look_again
-            name = lane.keys.leases if self._router.is_cluster else b""
-            self._groups.setdefault(name, LaneGroup(self)).lanes.append(lane)
+            self._groups.setdefault(self._group_name(lane), LaneGroup(self)).lanes.append(lane)
         return [tasks.create_task(group.run()) for group in self._groups.values()]
 
     def look_again(self) -> None:
@@ -76,9 +75,12 @@ class Reader:
 
     def mark_ready(self, lane: Lane) -> None:
         """Read a lane that was acquired, or that has entries to be read again."""
-        group = self._groups[lane.keys.leases if self._router.is_cluster else b""]
+        group = self._groups[self._group_name(lane)]
         group.ready.setdefault(lane.subscription, {})[lane] = None
         group.changed.set()
+
+    def _group_name(self, lane: Lane) -> bytes:
+        return lane.keys.leases if self._router.is_cluster else b""
 
     # -- for the groups -----------------------------------------------------------------------------------------------
 
@@ -118,7 +120,7 @@ class Reader:
         elif match is MatchResult.FILTERED and any(wants.match(fields) for wants in lane.others):
             lane.add(entry_id, None)
             lane.left[entry_id] = None
-        elif entry.is_retry and fields[b"only"] == lane.subscription.group.encode():
+        elif entry.is_retry_for(lane.subscription.group):
             delivery.unwanted = True
             self._dispatcher.submit(delivery)
         else:
