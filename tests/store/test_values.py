@@ -165,8 +165,8 @@ def test_raw_text_in_an_enum_a_dataclass_or_a_name_is_rejected() -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        numpy.longdouble("0.1"), numpy.datetime64("2026-01-02"), numpy.timedelta64(1, "s"), numpy.complex64(1), numpy.bytes_(b"x"),
-        memoryview(b"x"), bytearray(b"x"), 1j, ..., User, range(3), iter([]), ValueError("x"), frozenset(),
+        numpy.longdouble("0.1"), numpy.datetime64("2026-01-02"), numpy.timedelta64(1, "s"), numpy.complex64(1),
+        numpy.bytes_(b"x"), memoryview(b"x"), bytearray(b"x"), 1j, ..., User, range(3), iter([]), ValueError("x"), frozenset(),
         {"a": [None, numpy.float64("nan")]}, Ratio("inf"), Number(2**64), {Name("\ud800"): 1}, Name("\ud800"),
     ],
 )  # fmt: skip
