@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from motia_redis import errors
-from motia_redis._scripts import administration, delivery, error_codes, loader, storage
+from motia_redis._scripts import administration, delivery, error_codes, loader, storage, timing
 
 LUA = loader.directory()
 ENTRY_POINTS = sorted(path.stem for path in LUA.glob("*.lua"))
@@ -98,7 +98,7 @@ def _calls(tree: ast.AST) -> dict[str, int]:
 def test_every_entry_point_has_one_typed_function_and_is_loaded_in_one_place() -> None:
     functions = [
         name
-        for module in (storage, delivery, administration)
+        for module in (storage, timing, delivery, administration)
         for name, value in vars(module).items()
         if inspect.iscoroutinefunction(value) and value.__module__ == module.__name__ and not name.endswith("_many")
     ]
