@@ -9,7 +9,8 @@ from motia_redis._steps.logs import logger
 from motia_redis._steps.triggers import http, queue, state
 from motia_redis._store.keyspace import Layout
 from motia_redis._store.limits import Limits, Retention
-from motia_redis._store.manager import Entry, StateManager, state_manager, stateManager
+from motia_redis._store.manager import StateManager, state_manager, stateManager
+from motia_redis._store.reading import Entry
 from motia_redis._version import __version__
 from motia_redis._web.app import create_web_app
 from motia_redis._worker.worker import Worker

@@ -1,8 +1,8 @@
-"""Load the Lua scripts, assemble each from its parts, and call it by its hash.
+"""Load the Lua scripts, assemble each from its parts, and call it: as a function (see functions.py), or by its hash.
 
 An entry point `lua/<name>.lua` requires its parts by `require("lib.<part>")`. The loader inserts each part once, as a function
 that creates it, in dependency order: at the top, or at a line `-- PARTS`. Redis creates the functions of a script again in every
-call, so a call that returns above that line pays for none of the parts.
+call, so a call that returns above that line pays for none of the parts. A library of functions makes its parts once.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _PARTS = "-- PARTS\n"
 _COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)  # a third of a script; no file has a comment or a text of several lines
+_INDENTATION = re.compile(r"\n\s+")
 _FLAGS = re.compile(r"^-- FLAGS +(.+)$", re.MULTILINE)  # of an entry point, as a function
 _REQUIRE = re.compile(r'require\("lib\.(\w+)"\)')
 
@@ -157,14 +158,14 @@ def assemble_library(directory: Path) -> str:
         flags = ", ".join(f'"{flag}"' for line in _FLAGS.findall(text) for flag in line.split())
         body = _collect(text, (path.stem,), directory, parts).replace(_PARTS, "")
         functions.append(
-            f'redis.register_function{{function_name = LIBRARY .. "_{path.stem}", description = ABOUT, flags = {{{flags}}}, '
+            f'redis.register_function{{function_name = LIBRARY .. "_{path.stem}", description = ABOUT, flags = {{{flags}}},\n'
             f"callback = function(KEYS, ARGV)\nif not made then make() end\n{body}end}}\n"
         )
     # The first call makes them: while a library is loaded, it has no access to the functions of Lua, such as those of `string`.
     making = "".join(f"lib_{part} = (function()\n{text}end)()\n" for part, text in parts.items())
     names = ", ".join(f"lib_{part}" for part in parts)
     text = f"local {names}\nlocal made\nlocal function make()\n{making}made = true\nend\n{''.join(functions)}"
-    return _COMMENT.sub("", _REQUIRE.sub(r"lib_\1", text))
+    return _INDENTATION.sub("\n", _COMMENT.sub("", _REQUIRE.sub(r"lib_\1", text)))
 
 
 def _collect(text: str, chain: tuple[str, ...], directory: Path, parts: dict[str, str]) -> str:

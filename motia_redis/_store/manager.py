@@ -1,52 +1,31 @@
-"""State shared by all processes: `(scope, key) -> JSON value`. A change and its event are written in one atomic step."""
+"""State shared by all processes: `(scope, key) -> JSON value`. `reading` and `changing` hold the calls, this module the rest."""
 
 from __future__ import annotations
 
-import asyncio
-import builtins
-from contextlib import aclosing
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from motia_redis._scripts import storage as scripts
-from motia_redis._store import codec, keyspace, patch
+from motia_redis._store.changing import Changing
 from motia_redis._store.durability import Durability
-from motia_redis._store.keyspace import Subject
 from motia_redis._store.limits import Limits, check_seconds
-from motia_redis._store.mutations import ANY, Mutations
+from motia_redis._store.mutations import Mutations
 from motia_redis._store.retries import Retries
-from motia_redis._store.scans import Scan
 from motia_redis._store.sessions import Sessions
 from motia_redis._store.settings import GivenSettings
-from motia_redis.errors import CorruptValue
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
     from types import TracebackType
     from typing import Self
 
     from motia_redis._store import types
     from motia_redis._store.keyspace import Keyspace, Layout
     from motia_redis._store.limits import Retention
-    from motia_redis._store.retries import Attempt
-    from motia_redis._store.sessions import Session
     from motia_redis._store.settings import Settings
     from motia_redis._transport.endpoint import Credentials
     from motia_redis._transport.router import Router
 
-_CONCURRENT_SCANS = 16  # partitions that `list_groups` reads at the same time
 
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """Hold a value and its revision, the id of the event that last changed the key. Revisions of a key only grow."""
-
-    value: Any
-    revision: str
-
-
-class StateManager:
+class StateManager(Changing):
     """Read and change JSON state that many processes share in Redis.
 
     A manager connects on first use. Any number of tasks and event loops may use it. Each mutation is one script call in Redis:
@@ -73,6 +52,8 @@ class StateManager:
         idempotency_seconds: seconds for which the result of a call with an `idempotency_key` is kept.
         credentials: an async function that returns user name (None: the default user) and password, in place of those in the
             URL. It is called before each connection is opened (but to sentinels): for passwords and tokens that change.
+        sweep: send delayed messages at their time, in a task of each event loop that connects, until `close`. Workers do so
+            anyway: it is for applications without one, in one or two of their processes.
     """
 
     def __init__(
@@ -89,6 +70,7 @@ class StateManager:
         durability_timeout: float = 1.0,
         idempotency_seconds: float = 86_400.0,
         credentials: Credentials | None = None,
+        sweep: bool = False,
     ) -> None:
         self.limits: Limits = limits or Limits()
         if deadline is not None:
@@ -96,7 +78,7 @@ class StateManager:
         self.durability: Durability = Durability(durability, replicas, durability_timeout)
         self._idempotency_seconds = check_seconds("idempotency_seconds", idempotency_seconds, least=0.001)
         given = GivenSettings(retention, deadline)
-        self._sessions = Sessions(url, namespace, layout, given, self.durability, credentials=credentials)
+        self._sessions = Sessions(url, namespace, layout, given, self.durability, credentials=credentials, sweep=sweep)
         self._retries = Retries(self._sessions, deadline)
         self._mutations = Mutations(self._retries, self.limits, self.durability, idempotency_seconds)
 
@@ -116,13 +98,12 @@ class StateManager:
             durability_timeout=self.durability.timeout,
             idempotency_seconds=self._idempotency_seconds,
             credentials=sessions.credentials,
+            sweep=sessions.sweep,
         )
         return constructor, ()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._sessions}>"
-
-    # -- connecting ---------------------------------------------------------------------------------------------------
 
     @property
     def url(self) -> str:
@@ -183,215 +164,6 @@ class StateManager:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
-
-    # -- reading ------------------------------------------------------------------------------------------------------
-
-    async def get(self, scope: str, key: str) -> Any | None:
-        """Return the value of a key. Return None if the key has no value or has the value null; `entry` tells them apart.
-
-        Cost: one round trip, O(bytes of the value). Raises InvalidName, CorruptValue, StateUnavailable.
-        """
-        subject, scope_bytes, key_bytes = self._names(scope, key)
-
-        async def read(session: Session, _: Attempt) -> Any:
-            values = session.keyspace.values(scope_bytes)
-            return await session.router.execute(values, "HGET", values, key_bytes)
-
-        text = await self._retries.run(subject, read)
-        return None if text is None else codec.decode(text, subject=subject)
-
-    async def entry(self, scope: str, key: str) -> Entry | None:
-        """Return the value and the revision of a key, read in one atomic step. Return None if the key has no value.
-
-        A value that another client wrote into the hash has the revision `0-0`. Cost and errors are those of `get`.
-        """
-        subject, scope_bytes, key_bytes = self._names(scope, key)
-
-        async def read(session: Session, _: Attempt) -> Any:
-            names = session.keyspace.state_keys(scope_bytes, key_bytes)
-            return await scripts.get_entry(session.router, values=names.values, revisions=names.revisions, key=key_bytes)
-
-        found = await self._retries.run(subject, read)
-        return Entry(codec.decode(found.text, subject=subject), found.revision.decode(errors="replace")) if found else None
-
-    async def list(self, scope: str) -> builtins.list[Any]:
-        """Return all values of a scope, in no particular order.
-
-        The scope is read in pages, so that a large scope does not block Redis. The result is not a snapshot. A key that exists
-        during the whole call is included once, with a value that it had during the call. Cost: one round trip for each page of
-        about 128 KiB, at most 500 keys. Raises InvalidName, CorruptValue, StateUnavailable.
-        """
-        return builtins.list((await self._all(scope)).values())
-
-    async def items(self, scope: str) -> dict[str, Any]:
-        """Return a dict of all keys of a scope and their values. Promises, cost and errors are those of `list`."""
-        return {codec.decode_key(key): value for key, value in (await self._all(scope)).items()}
-
-    async def keys(self, scope: str) -> builtins.list[str]:
-        """Return all keys of a scope, each once, in no particular order.
-
-        Promises and cost are those of `list`, but no values are transferred. Raises InvalidName, StateUnavailable.
-        """
-        values, scan = await self._scan(scope)
-        found: dict[bytes, None] = {}
-        async for page in scan.fields(values):
-            found.update(dict.fromkeys(page))
-        return [codec.decode_key(key) for key in found]
-
-    async def scan(self, scope: str) -> AsyncIterator[tuple[str, Any]]:
-        """Yield `(key, value)` pairs of a scope, read in pages, for scopes that do not fit into memory.
-
-        A key that exists during the whole scan is yielded at least once. It may be yielded again, with its value at that time, if
-        the scope shrinks or Redis fails over. Breaking out early stops further reads. Cost and errors are those of `list`.
-        """
-        values, scan = await self._scan(scope)
-        async for page in scan.items(values):
-            for key, text in page.items():
-                yield codec.decode_key(key), codec.decode_item(scope, key, text)
-
-    async def count(self, scope: str) -> int:
-        """Return the number of keys in a scope. Cost: one round trip, O(1). Raises InvalidName, StateUnavailable."""
-        values, _ = await self._scan(scope)
-
-        async def read(session: Session, _: Attempt) -> Any:
-            return await session.router.execute(values, "HLEN", values)
-
-        return int(await self._retries.run(f"scope {scope!r:.200}", read))
-
-    async def list_groups(self) -> builtins.list[str]:
-        """Return the sorted names of all scopes that have a key. They are read in pages, and the result is not a snapshot.
-
-        Cost: at least one round trip for each partition, O(scopes), whatever the number of keys. Raises CorruptValue if a name is
-        not UTF-8, and StateUnavailable.
-        """
-        scopes: set[bytes] = set()
-        scan = Scan(self._retries, "list_groups")
-        partitions = iter((await self._sessions.get()).keyspace.all_scopes())
-
-        async def read() -> None:
-            for partition in partitions:
-                async for page in scan.members(partition):
-                    scopes.update(page)
-
-        readers = [asyncio.create_task(read()) for _ in range(_CONCURRENT_SCANS)]
-        try:
-            await asyncio.gather(*readers)
-        finally:  # after an error the other readers must stop too
-            for reader in readers:
-                reader.cancel()
-            await asyncio.gather(*readers, return_exceptions=True)
-        try:
-            return sorted(scope.decode() for scope in scopes)
-        except UnicodeDecodeError as error:
-            raise CorruptValue(
-                f"list_groups: the scope name {error.object!r:.200} is not UTF-8; another client wrote it: remove it with SREM"
-            ) from None
-
-    async def _all(self, scope: str) -> dict[bytes, Any]:
-        """Return a dict of all keys of a scope and their values."""
-        values, scan = await self._scan(scope)
-        found: dict[bytes, Any] = {}
-        async with aclosing(scan.items(values, ahead=True)) as pages:
-            async for page in pages:
-                found.update(codec.decode_page(scope, page))
-        return found
-
-    async def _scan(self, scope: str) -> tuple[bytes, Scan]:
-        """Return the name of the hash that holds a scope's values, and the scan that reads it in pages."""
-        scope_bytes = keyspace.encode_name("scope", scope, self.limits.name_bytes)
-        return (await self._sessions.get()).keyspace.values(scope_bytes), Scan(self._retries, f"scope {scope!r:.200}")
-
-    # -- changing -----------------------------------------------------------------------------------------------------
-
-    async def set(
-        self, scope: str, key: str, value: Any, *, if_revision: str | None = ANY, idempotency_key: str | None = None
-    ) -> Any:
-        """Store a JSON value and return it. The value and its event (created or updated) are written in one atomic step.
-
-        With `if_revision` the value is stored only if the key has that revision (None: only if the key has no value). With
-        `idempotency_key` a repeated call changes nothing and returns the same result. Cost: one round trip, and one more for the
-        first key of a scope; O(bytes of both values). Raises InvalidName, InvalidValue, ValueTooLarge, RevisionConflict,
-        IdempotencyKeyReused, StateUnavailable, NotDurable. Nothing is changed after an error, but see StateUnavailable and
-        NotDurable.
-        """
-        subject, scope_bytes, key_bytes = self._names(scope, key)
-        change = [b"set", codec.encode(value, subject=subject, max_bytes=self.limits.value_bytes) + codec.CANONICAL_MARK]
-        await self._mutations.apply(
-            subject, scope_bytes, key_bytes, change, if_revision=if_revision, idempotency_key=idempotency_key
-        )
-        return value
-
-    async def update(
-        self,
-        scope: str,
-        key: str,
-        ops: Sequence[types.Operation],
-        strict: bool = False,
-        *,
-        if_revision: str | None = ANY,
-        idempotency_key: str | None = None,
-    ) -> Any:
-        """Apply operations to a value inside Redis, all or none, and return the new value.
-
-        Operations are JSON Patch (`{"op", "path" = JSON Pointer, "value"}`: add remove replace move copy test increment
-        decrement append merge) or Motia's (`{"type", "path" = field, "value" or "by"}`: set merge increment decrement append
-        remove). By default a missing key starts as `{}`. `replace` creates a missing member, `remove` ignores it, and `increment`
-        takes it as 0. A missing parent is an error. `strict` follows RFC 6902 exactly. Bytes that no operation touches never
-        change. The new value and its event are written in one atomic step. An update that touches nothing of an existing value
-        (only `test`, or `remove` of missing members) has no event and keeps the revision.
-
-        `if_revision` and `idempotency_key` work as in `set`. Cost: one round trip, O(bytes of the value). Raises the errors of
-        `set`, InvalidOperation, InvalidPointer, UpdateFailed (names the failing operation) and CorruptValue.
-        """
-        subject, scope_bytes, key_bytes = self._names(scope, key)
-        arguments = patch.translate(ops, strict=strict, limits=self.limits, subject=subject)
-        change = [b"strict update" if strict else b"update", b"%d" % self.limits.value_bytes, *arguments]
-        reply = await self._mutations.apply(
-            subject, scope_bytes, key_bytes, change, if_revision=if_revision, idempotency_key=idempotency_key, operations=ops
-        )
-        return codec.decode(reply.text or b"", subject=subject)
-
-    async def delete(
-        self, scope: str, key: str, *, if_revision: str | None = ANY, idempotency_key: str | None = None
-    ) -> Any | None:
-        """Remove a key and return its last value, or None. The removal and its event are written in one atomic step.
-
-        Deleting a missing key changes nothing and has no event. `if_revision` and `idempotency_key` work as in `set`. Cost: one
-        round trip, O(bytes of the value). Raises the errors of `set` for names and revisions, and CorruptValue.
-        """
-        subject, scope_bytes, key_bytes = self._names(scope, key)
-        reply = await self._mutations.apply(
-            subject, scope_bytes, key_bytes, [b"delete"], if_revision=if_revision, idempotency_key=idempotency_key
-        )
-        return None if reply.text is None else codec.decode(reply.text, subject=subject)
-
-    async def clear(self, scope: str) -> None:
-        """Delete all keys of a scope, with one event for each key.
-
-        Keys are deleted in pages, so that a large scope does not block Redis. Each deletion is atomic, the whole call is
-        not. Keys created during the call may stay. After an error, call `clear` again. Cost: two round trips for each page, or
-        three if `durability` is not `memory`. Raises InvalidName, StateUnavailable, NotDurable.
-        """
-        values, scan = await self._scan(scope)
-        async for page in scan.fields(values):
-            await self._mutations.delete(f"scope {scope!r:.200}", scope.encode(), page)
-
-    async def enqueue(self, topic: str, data: Any, *, key: str | None = None, idempotency_key: str | None = None) -> str:
-        """Append a message with JSON data to a topic, in one atomic step, and return its unique id.
-
-        Messages with the same `key` are handled in order. Messages without a key spread over the lanes of the topic.
-        `idempotency_key` works as in `set`. Cost: one round trip, O(bytes of `data`). Raises InvalidName, InvalidValue,
-        ValueTooLarge, IdempotencyKeyReused, StateUnavailable, NotDurable.
-        """
-        topic_bytes = keyspace.encode_name("topic", topic, self.limits.name_bytes)
-        key_bytes = b"" if key is None else keyspace.encode_name("key", key, self.limits.name_bytes)
-        subject = f"topic {topic!r}"
-        text = codec.encode(data, subject=subject, max_bytes=self.limits.value_bytes)
-        return await self._mutations.append(subject, topic_bytes, key_bytes, text, idempotency_key=idempotency_key)
-
-    def _names(self, scope: str, key: str) -> tuple[Subject, bytes, bytes]:
-        most = self.limits.name_bytes
-        return Subject(scope, key), keyspace.encode_name("scope", scope, most), keyspace.encode_name("key", key, most)
 
 
 #: The global instance. It needs no set-up and works in any event loop.

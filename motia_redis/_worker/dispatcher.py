@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from motia_redis._worker.attempts import Attempts
     from motia_redis._worker.lanes import Delivery, Lane
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("motia_redis.worker")
 
 _DOUBT = 0.2  # seconds after which a key looks again whether the lease was renewed
 _DEFECT = 5.0  # seconds before an entry is tried again that met a defect of this package

@@ -16,7 +16,7 @@ from motia_redis._scripts import functions, loader, storage
 from motia_redis._scripts.functions import Library
 from motia_redis.errors import RevisionConflict, StateError, StateUnavailable, UpdateFailed
 from tests.support.clusters import Cluster, Process, free_port
-from tests.support.servers import RedisServer, has_functions
+from tests.support.servers import RedisServer, has_functions, packaged
 from tests.support.waiting import until_holds, wait_until
 
 if TYPE_CHECKING:
@@ -106,7 +106,9 @@ def test_library_has_a_function_for_each_entry_point_with_the_flags_of_its_heade
     assert (name, engine) == (LIBRARY.name.encode(), b"LUA")
     flags = {function[1].decode().removeprefix(f"{LIBRARY.name}_"): {flag.decode() for flag in function[5]} for function in found}
     assert flags.keys() == {path.stem for path in loader.directory().glob("*.lua")}
-    assert {name for name, given in flags.items() if not given} == {"mutate", "enqueue"}, "a full server must refuse these"
+    assert {name for name, given in flags.items() if not given} == {"mutate", "enqueue", "delay_message"}, (
+        "a full server must refuse these"
+    )
     assert {name for name, given in flags.items() if given == {"no-writes"}} == {
         "count_entries", "get_entry", "inspect_lane", "scan_items", "scan_keys",
     }  # fmt: skip
@@ -285,6 +287,14 @@ async def test_full_server_refuses_functions_that_store_and_their_scripts_decide
         own.client.config_resetstat()
         await state.set("users", "ann", 2)
     assert calls(own) == {"fcall": 1}
+
+
+async def test_older_server_is_not_asked_for_functions(tmp_path: Path) -> None:
+    with RedisServer(tmp_path, program=packaged("redis-6.2")) as server, redis.Redis.from_url(server.url) as client:
+        async with StateManager(server.url) as state:
+            await use(state)
+        stats: Any = client.info("errorstats")
+    assert stats.get("errorstat_ERR") is None, "no command was unknown"
 
 
 async def test_variable_forbids_functions(own: Process, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from motia_redis import errors
-from motia_redis._scripts import administration, delivery, error_codes, loader, storage
+from motia_redis._scripts import administration, delivery, error_codes, loader, storage, timing
 
 LUA = loader.directory()
 ENTRY_POINTS = sorted(path.stem for path in LUA.glob("*.lua"))
@@ -39,6 +39,37 @@ def test_parts_stand_where_the_entry_point_wants_them(lua: Path) -> None:
     (lua / "main.lua").write_text('if short then\n  return 0\nend\n-- PARTS\nreturn require("lib.a")\n')
     text = loader.assemble("main", lua)
     assert text == "if short then\n  return 0\nend\nlocal function lib_a()\nreturn 1\nend\nreturn lib_a()\n"
+
+
+def test_library_has_each_entry_point_as_a_function_and_makes_each_part_once(lua: Path) -> None:
+    (lua / "lib" / "a.lua").write_text("return 1\n")
+    (lua / "lib" / "b.lua").write_text('return require("lib.a") + 1\n')
+    (lua / "one.lua").write_text('-- Do it.\n--\n-- FLAGS    no-writes\n-- KEYS     none\n\n-- PARTS\nreturn require("lib.b")\n')
+    (lua / "two.lua").write_text('local a = require("lib.a")\nreturn a\n')
+    assert loader.assemble_library(lua).splitlines() == [
+        "local lib_a, lib_b",
+        "local made",
+        "local function make()",
+        "lib_a = (function()",
+        "return 1",
+        "end)()",
+        "lib_b = (function()",
+        "return lib_a + 1",
+        "end)()",
+        "made = true",
+        "end",
+        'redis.register_function{function_name = LIBRARY .. "_one", description = ABOUT, flags = {"no-writes"},',
+        "callback = function(KEYS, ARGV)",
+        "if not made then make() end",
+        "return lib_b",
+        "end}",
+        'redis.register_function{function_name = LIBRARY .. "_two", description = ABOUT, flags = {},',
+        "callback = function(KEYS, ARGV)",
+        "if not made then make() end",
+        "local a = lib_a",
+        "return a",
+        "end}",
+    ]
 
 
 def test_a_cycle_of_parts_is_rejected(lua: Path) -> None:
@@ -99,7 +130,7 @@ def _calls(tree: ast.AST) -> dict[str, int]:
 def test_every_entry_point_has_one_typed_function_and_is_loaded_in_one_place() -> None:
     functions = [
         name
-        for module in (storage, delivery, administration)
+        for module in (storage, timing, delivery, administration)
         for name, value in vars(module).items()
         if inspect.iscoroutinefunction(value) and value.__module__ == module.__name__ and not name.endswith("_many")
     ]

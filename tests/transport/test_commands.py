@@ -125,5 +125,5 @@ async def test_scope_that_is_not_utf8_is_named_in_the_error(state: StateManager,
 
 async def test_list_creates_no_subject_per_key(state: StateManager, monkeypatch: pytest.MonkeyPatch) -> None:
     await state.set("users", "ann", 1)
-    monkeypatch.setattr("motia_redis._store.manager.Subject", None)
+    monkeypatch.setattr("motia_redis._store.reading.Subject", None)
     assert await state.list("users") == [1]

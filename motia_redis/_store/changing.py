@@ -1,0 +1,134 @@
+"""Change state: every change and its event are written in one atomic step, and every call is applied once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from motia_redis._store import codec, keyspace, patch
+from motia_redis._store.mutations import ANY
+from motia_redis._store.reading import Reading
+from motia_redis._store.times import due_time
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from motia_redis._store import types
+    from motia_redis._store.mutations import Mutations
+
+
+class Changing(Reading):
+    """The changing methods of `StateManager`."""
+
+    _mutations: Mutations
+
+    async def set(
+        self, scope: str, key: str, value: Any, *, if_revision: str | None = ANY, idempotency_key: str | None = None
+    ) -> Any:
+        """Store a JSON value and return it. The value and its event (created or updated) are written in one atomic step.
+
+        With `if_revision` the value is stored only if the key has that revision (None: only if the key has no value). With
+        `idempotency_key` a repeated call changes nothing and returns the same result. Cost: one round trip, and one more for the
+        first key of a scope; O(bytes of both values). Raises InvalidName, InvalidValue, ValueTooLarge, RevisionConflict,
+        IdempotencyKeyReused, StateUnavailable, NotDurable. Nothing is changed after an error, but see StateUnavailable and
+        NotDurable.
+        """
+        subject, scope_bytes, key_bytes = self._names(scope, key)
+        change = [b"set", codec.encode(value, subject=subject, max_bytes=self.limits.value_bytes) + codec.CANONICAL_MARK]
+        await self._mutations.apply(
+            subject, scope_bytes, key_bytes, change, if_revision=if_revision, idempotency_key=idempotency_key
+        )
+        return value
+
+    async def update(
+        self,
+        scope: str,
+        key: str,
+        ops: Sequence[types.Operation],
+        strict: bool = False,
+        *,
+        if_revision: str | None = ANY,
+        idempotency_key: str | None = None,
+    ) -> Any:
+        """Apply operations to a value inside Redis, all or none, and return the new value.
+
+        Operations are JSON Patch (`{"op", "path" = JSON Pointer, "value"}`: add remove replace move copy test increment
+        decrement append merge) or Motia's (`{"type", "path" = field, "value" or "by"}`: set merge increment decrement append
+        remove). By default a missing key starts as `{}`. `replace` creates a missing member, `remove` ignores it, and `increment`
+        takes it as 0. A missing parent is an error. `strict` follows RFC 6902 exactly. Bytes that no operation touches never
+        change. The new value and its event are written in one atomic step. An update that touches nothing of an existing value
+        (only `test`, or `remove` of missing members) has no event and keeps the revision.
+
+        `if_revision` and `idempotency_key` work as in `set`. Cost: one round trip, O(bytes of the value). Raises the errors of
+        `set`, InvalidOperation, InvalidPointer, UpdateFailed (names the failing operation) and CorruptValue.
+        """
+        subject, scope_bytes, key_bytes = self._names(scope, key)
+        arguments = patch.translate(ops, strict=strict, limits=self.limits, subject=subject)
+        change = [b"strict update" if strict else b"update", b"%d" % self.limits.value_bytes, *arguments]
+        reply = await self._mutations.apply(
+            subject, scope_bytes, key_bytes, change, if_revision=if_revision, idempotency_key=idempotency_key, operations=ops
+        )
+        return codec.decode(reply.text or b"", subject=subject)
+
+    async def delete(
+        self, scope: str, key: str, *, if_revision: str | None = ANY, idempotency_key: str | None = None
+    ) -> Any | None:
+        """Remove a key and return its last value, or None. The removal and its event are written in one atomic step.
+
+        Deleting a missing key changes nothing and has no event. `if_revision` and `idempotency_key` work as in `set`. Cost: one
+        round trip, O(bytes of the value). Raises the errors of `set` for names and revisions, and CorruptValue.
+        """
+        subject, scope_bytes, key_bytes = self._names(scope, key)
+        reply = await self._mutations.apply(
+            subject, scope_bytes, key_bytes, [b"delete"], if_revision=if_revision, idempotency_key=idempotency_key
+        )
+        return None if reply.text is None else codec.decode(reply.text, subject=subject)
+
+    async def clear(self, scope: str) -> None:
+        """Delete all keys of a scope, with one event for each key.
+
+        Keys are deleted in pages, so that a large scope does not block Redis. Each deletion is atomic, the whole call is
+        not. Keys created during the call may stay. After an error, call `clear` again. Cost: two round trips for each page, or
+        three if `durability` is not `memory`. Raises InvalidName, StateUnavailable, NotDurable.
+        """
+        values, scan = await self._scan(scope)
+        async for page in scan.fields(values):
+            await self._mutations.delete(f"scope {scope!r:.200}", scope.encode(), page)
+
+    async def enqueue(
+        self,
+        topic: str,
+        data: Any,
+        *,
+        key: str | None = None,
+        delay: float | None = None,
+        at: float | datetime | None = None,
+        idempotency_key: str | None = None,
+    ) -> str:
+        """Append a message with JSON data to a topic, in one atomic step, and return its unique id.
+
+        Messages with the same `key` are handled in order. Messages without a key spread over the lanes of the topic.
+        `idempotency_key` works as in `set`; the result of a delayed message is kept for as much longer as the message waits.
+
+        With `delay` (seconds from the call) or `at` (Unix seconds, or a datetime with a time zone) the message waits in Redis
+        until that time by the clock of the Redis server. It is not sent before, and usually within 1 s after it: a worker, or a
+        process with `sweep=True`, appends it to the topic, once, where it takes its place behind what is there. A delay of 0 and
+        a time that has passed mean at once. `cancel` removes a message that waits.
+
+        Cost: one round trip, O(bytes of `data`); for a delayed message also O(log of the number that wait). Raises InvalidName,
+        InvalidValue, InvalidTime, ValueTooLarge, IdempotencyKeyReused, TooManyDelayed, StateUnavailable, NotDurable.
+        """
+        topic_bytes = keyspace.encode_name("topic", topic, self.limits.name_bytes)
+        key_bytes = b"" if key is None else keyspace.encode_name("key", key, self.limits.name_bytes)
+        subject = f"topic {topic!r}"
+        due = due_time(subject, delay, at)
+        text = codec.encode(data, subject=subject, max_bytes=self.limits.value_bytes)
+        return await self._mutations.append(subject, topic_bytes, key_bytes, text, due=due, idempotency_key=idempotency_key)
+
+    async def cancel(self, message_id: str) -> bool:
+        """Remove a delayed message, in one atomic step. Return True if it waited, and False if it has been sent or cancelled.
+
+        A message without a delay is sent at once. Cost: one round trip. Raises InvalidName for what is no id of a message,
+        StateUnavailable, NotDurable.
+        """
+        return await self._mutations.cancel(message_id)

@@ -1,0 +1,159 @@
+"""Read state: values, entries, whole scopes in pages."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from motia_redis._scripts import storage as scripts
+from motia_redis._store import codec, keyspace
+from motia_redis._store.keyspace import Subject
+from motia_redis._store.scans import Scan
+from motia_redis.errors import CorruptValue
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from motia_redis._store.limits import Limits
+    from motia_redis._store.retries import Attempt, Retries
+    from motia_redis._store.sessions import Session, Sessions
+
+_CONCURRENT_SCANS = 16  # partitions that `list_groups` reads at the same time
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Hold a value and its revision, the id of the event that last changed the key. Revisions of a key only grow."""
+
+    value: Any
+    revision: str
+
+
+class Reading:
+    """The reading methods of `StateManager`, and the parts of it that they use."""
+
+    limits: Limits
+    _sessions: Sessions
+    _retries: Retries
+
+    async def get(self, scope: str, key: str) -> Any | None:
+        """Return the value of a key. Return None if the key has no value or has the value null; `entry` tells them apart.
+
+        Cost: one round trip, O(bytes of the value). Raises InvalidName, CorruptValue, StateUnavailable.
+        """
+        subject, scope_bytes, key_bytes = self._names(scope, key)
+
+        async def read(session: Session, _: Attempt) -> Any:
+            values = session.keyspace.values(scope_bytes)
+            return await session.router.execute(values, "HGET", values, key_bytes)
+
+        text = await self._retries.run(subject, read)
+        return None if text is None else codec.decode(text, subject=subject)
+
+    async def entry(self, scope: str, key: str) -> Entry | None:
+        """Return the value and the revision of a key, read in one atomic step. Return None if the key has no value.
+
+        A value that another client wrote into the hash has the revision `0-0`. Cost and errors are those of `get`.
+        """
+        subject, scope_bytes, key_bytes = self._names(scope, key)
+
+        async def read(session: Session, _: Attempt) -> Any:
+            names = session.keyspace.state_keys(scope_bytes, key_bytes)
+            return await scripts.get_entry(session.router, values=names.values, revisions=names.revisions, key=key_bytes)
+
+        found = await self._retries.run(subject, read)
+        return Entry(codec.decode(found.text, subject=subject), found.revision.decode(errors="replace")) if found else None
+
+    async def list(self, scope: str) -> builtins.list[Any]:
+        """Return all values of a scope, in no particular order.
+
+        The scope is read in pages, so that a large scope does not block Redis. The result is not a snapshot. A key that exists
+        during the whole call is included once, with a value that it had during the call. Cost: one round trip for each page of
+        about 128 KiB, at most 500 keys. Raises InvalidName, CorruptValue, StateUnavailable.
+        """
+        return builtins.list((await self._all(scope)).values())
+
+    async def items(self, scope: str) -> dict[str, Any]:
+        """Return a dict of all keys of a scope and their values. Promises, cost and errors are those of `list`."""
+        return {codec.decode_key(key): value for key, value in (await self._all(scope)).items()}
+
+    async def keys(self, scope: str) -> builtins.list[str]:
+        """Return all keys of a scope, each once, in no particular order.
+
+        Promises and cost are those of `list`, but no values are transferred. Raises InvalidName, StateUnavailable.
+        """
+        values, scan = await self._scan(scope)
+        found: dict[bytes, None] = {}
+        async for page in scan.fields(values):
+            found.update(dict.fromkeys(page))
+        return [codec.decode_key(key) for key in found]
+
+    async def scan(self, scope: str) -> AsyncIterator[tuple[str, Any]]:
+        """Yield `(key, value)` pairs of a scope, read in pages, for scopes that do not fit into memory.
+
+        A key that exists during the whole scan is yielded at least once. It may be yielded again, with its value at that time, if
+        the scope shrinks or Redis fails over. Breaking out early stops further reads. Cost and errors are those of `list`.
+        """
+        values, scan = await self._scan(scope)
+        async for page in scan.items(values):
+            for key, text in page.items():
+                yield codec.decode_key(key), codec.decode_item(scope, key, text)
+
+    async def count(self, scope: str) -> int:
+        """Return the number of keys in a scope. Cost: one round trip, O(1). Raises InvalidName, StateUnavailable."""
+        values, _ = await self._scan(scope)
+
+        async def read(session: Session, _: Attempt) -> Any:
+            return await session.router.execute(values, "HLEN", values)
+
+        return int(await self._retries.run(f"scope {scope!r:.200}", read))
+
+    async def list_groups(self) -> builtins.list[str]:
+        """Return the sorted names of all scopes that have a key. They are read in pages, and the result is not a snapshot.
+
+        Cost: at least one round trip for each partition, O(scopes), whatever the number of keys. Raises CorruptValue if a name is
+        not UTF-8, and StateUnavailable.
+        """
+        scopes: set[bytes] = set()
+        scan = Scan(self._retries, "list_groups")
+        partitions = iter((await self._sessions.get()).keyspace.all_scopes())
+
+        async def read() -> None:
+            for partition in partitions:
+                async for page in scan.members(partition):
+                    scopes.update(page)
+
+        readers = [asyncio.create_task(read()) for _ in range(_CONCURRENT_SCANS)]
+        try:
+            await asyncio.gather(*readers)
+        finally:  # after an error the other readers must stop too
+            for reader in readers:
+                reader.cancel()
+            await asyncio.gather(*readers, return_exceptions=True)
+        try:
+            return sorted(scope.decode() for scope in scopes)
+        except UnicodeDecodeError as error:
+            raise CorruptValue(
+                f"list_groups: the scope name {error.object!r:.200} is not UTF-8; another client wrote it: remove it with SREM"
+            ) from None
+
+    async def _all(self, scope: str) -> dict[bytes, Any]:
+        """Return a dict of all keys of a scope and their values."""
+        values, scan = await self._scan(scope)
+        found: dict[bytes, Any] = {}
+        async with aclosing(scan.items(values, ahead=True)) as pages:
+            async for page in pages:
+                found.update(codec.decode_page(scope, page))
+        return found
+
+    async def _scan(self, scope: str) -> tuple[bytes, Scan]:
+        """Return the name of the hash that holds a scope's values, and the scan that reads it in pages."""
+        scope_bytes = keyspace.encode_name("scope", scope, self.limits.name_bytes)
+        return (await self._sessions.get()).keyspace.values(scope_bytes), Scan(self._retries, f"scope {scope!r:.200}")
+
+    def _names(self, scope: str, key: str) -> tuple[Subject, bytes, bytes]:
+        most = self.limits.name_bytes
+        return Subject(scope, key), keyspace.encode_name("scope", scope, most), keyspace.encode_name("key", key, most)
