@@ -27,6 +27,8 @@ PUBLIC = {
         "Finding",
         "Forgotten",
         "Renamed",
+        "Scheduled",
+        "ScheduledMessage",
         "Settings",
         "Status",
         "StepStatus",
