@@ -186,6 +186,7 @@ async def test_partitions_of_the_other_nodes_go_on_while_one_node_is_down(
             places = {f"scope{each}": cluster.owner(key_slot(keyspace.values(b"scope%d" % each))) for each in range(40)}
             common = {cluster.owner(key_slot(key)) for key in (keyspace.workers, layout_key(namespace).encode())}
             down = next(node for node in places.values() if node not in common)
+            topics = {f"topic{each}": cluster.owner(key_slot(keyspace.topic(b"topic%d" % each, 0))) for each in range(40)}
             healthy = [scope for scope, node in places.items() if node != down]
             async with working(state, record(recorder, state_trigger())):
                 for scope in healthy:
@@ -199,7 +200,6 @@ async def test_partitions_of_the_other_nodes_go_on_while_one_node_is_down(
                 for scope in healthy:
                     await state.set(scope, "key", 1)
                 await recorder.wait(2 * len(healthy))
-                topics = {f"topic{each}": cluster.owner(key_slot(keyspace.topic(b"topic%d" % each, 0))) for each in range(40)}
                 up = {topic for topic, node in topics.items() if node != down}
                 for topic in up:
                     await state.enqueue(topic, 1, delay=0.1)
