@@ -59,6 +59,7 @@ class Outcome(Enum):
 
     FINISHED = "it was handled, is a dead letter, or is not for this worker any more"
     LATER = "try it again after a pause"
+    UNDECIDED = "an attempt has failed, and has ended its task too: decide in another task what follows"
     SUSPECT = "try it again when the running suspect has ended"
     LEFT = "a defect of this package: try it again later"
 
@@ -135,7 +136,9 @@ class Attempts:
         if entry.is_traced:
             self._chains.note(step.name, delivery.trace_id)
         error: BaseException | None
-        if delivery.unwanted or delivery.attempts >= step.max_attempts:
+        if delivery.error is not None:
+            error = delivery.error
+        elif delivery.unwanted or delivery.attempts >= step.max_attempts:
             error = self._refusal(delivery)
         elif not delivery.suspect:
             error = await self._attempt(delivery, entry, task)
@@ -155,6 +158,7 @@ class Attempts:
 
     async def _conclude(self, delivery: Delivery, error: BaseException | None) -> Outcome:
         """Decide what follows from an attempt that failed, or whose lane was given away meanwhile."""
+        delivery.error = None
         if error is None:
             await self._settle(delivery, None)
             return Outcome.FINISHED
@@ -198,11 +202,14 @@ class Attempts:
                 wakes, self._waiting_suspects = self._waiting_suspects, []
                 for wake in wakes:
                     wake()
-        delivery.suspect = False  # the handler ran, and the process lives
         return error
 
     async def _attempt(self, delivery: Delivery, entry: StreamEntry, task: asyncio.Task[Any]) -> BaseException | None:
-        """Run the handler once and count the attempt. Return what the handler raised, whatever it is."""
+        """Run the handler once and count the attempt. Return what the handler raised, whatever it is; the delivery has it, too.
+
+        A future whose exception is a GeneratorExit raises it into the task that awaits it. Python then closes what the task runs,
+        from the inside out: this coroutine can return nothing.
+        """
         timeout = delivery.lane.subscription.step.timeout
         delivery.attempts += 1
         try:
@@ -216,8 +223,10 @@ class Attempts:
                 await asyncio.sleep(0)  # was the whole program cancelled? then the worker is told in the same turn of the loop
                 if self.closed:
                     raise
+            delivery.error = raised
             return raised
         finally:
+            delivery.suspect = False  # the handler ran, and the process lives
             while task.cancelling() and not self.closed:  # the handler's cancellation: the next handler must not get it
                 task.uncancel()
         return None

@@ -145,6 +145,8 @@ class Dispatcher:
                 turns += 1
                 if turns % _TURN == 0:
                     await asyncio.sleep(0)
+        except GeneratorExit:
+            pass  # what a handler awaited has raised it into this task
         finally:
             self._idle_slots += 1
             if self._ready:
@@ -166,6 +168,9 @@ class Dispatcher:
         outcome = Outcome.LEFT
         try:
             outcome = await self._attempts.make(delivery, task)
+        except GeneratorExit:
+            outcome = Outcome.UNDECIDED
+            raise
         except Exception:  # noqa: BLE001  # a defect of this package: the entry stays unfinished, and its lane goes on
             _log.exception("step %s: entry %s", lane.subscription.group, delivery.id)
         finally:
@@ -201,6 +206,8 @@ class Dispatcher:
             for waiting in islice(queue.deliveries, 1, None):
                 waiting.park()
             self._wait(queue, self._attempts.pause(delivery))
+        elif outcome is Outcome.UNDECIDED:
+            self._make_ready(queue)
         elif outcome is Outcome.SUSPECT:
             self._wait(queue, None)
             self._attempts.when_alone(lambda: self._wake(queue))

@@ -70,6 +70,7 @@ class Delivery:
     handed: bool = False  #: the lane was given away while the handler runs: the outcome is recorded for this entry alone
     sequence: int = 0  #: its place in the order in which the lane was read
     trace_id: str = ""  #: the same for all attempts made here
+    error: BaseException | None = None  #: of an attempt, until it is decided what follows
     last_fault: str = ""  #: how the last attempt made here failed
     is_matched: bool = False  #: a trigger without a condition fits: no attempt has to match
     call: PreparedCall | None = None  #: for the first attempt, if conditions were asked when the entry was read
