@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from motia_redis._store.sessions import Session
     from motia_redis._store.times import DueTime
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("motia_redis.state")
 
 # Seconds after a deletion found the server full in which deletions trim as if it still were. Otherwise memory would stay just
 # below the limit: a deletion frees the value, and its event takes as much.

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from motia_redis._transport.router import Router
 
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("motia_redis.state")
 
 #: The warnings that this process has logged, by URL and check: a program may create many managers of one Redis.
 _warned: set[tuple[str, str]] = set()

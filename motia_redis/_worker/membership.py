@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from motia_redis._transport.router import Router
     from motia_redis._worker.lanes import Lane
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("motia_redis.worker")
 
 _LOOK = 0.1  # seconds between two looks whether others have heard of this worker
 _TURN = 1500  # milliseconds for which a lane that several versions want differently stays with one of them

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from motia_redis._store.manager import StateManager
     from motia_redis._transport.router import Router
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("motia_redis.worker")
 
 _PREPARING = 10.0  # seconds for which the consumer groups are tried to be created, if Redis says that it passes
 _RELEASE_LOOK = 0.5  # seconds between two looks whether Redis is so long away that lanes cannot be released

@@ -69,7 +69,10 @@ def test_interrupted_comparison_removes_its_worktree(temporary: Path) -> None:
         assert any(line.startswith("get, 1 task") for line in process.stderr), "it ended before it measured"
         assert str(temporary) in worktrees()
         process.send_signal(signal.SIGINT)
-        assert process.wait(RUN_SECONDS) == 130
+        try:
+            assert process.wait(RUN_SECONDS) == 130
+        finally:
+            process.kill()  # otherwise the end of the block would wait for ever
     assert str(temporary) not in worktrees()
     assert not list(temporary.iterdir())
 
