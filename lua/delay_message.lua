@@ -56,8 +56,8 @@ if redis.call("HEXISTS", delayed, request) == 1 then -- an earlier attempt, whos
   dedupe.record_reply(redis.call, keys, attempt_token, reply)
   return reply
 end
-local known = dedupe.find_reply(redis.call, keys, request, attempt_token)
-if known then
+local action, known = dedupe.decide(redis.call, keys, request, attempt_token)
+if action == "answer" then
   return known
 end
 local reply = keep_message()

@@ -134,9 +134,7 @@ class Keyspace:
         """Return the partition of the message with this id. Raises InvalidName for what is no id of a message."""
         match = _MESSAGE_ID.fullmatch(message_id) if isinstance(message_id, str) else None
         if match is None or int(match[1]) >= self.layout.partitions:
-            raise InvalidName(
-                f"the message id must be what enqueue returned, such as '3-0123456789abcdef', not {message_id!r:.80}"
-            )
+            raise InvalidName(f"a message id is what enqueue returns, such as '3-0123456789abcdef', not {message_id!r:.80}")
         return int(match[1])
 
     def dead(self, stream: bytes, step: str) -> bytes:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from motia_redis._transport.outages import Outage
     from motia_redis._transport.router import Router
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("motia_redis.state")
 
 _RECHECK = 0.25  # seconds between two looks at a partition: another process may have added something that is due earlier
 _PAUSE = 0.01  # seconds before the next look at a partition that has just nothing due any more: calls with more to do cost less

@@ -30,6 +30,7 @@ class MatchResult(Enum):
 
     FILTERED = "the scope and key of no trigger fit: another version of the step may want the entry"
     UNWANTED = "no trigger matches"
+    MATCHED = "a trigger without a condition fits: `Matcher.prepare` returns the call for each attempt"
     DEFERRED = "the attempt has to match: a condition is async, raised, or is missing"
 
 
@@ -55,8 +56,6 @@ class Matcher:
         self._encoded_name = step.name.encode()
         self._triggers = [_Trigger(trigger) for trigger in step.state_triggers]
         self._logger = Logger(step.name)
-        #: False: `match_when_read` cannot reject an entry, so there is no need to call it.
-        self.has_filters = any(t.is_sync or t.scope is not None for t in self._triggers)
 
     def match_when_read(self, entry: StreamEntry, state: StateManager) -> PreparedCall | MatchResult:
         """Return the call for the first attempt at an entry, or why there is none. Raise nothing.
@@ -69,35 +68,31 @@ class Matcher:
             if self._is_for_another_step(fields):
                 return MatchResult.UNWANTED
             if fields[b"type"] == b"topic":
-                return MatchResult.DEFERRED
+                return MatchResult.MATCHED
             candidates = self._candidates(fields)
             if not candidates:
                 return MatchResult.FILTERED
-            is_traced = bool(fields.get(b"trace"))
-            for trigger in candidates:
-                if not trigger.is_sync:
-                    return MatchResult.DEFERRED
-                is_traced = is_traced or trigger.takes_ctx
-            trace_id = entry.trace_id if is_traced else ""
-            # In a context of its own: log lines of the reader must not name this step.
-            return contextvars.copy_context().run(self._match_sync, candidates, entry, state, trace_id)
-        except BaseException:  # noqa: BLE001 - the attempt meets the error again, and counts it; a cancellation cannot arrive here
-            return MatchResult.DEFERRED
+            if candidates[0].condition is None:
+                return MatchResult.MATCHED
+            if all(trigger.is_sync for trigger in candidates):
+                is_traced = entry.is_traced or any(trigger.takes_ctx for trigger in candidates)
+                trace_id = entry.trace_id if is_traced else ""
+                # In a context of its own: log lines of the reader must not name this step.
+                return contextvars.copy_context().run(self._match_sync, candidates, entry, state, trace_id)
+        except BaseException:  # noqa: BLE001, S110 - the attempt meets the error again, and counts it; no cancellation can arrive here
+            pass
+        return MatchResult.DEFERRED
+
+    def prepare(self, entry: StreamEntry, state: StateManager, trace_id: str, attempt: int) -> PreparedCall:
+        """Return the call for an attempt at an entry that is `MATCHED`. Raises CorruptValue."""
+        if entry.fields[b"type"] == b"topic":
+            return self._message(entry, state, trace_id, attempt)
+        change = events.decode_change(entry.revision, entry.fields)
+        return PreparedCall(change, self._context(change, state, trace_id, attempt))
 
     async def match(self, entry: StreamEntry, state: StateManager, trace_id: str, attempt: int) -> PreparedCall | None:
         """Return the call for an attempt; None when no trigger matches. Raise what a condition raises."""
-        fields = entry.fields
-        if self._is_for_another_step(fields):
-            return None
-        if fields[b"type"] == b"topic":
-            return self._message(entry, state, trace_id, attempt)
-        candidates = self._candidates(fields)
-        if not candidates:
-            return None
-        if candidates[0].condition is None:  # the most frequent case needs no generator
-            change = events.decode_change(entry.revision, fields)
-            return PreparedCall(change, self._context(change, state, trace_id, attempt))
-        matching = self._matching(candidates, entry, state, trace_id, attempt)
+        matching = self._matching(self._candidates(entry.fields), entry, state, trace_id, attempt)
         answer = None
         while True:
             try:

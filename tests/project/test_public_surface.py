@@ -29,6 +29,8 @@ PUBLIC = {
         "Finding",
         "Forgotten",
         "Renamed",
+        "Scheduled",
+        "ScheduledMessage",
         "Settings",
         "Status",
         "StepStatus",

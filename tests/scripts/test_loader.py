@@ -41,6 +41,15 @@ def test_parts_stand_where_the_entry_point_wants_them(lua: Path) -> None:
     assert text == "if short then\n  return 0\nend\nlocal function lib_a()\nreturn 1\nend\nreturn lib_a()\n"
 
 
+def test_a_part_that_is_required_early_stands_above(lua: Path) -> None:
+    (lua / "lib" / "a.lua").write_text("return 1\n")
+    (lua / "lib" / "b.lua").write_text('local a = require("lib.a")\nreturn a\n')
+    (lua / "main.lua").write_text('if short then\n  return require("lib.a")\nend\n-- PARTS\nreturn require("lib.b")\n')
+    text = loader.assemble("main", lua)
+    assert text.count("local function lib_a()") == text.count("local function lib_b()") == 1
+    assert text.index("local function lib_a()") < text.index("if short") < text.index("local function lib_b()")
+
+
 def test_library_has_each_entry_point_as_a_function_and_makes_each_part_once(lua: Path) -> None:
     (lua / "lib" / "a.lua").write_text("return 1\n")
     (lua / "lib" / "b.lua").write_text('return require("lib.a") + 1\n')
