@@ -89,8 +89,11 @@ class Matcher:
         fields = entry.fields
         if self._is_for_another_step(fields):
             return None
-        if fields[b"type"] == b"topic":
+        kind = fields.get(b"type")
+        if kind == b"topic":
             return self._message(entry, state, trace_id, attempt)
+        if kind is None or b"scope" not in fields or b"key" not in fields:
+            raise events.foreign_entry(entry.revision)
         candidates = self._candidates(fields)
         if not candidates:
             return None

@@ -292,6 +292,37 @@ async def test_every_kind_of_failure_is_a_failed_attempt(
         assert letter[b"text"] == b"the handler took longer than the step's timeout of 0.1 s"
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"x": "y"},
+        {"type": "state:updated"},
+        {"type": "state:updated", "scope": "users", "key": b"\xff", "new": "1"},
+        {"type": "state:updated", "scope": "users", "key": "ann", "new": "1", "kept": "x"},
+        {"type": "topic", "data": "1"},
+    ],
+    ids=["unknown", "no scope", "no UTF-8", "no number", "no topic"],
+)
+async def test_entry_that_another_client_wrote_into_a_stream_becomes_a_dead_letter_that_says_so(
+    state: StateManager, raw: redis.Redis, namespace: str, fields: dict[str, Any]
+) -> None:
+    recorder = Recorder()
+    async with working(state, record(recorder, state_trigger(), queue("mail"), max_attempts=1)):
+        for stream in (await state.connect()).event_streams("users"):
+            raw.xadd(stream, fields)
+        lanes = len((await state.connect()).event_streams("users"))
+
+        async def buried() -> bool:
+            return len(await DeadLetters(state).list()) == lanes
+
+        await until(buried, "a dead letter for each entry")
+        await state.set("users", "ann", 1)
+        await recorder.wait(1)
+    for letter in await DeadLetters(state).list():
+        assert letter.error_type == "CorruptValue"
+        assert letter.error_text.endswith("is no event and no message: another client wrote it into the stream")
+
+
 async def test_stop_waits_for_running_handlers_and_acknowledges_them(
     state: StateManager, raw: redis.Redis, namespace: str
 ) -> None:
