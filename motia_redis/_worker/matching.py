@@ -92,7 +92,10 @@ class Matcher:
 
     async def match(self, entry: StreamEntry, state: StateManager, trace_id: str, attempt: int) -> PreparedCall | None:
         """Return the call for an attempt; None when no trigger matches. Raise what a condition raises."""
-        matching = self._matching(self._candidates(entry.fields), entry, state, trace_id, attempt)
+        fields = entry.fields
+        if not {b"type", b"scope", b"key"} <= fields.keys():
+            raise events.foreign_entry(entry.revision)
+        matching = self._matching(self._candidates(fields), entry, state, trace_id, attempt)
         answer = None
         while True:
             try:
