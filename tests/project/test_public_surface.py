@@ -18,8 +18,8 @@ from motia_redis._steps.logs import LOGGER_NAME
 
 PUBLIC = {
     "motia_redis": [
-        "ApiRequest", "ApiResponse", "Application", "Entry", "FlowContext", "KEEP", "Layout", "Limits", "Retention", "StateManager",
-        "StateTriggerInput", "TriggerInfo", "Worker", "__version__", "create_web_app", "enqueue", "http", "load_application",
+        "ApiRequest", "ApiResponse", "Application", "Entry", "FlowContext", "KEEP", "Layout", "Limits", "Retention",
+        "StateManager", "StateTriggerInput", "TriggerInfo", "Worker", "__version__", "create_web_app", "enqueue", "http", "load_application",
         "logger", "queue", "state", "stateManager", "state_manager", "step",
     ],
     "motia_redis.admin": [
