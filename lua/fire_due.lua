@@ -2,6 +2,7 @@
 --
 -- A member of the sorted set is "<kind>:<what>", and its score is the time. A new kind is a function of `fire` below.
 --
+-- FLAGS    allow-oom
 -- KEYS     1 sorted set of what falls due in the partition  2 hash of the partition's delayed messages
 --          3 hash that records what was trimmed from the partition's streams  4 set of the partition's topics
 --          5 set of the partition's scopes  6... other keys of the partition that may be written
