@@ -268,6 +268,14 @@ async def test_full_server_cannot_load_the_library_and_gets_it_later(own: Proces
             await state.set("users", "bob", 1)
         assert await state.delete("users", "ann") == {"n": 1}
         assert libraries(own) == {}
+        monkeypatch.setattr(functions, "_PAUSE", 60.0)
+        await until_holds(lambda: state._sessions.current().router.functions.usable, "the pause is over")  # type: ignore[union-attr]
+        own.client.config_resetstat()
+        for _ in range(5):
+            await state.delete("users", "ann")
+        stats: Any = own.client.info("commandstats")
+        assert stats["cmdstat_function|load"]["rejected_calls"] == 1, "one attempt, then a pause"
+        state._sessions.current().router.functions.usable = True  # type: ignore[union-attr]
         own.client.config_set("maxmemory", 0)
         while not libraries(own):
             await state.set("users", "bob", 1)
@@ -317,7 +325,8 @@ async def test_loading_deletes_only_own_libraries_that_nobody_has_used_for_a_wee
     for digit, days in (("1", 8), ("2", 7), ("3", 0)):
         load(own, other_version(digit), days)
     foreign = "#!lua name={0}\nredis.register_function{{function_name = '{0}_f', callback = function() end, description = '{1}'}}"
-    for name, about in (("motia_x", "in use on 2020-01-01"), ("motia_" + "4" * 16, "theirs"), ("other", "in use on 2020-01-01")):
+    old = "theirs, in use on 2020-01-01"
+    for name, about in (("motia_x", old), ("motia_" + "4" * 16, "theirs"), ("other", old)):
         own.client.function_load(foreign.format(name, about))
     async with StateManager(url_of(own)) as state:
         await use(state)

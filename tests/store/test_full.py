@@ -50,8 +50,8 @@ def used_memory(own: redis.Redis) -> int:
     return int(info["used_memory"])
 
 
-def fill_up(own: redis.Redis, over: int = 100_000) -> None:
-    """Set maxmemory below the memory that is used."""
+def fill_up(own: redis.Redis, over: int = 400_000) -> None:
+    """Set maxmemory below the memory that is used: by more than the buffer that the function library came in, which is freed."""
     own.config_set("maxmemory", used_memory(own) - over)
 
 
