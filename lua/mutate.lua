@@ -14,12 +14,12 @@
 --          3... parameters of the kind:
 --            "set"     3 canonical JSON with its mark
 --            "delete"  none; "drop" is a deletion that does not return the old text
---            "update"  3 largest size of the result (bytes)  4 number of operations, then for each: name, path length,
---                      path segments..., and
+--            "update"  3 largest size of the result (bytes)  4... for each operation: its name and path, and
 --                        add set replace test increment append: value
 --                        move copy:                             length of `from`, segments of `from`...
 --                        merge:                                 whole value, member count, (name, value)...
 --                        remove discard:                        nothing
+--                      Name and path are "<name>" and one segment, or "<name> <number of segments>" and the segments...
 --            "strict update"  the same
 -- RETURNS  set: {revision}
 --          delete: {revision, old text}; drop: {revision}; {} when the key held no value
@@ -39,22 +39,20 @@
 --          request is applied once. Over maxmemory "set" and "update" are refused; "delete" works, and trims its stream at once
 --          to what consumer groups need, so that it frees memory.
 
-local values, revisions, events = KEYS[1], KEYS[2], KEYS[4]
-local request_record, trimmed, idempotency_record = KEYS[5], KEYS[6], KEYS[7]
-local key, kind, parameter = ARGV[1], ARGV[2], ARGV[3]
-local FIRST_PARAMETER = 3 -- where the parameters of the kind begin
+local values, revisions, _, events, request_record, trimmed, idempotency_record = unpack(KEYS)
+local key, kind, parameter = unpack(ARGV, 1, 3)
+local FIRST_PARAMETER, FIRST_OPERATION = 3, 4 -- where the parameters of the kind begin, and the operations of an update
 
 local write = require("lib.write")
 
 local trace, expected, limits, attempt_token = "", "", "", ""
-local line = string.find(kind, "\n", 1, true)
-if line then
-  local options = string.find(kind, "\n", line + 1, true)
-  if options then
-    expected, limits, attempt_token = string.match(kind, "^([^\n]*)\n([^\n]*)\n([^\n]*)$", options + 1)
-  end
-  trace, kind = string.sub(kind, line + 1, options and options - 1), string.sub(kind, 1, line - 1)
+if kind ~= "set" and kind ~= "update" then
+  local OPTIONS = "^([^\n]*)\n?([^\n]*)\n?([^\n]*)\n?([^\n]*)\n?([^\n]*)$" -- each is empty if it is left out
+  kind, trace, expected, limits, attempt_token = string.match(kind, OPTIONS)
 end
+local sub = string.sub
+local _, tag = string.find(values, "}:", 1, true) -- all keys begin with the same hash tag
+local scope, request = sub(values, tag + 7), sub(request_record, tag + 9) -- behind "state:" and "request:"
 local old = redis.call("HGET", values, key)
 -- A first attempt only checks that no later one left a record.
 local is_first = attempt_token == "" and redis.call("EXISTS", request_record) == 0
@@ -63,13 +61,13 @@ local is_first = attempt_token == "" and redis.call("EXISTS", request_record) ==
 -- need.
 if is_first and expected == "" and limits == "" then
   if kind == "set" and old then
-    return write(redis, KEYS, key, trace, old, parameter, nil, "new", parameter, "old", old)
+    return write(redis, KEYS, scope, key, request, trace, old, parameter, nil, "new", parameter, "old", old)
   elseif kind == "set" then
-    return write(redis, KEYS, key, trace, old, parameter, nil, "new", parameter)
+    return write(redis, KEYS, scope, key, request, trace, old, parameter, nil, "new", parameter)
   elseif old and (kind == "update" or kind == "strict update") then
-    local text, first, last = require("lib.direct")(old, ARGV, FIRST_PARAMETER + 1)
+    local text, first, last = require("lib.direct")(old, ARGV, FIRST_OPERATION)
     if text and #text <= parameter + 3 then -- with the mark
-      return write(redis, KEYS, key, trace, old, require("lib.event_fields")(old, text, first, last))
+      return write(redis, KEYS, scope, key, request, trace, old, require("lib.event_fields")(old, text, first, last))
     end
   end
 end
@@ -78,25 +76,31 @@ end
 
 local is_full = false -- whether Redis refused the event of a deletion, because it is over maxmemory
 
--- Write a planned change and return the reply, or the reply of a change that has nothing to write; see lib/plan.lua.
-local function carry_out(done, new, ...)
-  if done then
-    return done
-  end
-  local reply = write(redis, KEYS, key, trace, old, new, ...)
-  if reply.err and not new then
-    local full = require("lib.full")
-    if full.is_refusal(reply) then
-      is_full = true
-      full.allow_writes(redis.call, revisions)
-      return write(redis, KEYS, key, trace, old, new, ...)
-    end
+local function delete(returned)
+  local erase, full = require("lib.erase"), require("lib.full")
+  local reply = erase(redis, KEYS, scope, key, request, trace, old, returned)
+  if full.is_refusal(reply) then
+    is_full = true
+    full.allow_writes(redis.call, revisions)
+    reply = erase(redis, KEYS, scope, key, request, trace, old, returned)
   end
   return reply
 end
 
+-- Do what lib/plan.lua returned.
+local function carry_out(action, new, ...)
+  if action == "answer" then
+    return new
+  elseif action == "unchanged" then
+    return { redis.call("HGET", revisions, key) or "0-0", old }
+  elseif action == "delete" then
+    return delete(new)
+  end
+  return write(redis, KEYS, scope, key, request, trace, old, new, ...)
+end
+
 local function change()
-  local reply = carry_out(require("lib.plan")(redis, KEYS, key, kind, expected, old, ARGV, FIRST_PARAMETER))
+  local reply = carry_out(require("lib.plan")(redis, revisions, key, request, kind, expected, old, ARGV, FIRST_PARAMETER))
   if reply.err or not reply[1] then
     return reply
   end
@@ -122,8 +126,7 @@ local keys = {
   record = request_record, key = idempotency_record, stream = events, trimmed = trimmed, hash = revisions,
   newest = redis.call("HGET", revisions, key),
 }
-local _, tag = string.find(request_record, "}:request:", 1, true)
-local action, known = dedupe.decide(redis.call, keys, string.sub(request_record, tag + 1), attempt_token)
+local action, known = dedupe.decide(redis.call, keys, request, attempt_token)
 if action == "answer" then
   return known
 end

@@ -1,67 +1,87 @@
--- Plans one change: checks it and computes the new text. Nothing is written, so that all changes of a call can be planned
--- before the first one is written.
+-- Plans one change: checks it and computes the new text. Nothing is written, so that all changes of a call can be planned before
+-- the first one is written.
 --
--- A planned change is what follows `old` in the arguments of write.lua: the new text (false = deleted), the text to return, and
--- the fields of the event. Several values cost less than a table.
+-- A plan is an action and what belongs to it:
+--   "answer"     the reply of a change that cannot be made, or that has nothing to change
+--   "unchanged"  nothing: the operations leave the value as it is
+--   "delete"     the text to return, if any
+--   "write"      the new text, the text to return, and the fields of the event, as lib/write.lua takes them
+-- Several values cost less than a table.
 
 local MARK = "\t\r\t" -- ends every text that this package writes; see codec.py
 
--- Plan an update: `arguments` has the largest size of the result at `cursor`, then the operations. Return like `plan`.
--- COST: see direct.lua and patch.lua.
-local function plan_update(server, keys, key, old, arguments, cursor, is_strict)
-  local direct, event_fields = require("lib.direct"), require("lib.event_fields")
-  local largest = arguments[cursor] + #MARK
-  if old then
-    local text, first, last = direct(old, arguments, cursor + 1)
-    if text and #text <= largest then
-      return nil, event_fields(old, text, first, last)
-    end
-  end
+-- Plan an update by the patch engine. `largest` is the size of the text that the result may have.
+local function plan_patch(old, arguments, cursor, request, largest, is_strict)
   local patch = require("lib.patch")
-  local document = patch.new_document(old or "{}" .. MARK, string.sub(keys[5], -16)) -- the request id
-  local done, failure = pcall(patch.apply, document, arguments, cursor + 1, is_strict)
+  local document = patch.new_document(old or "{}" .. MARK, request)
+  local done, failure = pcall(patch.apply, document, arguments, cursor, is_strict)
   if not done then
     if type(failure) ~= "table" then
       error(failure, 0)
     end
-    return { err = failure.code .. " " .. document.operation .. " " .. failure.detail }
+    return "answer", { err = failure.code .. " " .. document.operation .. " " .. failure.detail }
   end
   local text = document.text
   if old and not document.changed then
-    return { server.call("HGET", keys[2], key) or "0-0", old }
+    return "unchanged"
   elseif #text > largest then
-    return { err = "TOOLARGE " .. #text - #MARK }
+    return "answer", { err = "TOOLARGE " .. #text - #MARK }
   elseif not old then
-    return nil, text, text, "new", text
+    return "write", text, text, "new", text
   end
-  return nil, event_fields(old, text, document.prefix + 1, #old - document.suffix)
+  return "write", require("lib.event_fields")(old, text, document.prefix + 1, #old - document.suffix)
 end
 
--- Plan the change of `key`, which holds `old` (false = no value). `kind`, `expected` and, from `cursor` on, the parameters of
--- the kind in `arguments` are those in the header of mutate.lua; `server` and `keys` those of write.lua. Return the reply of a
--- change that has nothing to write, such as an error; or nil, and the planned change.
-local function plan(server, keys, key, kind, expected, old, arguments, cursor)
+local planners = {}
+
+function planners.set(_, _, old, arguments, cursor)
+  local text = arguments[cursor]
+  if old then
+    return "write", text, nil, "new", text, "old", old
+  end
+  return "write", text, nil, "new", text
+end
+
+function planners.delete(_, _, old)
+  if old then
+    return "delete", old
+  end
+  return "answer", {}
+end
+
+function planners.drop(_, _, old)
+  if old then
+    return "delete"
+  end
+  return "answer", {}
+end
+
+-- `arguments` has the largest size of the result at `cursor`, then the operations. COST: see direct.lua and patch.lua.
+function planners.update(request, is_strict, old, arguments, cursor)
+  local largest = arguments[cursor] + #MARK
+  if old then
+    local text, first, last = require("lib.direct")(old, arguments, cursor + 1)
+    if text and #text <= largest then
+      return "write", require("lib.event_fields")(old, text, first, last)
+    end
+  end
+  return plan_patch(old, arguments, cursor + 1, request, largest, is_strict)
+end
+
+-- Plan the change of `key`, which holds `old` (false = no value). `kind`, `expected` and, from `cursor` on, the parameters of the
+-- kind in `arguments` are those in the header of mutate.lua.
+local function plan(server, revisions, key, request, kind, expected, old, arguments, cursor)
   if expected ~= "" then
-    local actual = old and (server.call("HGET", keys[2], key) or "0-0") or "none"
+    local actual = old and (server.call("HGET", revisions, key) or "0-0") or "none"
     if actual ~= expected then
-      return { err = "CONFLICT " .. actual }
+      return "answer", { err = "CONFLICT " .. actual }
     end
   end
-  if kind == "set" then
-    local text = arguments[cursor]
-    if old then
-      return nil, text, nil, "new", text, "old", old
-    end
-    return nil, text, nil, "new", text
-  elseif kind == "delete" or kind == "drop" then
-    if not old then
-      return {}
-    end
-    return nil, false, kind == "delete" and old or nil, "old", old
-  elseif not old and kind == "strict update" then
-    return { err = "KEYMISSING" }
+  local is_strict = kind == "strict update"
+  if is_strict and not old then
+    return "answer", { err = "KEYMISSING" }
   end
-  return plan_update(server, keys, key, old, arguments, cursor, kind == "strict update")
+  return planners[is_strict and "update" or kind](request, is_strict, old, arguments, cursor)
 end
 
 return plan
