@@ -87,7 +87,7 @@ class Child:
 
 def main() -> None:
     """Run as a worker process: `python -m benchmarks.growing.child URL NUMBER`."""
-    logging.getLogger("motia_redis._store.sessions").setLevel(logging.ERROR)  # no persistence is intended
+    logging.getLogger("motia_redis.state").setLevel(logging.ERROR)  # no persistence is intended
     with new_runner() as runner:
         runner.run(Child(sys.argv[1], int(sys.argv[2])).serve())
 

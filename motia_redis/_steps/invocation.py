@@ -97,8 +97,9 @@ class Apart:
                     self._on_block(seconds)
             try:
                 given, step = (yield waits_for), steps.send
-            except BaseException as error:  # noqa: BLE001  # it is for the coroutine
-                given, step = error, steps.throw
+            except BaseException as error:  # noqa: BLE001  # it is for the coroutine, which is at fault for no frame of this one
+                trace = error.__traceback__
+                given, step = error.with_traceback(trace and trace.tb_next), steps.throw
 
 
 def takes_ctx(fn: Function) -> bool:

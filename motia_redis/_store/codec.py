@@ -37,13 +37,18 @@ def encode(value: Any, *, subject: object, max_bytes: int) -> bytes:
     which names the first part that JSON cannot hold (NaN, an int over 64 bits, a lone surrogate, a member name that is not a
     string, a set ...), and ValueTooLarge for a text of more than `max_bytes` bytes.
     """
-    try:
-        text = _canonicalize(_dumps(value))
-    except values.Unencodable as error:
-        raise InvalidValue(f"{subject}: {error}") from None
+    text = _canonicalize(to_json(value, subject=subject))
     if len(text) > max_bytes:
         raise ValueTooLarge(f"{subject}: the value is {len(text)} bytes of JSON, the limit is {max_bytes}")
     return text
+
+
+def to_json(value: Any, *, subject: object) -> bytes:
+    """Return `value` as JSON for readers outside of Redis: in the usual spelling, of any length. Else it is like `encode`."""
+    try:
+        return _dumps(value)
+    except values.Unencodable as error:
+        raise InvalidValue(f"{subject}: {error}") from None
 
 
 def _dumps(value: Any) -> bytes:
@@ -52,7 +57,7 @@ def _dumps(value: Any) -> bytes:
         text = orjson.dumps(value, option=_OPTIONS)
         # orjson writes NaN and the infinities as null; only then the parts must be checked.
         is_exact = type(value) in _SCALARS or values.is_plain(value)
-        if is_exact and not (b"null" in text and _may_hold_nonfinite(value)):
+        if is_exact and not (b"null" in text and may_hold_nonfinite(value)):
             return text
     except TypeError:
         pass
@@ -111,7 +116,7 @@ def _canonicalize(text: bytes) -> bytes:
     return b'"'.join(parts)
 
 
-def _may_hold_nonfinite(value: Any) -> bool:
+def may_hold_nonfinite(value: Any) -> bool:
     """Return whether an encoded value may hold NaN or an infinity. This check is fast: most values with a null just hold None."""
     rest = [value]
     while rest:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from motia_redis._transport.urls import Server
 
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("motia_redis.state")
 
 #: Returns a user name (None: the default user) and a password. Called before each connection to a server of the data.
 Credentials: TypeAlias = Callable[[], Awaitable[tuple[str | None, str]]]

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from motia_redis._steps.triggers import HttpTrigger
     from motia_redis._store.manager import StateManager
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("motia_redis.http")
 
 _RETRY_AFTER = 5  # seconds, for a client that got a 503
 
@@ -153,7 +153,7 @@ class Endpoint:
         with running_step(step.name):
             try:
                 # In a task of its own: a handler that cancels its task must not look like a server that cancels the request.
-                response = response_of(await call_in_task(step.handler, request, context))
+                result = await call_in_task(step.handler, request, context)
             except BaseException as error:  # a handler may raise anything, and the request needs an answer
                 if isinstance(error, asyncio.CancelledError) and _is_cancelled():
                     raise
@@ -163,6 +163,13 @@ class Endpoint:
                     return json_response(503, {"error": "the state is unavailable", "trace_id": trace_id}, headers)
                 fault = describe(error)
                 logger.exception(f"{request.method} {request.path} failed: {fault.type}", {"route": trigger.path})
+                return _server_error(trace_id)
+            try:
+                response = response_of(result)
+            except Exception as error:  # noqa: BLE001  # the result may hold any objects
+                # No traceback: the handler has returned, and is in none of the frames.
+                reason = f"no response from what the handler returned: {describe(error).line}"
+                logger.error(f"{request.method} {request.path}: {reason}", {"route": trigger.path})  # noqa: TRY400
                 return _server_error(trace_id)
         self._outage.worked(step.name)
         return response

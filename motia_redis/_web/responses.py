@@ -9,20 +9,27 @@ import orjson
 from starlette.responses import Response
 
 from motia_redis._steps.inputs import ApiResponse
+from motia_redis._store import codec
+from motia_redis.errors import InvalidValue
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TRACE_HEADER = "x-trace-id"
 
+_BODY = "the body of the response"
 _RESULT_KEYS = {"status", "body", "headers"}
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_HEADER_VALUE = re.compile(r"[\t -~\x80-\xff]*")  # ISO 8859-1 without control characters
 # The length is that of the body, and the trace id that of the request, whatever the handler says.
 _OWN_HEADERS = ("content-length", "transfer-encoding", TRACE_HEADER)
 
 
 def response_of(result: object) -> Response:
-    """Return the response for what a handler returned. Raises TypeError or ValueError if no response can be made of it."""
+    """Return the response for what a handler returned.
+
+    Raises TypeError, ValueError or InvalidValue if no response can be made of it. The error names the part.
+    """
     if result is None:
         return Response(status_code=204)
     if isinstance(result, dict) and ("status" in result or "body" in result) and result.keys() <= _RESULT_KEYS:
@@ -55,10 +62,13 @@ def json_response(status: int, body: dict[str, Any], headers: dict[str, str] | N
 def _encode(body: Any) -> tuple[bytes, str]:
     """Return a response body as bytes, and the content type that goes with its kind."""
     if isinstance(body, str):
-        return body.encode(), "text/plain; charset=utf-8"
+        try:
+            return body.encode(), "text/plain; charset=utf-8"
+        except UnicodeEncodeError:
+            raise InvalidValue(f"{_BODY}: text with a lone surrogate: {body!r:.80}") from None
     if isinstance(body, bytes | bytearray | memoryview):
         return bytes(body), "application/octet-stream"
-    return orjson.dumps(body), "application/json"
+    return codec.to_json(body, subject=_BODY), "application/json"
 
 
 def _checked_headers(headers: object) -> Iterator[tuple[str, str]]:
@@ -74,6 +84,6 @@ def _checked_headers(headers: object) -> Iterator[tuple[str, str]]:
 
 def _checked_header(name: str, value: object) -> str:
     text = str(value) if isinstance(value, int) else value
-    if not isinstance(text, str) or any(c in text for c in "\r\n\0"):
-        raise ValueError(f"the header {name!r} cannot hold {value!r}")
+    if not isinstance(text, str) or not _HEADER_VALUE.fullmatch(text):
+        raise ValueError(f"the header {name!r} cannot hold {value!r:.200}")
     return text

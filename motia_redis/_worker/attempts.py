@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from motia_redis._worker.handed import HandedEntries
     from motia_redis._worker.lanes import Delivery, Lane
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("motia_redis.worker")
 
 _T = TypeVar("_T")
 
@@ -216,8 +216,7 @@ class Attempts:
             if timeout is None:
                 await self._handle(delivery, entry)
             else:
-                async with asyncio.timeout(timeout):
-                    await self._handle(delivery, entry)
+                await self._handle_within(timeout, delivery, entry)
         except BaseException as raised:  # a handler may raise anything; only its own key must wait
             if isinstance(raised, asyncio.CancelledError):
                 await asyncio.sleep(0)  # was the whole program cancelled? then the worker is told in the same turn of the loop
@@ -230,6 +229,17 @@ class Attempts:
             while task.cancelling() and not self.closed:  # the handler's cancellation: the next handler must not get it
                 task.uncancel()
         return None
+
+    async def _handle_within(self, seconds: float, delivery: Delivery, entry: StreamEntry) -> None:
+        """Call the handler like `_handle`, for so many seconds at most."""
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                await self._handle(delivery, entry)
+        except TimeoutError as error:
+            if not limit.expired() or not isinstance(error.__cause__, asyncio.CancelledError):
+                raise  # the handler's own
+            raise TimeoutError(f"the handler took longer than the step's timeout of {seconds:g} s") from error.__cause__
 
     async def _handle(self, delivery: Delivery, entry: StreamEntry) -> None:
         """Call the handler if a trigger matches. Raise what user code raises."""

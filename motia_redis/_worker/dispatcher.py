@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     OrderKey = tuple[bytes, bytes]
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("motia_redis.worker")
 
 _DOUBT = 0.2  # seconds after which a key looks again whether the lease was renewed
 _DEFECT = 5.0  # seconds before an entry is tried again that met a defect of this package

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from motia_redis._transport.router import Router
     from motia_redis._worker.lanes import Delivery
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("motia_redis.worker")
 
 _INTERVAL = 0.2  # seconds between two looks
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from motia_redis._worker.entries import PreparedCall, StreamEntry
     from motia_redis._worker.subscriptions import Subscription
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("motia_redis.worker")
 
 _SUSPECTS = 256  # entries beyond the position that a holder that crashed may have been running: handlers begin in order
 _FIRST_BATCH = (16, 64 * 1024)  # the most entries and about the bytes of a first read; each full read doubles it

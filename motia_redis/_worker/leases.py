@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from motia_redis._worker.lanes import Lane, Lease
     from motia_redis._worker.membership import Membership
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("motia_redis.worker")
 
 _REBALANCE_INTERVAL = 0.1  # seconds between two looks while lanes are changing their holder
 _RECONNECT = 0.2  # seconds before trying again while Redis is away

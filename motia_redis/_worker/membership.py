@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from motia_redis._transport.router import Router
     from motia_redis._worker.lanes import Lane
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("motia_redis.worker")
 
 _LOOK = 0.1  # seconds between two looks whether others have heard of this worker
 _TURN = 1500  # milliseconds for which a lane that several versions want differently stays with one of them
@@ -117,6 +117,11 @@ class Membership:
     def server_time(self) -> int:
         """Return the time on the Redis server, about, in Unix milliseconds."""
         return int((time.monotonic() + self._clock) * 1000)
+
+    def live_workers(self) -> tuple[list[str], str]:
+        """Return the ids of the live workers, sorted, this one's included, and the id of this one."""
+        live = {member.id for member in self._members_now if member.is_live}
+        return sorted(live | {self._worker}), self._worker
 
     def silent_for(self, worker: str) -> float:
         """Return for how many seconds a worker had sent no heartbeat when this one sent its last; infinity for an unknown one."""

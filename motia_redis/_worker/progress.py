@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from motia_redis._transport.router import Router
     from motia_redis._worker.lanes import Lane
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("motia_redis.worker")
 
 _PAUSES = (0.1, 1.0)  # seconds: first and longest pause while Redis is away
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from motia_redis._worker.lanes import Lane
     from motia_redis._worker.subscriptions import Subscription
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("motia_redis.worker")
 
 _ENTRIES = 128  # of one lane in one read
 _TURN = 64  # entries to submit before other tasks of the loop run, counted by whole lanes: submitting calls conditions

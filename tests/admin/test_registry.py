@@ -193,6 +193,9 @@ async def test_worker_continues_after_its_step_was_forgotten_by_force(state: Sta
         (["dead", "show"], "motia-redis dead show --step"),
         (["dead", "retry"], "motia-redis dead retry --step"),
         (["dead", "drop"], "motia-redis dead drop --step"),
+        (["scheduled"], "motia-redis scheduled list"),
+        (["scheduled", "list"], "motia-redis scheduled list --topic"),
+        (["scheduled", "cancel"], "motia-redis scheduled cancel 3-"),
         (["steps"], "motia-redis steps create app.py"),
         (["steps", "create"], "motia-redis steps create app.py"),
         (["steps", "rename"], "motia-redis steps rename SendMail Mail"),
@@ -204,6 +207,6 @@ def test_command_has_help_with_an_example(arguments: list[str], example: str) ->
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0
     assert f"Example:\n    {example}" in done.stdout
-    if arguments not in (["dead"], ["steps"]):
+    if arguments not in (["dead"], ["scheduled"], ["steps"]):
         assert "--redis" in done.stdout
         assert "--namespace" in done.stdout

@@ -8,11 +8,13 @@ import pkgutil
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import motia_redis
+from motia_redis._steps.logs import LOGGER_NAME
 
 PUBLIC = {
     "motia_redis": [
@@ -27,6 +29,8 @@ PUBLIC = {
         "Finding",
         "Forgotten",
         "Renamed",
+        "Scheduled",
+        "ScheduledMessage",
         "Settings",
         "Status",
         "StepStatus",
@@ -41,9 +45,10 @@ PUBLIC = {
     ],
     "motia_redis.errors": [
         "BadIndex", "CorruptValue", "DeadLetterMissing", "IdempotencyKeyReused", "InvalidName", "InvalidOperation",
-        "InvalidPointer", "InvalidValue", "KeyMissing", "LayoutMismatch", "NotDurable", "NumberOverflow", "OutcomeUnknown",
+        "InvalidPointer", "InvalidTime", "InvalidValue", "KeyMissing", "LayoutMismatch", "NotDurable", "NumberOverflow",
+        "OutcomeUnknown",
         "PathMissing", "RevisionConflict", "SettingsMismatch", "StateError", "StateUnavailable", "StepError", "StepInUse",
-        "StepMissing", "TestFailed", "TooDeep", "TooMuchWork", "UpdateFailed", "ValueTooLarge", "WrongKind",
+        "StepMissing", "TestFailed", "TooDeep", "TooManyDelayed", "TooMuchWork", "UpdateFailed", "ValueTooLarge", "WrongKind",
     ],
     "motia_redis.types": [
         "Condition", "Credentials", "Durability", "FieldMerge", "FieldNumber", "FieldNumberValue", "FieldOperation",
@@ -148,3 +153,16 @@ def test_version_is_the_one_that_the_command_prints() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == f"motia-redis {motia_redis.__version__}\n"
     assert re.fullmatch(r"\d+\.\d+\.\d+", motia_redis.__version__)
+
+
+def test_loggers_have_the_names_of_the_docs() -> None:
+    """Records name what users know. A private module may move."""
+    page = Path("docs/operating.md").read_text()
+    documented = set(re.findall(r"^\| `(motia_redis[.a-z]*)` \|", page, re.MULTILINE))
+    used = set()
+    for path in Path("motia_redis").rglob("*.py"):
+        for call in re.findall(r"getLogger\((.*?)\)", path.read_text()):
+            name = LOGGER_NAME if call == "LOGGER_NAME" else call.strip('"')
+            assert name in documented or name in ("", "uvicorn"), f"{path}: getLogger({call})"
+            used.add(name)
+    assert documented == used - {"", "uvicorn"}

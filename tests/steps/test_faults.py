@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from motia_redis._steps import invocation
 from motia_redis._steps.faults import MAX_TEXT, MAX_TRACEBACK, Fault, describe, printable, type_name
 from motia_redis._steps.invocation import call, call_in_task
 
@@ -253,6 +256,29 @@ async def test_traceback_begins_with_the_frames_of_the_user() -> None:
         ).traceback.splitlines()
     assert lines[1].startswith(f'  File "{__file__}", line ')
     assert lines[1].endswith(", in fails")
+
+
+async def test_traceback_of_a_cancelled_function_has_only_its_frames() -> None:
+    began = asyncio.Event()
+
+    async def waits(input: Any) -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    async def caller() -> str:
+        try:
+            await call(waits, None, None, None)
+        except asyncio.CancelledError as error:
+            # As the worker sees it: without the frame of this test.
+            return describe(error.with_traceback(error.__traceback__.tb_next if error.__traceback__ else None)).traceback
+        raise AssertionError
+
+    task = asyncio.create_task(caller())
+    await began.wait()
+    task.cancel()
+    traceback = await task
+    assert ", in waits" in traceback
+    assert str(Path(invocation.__file__).parent) not in traceback
 
 
 async def test_frames_of_this_package_are_not_shown_beside_the_cause() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+import orjson
 import pytest
 
 from motia_redis._steps.logs import LOGGER_NAME, JsonFormatter, Logger, TextFormatter, configure_logging, logger, running_step
@@ -37,6 +38,9 @@ HOSTILE = {
     ("a", "key"): 1,
     "\ud800key": 1,
     "nested": {"deep": [object(), {2**70: Broken()}]},
+    "nan": float("nan"),
+    "infinite": [None, {"a": float("-inf")}],
+    "fragment": {"a": orjson.Fragment(b'1, "forged": {')},
 }
 
 
@@ -146,7 +150,11 @@ def test_no_field_makes_a_call_raise_or_costs_the_others(
     assert "kept" in line
     assert str(2**70) in line
     if isinstance(formatter, JsonFormatter):
-        assert json.loads(line)["fields"]["good"] == "kept"
+        fields = json.loads(line)["fields"]
+        assert fields["good"] == "kept"
+        assert fields["nan"] == "nan"
+        assert fields["infinite"] == "[None, {'a': -inf}]"
+        assert "forged" not in fields
 
 
 @pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()], ids=["text", "json"])

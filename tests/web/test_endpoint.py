@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+from decimal import Decimal
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+import orjson
 import pytest
 
 from motia_redis._steps.inputs import ApiRequest, ApiResponse
@@ -93,6 +96,13 @@ async def test_head_returns_the_response_of_get_without_body() -> None:
         (ApiResponse(status=201, body={"a": [1, None]}), 201, b'{"a":[1,null]}', "application/json"),
         ({"status": 202, "body": [True, 1.5]}, 202, b"[true,1.5]", "application/json"),
         ({"body": 3}, 200, b"3", "application/json"),
+        (
+            {"body": {"{": [2**64 - 1, -(2**63), Decimal("1.10")]}},
+            200,
+            b'{"{":[18446744073709551615,-9223372036854775808,"1.10"]}',
+            "application/json",
+        ),
+        ({"status": HTTPStatus.ACCEPTED, "body": "é", "headers": {"x-n": 2**70}}, 202, "é".encode(), "text/plain; charset=utf-8"),
         (ApiResponse(), 200, b"null", "application/json"),
         (ApiResponse(body="é"), 200, "é".encode(), "text/plain; charset=utf-8"),
         (ApiResponse(body=b"\xff"), 200, b"\xff", "application/octet-stream"),
@@ -119,33 +129,49 @@ async def test_headers_are_sent_and_a_list_repeats_its_header() -> None:
 
 
 @pytest.mark.parametrize(
-    "result",
+    ("result", "part"),
     [
-        {"name": "Alice"},
-        {"status": 200, "bdy": 1},
-        {"headers": {}},
-        {},
-        "text",
-        [1],
-        {"status": "200"},
-        {"status": True},
-        {"status": 99},
-        {"status": 101},
-        {"status": 600},
-        {"body": object()},
-        {"body": 2**70},
-        {"body": "\ud800"},
-        {"body": 1, "headers": {"x": "a\r\nset-cookie: b"}},
-        {"body": 1, "headers": {"x y": "a"}},
-        {"body": 1, "headers": {"x": "\u20ac"}},
-        {"body": 1, "headers": {"x": None}},
-        {"body": 1, "headers": None},
+        ({"name": "Alice"}, "not a dict of ['name']"),
+        ({"status": 200, "bdy": 1}, "not a dict of ['bdy', 'status']"),
+        ({"headers": {}}, "not a dict of ['headers']"),
+        ({}, "not a dict of []"),
+        ("text", "not str"),
+        ([1], "not list"),
+        ({"status": "200"}, "not '200'"),
+        ({"status": True}, "not True"),
+        ({"status": 99}, "not 99"),
+        ({"status": 101}, "not 101"),
+        ({"status": 600}, "not 600"),
+        ({"body": object()}, "the body of the response: object is not a JSON value"),
+        ({"body": 2**70}, "the body of the response: an integer of more than 64 bits"),
+        (
+            {"body": {"a": [1, {"b/c": -(2**63) - 1}]}},
+            "the body of the response: at '/a/1/b~1c': an integer of more than 64 bits",
+        ),
+        ({"body": {"a": [1, float("nan")]}}, "at '/a/1': nan is not a JSON number"),
+        ({"body": [float("-inf")]}, "at '/0': -inf is not a JSON number"),
+        ({"body": {"a": orjson.Fragment(b"{")}}, "at '/a': raw text in an orjson.Fragment is no value"),
+        ({"body": {"a": b"x"}}, "at '/a': bytes is not a JSON value"),
+        ({"body": {1: "a"}}, "member name 1 is not a string"),
+        ({"body": {"a": ["\ud800"]}}, "at '/a/0': text with a lone surrogate"),
+        ({"body": "\ud800"}, "the body of the response: text with a lone surrogate"),
+        ({"body": 1, "headers": {"x": "a\r\nset-cookie: b"}}, "the header 'x' cannot hold"),
+        ({"body": 1, "headers": {"x": ["a", "\x1b[2J"]}}, "the header 'x' cannot hold"),
+        ({"body": 1, "headers": {"x y": "a"}}, "'x y' cannot be the name of a header"),
+        ({"body": 1, "headers": {"x": "\u20ac"}}, "the header 'x' cannot hold '€'"),
+        ({"body": 1, "headers": {"x": None}}, "the header 'x' cannot hold None"),
+        ({"body": 1, "headers": None}, "the headers of a response must be a dict, not NoneType"),
     ],
 )
-async def test_invalid_result_returns_500_and_is_logged(result: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_invalid_result_returns_500_and_the_log_names_the_part(
+    result: Any, part: str, caplog: pytest.LogCaptureFixture
+) -> None:
     response = await answer(result)
     assert response.status_code == 500
     assert response.json()["error"] == "internal server error"
+    (message,) = caplog.messages
+    assert message.startswith("GET /: no response from what the handler returned: ")
+    assert part in message
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
 
 

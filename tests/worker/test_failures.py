@@ -103,7 +103,10 @@ async def test_every_kind_of_failure_is_a_failed_attempt(
 
         await until(buried, "a dead letter")
     (stream,) = raw.keys(f"{{{namespace}:*:dead:Record")
-    assert raw.xrange(stream)[0][1][b"error"] == name
+    letter = raw.xrange(stream)[0][1]
+    assert letter[b"error"] == name
+    if failure == "timeout":
+        assert letter[b"text"] == b"the handler took longer than the step's timeout of 0.1 s"
 
 
 @pytest.mark.parametrize("limit", [None, 5.0])
