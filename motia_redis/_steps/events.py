@@ -29,8 +29,8 @@ def decode_change(entry_id: str, fields: Fields) -> StateTriggerInput:
     """Return the change that an event describes.
 
     An event has the whole new text, but only the differing bytes of the old text. The old text shares its other bytes with both
-    ends of the new text. A field that would be empty is left out. Raises CorruptValue if another client wrote the entry, or if a text
-    is not JSON.
+    ends of the new text. A field that would be empty is left out. Raises CorruptValue if another client wrote the entry, or if a
+    text is not JSON.
     """
     try:
         return _decode_change(entry_id, fields)
