@@ -66,7 +66,8 @@ fuzz: $(VENV)/dev
 	$(BIN)/python -m tests.fuzzing.costs --seconds $(or $(COSTS),60) $(if $(SEED),--seed $(SEED))
 
 chaos: $(VENV)/dev
-	MOTIA_CHAOS=full $(BIN)/python -m pytest tests/faults -rP
+	MOTIA_CHAOS=full $(BIN)/python -m pytest tests/faults -rP -m 'not alone' -n $(WORKERS) --dist loadfile
+	MOTIA_CHAOS=full $(BIN)/python -m pytest tests/faults -rP -m alone
 
 # Rivals that cannot be installed are reported and left out.
 $(VENV)/bench: pyproject.toml benchmarks/triggering/contenders.py

@@ -66,8 +66,8 @@ local dedupe = require("lib.dedupe")
 local keys = {
   record = request_record, key = idempotency_record, stream = stream, trimmed = trimmed, newest = false, hash = trimmed,
 }
-local known = dedupe.find_reply(redis.call, keys, request, attempt_token)
-if known then
+local action, known = dedupe.decide(redis.call, keys, request, attempt_token)
+if action == "answer" then
   return known
 end
 local reply = append_and_trim()

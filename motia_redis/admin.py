@@ -3,6 +3,7 @@
 from motia_redis._admin.dead_letters import DeadLetter, DeadLetters
 from motia_redis._admin.doctor import Examined, examine
 from motia_redis._admin.registry import Forgotten, Renamed, forget_step, rename_step
+from motia_redis._admin.scheduled import Scheduled, ScheduledMessage
 from motia_redis._admin.settings import change_settings
 from motia_redis._admin.status import Status, StepStatus, StepVersion, WorkerStatus, read_status
 from motia_redis._admin.topics import UnreadTopic
@@ -16,6 +17,8 @@ __all__ = [
     "Finding",
     "Forgotten",
     "Renamed",
+    "Scheduled",
+    "ScheduledMessage",
     "Settings",
     "Status",
     "StepStatus",

@@ -4,8 +4,9 @@ Every message names the scope and key (and the operation, for an update) and say
 script reports carry the same code there (`code` below); a test holds the two lists equal::
 
     StateError
-    ├── InvalidName          a scope or key that is not text, empty or too long
+    ├── InvalidName          a scope, key or message id that is not text, empty, too long or malformed
     ├── InvalidValue         a value that JSON cannot hold
+    ├── InvalidTime          a delay or a time that cannot be, or is too far away
     ├── ValueTooLarge        a value, or an update's result, over the size limit      TOOLARGE
     ├── InvalidOperation     an unknown or malformed update operation
     │   └── InvalidPointer   a path that is not a JSON Pointer
@@ -20,6 +21,7 @@ script reports carry the same code there (`code` below); a test holds the two li
     │   └── TooMuchWork      the operations cost more than one call may               TOOMUCH
     ├── CorruptValue         the stored text is not JSON (another client wrote it)  CORRUPT
     ├── RevisionConflict     `if_revision` does not hold                              CONFLICT
+    ├── TooManyDelayed       too many messages wait for their time                    CROWDED
     ├── LayoutMismatch       this namespace was created with another layout
     ├── SettingsMismatch     this process is given other settings than the namespace has
     ├── StateUnavailable     Redis cannot be reached or refused the call
@@ -44,6 +46,7 @@ __all__ = [
     "InvalidName",
     "InvalidOperation",
     "InvalidPointer",
+    "InvalidTime",
     "InvalidValue",
     "KeyMissing",
     "LayoutMismatch",
@@ -60,6 +63,7 @@ __all__ = [
     "StepMissing",
     "TestFailed",
     "TooDeep",
+    "TooManyDelayed",
     "TooMuchWork",
     "UpdateFailed",
     "ValueTooLarge",
@@ -74,11 +78,15 @@ class StateError(Exception):
 
 
 class InvalidName(StateError):
-    """Report a scope or key that is not a string, is empty or is too long; nothing was sent."""
+    """Report a scope, key, topic or message id that is no string, or is empty, too long or malformed; nothing was sent."""
 
 
 class InvalidValue(StateError):
     """Report a value that JSON cannot hold exactly; nothing was sent."""
+
+
+class InvalidTime(StateError):
+    """Report a delay or a time that is not valid: of another type, naive, negative, or too far away; nothing was sent."""
 
 
 class ValueTooLarge(StateError):
@@ -166,6 +174,12 @@ class RevisionConflict(StateError):
         super().__init__(message)
         self.expected = expected
         self.actual = actual
+
+
+class TooManyDelayed(StateError):
+    """Report a delayed message for which there is no room: too many wait for their time; nothing was sent."""
+
+    code: ClassVar[str | None] = "CROWDED"
 
 
 class LayoutMismatch(StateError):

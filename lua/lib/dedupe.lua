@@ -53,6 +53,15 @@ local function milliseconds(id)
   return tonumber(string.match(id, "^(%d+)"))
 end
 
+-- Return the id before an id.
+local function id_before(id)
+  local ms, sequence = string.match(id, "^(%d+)-(%d+)$")
+  if sequence ~= "0" then
+    return string.format("%s-%.0f", ms, sequence - 1)
+  end
+  return string.format("%.0f", ms - 1)
+end
+
 -- Return the reply that the change or the message with this event had.
 local function reply_of_event(id, fields)
   local kind = field(fields, "type")
@@ -62,17 +71,18 @@ local function reply_of_event(id, fields)
   return { id, field(fields, kind == "state:deleted" and "old" or "new") }
 end
 
--- Search for the event of a request, from `newest` back to `since`. Return its reply; or nil and where the next call continues.
+-- Search for the event of a request, from `newest` back to `since`. Return what was found: "event" and the reply that it had;
+-- "nothing"; "trimmed" if the event may have been there; or "more" and where the next call continues.
 local function find(call, stream, trimmed, request, newest, since)
   local entries, bytes, page = 0, 0, 1
   while true do
     local found = call("XREVRANGE", stream, newest, "-", "COUNT", page)
     for _, entry in ipairs(found) do
       if milliseconds(entry[1]) < since then
-        return nil
+        return "nothing"
       end
       if field(entry[2], "request") == request then
-        return reply_of_event(entry[1], entry[2])
+        return "event", reply_of_event(entry[1], entry[2])
       end
       for _, part in ipairs(entry[2]) do
         bytes = bytes + #part
@@ -82,23 +92,15 @@ local function find(call, stream, trimmed, request, newest, since)
       break
     end
     entries = entries + #found
-    local ms, sequence = string.match(found[#found][1], "^(%d+)-(%d+)$")
-    if sequence ~= "0" then
-      newest = string.format("%s-%.0f", ms, sequence - 1)
-    else
-      newest = string.format("%.0f", ms - 1)
-    end
+    newest = id_before(found[#found][1])
     if entries >= MOST_ENTRIES or bytes >= MOST_BYTES then
-      return nil, newest
+      return "more", newest
     end
     page = math.max(1, math.min(MOST_ENTRIES - entries, math.floor((MOST_BYTES - bytes) / (bytes / entries + 1))))
   end
   -- The stream begins after `since`: the event may have been trimmed.
   local floor = call("HGET", trimmed, "floor " .. stream)
-  if floor and milliseconds(floor) >= since then
-    return unknown("trimmed")
-  end
-  return nil
+  return floor and milliseconds(floor) >= since and "trimmed" or "nothing"
 end
 
 -- Record the reply of a repetition, or under an idempotency key. An error reply is not recorded: the caller may try again.
@@ -112,54 +114,75 @@ local function remember(call, keys, asked, reply)
   end
 end
 
--- Return the reply for a request that must not run: its earlier reply, an error, or the status SEARCHING (call again). Return nil
--- for a request that must run: nothing was written then. `keys` has record, key (that of the idempotency key, if any), stream,
--- trimmed, newest (the revision of the key; false = none), and hash (a hash of the script, for full.allow_writes).
-local function find_reply(call, keys, request, attempt_token)
-  local asked = parse(attempt_token)
-  local known = keys.key and call("GET", keys.key)
-  if known then
-    local fingerprint, rest = string.match(known, "^(%x*)\n(.*)$")
-    if fingerprint ~= asked.fingerprint then
-      return { err = "REUSED" }
-    end
+-- Return what an idempotency record decides, as `decide` does.
+local function decide_by_key(call, keys, asked, known)
+  local fingerprint, rest = string.match(known, "^(%x*)\n(.*)$")
+  if fingerprint ~= asked.fingerprint then
+    return "answer", { err = "REUSED" }
+  end
+  full.allow_writes(call, keys.hash)
+  call("SET", keys.key, known, "KEEPTTL") -- a write on this connection, so that its WAIT covers the first attempt's
+  return "answer", reply_of_record(rest)
+end
+
+-- Return what the record of a request decides: as `decide` does, or "search" and where the search for its event begins.
+local function decide_by_record(call, keys, asked, record)
+  local attempt, rest = string.match(record, "^(%d+)\n(.*)$")
+  local reply, from = reply_of_record(rest), string.match(rest, "^?(.*)$")
+  if reply then
     full.allow_writes(call, keys.hash)
-    call("SET", keys.key, known, "KEEPTTL") -- a write on this connection, so that its WAIT covers the first attempt's
-    return reply_of_record(rest)
+    call("SET", keys.record, record, "KEEPTTL")
+    return "answer", reply
+  elseif tonumber(attempt) > asked.attempt or (not from and tonumber(attempt) == asked.attempt) then
+    return "answer", unknown("late")
+  elseif not from then
+    return "apply"
   end
-  local from = keys.newest or "+"
-  local record = call("GET", keys.record)
-  if record then
-    local attempt, rest = string.match(record, "^(%d+)\n(.*)$")
-    local reply = reply_of_record(rest)
-    if reply then
-      full.allow_writes(call, keys.hash)
-      call("SET", keys.record, record, "KEEPTTL")
-      return reply
-    end
-    from = string.match(rest, "^?(.*)$")
-    if tonumber(attempt) > asked.attempt or not from then
-      return tonumber(attempt) >= asked.attempt and unknown("late") or nil
-    end
-  elseif asked.attempt == 1 then
-    return nil
-  end
+  return "search", from
+end
+
+-- Search for the event of a request from the id `from` on, and return what that decides, as `decide` does.
+local function decide_by_search(call, keys, asked, request, from)
   local since = clock.now(call) - asked.elapsed
   if asked.began > 0 then
     since = math.min(since, asked.began)
   end
-  since = since - MARGIN
-  local found, rest = find(call, keys.stream, keys.trimmed, request, from, since)
-  if rest then
+  local outcome, found = find(call, keys.stream, keys.trimmed, request, from, since - MARGIN)
+  if outcome == "more" then
     full.allow_writes(call, keys.hash)
-    call("SET", keys.record, asked.attempt .. "\n?" .. rest, "PX", RECORD_LIFETIME)
-    return { ok = "SEARCHING" }
-  end
-  if found and not found.err then
+    call("SET", keys.record, asked.attempt .. "\n?" .. found, "PX", RECORD_LIFETIME)
+    return "answer", { ok = "SEARCHING" }
+  elseif outcome == "event" then
     full.allow_writes(call, keys.hash)
     remember(call, keys, asked, found)
+    return "answer", found
+  elseif outcome == "trimmed" then
+    return "answer", unknown("trimmed")
   end
-  return found
+  return "apply"
+end
+
+-- Decide what to do with an attempt at a request: "apply", where nothing was written yet; or "answer" and with what: the reply
+-- of an earlier attempt, an error, or the status SEARCHING (call again). `keys` has record, key (that of the idempotency key,
+-- if any), stream, trimmed, newest (the revision of the key; false = none), and hash (a hash of the script, for
+-- full.allow_writes).
+local function decide(call, keys, request, attempt_token)
+  local asked = parse(attempt_token)
+  local known = keys.key and call("GET", keys.key)
+  if known then
+    return decide_by_key(call, keys, asked, known)
+  end
+  local record = call("GET", keys.record)
+  if record then
+    local action, found = decide_by_record(call, keys, asked, record)
+    if action == "search" then
+      return decide_by_search(call, keys, asked, request, found)
+    end
+    return action, found
+  elseif asked.attempt == 1 then
+    return "apply"
+  end
+  return decide_by_search(call, keys, asked, request, keys.newest or "+")
 end
 
 -- Record the reply of a request that ran.
@@ -167,4 +190,4 @@ local function record_reply(call, keys, attempt_token, reply)
   remember(call, keys, parse(attempt_token), reply)
 end
 
-return { find_reply = find_reply, record_reply = record_reply }
+return { decide = decide, record_reply = record_reply }

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from heapq import heapify, heappop, heapreplace
 from typing import TYPE_CHECKING, Any
 
 from motia_redis._admin import registry
 from motia_redis._admin.connections import open_namespace
+from motia_redis._admin.merging import merge
 from motia_redis._scripts import administration
 from motia_redis._steps import events
 from motia_redis._store import codec
@@ -227,21 +227,9 @@ async def _all_pages(router: Router, keyspace: Keyspace, step: str | None) -> As
 
 async def _merged(router: Router, places: list[_Place]) -> AsyncIterator[DeadLetter]:
     """Yield the letters of several places, the oldest first."""
-    sources = []
-    for number, place in enumerate(places):
-        letters = (letter async for page in _pages(router, place) for letter in page)
-        async for letter in letters:
-            sources.append((letter.time, number, letter, letters))
-            break
-    heapify(sources)
-    while sources:
-        _, number, letter, letters = sources[0]
+    sources = [(letter async for page in _pages(router, place) for letter in page) for place in places]
+    async for letter in merge(sources, lambda letter: letter.time):
         yield letter
-        following = await anext(letters, None)
-        if following is None:
-            heappop(sources)
-        else:
-            heapreplace(sources, (following.time, number, following, letters))
 
 
 def _letter(place: _Place, entry_id: bytes, fields: Mapping[bytes, bytes]) -> DeadLetter:

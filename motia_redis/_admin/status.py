@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from motia_redis._admin import registry
 from motia_redis._admin.connections import open_namespace
+from motia_redis._admin.scheduled import read_waiting
 from motia_redis._admin.topics import UnreadTopic, read_unread_topics
 from motia_redis._scripts import administration
 from motia_redis._scripts.administration import LanePlace, Position
@@ -70,6 +71,8 @@ class Status:
     workers: list[WorkerStatus]
     dropped: dict[str, int]  #: stream -> number of unhandled entries, or dead letters, that a cap has removed
     topics: list[UnreadTopic]  #: topics that no step consumes yet
+    delayed: int  #: delayed messages that wait for their time
+    next_due_in: float | None  #: seconds until something falls due; far below 0: nobody sends what is due. None: nothing waits
 
 
 @dataclass(slots=True)
@@ -120,7 +123,7 @@ class _Uncounted(NamedTuple):
 async def read_status(state: StateManager) -> Status:
     """Return the status of a namespace. It is not of one moment: entries written during the call may be counted or not.
 
-    The steps are those of which a worker ever created the groups. Only reads, and never scans the keyspace. Cost: three round
+    The steps are those of which a worker ever created the groups. Only reads, and never scans the keyspace. Cost: six round
     trips; the number of lanes of all steps; and up to 10,000 entries of each lane are counted, page by page. Raises
     StateUnavailable.
     """
@@ -132,6 +135,7 @@ async def read_status(state: StateManager) -> Status:
                 totals[name].partitions.add(partition)
         await _add_dead_letters(router, keyspace, totals)
         topics = await read_unread_topics(router, keyspace)
+        waiting = await read_waiting(router, keyspace)
     return Status(
         namespace=state.namespace,
         steps=[
@@ -141,6 +145,8 @@ async def read_status(state: StateManager) -> Status:
         ],
         workers=_workers(known),
         topics=topics,
+        delayed=waiting.messages,
+        next_due_in=None if waiting.next_due is None else (waiting.next_due - known.now) / 1000,
         dropped={stream.decode(errors="replace"): count for stream, count in sorted(known.dropped.items())},
     )
 

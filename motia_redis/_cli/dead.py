@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from motia_redis._cli.namespace import json_option, place, run_on_namespace
-from motia_redis._cli.options import CommandError, connection_options, one_line_errors, stack
+from motia_redis._cli.options import CommandError, confirm, connection_options, one_line_errors, stack
 from motia_redis._cli.output import counted, plain, print_json, printable, table
 
 if TYPE_CHECKING:
@@ -195,7 +195,8 @@ def drop(*, redis_url: str | None, namespace: str, ids: tuple[str, ...], step: s
     """  # noqa: D301
     _check_choice(ids, step, every=every)
     if every and not yes:
-        _confirm(f"Drop all dead letters of {f'step {step!r}' if step else 'all steps'} in {place(redis_url, namespace)}?")
+        which = f"step {step!r}" if step else "all steps"
+        confirm(f"Drop all dead letters of {which} in {place(redis_url, namespace)}?", verb="drop", done="dropped")
 
     async def work(letters: DeadLetters) -> tuple[int, list[str]]:
         if every:
@@ -205,19 +206,6 @@ def drop(*, redis_url: str | None, namespace: str, ids: tuple[str, ...], step: s
     done, left = _with_letters(redis_url, namespace, work)
     click.echo(f"dropped {counted(done, 'dead letter')} in {place(redis_url, namespace)}")
     _report(left)
-
-
-def _confirm(question: str) -> None:
-    with one_line_errors():
-        try:
-            agreed = click.confirm(question, err=True)
-        except click.Abort:  # end of input, or an interrupt
-            click.echo(err=True)
-            agreed = False
-        if not agreed:
-            raise CommandError(
-                "nothing was dropped: the question was not answered with yes; use --yes to drop without a question"
-            )
 
 
 def _with_letters(redis_url: str | None, namespace: str, work: Callable[[DeadLetters], Awaitable[_T]]) -> _T:

@@ -8,6 +8,7 @@ import click
 
 from motia_redis._cli.dead import dead
 from motia_redis._cli.options import connection_options, stack
+from motia_redis._cli.scheduled import scheduled
 from motia_redis._cli.serving import Settings, start
 from motia_redis._cli.settings import settings
 from motia_redis._cli.status import doctor, status
@@ -104,7 +105,7 @@ def main() -> None:
     """  # noqa: D301 - \b is click's mark for a paragraph that must not be wrapped
 
 
-for _command in (status, doctor, settings, dead, steps):
+for _command in (status, doctor, settings, dead, steps, scheduled):
     main.add_command(_command)
 
 

@@ -83,6 +83,20 @@ def one_line_errors() -> Iterator[None]:
         sys.exit(128 + signal.SIGINT)
 
 
+def confirm(question: str, *, verb: str, done: str) -> None:
+    """Ask a question. End the process with exit code 2 if the answer is not yes; the message says that nothing was `done`."""
+    with one_line_errors():
+        try:
+            agreed = click.confirm(question, err=True)
+        except click.Abort:  # end of input, or an interrupt
+            click.echo(err=True)
+            agreed = False
+        if not agreed:
+            raise CommandError(
+                f"nothing was {done}: the question was not answered with yes; use --yes to {verb} without a question"
+            )
+
+
 def state_manager(redis_url: str | None, namespace: str) -> StateManager:
     """Return the manager for the options. Raises CommandError for an invalid URL or namespace."""
     from motia_redis._store.manager import StateManager  # noqa: PLC0415 - slow to import: `--help` must answer at once

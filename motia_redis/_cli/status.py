@@ -14,6 +14,8 @@ from motia_redis._cli.output import counted, plain, print_json, table
 if TYPE_CHECKING:
     from motia_redis._admin.status import Status, StepStatus
 
+_OVERDUE = 5.0  # seconds: no process sends what is due
+
 
 @click.command()
 @connection_options
@@ -67,6 +69,10 @@ def _print_status(found: Status) -> None:
     click.echo()
     for topic in found.topics:
         click.echo(plain(f"topic {topic.name}: {counted(topic.messages, 'message')}, and no step consumes it yet"))
+    if found.delayed:
+        overdue = found.next_due_in is not None and found.next_due_in < -_OVERDUE
+        text = "no process sends what is due: start a worker" if overdue else "motia-redis scheduled list"
+        click.echo(f"{counted(found.delayed, 'delayed message')} waiting for their time: {text}")
     if found.dropped:
         count = counted(sum(found.dropped.values()), "unhandled entry or dead letter", "unhandled entries and dead letters")
         click.echo(

@@ -76,6 +76,8 @@ def _describe(kind: type[StateError], code: str, detail: str, operations: object
     index, _, reason = detail.partition(" ")
     if kind is errors.ValueTooLarge:
         return f"the result of the update would be {detail} bytes of JSON, over the limit `value_bytes`; split the value"
+    if kind is errors.TooManyDelayed:
+        return f"{detail} delayed messages wait in the partition already, the limit is `Retention.most_entries`; cancel some"
     if kind is errors.KeyMissing:
         return "a strict update needs a value, and the key holds none: set() one first"
     if kind is errors.IdempotencyKeyReused:

@@ -1,8 +1,8 @@
 """Load the Lua scripts, assemble each from its parts, and call it by its hash.
 
 An entry point `lua/<name>.lua` requires its parts by `require("lib.<part>")`. The loader inserts each part once, as a function
-that creates it, in dependency order: at the top, or at a line `-- PARTS`. Redis creates the functions of a script again in every
-call, so a call that returns above that line pays for none of the parts.
+that creates it, in dependency order: at the top, or at a line `-- PARTS` if only what follows it requires the part. Redis creates
+the functions of a script again in every call, so a call that returns above that line does not pay for those parts.
 """
 
 from __future__ import annotations
@@ -98,9 +98,12 @@ def assemble(name: str, directory: Path) -> str:
                 parts[part] = f"local function lib_{part}()\n{body}end\n"
         return _REQUIRE.sub(r"lib_\1()", text)
 
-    body = add(_read(directory / f"{name}.lua"), (name,))
-    before, _, after = body.rpartition(_PARTS)
-    return before + "".join(parts.values()) + after
+    before, _, after = _read(directory / f"{name}.lua").rpartition(_PARTS)
+    before = add(before, (name,))
+    early = len(parts)
+    after = add(after, (name,))
+    texts = list(parts.values())
+    return "".join((*texts[:early], before, *texts[early:], after))
 
 
 def _read(path: Path) -> str:

@@ -22,7 +22,7 @@ _CHANGE_SETTINGS: Final = loader.load("change_settings")
 _ENSURE_LAYOUT: Final = loader.load("ensure_layout")
 
 _new = tuple.__new__  # makes a NamedTuple without its own __new__, which is a function call in Python
-_SEARCHING = b"SEARCHING"  # the status that asks for another call, while the script searches for an earlier attempt
+SEARCHING: Final = b"SEARCHING"  #: the status that asks for another call, while the script searches for an earlier attempt
 
 
 class Mutation(NamedTuple):
@@ -78,13 +78,19 @@ class Message(NamedTuple):
 
 
 class Enqueued(NamedTuple):
-    """The reply of `enqueue`."""
+    """The reply of `enqueue` and `delay_message`."""
 
-    entry_id: bytes
+    entry_id: bytes  #: what is no id: the message waits for its time, or was cancelled
     request: bytes  #: the message's id: the request id of the attempt that was applied
     dropped: int  #: unhandled messages that a cap dropped
     following: Sequence[Any] = ()  #: replies of the commands that followed
     created_stream: bool = False  #: the stream did not exist before
+
+    @classmethod
+    def decode(cls, replies: Sequence[Any]) -> Enqueued:
+        """Return the reply of the script and those of the commands that followed."""
+        reply = replies[0]
+        return cls(reply[0], reply[1], reply[2] if len(reply) > 2 else 0, replies[1:], created_stream=len(reply) > 3)
 
 
 class StoredEntry(NamedTuple):
@@ -116,9 +122,9 @@ async def mutate(router: Router, mutation: Mutation, *, following: Sequence[Sequ
     keys, key, change, options = mutation
     kind, *parameters = change
     arguments = (key, kind + options, *parameters)
-    reply: Any = _SEARCHING
+    reply: Any = SEARCHING
     rest: Sequence[Any] = ()
-    while reply == _SEARCHING:
+    while reply == SEARCHING:
         if following:
             reply, *rest = await _MUTATE.call_with(router, keys, arguments, following)
         else:
@@ -144,11 +150,10 @@ def _mutated(reply: list[Any], following: Sequence[Any]) -> Mutated:
 async def enqueue(router: Router, message: Message, *, following: Sequence[Sequence[Any]] = ()) -> Enqueued:
     """Append a message to a topic. Commands in `following` run after it over the same connection."""
     keys: Any = message[:4] if message.idempotency_record is None else message[:5]
-    replies: list[Any] = [_SEARCHING]
-    while replies[0] == _SEARCHING:
+    replies: list[Any] = [SEARCHING]
+    while replies[0] == SEARCHING:
         replies = await _ENQUEUE.call_with(router, keys, message[5:], following)
-    reply = replies[0]
-    return Enqueued(reply[0], reply[1], reply[2] if len(reply) > 2 else 0, replies[1:], created_stream=len(reply) > 3)
+    return Enqueued.decode(replies)
 
 
 async def mark_write(router: Router, *, trimmed: bytes, mark: bytes, following: Sequence[Sequence[Any]]) -> list[Any]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from motia_redis.errors import StepError
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from motia_redis._steps.inputs import StateEventType
     from motia_redis._steps.logs import Logger
     from motia_redis._store.manager import StateManager
@@ -52,26 +54,28 @@ class FlowContext:
     trigger: TriggerInfo
     step_name: str
 
-    async def enqueue(self, message: Mapping[str, Any]) -> None:
-        """Send a message to the steps with a `queue` trigger for its topic.
+    async def enqueue(self, message: Mapping[str, Any], *, delay: float | None = None, at: float | datetime | None = None) -> str:
+        """Send a message to the steps with a `queue` trigger for its topic, and return its id.
 
         Arguments:
             message: `{"topic": ..., "data": ...}`, where the data is any JSON value. Messages of a topic with the same `"key"`
                 (text, optional) run one after the other in each step.
+            delay: seconds for which the message waits before it is sent.
+            at: the time when it is sent: Unix seconds, or a datetime with a time zone. Give at most one of the two.
 
         Raises StepError for a message of another shape, and what `StateManager.enqueue` raises.
         """
         topic, data, key = _parsed(message)
-        await self.state.enqueue(topic, data, key=key)
+        return await self.state.enqueue(topic, data, key=key, delay=delay, at=at)
 
 
-async def enqueue(message: Mapping[str, Any]) -> None:
+async def enqueue(message: Mapping[str, Any], *, delay: float | None = None, at: float | datetime | None = None) -> str:
     """Send a message as `FlowContext.enqueue` does, through the global `stateManager`."""
     # Imported late: the manager brings the Redis client, which a module of step definitions does not need.
     from motia_redis._store.manager import stateManager  # noqa: PLC0415
 
     topic, data, key = _parsed(message)
-    await stateManager.enqueue(topic, data, key=key)
+    return await stateManager.enqueue(topic, data, key=key, delay=delay, at=at)
 
 
 def _parsed(message: object) -> tuple[str, Any, str | None]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from motia_redis._steps import faults
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Coroutine, Generator
+    from collections.abc import Awaitable, Generator
     from concurrent.futures import Executor
 
 Function = Callable[..., Any]
@@ -32,10 +32,10 @@ def check_function(fn: object) -> str | None:
     return None
 
 
-async def call(
+def call(
     fn: Function, input: Any, ctx: Any, executor: Executor | None = None, on_block: Callable[[float], None] | None = None
-) -> Any:
-    """Call `fn` with `input`, and `ctx` if it takes one, and return its result.
+) -> Awaitable[Any]:
+    """Call `fn` with `input`, and `ctx` if it takes one; what is returned must be awaited at once, and gives the result.
 
     An async function runs on the event loop; a sync one in a thread of `executor` (None: the loop's own), with the
     caller's context variables, so that it cannot stop the loop. Whatever the function raises is raised, a BaseException too; only
@@ -47,13 +47,11 @@ async def call(
         with_ctx, on_loop = _kind(fn)
     except TypeError as exc:
         raise TypeError(f"{fn!r} {exc}") from None
-    if on_loop:
-        try:
-            started = fn(input, ctx) if with_ctx else fn(input)
-        except _RESERVED as error:
-            raise _failure(error) from error
-        return await Apart(started, on_block)
     args = (input, ctx) if with_ctx else (input,)
+    return Apart(_start(fn, args), on_block) if on_loop else _call_in_thread(fn, args, executor)
+
+
+async def _call_in_thread(fn: Function, args: tuple[Any, ...], executor: Executor | None) -> Any:
     context = contextvars.copy_context()
     outcome = await asyncio.get_running_loop().run_in_executor(executor, context.run, _in_thread, fn, args)
     result = outcome.take()
@@ -65,7 +63,7 @@ async def call(
 
 async def call_in_task(fn: Function, input: Any, ctx: Any) -> Any:
     """Call `fn` like `call`, in a task of its own: a function that cancels its own task does not cancel the caller's."""
-    return (await asyncio.create_task(_finish(call(fn, input, ctx)))).take()
+    return (await asyncio.create_task(_finish(fn, input, ctx))).take()
 
 
 class Apart:
@@ -161,9 +159,9 @@ def _in_thread(fn: Function, args: tuple[Any, ...]) -> _Outcome:
         return _Outcome(None, error)
 
 
-async def _finish(call: Coroutine[Any, Any, Any]) -> _Outcome:
+async def _finish(fn: Function, input: Any, ctx: Any) -> _Outcome:
     try:
-        return _Outcome(await call, None)
+        return _Outcome(await call(fn, input, ctx), None)
     except BaseException as error:  # noqa: BLE001  # it is raised where the task is awaited
         return _Outcome(None, error)
 

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 from motia_redis._store import codec, keyspace, patch
 from motia_redis._store.mutations import ANY
 from motia_redis._store.reading import Reading
+from motia_redis._store.times import due_time
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from motia_redis._store import types
     from motia_redis._store.mutations import Mutations
@@ -93,15 +95,40 @@ class Changing(Reading):
         async for page in scan.fields(values):
             await self._mutations.delete(f"scope {scope!r:.200}", scope.encode(), page)
 
-    async def enqueue(self, topic: str, data: Any, *, key: str | None = None, idempotency_key: str | None = None) -> str:
+    async def enqueue(
+        self,
+        topic: str,
+        data: Any,
+        *,
+        key: str | None = None,
+        delay: float | None = None,
+        at: float | datetime | None = None,
+        idempotency_key: str | None = None,
+    ) -> str:
         """Append a message with JSON data to a topic, in one atomic step, and return its unique id.
 
         Messages with the same `key` are handled in order. Messages without a key spread over the lanes of the topic.
-        `idempotency_key` works as in `set`. Cost: one round trip, O(bytes of `data`). Raises InvalidName, InvalidValue,
-        ValueTooLarge, IdempotencyKeyReused, StateUnavailable, NotDurable.
+        `idempotency_key` works as in `set`; the result of a delayed message is kept for as much longer as the message waits.
+
+        With `delay` (seconds from the call) or `at` (Unix seconds, or a datetime with a time zone) the message waits in Redis
+        until that time by the clock of the Redis server. It is not sent before, and usually within 1 s after it: a worker, or a
+        process with `sweep=True`, appends it to the topic, once, where it takes its place behind what is there. A delay of 0 and
+        a time that has passed mean at once. `cancel` removes a message that waits.
+
+        Cost: one round trip, O(bytes of `data`); for a delayed message also O(log of the number that wait). Raises InvalidName,
+        InvalidValue, InvalidTime, ValueTooLarge, IdempotencyKeyReused, TooManyDelayed, StateUnavailable, NotDurable.
         """
         topic_bytes = keyspace.encode_name("topic", topic, self.limits.name_bytes)
         key_bytes = b"" if key is None else keyspace.encode_name("key", key, self.limits.name_bytes)
         subject = f"topic {topic!r}"
+        due = due_time(subject, delay, at)
         text = codec.encode(data, subject=subject, max_bytes=self.limits.value_bytes)
-        return await self._mutations.append(subject, topic_bytes, key_bytes, text, idempotency_key=idempotency_key)
+        return await self._mutations.append(subject, topic_bytes, key_bytes, text, due=due, idempotency_key=idempotency_key)
+
+    async def cancel(self, message_id: str) -> bool:
+        """Remove a delayed message, in one atomic step. Return True if it waited, and False if it has been sent or cancelled.
+
+        A message without a delay is sent at once. Cost: one round trip. Raises InvalidName for what is no id of a message,
+        StateUnavailable, NotDurable.
+        """
+        return await self._mutations.cancel(message_id)

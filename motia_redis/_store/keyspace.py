@@ -21,6 +21,7 @@ FORMAT_VERSION = 3
 #: How names begin that the library keeps for values, messages and streams of its own.
 RESERVED = b"@motia/"
 _REVISION = re.compile("[0-9]{1,20}-[0-9]{1,20}")
+_MESSAGE_ID = re.compile("([0-9]{1,5})-[0-9a-f]{16}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
@@ -121,6 +122,21 @@ class Keyspace:
         """Return the set of the partition's topics: those to which a message was sent before a step consumed them."""
         return self._partitions[partition].tag + b"topics"
 
+    def due(self, partition: int) -> bytes:
+        """Return the sorted set of what falls due in the partition; see fire_due.lua."""
+        return self._partitions[partition].tag + b"due"
+
+    def delayed(self, partition: int) -> bytes:
+        """Return the hash of the partition's delayed messages; see lib/delayed.lua."""
+        return self._partitions[partition].tag + b"delayed"
+
+    def message_partition(self, message_id: object) -> int:
+        """Return the partition of the message with this id. Raises InvalidName for what is no id of a message."""
+        match = _MESSAGE_ID.fullmatch(message_id) if isinstance(message_id, str) else None
+        if match is None or int(match[1]) >= self.layout.partitions:
+            raise InvalidName(f"a message id is what enqueue returns, such as '3-0123456789abcdef', not {message_id!r:.80}")
+        return int(match[1])
+
     def dead(self, stream: bytes, step: str) -> bytes:
         """Return the stream of a step's dead letters, beside the stream they came from (same slot)."""
         return _tag(stream) + b"dead:" + step.encode()
@@ -189,6 +205,11 @@ def _tag(stream: bytes) -> bytes:
 def partition_of(stream: bytes) -> int:
     """Return the partition of a stream, or of any other key with a partition's hash tag."""
     return int(stream[: stream.index(b"}:")].rpartition(b":")[2])
+
+
+def message_id(partition: int, request: bytes) -> bytes:
+    """Return the id of a message: it names the partition, so that the message can be found."""
+    return b"%d-%b" % (partition, request)
 
 
 def check_namespace(namespace: str) -> str:

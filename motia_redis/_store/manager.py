@@ -52,6 +52,8 @@ class StateManager(Changing):
         idempotency_seconds: seconds for which the result of a call with an `idempotency_key` is kept.
         credentials: an async function that returns user name (None: the default user) and password, in place of those in the
             URL. It is called before each connection is opened (but to sentinels): for passwords and tokens that change.
+        sweep: send delayed messages at their time, in a task of each event loop that connects, until `close`. Workers do so
+            anyway: it is for applications without one, in one or two of their processes.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class StateManager(Changing):
         durability_timeout: float = 1.0,
         idempotency_seconds: float = 86_400.0,
         credentials: Credentials | None = None,
+        sweep: bool = False,
     ) -> None:
         self.limits: Limits = limits or Limits()
         if deadline is not None:
@@ -75,7 +78,7 @@ class StateManager(Changing):
         self.durability: Durability = Durability(durability, replicas, durability_timeout)
         self._idempotency_seconds = check_seconds("idempotency_seconds", idempotency_seconds, least=0.001)
         given = GivenSettings(retention, deadline)
-        self._sessions = Sessions(url, namespace, layout, given, self.durability, credentials=credentials)
+        self._sessions = Sessions(url, namespace, layout, given, self.durability, credentials=credentials, sweep=sweep)
         self._retries = Retries(self._sessions, deadline)
         self._mutations = Mutations(self._retries, self.limits, self.durability, idempotency_seconds)
 
@@ -95,6 +98,7 @@ class StateManager(Changing):
             durability_timeout=self.durability.timeout,
             idempotency_seconds=self._idempotency_seconds,
             credentials=sessions.credentials,
+            sweep=sessions.sweep,
         )
         return constructor, ()
 

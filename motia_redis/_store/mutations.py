@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import RedisError
 
 from motia_redis._ids import generator, random_id
-from motia_redis._scripts import error_codes
+from motia_redis._scripts import error_codes, timing
 from motia_redis._scripts import storage as scripts
 from motia_redis._store import keyspace
+from motia_redis._store.sweeping import due_keys
 from motia_redis._tracing import current_trace_id
 from motia_redis._transport.failures import ErrorReply
 from motia_redis.errors import RevisionConflict, StateError, StateUnavailable
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from motia_redis._store.limits import Limits
     from motia_redis._store.retries import Attempt, Retries
     from motia_redis._store.sessions import Session
+    from motia_redis._store.times import DueTime
 
 _log = logging.getLogger("motia_redis.state")
 
@@ -93,30 +95,56 @@ class Mutations:
             await self._check_layout(subject)
         return reply
 
-    async def append(self, subject: object, topic: bytes, key: bytes, data: bytes, *, idempotency_key: str | None) -> str:
-        """Append one message to a topic once and return its id."""
+    async def append(
+        self, subject: object, topic: bytes, key: bytes, data: bytes, *, due: DueTime | None, idempotency_key: str | None
+    ) -> str:
+        """Append one message to a topic once, or keep it until it is due, and return its id."""
         request = _request_id()
-        claim = self._claim(idempotency_key, [b"topic", topic], [key, data]) if idempotency_key is not None else _NO_CLAIM
+        claim = _NO_CLAIM
+        if idempotency_key is not None:
+            call, ahead = ([key, data], 0) if due is None else ([key, data, due.given], due.ahead())
+            claim = self._claim(idempotency_key, [b"topic", topic], call, ahead=ahead)
 
         async def attempt(session: Session, attempt: Attempt) -> scripts.Enqueued:
             names = session.keyspace
+            partition = names.partition(topic)
             stream = names.topic(topic, names.lane(key or claim.name or request))
-            message = scripts.Message(
-                stream=stream,
-                trimmed=names.trimmed(stream),
-                topics=names.topics(names.partition(topic)),
-                request_record=names.request(stream, request),
-                idempotency_record=names.idempotency(stream, claim.name) if claim.name else None,
-                topic=topic,
-                key=key,
-                data=data,
-                request=request,
-                trace=_trace(),
-                limits=session.settings.topic_trimming(names.layout.lanes) if self._trims_now() else b"",
-                attempt_token=claim.attempt_token(attempt),
-            )
+            message_id = keyspace.message_id(partition, request)
+            attempt_token = claim.attempt_token(attempt)
+            request_record = names.request(stream, message_id)
+            idempotency_record = names.idempotency(stream, claim.name) if claim.name else None
             try:
-                reply = await scripts.enqueue(session.router, message, following=self._wait_commands)
+                if due is None:
+                    message = scripts.Message(
+                        stream=stream,
+                        trimmed=names.trimmed(stream),
+                        topics=names.topics(partition),
+                        request_record=request_record,
+                        idempotency_record=idempotency_record,
+                        topic=topic,
+                        key=key,
+                        data=data,
+                        request=message_id,
+                        trace=_trace(),
+                        limits=session.settings.topic_trimming(names.layout.lanes) if self._trims_now() else b"",
+                        attempt_token=attempt_token,
+                    )
+                    reply = await scripts.enqueue(session.router, message, following=self._wait_commands)
+                else:
+                    delayed = timing.DelayedMessage(
+                        stream=stream,
+                        keys=due_keys(names, partition),
+                        request_record=request_record,
+                        idempotency_record=idempotency_record,
+                        key=key,
+                        data=data,
+                        request=message_id,
+                        trace=_trace(),
+                        time=due.encode(attempt.elapsed),
+                        most=session.settings.retention.most_entries,
+                        attempt_token=attempt_token,
+                    )
+                    reply = await timing.delay_message(session.router, delayed, following=self._wait_commands)
             except ErrorReply as error:
                 await self._after_refusal(session, error, stream, session.settings.topic_trimming(names.layout.lanes))
                 raise
@@ -130,6 +158,28 @@ class Mutations:
         if reply.created_stream:
             await self._check_layout(subject)
         return reply.request.decode()
+
+    async def cancel(self, message_id: str) -> bool:
+        """Remove a message that waits for its time, and return whether it waited. Raises InvalidName."""
+        subject, request = f"message {message_id!r:.80}", _request_id()
+
+        async def attempt(session: Session, _: Attempt) -> bool:
+            names = session.keyspace
+            keys = due_keys(names, names.message_partition(message_id))
+            record = names.request(keys.due, message_id.encode())
+            removed, replies = await timing.cancel_message(
+                session.router,
+                keys,
+                request_record=record,
+                message=message_id.encode(),
+                request=request,
+                following=self._wait_commands,
+            )
+            if removed and replies:
+                self._durability.check(subject, replies[0])
+            return removed
+
+        return await self._retries.run(subject, attempt, is_mutation=True)
 
     async def delete(self, subject: object, scope: bytes, keys: Sequence[bytes]) -> None:
         """Delete those of `keys` that have a value, each with its event. Cost: one round trip, and one more for durability."""
@@ -215,11 +265,12 @@ class Mutations:
                 "%s: the stream is over the hard cap: %d entries were dropped that no step had handled", subject, reply.dropped
             )
 
-    def _claim(self, idempotency_key: str, place: list[bytes], call: list[bytes]) -> IdempotencyClaim:
+    def _claim(self, idempotency_key: str, place: list[bytes], call: list[bytes], *, ahead: int = 0) -> IdempotencyClaim:
+        """Return the claim of a call whose effect comes in `ahead` milliseconds: its record is kept for as much longer."""
         given = keyspace.encode_name("idempotency_key", idempotency_key, self._limits.name_bytes)
         name = blake2b(keyspace.join([*place, given]), digest_size=16).hexdigest().encode()
         fingerprint = blake2b(keyspace.join(call), digest_size=8).hexdigest()
-        return IdempotencyClaim(name, b"%d:%s" % (self._lifetime, fingerprint.encode()))
+        return IdempotencyClaim(name, b"%d:%s" % (self._lifetime + ahead, fingerprint.encode()))
 
 
 class IdempotencyClaim:

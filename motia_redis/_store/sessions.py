@@ -15,7 +15,9 @@ from redis.exceptions import RedisError
 from motia_redis._store import keyspace
 from motia_redis._store.keyspace import Keyspace
 from motia_redis._store.namespaces import StoredLayout, open_namespace, restore_layout
+from motia_redis._store.sweeping import Sweeper
 from motia_redis._transport import connecting, endpoint, failures, health, urls
+from motia_redis._transport.outages import Outage
 from motia_redis.errors import LayoutMismatch, StateError, StateUnavailable
 
 if TYPE_CHECKING:
@@ -73,8 +75,10 @@ class Sessions:
         durability: Durability,
         *,
         credentials: Credentials | None,
+        sweep: bool = False,
     ) -> None:
         self.given_url = url
+        self.sweep = sweep
         self.credentials = credentials
         self.given_namespace = None if namespace is None else keyspace.check_namespace(namespace)
         self.layout = layout
@@ -206,14 +210,32 @@ class Sessions:
     async def _open(self, loop: asyncio.AbstractEventLoop) -> Session:
         namespace = keyspace.check_namespace(self.namespace)
         router = await self.open_router(reply_timeout=ATTEMPT_TIMEOUT + self._durability.timeout)
-        closer = _close_with_loop(router, weakref.ref(self), loop)
+        sweeps: list[asyncio.Task[None]] = []
+        closer = _close_with_loop(router, weakref.ref(self), loop, sweeps)
         await anext(closer)
         try:
             opened = await self._open_namespace(router, namespace)
         except BaseException:
             await closer.aclose()
             raise
-        return Session(router, Keyspace(namespace, opened.stored.layout), closer, opened.clock, opened.stored.settings)
+        session = Session(router, Keyspace(namespace, opened.stored.layout), closer, opened.clock, opened.stored.settings)
+        if self.sweep:
+            sweeps.append(loop.create_task(self._new_sweeper(session).run()))
+        return session
+
+    def _new_sweeper(self, session: Session) -> Sweeper:
+        async def limits() -> bytes:
+            return session.settings.topic_trimming(session.keyspace.layout.lanes)
+
+        return Sweeper(
+            session.router,
+            session.keyspace,
+            limits=limits,
+            new_outage=lambda effect: Outage(self.url, _log, effect),
+            reports_all=True,
+            check_layout=lambda: self.check_layout(session),
+            revive=self.revive,
+        )
 
     async def _open_namespace(self, router: Router, namespace: str) -> OpenedNamespace:
         """Open the namespace, log settings that can lose state, and check that Redis supports the durability level."""
@@ -240,9 +262,9 @@ class Sessions:
 
 
 async def _close_with_loop(
-    router: Router, sessions: weakref.ref[Sessions], loop: asyncio.AbstractEventLoop
+    router: Router, sessions: weakref.ref[Sessions], loop: asyncio.AbstractEventLoop, tasks: list[asyncio.Task[None]]
 ) -> AsyncGenerator[None]:
-    """Close the router when the event loop shuts down its asynchronous generators, as `asyncio.run` does at its end.
+    """End the tasks and close the router when the event loop shuts down its asynchronous generators, as `asyncio.run` does.
 
     A program that never closes its manager therefore leaves no open connection and no session.
     """
@@ -255,4 +277,7 @@ async def _close_with_loop(
         session = slot and (slot.session or slot.refused)
         if owner is not None and session and session.router is router:
             owner._slots.pop(loop, None)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await router.aclose()

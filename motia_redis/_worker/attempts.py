@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shlex
+from contextlib import contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,12 +22,13 @@ from motia_redis._transport.backoff import Backoff
 from motia_redis._worker.entries import Known, StreamEntry
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
     from concurrent.futures import Executor
 
     from motia_redis._store.keyspace import Keyspace
     from motia_redis._store.manager import StateManager
     from motia_redis._transport.router import Router
+    from motia_redis._worker.entries import PreparedCall
     from motia_redis._worker.handed import HandedEntries
     from motia_redis._worker.lanes import Delivery, Lane
 
@@ -38,6 +40,10 @@ _NOT_WANTED = "the dead letter was retried, and no trigger of the step wants its
 _LONG_CHAIN = 1000  # runs of one step within one trace
 _CHAINS = 10_000  # traces that are counted at once
 _PAUSES = (0.1, 1.0)  # seconds: first and longest pause while Redis is away
+
+
+def _nothing(_: bool) -> None:
+    """Do nothing."""
 
 
 class WorkerDied(Exception):
@@ -53,6 +59,7 @@ class Outcome(Enum):
 
     FINISHED = "it was handled, is a dead letter, or is not for this worker any more"
     LATER = "try it again after a pause"
+    UNDECIDED = "an attempt has failed, and has ended its task too: decide in another task what follows"
     SUSPECT = "try it again when the running suspect has ended"
     LEFT = "a defect of this package: try it again later"
 
@@ -97,6 +104,7 @@ class Attempts:
         self.follow = handed.follow
         self._server_time = server_time
         self._on_settled = on_settled
+        self.on_waiting: Callable[[bool], None] = _nothing  #: told while a task waits for Redis: another may handle entries
         self._chains = Chains()
         self._is_suspect_running = False
         self._waiting_suspects: list[Callable[[], None]] = []
@@ -113,32 +121,34 @@ class Attempts:
         else:
             wake()
 
-    async def make(self, delivery: Delivery, in_background: Callable[[bool], None]) -> Outcome:
-        """Make one attempt at an entry, or decide without one. `in_background` is told while this waits for Redis."""
+    async def make(self, delivery: Delivery, task: asyncio.Task[Any]) -> Outcome:
+        """Make one attempt at an entry in the running task, or decide without one."""
         if delivery.due and self.pause(delivery) > 0:
             return Outcome.LATER
-        waiting = _Waiting(in_background)
-        entry = delivery.entry or await self._read_parked(delivery, waiting)
+        entry = delivery.entry or await self._read_parked(delivery)
         if entry is None:
-            return await self._conclude(delivery, None, waiting) if delivery.handed else Outcome.FINISHED
+            return await self._conclude(delivery, None) if delivery.handed else Outcome.FINISHED
+        step = delivery.lane.subscription.step
         if not delivery.trace_id:
             delivery.trace_id = entry.trace_id
         enter_trace(delivery.trace_id)
-        step = delivery.lane.subscription.step
         enter_step(step.name)
-        self._chains.note(step.name, delivery.trace_id)
+        if entry.is_traced:
+            self._chains.note(step.name, delivery.trace_id)
         error: BaseException | None
-        if delivery.unwanted or delivery.attempts >= step.max_attempts:
+        if delivery.error is not None:
+            error = delivery.error
+        elif delivery.unwanted or delivery.attempts >= step.max_attempts:
             error = self._refusal(delivery)
         elif not delivery.suspect:
-            error = await self._attempt(delivery, entry)
+            error = await self._attempt(delivery, entry, task)
         elif delivery.attempts and self._is_suspect_running and not delivery.handed:
             return Outcome.SUSPECT
         else:
-            error = await self._attempt_suspect(delivery, entry, waiting)
+            error = await self._attempt_suspect(delivery, entry, task)
         if error is None and not delivery.handed:
             return Outcome.FINISHED
-        return await self._conclude(delivery, error, waiting)
+        return await self._conclude(delivery, error)
 
     def _refusal(self, delivery: Delivery) -> BaseException:
         """Return why no attempt may be made at all."""
@@ -146,23 +156,24 @@ class Attempts:
             return NotWanted(_NOT_WANTED)
         return WorkerDied(f"the process ended during each of {delivery.attempts} attempts")
 
-    async def _conclude(self, delivery: Delivery, error: BaseException | None, waiting: _Waiting) -> Outcome:
+    async def _conclude(self, delivery: Delivery, error: BaseException | None) -> Outcome:
         """Decide what follows from an attempt that failed, or whose lane was given away meanwhile."""
+        delivery.error = None
         if error is None:
-            await self._settle(delivery, None, waiting)
+            await self._settle(delivery, None)
             return Outcome.FINISHED
         if isinstance(error, NotWanted) or delivery.attempts >= delivery.lane.subscription.step.max_attempts:
-            return await self._dead_letter(delivery, error, waiting)
-        return await self._fail(delivery, error, waiting)
+            return await self._dead_letter(delivery, error)
+        return await self._fail(delivery, error)
 
-    async def _read_parked(self, delivery: Delivery, waiting: _Waiting) -> StreamEntry | None:
+    async def _read_parked(self, delivery: Delivery) -> StreamEntry | None:
         """Read a parked entry again. Return None when it is no longer in the stream, or not for this worker any more."""
         lane = delivery.lane
 
         async def read() -> Any:
             return await self._router.execute(lane.stream, "XRANGE", lane.stream, delivery.id, delivery.id)
 
-        reply = await self._until_done(delivery, read, waiting)
+        reply = await self._until_done(delivery, read)
         if not delivery.is_ours:
             return None
         if not reply:
@@ -175,29 +186,31 @@ class Attempts:
 
     # -- the handler --------------------------------------------------------------------------------------------------
 
-    async def _attempt_suspect(self, delivery: Delivery, entry: StreamEntry, waiting: _Waiting) -> BaseException | None:
+    async def _attempt_suspect(self, delivery: Delivery, entry: StreamEntry, task: asyncio.Task[Any]) -> BaseException | None:
         """Run the handler for an entry that may have ended a process. Record the attempt before it begins."""
         alone = bool(delivery.attempts)  # the first time, no other entry can be confused with the cause
         if alone:
             self._is_suspect_running = True
         try:
-            await self._settle(delivery, Known(delivery.attempts + 1), waiting, goes_on=True)
+            await self._settle(delivery, Known(delivery.attempts + 1), goes_on=True)
             if not delivery.is_ours:
                 return None  # another worker has taken the lane meanwhile
-            error = await self._attempt(delivery, entry)
+            error = await self._attempt(delivery, entry, task)
         finally:
             if alone:
                 self._is_suspect_running = False
                 wakes, self._waiting_suspects = self._waiting_suspects, []
                 for wake in wakes:
                     wake()
-        delivery.suspect = False  # the handler ran, and the process lives
         return error
 
-    async def _attempt(self, delivery: Delivery, entry: StreamEntry) -> BaseException | None:
-        """Run the handler once and count the attempt. Return what the handler raised, whatever it is."""
+    async def _attempt(self, delivery: Delivery, entry: StreamEntry, task: asyncio.Task[Any]) -> BaseException | None:
+        """Run the handler once and count the attempt. Return what the handler raised, whatever it is; the delivery has it, too.
+
+        A future whose exception is a GeneratorExit raises it into the task that awaits it. Python then closes what the task runs,
+        from the inside out: this coroutine can return nothing.
+        """
         timeout = delivery.lane.subscription.step.timeout
-        task: Any = asyncio.current_task()
         delivery.attempts += 1
         try:
             if timeout is None:
@@ -209,8 +222,10 @@ class Attempts:
                 await asyncio.sleep(0)  # was the whole program cancelled? then the worker is told in the same turn of the loop
                 if self.closed:
                     raise
+            delivery.error = raised
             return raised
         finally:
+            delivery.suspect = False  # the handler ran, and the process lives
             while task.cancelling() and not self.closed:  # the handler's cancellation: the next handler must not get it
                 task.uncancel()
         return None
@@ -229,8 +244,12 @@ class Attempts:
     async def _handle(self, delivery: Delivery, entry: StreamEntry) -> None:
         """Call the handler if a trigger matches. Raise what user code raises."""
         subscription = delivery.lane.subscription
-        call, delivery.call = delivery.call, None
-        call = call or await subscription.matcher.match(entry, self._state, delivery.trace_id, delivery.attempts)
+        matcher = subscription.matcher
+        if delivery.is_matched:
+            call: PreparedCall | None = matcher.prepare(entry, self._state, delivery.trace_id, delivery.attempts)
+        else:
+            call, delivery.call = delivery.call, None
+            call = call or await matcher.match(entry, self._state, delivery.trace_id, delivery.attempts)
         if call is not None:
             await invocation.call(subscription.step.handler, call.input, call.ctx, self._executor, delivery.report_block)
         elif entry.is_retry_for(subscription.group):
@@ -238,7 +257,7 @@ class Attempts:
 
     # -- what follows -------------------------------------------------------------------------------------------------
 
-    async def _fail(self, delivery: Delivery, error: BaseException, waiting: _Waiting) -> Outcome:
+    async def _fail(self, delivery: Delivery, error: BaseException) -> Outcome:
         """Record a failed attempt; the next one follows after a pause, wherever the lane is then."""
         step = delivery.lane.subscription.step
         pause = step.pause(delivery.attempts) * generator.uniform(0.8, 1.2)
@@ -246,10 +265,10 @@ class Attempts:
         text = f"step {step.name}: attempt {delivery.attempts} of {step.max_attempts} failed, next in {pause:.1f} s: {fault.line}"
         _report(logging.WARNING, text, delivery, error, fault)
         delivery.due = self._server_time() + int(pause * 1000)
-        await self._settle(delivery, Known(delivery.attempts, delivery.due), waiting)
+        await self._settle(delivery, Known(delivery.attempts, delivery.due))
         return Outcome.LATER if delivery.is_current else Outcome.FINISHED
 
-    async def _dead_letter(self, delivery: Delivery, error: BaseException, waiting: _Waiting) -> Outcome:
+    async def _dead_letter(self, delivery: Delivery, error: BaseException) -> Outcome:
         """Move an entry to the step's dead letters, in one atomic step."""
         lane, step = delivery.lane, delivery.lane.subscription.group
         fault = faults.describe(error)
@@ -272,7 +291,7 @@ class Attempts:
                 attempts=delivery.attempts,
             )
 
-        added = await self._with_right(delivery, move, waiting)
+        added = await self._with_right(delivery, move)
         if added is not None:
             lane.note_recorded(delivery.id)
             text = f"step {step}: gave up after {delivery.attempts} attempts: {fault.line}"
@@ -281,7 +300,7 @@ class Attempts:
             _report(logging.ERROR, text, delivery, error, fault, **({"show": f"motia-redis dead show {place}"} if added else {}))
         return Outcome.FINISHED
 
-    async def _settle(self, delivery: Delivery, known: Known | None, waiting: _Waiting, *, goes_on: bool = False) -> None:
+    async def _settle(self, delivery: Delivery, known: Known | None, *, goes_on: bool = False) -> None:
         """Record what is known of an entry; None = it is finished. `goes_on`: this worker is about to run it."""
 
         async def settle() -> bool | None:
@@ -295,17 +314,17 @@ class Attempts:
                 value="" if known is None else known._replace(owner=owner).encode(),
             )
 
-        if await self._with_right(delivery, settle, waiting) is not None and delivery.is_current and known is not None:
+        if await self._with_right(delivery, settle) is not None and delivery.is_current and known is not None:
             delivery.lane.note_recorded(delivery.id)
 
-    async def _with_right(self, delivery: Delivery, send: Callable[[], Awaitable[_T | None]], waiting: _Waiting) -> _T | None:
+    async def _with_right(self, delivery: Delivery, send: Callable[[], Awaitable[_T | None]]) -> _T | None:
         """Send what only the holder of the lane, or the worker that runs the entry, may do. Return None if it was not accepted.
 
         It is never on its way together with a progress of the lane, which could write older knowledge of the entry behind it.
         """
         lane = delivery.lane
         backoff = Backoff(*_PAUSES)
-        with waiting:
+        with self._waiting():
             while True:
                 lane.settling += 1
                 try:
@@ -323,10 +342,19 @@ class Attempts:
                 # Redis is away; or the release of the lane, which names this entry as still running, has to come first.
                 await backoff.sleep()
 
-    async def _until_done(self, delivery: Delivery, send: Callable[[], Awaitable[Any]], waiting: _Waiting) -> Any:
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """Tell that this task waits for Redis."""
+        self.on_waiting(True)  # a callback with one argument
+        try:
+            yield
+        finally:
+            self.on_waiting(False)
+
+    async def _until_done(self, delivery: Delivery, send: Callable[[], Awaitable[Any]]) -> Any:
         """Repeat a read until Redis has answered. Return None when the entry is for others meanwhile."""
         backoff = Backoff(*_PAUSES)
-        with waiting:
+        with self._waiting():
             while True:
                 try:
                     return await send()
@@ -348,18 +376,3 @@ def _report(level: int, text: str, delivery: Delivery, error: BaseException, fau
         _log.log(level, text, exc_info=error if is_new else None, extra=extra)
     except BaseException:  # noqa: BLE001  # a formatter of the program that calls methods of the error
         _log.log(level, text, extra=extra)
-
-
-class _Waiting:
-    """Tells that a task waits for Redis: another one may handle entries meanwhile."""
-
-    __slots__ = ("_tell",)
-
-    def __init__(self, tell: Callable[[bool], None]) -> None:
-        self._tell = tell
-
-    def __enter__(self) -> None:
-        self._tell(True)  # a callback with one argument
-
-    def __exit__(self, *_: object) -> None:
-        self._tell(False)

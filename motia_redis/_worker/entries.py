@@ -30,12 +30,19 @@ class StreamEntry:
     @property
     def revision(self) -> str:
         """Return the revision of the change: the entry's own id, unless the entry is the retry of a dead letter."""
-        return self.fields.get(b"revision", b"").decode() or self.id
+        revision = self.fields.get(b"revision")
+        return revision.decode() if revision else self.id
 
     @property
     def trace_id(self) -> str:
         """Return the trace id of the work that wrote the entry; a new one if it had none."""
-        return self.fields.get(b"trace", b"").decode() or new_trace_id()
+        trace_id = self.fields.get(b"trace")
+        return trace_id.decode() if trace_id else new_trace_id()
+
+    @property
+    def is_traced(self) -> bool:
+        """Return whether the entry was written by work that has a trace."""
+        return bool(self.fields.get(b"trace"))
 
     @property
     def facts(self) -> dict[str, str]:
@@ -46,11 +53,6 @@ class StreamEntry:
     def is_retry_for(self, step: str) -> bool:
         """Return whether the entry is the retry of a dead letter of this step."""
         return self.fields.get(b"only") == step.encode()
-
-    @property
-    def is_retry(self) -> bool:
-        """Return whether the entry is the retry of a dead letter."""
-        return b"only" in self.fields
 
 
 @dataclass(eq=False, slots=True)

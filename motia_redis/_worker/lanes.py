@@ -70,8 +70,10 @@ class Delivery:
     handed: bool = False  #: the lane was given away while the handler runs: the outcome is recorded for this entry alone
     sequence: int = 0  #: its place in the order in which the lane was read
     trace_id: str = ""  #: the same for all attempts made here
+    error: BaseException | None = None  #: of an attempt, until it is decided what follows
     last_fault: str = ""  #: how the last attempt made here failed
-    call: PreparedCall | None = None  #: for the first attempt, if the entry was matched when it was read
+    is_matched: bool = False  #: a trigger without a condition fits: no attempt has to match
+    call: PreparedCall | None = None  #: for the first attempt, if conditions were asked when the entry was read
 
     def __str__(self) -> str:
         """Name the step and the event, for people."""
@@ -262,11 +264,6 @@ class Lane:
         self._recorded.add(entry_id)
         self._rewrite.pop(entry_id, None)
         self._unrecorded.pop(entry_id, None)
-
-    @property
-    def has_unfinished(self) -> bool:
-        """Return whether entries were read and are not finished."""
-        return bool(self._unfinished)
 
     def tell_position(self) -> bool:
         """Have the position recorded if nothing was since the last call, so that `status` and a next holder know what runs."""

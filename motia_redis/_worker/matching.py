@@ -30,6 +30,7 @@ class MatchResult(Enum):
 
     FILTERED = "the scope and key of no trigger fit: another version of the step may want the entry"
     UNWANTED = "no trigger matches"
+    MATCHED = "a trigger without a condition fits: `Matcher.prepare` returns the call for each attempt"
     DEFERRED = "the attempt has to match: a condition is async, raised, or is missing"
 
 
@@ -55,8 +56,6 @@ class Matcher:
         self._encoded_name = step.name.encode()
         self._triggers = [_Trigger(trigger) for trigger in step.state_triggers]
         self._logger = Logger(step.name)
-        #: False: `match_when_read` cannot reject an entry, so there is no need to call it.
-        self.has_filters = any(t.is_sync or t.scope is not None for t in self._triggers)
 
     def match_when_read(self, entry: StreamEntry, state: StateManager) -> PreparedCall | MatchResult:
         """Return the call for the first attempt at an entry, or why there is none. Raise nothing.
@@ -69,38 +68,31 @@ class Matcher:
             if self._is_for_another_step(fields):
                 return MatchResult.UNWANTED
             if fields[b"type"] == b"topic":
-                return MatchResult.DEFERRED
-            candidates = self._candidates(fields)
+                return MatchResult.MATCHED
+            candidates = self._candidates(entry)
             if not candidates:
                 return MatchResult.FILTERED
-            is_traced = bool(fields.get(b"trace"))
-            for trigger in candidates:
-                if not trigger.is_sync:
-                    return MatchResult.DEFERRED
-                is_traced = is_traced or trigger.takes_ctx
-            trace_id = entry.trace_id if is_traced else ""
-            # In a context of its own: log lines of the reader must not name this step.
-            return contextvars.copy_context().run(self._match_sync, candidates, entry, state, trace_id)
-        except BaseException:  # noqa: BLE001 - the attempt meets the error again, and counts it; a cancellation cannot arrive here
-            return MatchResult.DEFERRED
+            if candidates[0].condition is None:
+                return MatchResult.MATCHED
+            if all(trigger.is_sync for trigger in candidates):
+                is_traced = entry.is_traced or any(trigger.takes_ctx for trigger in candidates)
+                trace_id = entry.trace_id if is_traced else ""
+                # In a context of its own: log lines of the reader must not name this step.
+                return contextvars.copy_context().run(self._match_sync, candidates, entry, state, trace_id)
+        except BaseException:  # noqa: BLE001, S110 - the attempt meets the error again, and counts it; no cancellation can arrive here
+            pass
+        return MatchResult.DEFERRED
+
+    def prepare(self, entry: StreamEntry, state: StateManager, trace_id: str, attempt: int) -> PreparedCall:
+        """Return the call for an attempt at an entry that is `MATCHED`. Raises CorruptValue."""
+        if entry.fields[b"type"] == b"topic":
+            return self._message(entry, state, trace_id, attempt)
+        change = events.decode_change(entry.revision, entry.fields)
+        return PreparedCall(change, self._context(change, state, trace_id, attempt))
 
     async def match(self, entry: StreamEntry, state: StateManager, trace_id: str, attempt: int) -> PreparedCall | None:
         """Return the call for an attempt; None when no trigger matches. Raise what a condition raises."""
-        fields = entry.fields
-        if self._is_for_another_step(fields):
-            return None
-        kind = fields.get(b"type")
-        if kind == b"topic":
-            return self._message(entry, state, trace_id, attempt)
-        if kind is None or b"scope" not in fields or b"key" not in fields:
-            raise events.foreign_entry(entry.revision)
-        candidates = self._candidates(fields)
-        if not candidates:
-            return None
-        if candidates[0].condition is None:  # the most frequent case needs no generator
-            change = events.decode_change(entry.revision, fields)
-            return PreparedCall(change, self._context(change, state, trace_id, attempt))
-        matching = self._matching(candidates, entry, state, trace_id, attempt)
+        matching = self._matching(self._candidates(entry), entry, state, trace_id, attempt)
         answer = None
         while True:
             try:
@@ -152,9 +144,12 @@ class Matcher:
         """Return whether an entry is the retry of another step's dead letter."""
         return b"only" in fields and fields[b"only"] != self._encoded_name
 
-    def _candidates(self, fields: Mapping[bytes, bytes]) -> list[_Trigger]:
-        """Return the state triggers whose `scope` and `key` fit a change. Decode nothing."""
-        scope, key = fields[b"scope"], fields[b"key"]
+    def _candidates(self, entry: StreamEntry) -> list[_Trigger]:
+        """Return the state triggers whose `scope` and `key` fit a change. Decode nothing. Raises CorruptValue."""
+        try:
+            scope, key = entry.fields[b"scope"], entry.fields[b"key"]
+        except KeyError:
+            raise events.foreign_entry(entry.id) from None
         return [trigger for trigger in self._triggers if trigger.scope in (None, scope) and trigger.key in (None, key)]
 
     def _context(self, change: StateTriggerInput, state: StateManager, trace_id: str, attempt: int) -> FlowContext:

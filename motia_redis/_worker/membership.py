@@ -117,6 +117,11 @@ class Membership:
         """Return the time on the Redis server, about, in Unix milliseconds."""
         return int((time.monotonic() + self._clock) * 1000)
 
+    def live_workers(self) -> tuple[list[str], str]:
+        """Return the ids of the live workers, sorted, this one's included, and the id of this one."""
+        live = {member.id for member in self._members_now if member.is_live}
+        return sorted(live | {self._worker}), self._worker
+
     def silent_for(self, worker: str) -> float:
         """Return for how many seconds a worker had sent no heartbeat when this one sent its last; infinity for an unknown one."""
         return self._silent.get(worker, math.inf)

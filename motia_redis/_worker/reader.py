@@ -96,7 +96,7 @@ class Reader:
         found: dict[bytes, Any] = await self._router.execute_blocking(next(iter(places)), *command)
         return found
 
-    def submit(self, lane: Lane, entry_id: str, fields: Any, *, listed: bool) -> None:
+    def submit(self, lane: Lane, entry_id: str, fields: Any, size: int, *, listed: bool) -> None:
         """Match an entry, and count it as finished, leave it to another version of the step, or queue it for its handler."""
         known = lane.known(entry_id)
         if known is None:
@@ -111,33 +111,25 @@ class Reader:
             _log.error("step %s: %s was trimmed before it was handled", lane.subscription.group, entry_id)
             lane.pass_by(entry_id)
             return
+        subscription = lane.subscription
         entry = StreamEntry(lane.stream, entry_id, fields)
-        delivery = Delivery(lane, entry_id, entry, sum(map(len, fields.values())), *known, tenure=lane.tenure)
-        delivery.suspect = lane.is_suspect(entry_id, listed=listed)
-        match = self._match(delivery, entry)
-        if match is MatchResult.DEFERRED:
-            self._dispatcher.submit(delivery)
-        elif match is MatchResult.FILTERED and any(wants.match(fields) for wants in lane.others):
+        suspect = lane.is_suspect(entry_id, listed=listed)
+        match = subscription.matcher.match_when_read(entry, self._state)
+        if match is MatchResult.FILTERED and any(wants.match(fields) for wants in lane.others):
             lane.add(entry_id, None)
             lane.left[entry_id] = None
-        elif entry.is_retry_for(lane.subscription.group):
-            delivery.unwanted = True
-            self._dispatcher.submit(delivery)
-        else:
-            lane.pass_by(entry_id)
-
-    def _match(self, delivery: Delivery, entry: StreamEntry) -> MatchResult:
-        """Match an entry as far as that is possible at once: an unwanted entry needs no queue and does not wait for its key."""
-        matcher = delivery.lane.subscription.matcher
-        if not matcher.has_filters and not entry.is_retry:
-            return MatchResult.DEFERRED
-        match = matcher.match_when_read(entry, self._state)
-        if isinstance(match, PreparedCall):
-            if not delivery.attempts and not delivery.owner:
-                delivery.call, delivery.trace_id = match, match.ctx.trace_id
-                delivery.size *= _DECODED
-            return MatchResult.DEFERRED
-        return match
+            return
+        is_unwanted = match is MatchResult.FILTERED or match is MatchResult.UNWANTED
+        if is_unwanted and not entry.is_retry_for(subscription.group):
+            lane.pass_by(entry_id)  # it needs no queue, and does not wait for its key
+            return
+        delivery = Delivery(lane, entry_id, entry, size, *known, suspect, is_unwanted, lane.tenure)
+        if match is MatchResult.MATCHED:
+            delivery.is_matched = True
+        elif isinstance(match, PreparedCall) and not delivery.attempts and not delivery.owner:
+            delivery.call, delivery.trace_id = match, match.ctx.trace_id
+            delivery.size *= _DECODED
+        self._dispatcher.submit(delivery)
 
 
 @dataclass(slots=True)
@@ -248,14 +240,14 @@ class LaneGroup:
             self.ready[lane.subscription].pop(lane, None)
         elif read.count == lane.batch:
             lane.batch = min(lane.batch * 2, _ENTRIES)
-        size = 0
+        total = 0
         for raw_id, fields in entries:
-            entry_id = raw_id.decode()
-            lane.position = entry_id
-            size += sum(map(len, fields.values()))
-            self._reader.submit(lane, entry_id, fields, listed=False)
+            lane.position = entry_id = raw_id.decode()
+            size = sum(map(len, fields.values()))
+            total += size
+            self._reader.submit(lane, entry_id, fields, size, listed=False)
         if entries:
-            mean = size // len(entries)
+            mean = total // len(entries)
             lane.entry_bytes = max(mean, (lane.entry_bytes + mean) // 2)
             self._reader.on_progress(lane)
         return len(entries)
@@ -265,7 +257,8 @@ class LaneGroup:
         if not lane.backlog or lane.backlog[0] != entry_id:
             return 0
         lane.backlog.popleft()
-        self._reader.submit(lane, entry_id, reply[0][1] if reply else None, listed=True)
+        fields = reply[0][1] if reply else {}
+        self._reader.submit(lane, entry_id, fields, sum(map(len, fields.values())), listed=True)
         self._reader.on_progress(lane)
         return 1
 

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from motia_redis._ids import random_id
 from motia_redis._scripts import delivery
 from motia_redis._scripts.delivery import LaneKeys
+from motia_redis._store.sweeping import Share, Sweeper
 from motia_redis._transport import failures, refusals
 from motia_redis._transport.backoff import Backoff
 from motia_redis._transport.failures import ErrorReply
@@ -184,6 +185,7 @@ class _Run:
         self._worker = worker = random_id(16)
         self._state = state
         self._router = router
+        self._lanes_of_topics = keyspace.layout.lanes
         tenures = count(1)
         subscriptions = [Subscription(step, keyspace) for step in application.worker_steps]
         self._lanes: dict[bytes, Lane] = {}
@@ -224,6 +226,16 @@ class _Run:
         )
         self._dispatcher = Dispatcher(self._attempts, concurrency=concurrency, on_progress=self._reporter.changed)
         self._reader = Reader(self._dispatcher, router, keyspace, state, on_progress=self._reporter.changed)
+        self._sweeper = Sweeper(
+            router,
+            keyspace,
+            limits=self._topic_limits,
+            share=self._share,
+            new_outage=lambda effect: _outage(state, effect),
+            reports_all=False,
+            check_layout=state.check_layout,
+            revive=state.revive,
+        )
         # In a Cluster a part of the partitions can be away.
         self.outage = None if router.is_cluster else _outage(state, "no event is handled")
         self._partitions = [
@@ -254,6 +266,7 @@ class _Run:
             async with asyncio.TaskGroup() as tasks:
                 background = self._reader.start(self._lanes.values(), tasks)
                 background += [tasks.create_task(partition.run()) for partition in self._partitions]
+                background.append(tasks.create_task(self._sweeper.run()))
                 announcing = tasks.create_task(announce_regularly(self._membership, self._pause, stopping))
                 try:
                     await stopping.wait()
@@ -286,6 +299,13 @@ class _Run:
                     await self._released.wait()
         await self._dispatcher.drain()
         await asyncio.gather(*(partition.leave() for partition in self._partitions))
+
+    async def _topic_limits(self) -> bytes:
+        return (await self._state.settings()).topic_trimming(self._lanes_of_topics)
+
+    def _share(self) -> Share:
+        workers, own = self._membership.live_workers()
+        return Share(workers.index(own), len(workers))
 
     def _pause(self) -> float:
         return min(self._heartbeat, _SHARED_HEARTBEAT) if self._membership.is_shared else self._heartbeat

@@ -108,6 +108,13 @@ class Load:
             await self._send_burst(first)
             await asyncio.sleep(max(0.0, began + (first + BURST) / per_second - time.monotonic()))
 
+    async def pace(self, events: int = 400) -> float:
+        """Write changes as quickly as they are accepted, and wait until they are handled. Return the seconds for each."""
+        began = time.monotonic()
+        await self.send(events, per_second=1e9)
+        await self.handled(deadline=60)
+        return (time.monotonic() - began) / events
+
     async def send_until(self, stop: asyncio.Event, *, per_second: float) -> None:
         """Write changes as `send` does, until `stop` is set."""
         began = time.monotonic()

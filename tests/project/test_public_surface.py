@@ -29,6 +29,8 @@ PUBLIC = {
         "Finding",
         "Forgotten",
         "Renamed",
+        "Scheduled",
+        "ScheduledMessage",
         "Settings",
         "Status",
         "StepStatus",
@@ -43,9 +45,10 @@ PUBLIC = {
     ],
     "motia_redis.errors": [
         "BadIndex", "CorruptValue", "DeadLetterMissing", "IdempotencyKeyReused", "InvalidName", "InvalidOperation",
-        "InvalidPointer", "InvalidValue", "KeyMissing", "LayoutMismatch", "NotDurable", "NumberOverflow", "OutcomeUnknown",
+        "InvalidPointer", "InvalidTime", "InvalidValue", "KeyMissing", "LayoutMismatch", "NotDurable", "NumberOverflow",
+        "OutcomeUnknown",
         "PathMissing", "RevisionConflict", "SettingsMismatch", "StateError", "StateUnavailable", "StepError", "StepInUse",
-        "StepMissing", "TestFailed", "TooDeep", "TooMuchWork", "UpdateFailed", "ValueTooLarge", "WrongKind",
+        "StepMissing", "TestFailed", "TooDeep", "TooManyDelayed", "TooMuchWork", "UpdateFailed", "ValueTooLarge", "WrongKind",
     ],
     "motia_redis.types": [
         "Condition", "Credentials", "Durability", "FieldMerge", "FieldNumber", "FieldNumberValue", "FieldOperation",

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from motia_redis import errors
-from motia_redis._scripts import administration, delivery, error_codes, loader, storage
+from motia_redis._scripts import administration, delivery, error_codes, loader, storage, timing
 
 LUA = loader.directory()
 ENTRY_POINTS = sorted(path.stem for path in LUA.glob("*.lua"))
@@ -39,6 +39,15 @@ def test_parts_stand_where_the_entry_point_wants_them(lua: Path) -> None:
     (lua / "main.lua").write_text('if short then\n  return 0\nend\n-- PARTS\nreturn require("lib.a")\n')
     text = loader.assemble("main", lua)
     assert text == "if short then\n  return 0\nend\nlocal function lib_a()\nreturn 1\nend\nreturn lib_a()\n"
+
+
+def test_a_part_that_is_required_early_stands_above(lua: Path) -> None:
+    (lua / "lib" / "a.lua").write_text("return 1\n")
+    (lua / "lib" / "b.lua").write_text('local a = require("lib.a")\nreturn a\n')
+    (lua / "main.lua").write_text('if short then\n  return require("lib.a")\nend\n-- PARTS\nreturn require("lib.b")\n')
+    text = loader.assemble("main", lua)
+    assert text.count("local function lib_a()") == text.count("local function lib_b()") == 1
+    assert text.index("local function lib_a()") < text.index("if short") < text.index("local function lib_b()")
 
 
 def test_a_cycle_of_parts_is_rejected(lua: Path) -> None:
@@ -98,7 +107,7 @@ def _calls(tree: ast.AST) -> dict[str, int]:
 def test_every_entry_point_has_one_typed_function_and_is_loaded_in_one_place() -> None:
     functions = [
         name
-        for module in (storage, delivery, administration)
+        for module in (storage, timing, delivery, administration)
         for name, value in vars(module).items()
         if inspect.iscoroutinefunction(value) and value.__module__ == module.__name__ and not name.endswith("_many")
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -27,10 +28,10 @@ def test_timestamp_of_a_change_is_the_milliseconds_of_its_revision() -> None:
 
 class FakeState:
     def __init__(self) -> None:
-        self.sent: list[tuple[str, Any, str | None]] = []
+        self.sent: list[tuple[Any, ...]] = []
 
-    async def enqueue(self, topic: str, data: Any, *, key: str | None = None) -> str:
-        self.sent.append((topic, data, key))
+    async def enqueue(self, topic: str, data: Any, *, key: str | None, delay: float | None, at: float | datetime | None) -> str:
+        self.sent.append((topic, data, key, *(time for time in (delay, at) if time is not None)))
         return "1-0"
 
 
@@ -49,6 +50,13 @@ async def test_enqueue_sends_topic_data_and_key() -> None:
     await context_on(fake).enqueue({"topic": "t", "data": None})
     await context_on(fake).enqueue({"topic": "t", "data": [1], "key": "k"})
     assert fake.sent == [("t", None, None), ("t", [1], "k")]
+
+
+async def test_enqueue_passes_the_time_on_and_returns_the_message_id() -> None:
+    fake, time = FakeState(), datetime.now(UTC)
+    assert await context_on(fake).enqueue({"topic": "t", "data": 1}, delay=5) == "1-0"
+    await context_on(fake).enqueue({"topic": "t", "data": 2}, at=time)
+    assert fake.sent == [("t", 1, None, 5), ("t", 2, None, time)]
 
 
 @pytest.mark.parametrize(
@@ -76,5 +84,6 @@ async def test_global_enqueue_uses_the_global_state_manager(monkeypatch: pytest.
 
     fake = FakeState()
     monkeypatch.setattr(manager, "stateManager", fake)
-    await context.enqueue({"topic": "t", "data": 1})
-    assert fake.sent == [("t", 1, None)]
+    assert await context.enqueue({"topic": "t", "data": 1}) == "1-0"
+    await context.enqueue({"topic": "t", "data": 2}, delay=0.5)
+    assert fake.sent == [("t", 1, None), ("t", 2, None, 0.5)]

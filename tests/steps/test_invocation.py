@@ -216,7 +216,7 @@ async def test_cancellation_of_the_caller_reaches_an_async_function(call: Any) -
         finally:
             ended.set()
 
-    task = asyncio.create_task(call(waits, 1, None))
+    task = asyncio.ensure_future(call(waits, 1, None))
     await began.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -26,6 +26,7 @@ CALLS: dict[str, Callable[[StateManager], Awaitable[Any]]] = {
     "set": lambda state: state.set("users", "ann", {"n": 1}),
     "update": lambda state: state.update("users", "ann", [{"op": "add", "path": "/n", "value": 2}]),
     "enqueue": lambda state: state.enqueue("mail", 2, key="ann"),
+    "delayed": lambda state: state.enqueue("later", 2, key="ann", delay=1000),
 }
 creating = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 

@@ -1,4 +1,4 @@
-"""Let the clock of one process jump: a library that is loaded before libc and adds an offset. Needs a C compiler."""
+"""Let the clock of a process jump, by a library that is loaded before libc (needs a C compiler), or the clock of a namespace."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import pytest
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from motia_redis import StateManager
 
 _SOURCE = r"""
 #include <fcntl.h>
@@ -73,3 +75,17 @@ class JumpingClock:
         """Let the clock be so many seconds ahead of the real one from now on."""
         with self._file.open("r+b") as file:  # the same file: the processes have mapped it
             file.write(struct.pack("q", seconds))
+
+
+async def set_namespace_clock(state: StateManager, seconds: float) -> None:
+    """Let the time by which things fall due be so many seconds ahead of the server's clock, in all partitions.
+
+    Leases and the ids of events keep to the server's clock.
+    """
+    keyspace = await state.connect()
+    keys = [keyspace.trimmed(keyspace.due(partition)) for partition in range(keyspace.layout.partitions)]
+    router = await state.open_router()
+    try:
+        await router.gather([(key, ("HSET", key, "clock", str(int(seconds * 1000)))) for key in keys])
+    finally:
+        await router.aclose()

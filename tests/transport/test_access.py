@@ -18,6 +18,7 @@ from motia_redis import StateManager, queue
 from motia_redis import state as state_trigger
 from motia_redis._admin.dead_letters import DeadLetters
 from motia_redis._admin.doctor import examine
+from motia_redis._admin.scheduled import Scheduled
 from motia_redis._admin.status import read_status
 from motia_redis.errors import RevisionConflict, StateUnavailable, UpdateFailed
 from tests.support.certificates import create_certificate
@@ -55,13 +56,18 @@ async def make_all_calls(state: StateManager) -> None:
     async with working(state, *steps):
         await state.set("orders", "one", 1)
         await state.enqueue("mail", "hello")
-        await recorder.wait(2)
+        await state.enqueue("mail", "later", delay=0.1)
+        assert await state.cancel(await state.enqueue("mail", "never", delay=1000))
+        await state.enqueue("mail", "late", delay=1000)
+        assert [message.data for message in await Scheduled(state).list("mail")][-1:] == ["late"]
+        await recorder.wait(3)
         letters = DeadLetters(state)
         found = await wait_for_dead_letters(letters, 1)
         failing.fixed = True
         await letters.retry("Sick", found[0].id)
         await failing.received.wait(1)
-        assert len((await read_status(state)).steps) == 2
+        status = await read_status(state)
+        assert (len(status.steps), status.delayed) == (2, 1)
     assert await state.list("orders") == [1]
     assert sorted(await state.list_groups()) == ["orders", "users"]
     await state.clear("orders")

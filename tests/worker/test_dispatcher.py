@@ -180,7 +180,7 @@ async def test_key_whose_lane_is_lost_and_taken_again_at_once_runs_one_entry_at_
     take("2")
 
     async def done() -> bool:
-        return not lane.has_unfinished
+        return not subscription.load.entries
 
     await until(done, "both are finished")
     assert attempts.runs == ["1-0", "2-0"]

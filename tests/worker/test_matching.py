@@ -26,6 +26,28 @@ def matcher(condition: Any) -> Matcher:
     return Matcher(step({"name": "S", "triggers": [state_trigger(condition)]}).handle(handler))
 
 
+MESSAGE = StreamEntry(b"events", "1-0", {b"type": b"topic", b"topic": b"mail", b"request": b"r", b"data": b"1"})
+
+
+@pytest.mark.parametrize("entry", [ENTRY, MESSAGE], ids=["change", "message"])
+def test_entry_without_a_condition_is_matched_once_for_all_attempts(entry: StreamEntry) -> None:
+    matching = matcher(None)
+    assert matching.match_when_read(entry, FAKE_STATE) is MatchResult.MATCHED
+    assert [matching.prepare(entry, FAKE_STATE, "0" * 32, attempt).ctx.trigger.attempt for attempt in (1, 2)] == [1, 2]
+
+
+def test_trigger_without_a_condition_behind_one_with_a_condition_is_asked_in_turn() -> None:
+    async def handler(input: Any) -> None: ...
+
+    def later(input: Any) -> bool:
+        raise AssertionError
+
+    first = Matcher(step({"name": "S", "triggers": [state_trigger(), state_trigger(later)]}).handle(handler))
+    assert first.match_when_read(ENTRY, FAKE_STATE) is MatchResult.MATCHED
+    last = Matcher(step({"name": "S", "triggers": [state_trigger(later), state_trigger()]}).handle(handler))
+    assert last.match_when_read(ENTRY, FAKE_STATE) is MatchResult.DEFERRED
+
+
 ERRORS = [Panic(), GeneratorExit(), KeyboardInterrupt(), SystemExit(1), StopIteration(), asyncio.CancelledError(), ValueError()]
 
 

@@ -1,0 +1,99 @@
+-- Let things of one partition happen whose time has come, the earliest first.
+--
+-- A member of the sorted set is "<kind>:<what>", and its score is the time. A new kind is a function of `fire` below.
+--
+-- KEYS     1 sorted set of what falls due in the partition  2 hash of the partition's delayed messages
+--          3 hash that records what was trimmed from the partition's streams  4 set of the partition's topics
+--          5... streams of the partition to which messages may be appended
+-- ARGV     1 how many things may happen (0 to 1000; 0 = only look)  2 after how many bytes the call ends
+--          3 "" = do not trim; else the limits of a topic's stream, see lib/retention.lua
+-- RETURNS  {number of things that happened, milliseconds until the next is due (0 = now; -1 = nothing waits),
+--            number of unhandled messages that a cap dropped, {streams that are missing in KEYS: call again with them},
+--            {errors of things that were put off}}
+-- ERRORS   none of its own
+-- COST     the number of things and their bytes, and for each the logarithm of the number that wait; at most one thing over the
+--          bytes. With limits, also a trim of one stream
+-- INVARIANT each thing happens once, whoever calls: it is gone from the sorted set in the same step. A thing that fails waits for
+--          another ten seconds, and holds up no other one. Works over maxmemory: what waits only moves.
+
+local clock = require("lib.clock")
+local delayed_messages = require("lib.delayed")
+local full = require("lib.full")
+
+local due, delayed, trimmed, topics = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local most, most_bytes, limits = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+local FIRST_STREAM = 5
+
+local now = clock.due_time(redis.call, trimmed)
+
+local function wait_for_next()
+  local first = redis.call("ZRANGE", due, 0, 0, "WITHSCORES")
+  return first[2] and math.max(0, math.ceil(first[2] - now)) or -1
+end
+
+local wait = wait_for_next()
+if wait ~= 0 or most == 0 then
+  return { 0, wait, 0, {}, {} }
+end
+
+local PUT_OFF = 10000 -- milliseconds
+local MOST_MISSING = 64 -- streams that one reply names
+
+local tag = string.match(due, "^(.*)due$")
+local streams, missing, errors = {}, {}, {}
+for index = FIRST_STREAM, #KEYS do
+  streams[KEYS[index]] = true
+end
+local bytes, newest, newest_stream = 0, nil, nil
+
+-- Each function lets one thing happen. It returns "done"; or "left" = the call lacks a key; or an error, with nothing changed.
+local fire = {}
+
+function fire.message(id)
+  local record = redis.call("HGET", delayed, id)
+  if not record then
+    return "done" -- another client removed the message
+  end
+  bytes = bytes + #record
+  local message = delayed_messages.decode(record, tag)
+  if not message then
+    return "the record of the message cannot be read"
+  end
+  if not streams[message.stream] then
+    if streams[message.stream] == nil and #missing < MOST_MISSING then
+      streams[message.stream] = false
+      missing[#missing + 1] = message.stream
+    end
+    return "left"
+  end
+  local entry = delayed_messages.append(redis.pcall, topics, id, message)
+  if type(entry) == "table" then
+    return entry.err
+  end
+  newest, newest_stream = entry, message.stream
+  redis.call("HDEL", delayed, id)
+  return "done"
+end
+
+full.allow_writes(redis.call, trimmed)
+local happened = 0
+for _, member in ipairs(redis.call("ZRANGEBYSCORE", due, "-inf", string.format("%.0f", now), "LIMIT", 0, most)) do
+  local kind, what = string.match(member, "^(%a+):(.*)$")
+  local outcome = fire[kind] and fire[kind](what) or "this version does not know the kind"
+  if outcome == "done" then
+    redis.call("ZREM", due, member)
+    happened = happened + 1
+  elseif outcome ~= "left" then
+    redis.call("ZADD", due, string.format("%.0f", now + PUT_OFF), member)
+    errors[#errors + 1] = member .. ": " .. outcome
+  end
+  if bytes >= most_bytes then
+    break
+  end
+end
+local dropped = 0
+if newest and limits ~= "" then
+  local trimming, lost = pcall(require("lib.retention").trim, redis.call, newest_stream, trimmed, limits, newest)
+  dropped = trimming and lost or 0
+end
+return { happened, wait_for_next(), dropped, missing, errors }

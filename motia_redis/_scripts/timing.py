@@ -1,0 +1,92 @@
+"""The scripts of what happens at a time: one typed function per Lua entry point. The header of each Lua file is its contract."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from motia_redis._scripts import loader
+from motia_redis._scripts.storage import SEARCHING, Enqueued
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from motia_redis._transport.router import Router
+
+_DELAY_MESSAGE: Final = loader.load("delay_message")
+_CANCEL_MESSAGE: Final = loader.load("cancel_message")
+_FIRE_DUE: Final = loader.load("fire_due")
+
+
+class DueKeys(NamedTuple):
+    """The keys of one partition that say what falls due there."""
+
+    due: bytes  #: sorted set
+    delayed: bytes  #: hash of the delayed messages
+    trimmed: bytes
+    topics: bytes
+
+
+class DelayedMessage(NamedTuple):
+    """One call of `delay_message`."""
+
+    stream: bytes
+    keys: DueKeys
+    request_record: bytes
+    idempotency_record: bytes | None
+
+    key: bytes
+    data: bytes
+    request: bytes
+    trace: bytes
+    time: bytes  #: "+<milliseconds from now>" or "<Unix milliseconds>"
+    most: int  #: how many messages may wait in the partition
+    attempt_token: bytes
+
+
+class Fired(NamedTuple):
+    """The reply of `fire_due`."""
+
+    happened: int
+    wait: float | None  #: seconds until the next thing is due; None = nothing waits
+    dropped: int  #: unhandled messages that a cap dropped
+    missing: Sequence[bytes]  #: streams to call again with
+    errors: Sequence[bytes]  #: of things that were put off
+
+
+async def delay_message(router: Router, message: DelayedMessage, *, following: Sequence[Sequence[Any]] = ()) -> Enqueued:
+    """Keep a message until its time. Commands in `following` run after it over the same connection."""
+    due, delayed, trimmed, topics = message.keys
+    keys = [message.stream, trimmed, topics, message.request_record, due, delayed]
+    if message.idempotency_record is not None:
+        keys.append(message.idempotency_record)
+    arguments = (message.key, message.data, message.request, message.trace, message.time, str(message.most))
+    replies: list[Any] = [SEARCHING]
+    while replies[0] == SEARCHING:
+        replies = await _DELAY_MESSAGE.call_with(router, keys, (*arguments, message.attempt_token), following)
+    return Enqueued.decode(replies)
+
+
+async def cancel_message(
+    router: Router, keys: DueKeys, *, request_record: bytes, message: bytes, request: bytes, following: Sequence[Sequence[Any]]
+) -> tuple[bool, list[Any]]:
+    """Remove a message that waits. Return whether this request removed it, and the replies of the commands in `following`."""
+    keys_of_call = (keys.due, keys.delayed, request_record)
+    removed, *replies = await _CANCEL_MESSAGE.call_with(router, keys_of_call, (message, request), following)
+    return removed == 1, replies
+
+
+async def fire_due(
+    router: Router, keys: DueKeys, *, streams: Sequence[bytes], most: int, most_bytes: int, limits: bytes
+) -> Fired:
+    """Let what is due in one partition happen: `most` things, or few more than `most_bytes`. Append to `streams` only."""
+    return _fired(await _FIRE_DUE(router, (*keys, *streams), (str(most), str(most_bytes), limits)))
+
+
+async def fire_due_many(router: Router, partitions: Sequence[DueKeys]) -> list[Fired]:
+    """Look when the next thing is due in each partition; nothing happens."""
+    return [_fired(reply) for reply in await _FIRE_DUE.call_many(router, [(keys, ("0", "0", "")) for keys in partitions])]
+
+
+def _fired(reply: list[Any]) -> Fired:
+    happened, wait, dropped, missing, failed = reply
+    return Fired(happened, None if wait < 0 else wait / 1000, dropped, missing, failed)

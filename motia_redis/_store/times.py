@@ -1,0 +1,59 @@
+"""Check the times that callers give."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from math import ceil
+from typing import Any
+
+from motia_redis.errors import InvalidTime
+
+_TEN_YEARS = 10 * 366 * 86_400  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class DueTime:
+    """When a message is due: milliseconds after the call, or Unix milliseconds."""
+
+    milliseconds: int
+    is_relative: bool
+
+    def encode(self, elapsed: int) -> bytes:
+        """Return the time as the script takes it, for an attempt so many milliseconds after the start of the call."""
+        return b"+%d" % max(0, self.milliseconds - elapsed) if self.is_relative else b"%d" % self.milliseconds
+
+    @property
+    def given(self) -> bytes:
+        """The time as it was given: the same for the same arguments."""
+        return self.encode(0)
+
+    def ahead(self) -> int:
+        """Return in how many milliseconds the time comes, by the clock of this process."""
+        return self.milliseconds if self.is_relative else max(0, self.milliseconds - int(time.time() * 1000))
+
+
+def due_time(subject: object, delay: Any, at: Any) -> DueTime | None:
+    """Return the time that `delay` or `at` names; None = at once. Raises InvalidTime, which names the `subject`."""
+    if delay is not None and at is not None:
+        raise InvalidTime(f"{subject}: give either delay or at, not both")
+    if delay is not None:
+        if not _is_number(delay) or not 0 <= delay <= _TEN_YEARS:
+            raise InvalidTime(f"{subject}: delay must be a number of seconds from 0 to ten years, not {delay!r:.80}")
+        return DueTime(ceil(delay * 1000), is_relative=True) if delay else None
+    if at is None:
+        return None
+    if isinstance(at, datetime) and at.utcoffset() is None:
+        raise InvalidTime(f"{subject}: at must be a datetime with a time zone, such as datetime.now(UTC), not {at!r}")
+    moment: Any = at.timestamp() if isinstance(at, datetime) else at
+    now = int(time.time())
+    if not _is_number(moment) or not now - _TEN_YEARS <= moment <= now + _TEN_YEARS:
+        raise InvalidTime(
+            f"{subject}: at must be Unix seconds or a datetime with a time zone, at most ten years from now, not {at!r:.80}"
+        )
+    return DueTime(ceil(moment * 1000), is_relative=False)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
