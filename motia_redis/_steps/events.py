@@ -63,6 +63,7 @@ def _decode_change(entry_id: str, fields: Fields) -> StateTriggerInput:
         new_value=new_value,
         event_type=event_type,  # type: ignore[arg-type]  # mutate.lua writes these three and no others
         revision=entry_id,
+        reason=None if event_type != "state:deleted" else "expired" if fields.get(b"reason") == b"expired" else "deleted",
     )
 
 
