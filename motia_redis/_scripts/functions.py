@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from motia_redis._transport.router import Node, Router
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("motia_redis.state")
 
 #: "never": scripts only. For tests and benchmarks, and for servers whose functions belong to someone else.
 VARIABLE: Final = "MOTIA_REDIS_FUNCTIONS"
@@ -92,7 +92,7 @@ class Functions:
         return error.code == "OOM"
 
     async def load(self, node: Node) -> bool:
-        """Load the library at a node that does not know it; return whether that may have succeeded. Calls share one attempt."""
+        """Load the library at a node that does not know it; return whether that may have succeeded. Calls share an attempt."""
         task = self._loading.get(node)
         if task is None:
             task = self._loading[node] = self._loop.create_task(self._load(node))

@@ -159,10 +159,10 @@ def assemble_library(directory: Path) -> str:
     for path in sorted(directory.glob("*.lua")):
         text = _read(path)
         flags = ", ".join(f'"{flag}"' for line in _FLAGS.findall(text) for flag in line.split())
-        body = _collect(text, (path.stem,), directory, parts).replace(_PARTS, "")
+        _collect(text, (path.stem,), directory, parts)
         functions.append(
             f'redis.register_function{{function_name = LIBRARY .. "_{path.stem}", description = ABOUT, flags = {{{flags}}},\n'
-            f"callback = function(KEYS, ARGV)\nif not made then make() end\n{body}end}}\n"
+            f"callback = function(KEYS, ARGV)\nif not made then make() end\n{text}end}}\n"
         )
     # The first call makes them: while a library is loaded, it has no access to the functions of Lua, such as those of `string`.
     making = "".join(f"lib_{part} = (function()\n{text}end)()\n" for part, text in parts.items())
@@ -171,15 +171,15 @@ def assemble_library(directory: Path) -> str:
     return _INDENTATION.sub("\n", _COMMENT.sub("", _REQUIRE.sub(r"lib_\1", text)))
 
 
-def _collect(text: str, chain: tuple[str, ...], directory: Path, parts: dict[str, str]) -> str:
-    """Return `text`. Add the parts that it requires, directly or not, to `parts`: each one behind those that itself requires."""
+def _collect(text: str, chain: tuple[str, ...], directory: Path, parts: dict[str, str]) -> None:
+    """Add the parts that a text requires, directly or not, to `parts`: each one behind those that it requires itself."""
     for part in _REQUIRE.findall(text):
         if part in chain:
             raise ScriptError(f"{' -> '.join((*chain, part))}: lua/lib parts require each other in a cycle")
         if part not in parts:
-            body = _collect(_read(directory / "lib" / f"{part}.lua"), (*chain, part), directory, parts)
+            body = _read(directory / "lib" / f"{part}.lua")
+            _collect(body, (*chain, part), directory, parts)
             parts[part] = body
-    return text
 
 
 def _read(path: Path) -> str:
