@@ -51,6 +51,13 @@ async def state(server: RedisServer, namespace: str) -> AsyncIterator[StateManag
 
 
 @pytest.fixture
+async def second(server: RedisServer, namespace: str) -> AsyncIterator[StateManager]:
+    """Provide a second manager, which is another process for Redis."""
+    async with StateManager(server.url, namespace=namespace) as manager:
+        yield manager
+
+
+@pytest.fixture
 def every_change_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every change look for what can be trimmed, not one in 64 by chance."""
     monkeypatch.setattr(Mutations, "_trims_now", lambda _: True)

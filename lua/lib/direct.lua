@@ -57,9 +57,9 @@ end
 -- Return the first and the last byte of the member's value that the path at `cursor` names. If there is no such member, but its
 -- object, and `may_add`: return the empty place before the end of the object, and what comes before the new value. Otherwise
 -- nil.
-local function find_place(text, arguments, cursor, depth, may_add)
+local function find_place(text, ending, arguments, cursor, depth, may_add)
   local byte, find = string.byte, string.find
-  local start, close = 1, #text - 3
+  local start, close = 1, ending
   for level = 1, depth do
     local open, name = start, arguments[cursor + level]
     if level > 1 then
@@ -90,10 +90,10 @@ local function add(text, first, last, amount)
   end
 end
 
--- Return the new text, and the first and the last byte of the old one that it replaces; or nil. `arguments` has the number of
--- operations at `cursor`, and then the operations, as in the header of mutate.lua.
+-- Return the new text, and the first and the last byte of the old one that it replaces; or nil. The JSON in `text` ends at
+-- `ending`. `arguments` has the number of operations at `cursor`, and then the operations, as in the header of mutate.lua.
 -- COST: a few searches and matches, each at most the bytes of the text, and two copies of the text.
-local function direct(text, arguments, cursor)
+local function direct(text, ending, arguments, cursor)
   local sub = string.sub
   local operation, depth = arguments[cursor + 1], tonumber(arguments[cursor + 2])
   local may_add = operation == "set" or operation == "add"
@@ -102,7 +102,7 @@ local function direct(text, arguments, cursor)
     return nil
   end
   local value = arguments[cursor + depth + 3]
-  local first, last, before = find_place(text, arguments, cursor + 2, depth, may_add)
+  local first, last, before = find_place(text, ending, arguments, cursor + 2, depth, may_add)
   if not last then
     return nil
   elseif before then

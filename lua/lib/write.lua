@@ -6,18 +6,22 @@
 -- Change `key` from `old` (false = no value) to `new` (false = deleted), and return the reply {revision, returned}. If Redis
 -- refuses the event of a deletion, nothing was written yet: return the error.
 --
--- `server` has call and pcall of Redis. `keys` has the KEYS 1 to 5 of mutate.lua. `trace` is a trace id, "" for none. What
--- follows `returned` are the fields of the event that say what changed; docs/format.md lists them. A field that would be empty
--- is left out. COST: the bytes of the old and the new value.
-local function write(server, keys, key, trace, old, new, returned, ...)
+-- `server` has call and pcall of Redis. `keys` has the KEYS 1 to 5 of mutate.lua; without the fifth the event has no request id.
+-- `trace` is a trace id, "" for none. `event` is the type of the event; nil = as `old` and `new` say. What follows `returned`
+-- are the fields of the event that say what changed; docs/format.md lists them. A field that would be empty is left out.
+-- COST: the bytes of the old and the new value.
+local function write(server, keys, key, trace, event, old, new, returned, ...)
   local sub = string.sub
   local values, revisions, scopes, events, record = keys[1], keys[2], keys[3], keys[4], keys[5]
   local _, tag = string.find(values, "}:", 1, true) -- all keys begin with the same hash tag
-  local scope, request = sub(values, tag + 7), sub(record, tag + 9) -- behind "state:" and "request:"
-  local event = not old and "state:created" or new and "state:updated" or "state:deleted"
+  local scope = sub(values, tag + 7) -- behind "state:"
+  event = event or not old and "state:created" or new and "state:updated" or "state:deleted"
   local append, attempt = new and server.call or server.pcall, server.pcall
+  local request = record and sub(record, tag + 9) -- behind "request:"
   local revision
-  if trace == "" then
+  if not request then
+    revision = append("XADD", events, "*", "type", event, "scope", scope, "key", key, ...)
+  elseif trace == "" then
     revision = append("XADD", events, "*", "type", event, "scope", scope, "key", key, "request", request, ...)
   else
     revision = append("XADD", events, "*", "type", event, "scope", scope, "key", key, "request", request, "trace", trace, ...)

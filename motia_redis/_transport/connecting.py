@@ -36,7 +36,7 @@ async def open_connection(server: Server, reply_timeout: float) -> MultiplexedCo
     except ConnectionLost as error:
         _abort(connection)
         raise ConnectFailed(f"{error} while connecting") from error
-    except OSError as error:  # ssl.SSLError is one, too
+    except (OSError, UnicodeError) as error:  # ssl.SSLError is an OSError, too
         _abort(connection)
         raise ConnectFailed(f"{_reason(error)} while connecting to {server.address}") from error
     except BaseException:
@@ -109,6 +109,8 @@ def _abort(connection: MultiplexedConnection | None) -> None:
         connection.close()
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: OSError | UnicodeError) -> str:
     """Return an error of the system as a phrase: several addresses of one host give several errors."""
+    if isinstance(error, UnicodeError):
+        return "the host has no valid name"
     return str(error.strerror or error) or type(error).__name__

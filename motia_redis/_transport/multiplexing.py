@@ -145,7 +145,8 @@ class MultiplexedConnection(asyncio.Protocol):
         """Fail all calls that wait."""
         self.ended.set_result(None)
         self._timeouts.stop()
-        lost = ConnectionLost(f"the connection broke: {exc}" if exc else "the server closed the connection")
+        reason = f"the connection broke: {getattr(exc, 'strerror', None) or exc}"
+        lost = ConnectionLost(reason if exc else "the server closed the connection")
         lost.__cause__ = exc
         self._fail(lost)
 

@@ -20,6 +20,7 @@ from motia_redis.errors import (
     StateError,
     StateUnavailable,
 )
+from tests.support.waiting import DEADLINE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -251,7 +252,7 @@ async def test_events_are_kept_while_an_attempt_may_search_for_them(
 async def test_attempts_end_at_the_deadline_and_the_error_has_maybe_applied(
     server: RedisServer, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with StateManager(server.url, namespace=namespace, deadline=0.3) as state:
+    async with StateManager(server.url, namespace=namespace, deadline=2) as state:
         await state.get("users", "ann")
         faults = Faults(monkeypatch)
         faults.lose = 10_000
@@ -259,14 +260,14 @@ async def test_attempts_end_at_the_deadline_and_the_error_has_maybe_applied(
         with pytest.raises(StateUnavailable, match="the change may have been applied") as caught:
             await state.set("users", "ann", 1)
         assert caught.value.maybe_applied
-        assert time.monotonic() - began < 2
-        assert 2 <= 10_000 - faults.lose <= 40, "attempts with pauses between"
+        assert 1 <= time.monotonic() - began < DEADLINE
+        assert 2 <= 10_000 - faults.lose <= 200, "attempts with pauses between"
 
     began = time.monotonic()
     with pytest.raises(StateUnavailable) as caught:
-        await StateManager("redis://127.0.0.1:1", deadline=5).set("users", "ann", 1)
+        await StateManager("redis://127.0.0.1:1", deadline=600).set("users", "ann", 1)
     assert not caught.value.maybe_applied
-    assert time.monotonic() - began < 2, "the first connection attempt fails fast"
+    assert time.monotonic() - began < DEADLINE, "the first connection attempt fails fast"
 
 
 async def test_lost_reply_under_an_idempotency_key_returns_the_first_result(state: StateManager, faults: Faults) -> None:
