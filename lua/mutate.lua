@@ -118,21 +118,23 @@ local function change()
   return reply
 end
 
-if is_first then
-  return change()
+-- Change the key, unless an earlier attempt at the request did, and record the reply.
+local function change_once()
+  local dedupe = require("lib.dedupe")
+  local keys = {
+    record = request_record, key = idempotency_record, stream = events, trimmed = trimmed, hash = revisions,
+    newest = redis.call("HGET", revisions, key),
+  }
+  local action, known = dedupe.decide(redis.call, keys, request, attempt_token)
+  if action == "answer" then
+    return known
+  end
+  local reply = change()
+  if kind == "delete" or kind == "drop" then
+    require("lib.full").allow_writes(redis.call, revisions) -- a deletion that found nothing has not written yet
+  end
+  dedupe.record_reply(redis.call, keys, attempt_token, reply)
+  return reply
 end
-local dedupe = require("lib.dedupe")
-local keys = {
-  record = request_record, key = idempotency_record, stream = events, trimmed = trimmed, hash = revisions,
-  newest = redis.call("HGET", revisions, key),
-}
-local action, known = dedupe.decide(redis.call, keys, request, attempt_token)
-if action == "answer" then
-  return known
-end
-local reply = change()
-if kind == "delete" or kind == "drop" then
-  require("lib.full").allow_writes(redis.call, revisions) -- a deletion that found nothing has not written yet
-end
-dedupe.record_reply(redis.call, keys, attempt_token, reply)
-return reply
+
+return is_first and change() or change_once()
