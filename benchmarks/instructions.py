@@ -48,6 +48,11 @@ class CountingServer:
         self.socket = str(folder / "redis.sock")
         self.client: Any = redis.Redis(unix_socket_path=self.socket, socket_timeout=60)
 
+    @property
+    def version(self) -> str:
+        """The server's version."""
+        return str(self.client.info("server")["redis_version"])
+
     def count(self) -> int:
         """Return the instructions since the last call."""
         control = ["callgrind_control", "--dump", str(self._process.pid)]
@@ -122,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     rows = []
     with counting_server(options.server or find_server()) as server:
-        print(f"{server.client.info('server').get('server_name', 'redis')} {server.client.info('server')['redis_version']}")
+        print(f"Redis {server.version}, or a server that is compatible with it; instructions per call:")
         for size in map(int, options.sizes.split(",")):
             for shape in options.shapes.split(","):
                 document = documents.build(shape, size, options.position)

@@ -2,13 +2,14 @@
 --
 -- A member of the sorted set is "<kind>:<what>", and its score is the time. A new kind is a function of `fire` below.
 --
+-- FLAGS    allow-oom
 -- KEYS     1 sorted set of what falls due in the partition  2 hash of the partition's delayed messages
 --          3 hash that records what was trimmed from the partition's streams  4 set of the partition's topics
---          5... streams of the partition to which messages may be appended
+--          5 set of the partition's scopes  6... other keys of the partition that may be written
 -- ARGV     1 how many things may happen (0 to 1000; 0 = only look)  2 after how many bytes the call ends
---          3 "" = do not trim; else the limits of a topic's stream, see lib/retention.lua
+--          3 "" = do not trim; else the limits of a topic's stream, see lib/retention.lua; those of events are their first part
 -- RETURNS  {number of things that happened, milliseconds until the next is due (0 = now; -1 = nothing waits),
---            number of unhandled messages that a cap dropped, {streams that are missing in KEYS: call again with them},
+--            number of unhandled messages that a cap dropped, {keys that are missing in KEYS: call again with them},
 --            {errors of things that were put off}}
 -- ERRORS   none of its own
 -- COST     the number of things and their bytes, and for each the logarithm of the number that wait; at most one thing over the
@@ -18,11 +19,13 @@
 
 local clock = require("lib.clock")
 local delayed_messages = require("lib.delayed")
+local erase = require("lib.erase")
+local expiry = require("lib.expiry")
 local full = require("lib.full")
 
-local due, delayed, trimmed, topics = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local due, delayed, trimmed, topics, scopes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local most, most_bytes, limits = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
-local FIRST_STREAM = 5
+local FIRST_OTHER = 6
 
 local now = clock.due_time(redis.call, trimmed)
 
@@ -37,16 +40,30 @@ if wait ~= 0 or most == 0 then
 end
 
 local PUT_OFF = 10000 -- milliseconds
-local MOST_MISSING = 64 -- streams that one reply names
+local MOST_MISSING = 200 -- keys that one reply names
 
 local tag = string.match(due, "^(.*)due$")
-local streams, missing, errors = {}, {}, {}
-for index = FIRST_STREAM, #KEYS do
-  streams[KEYS[index]] = true
+local is_given, missing, errors = {}, {}, {} -- of a key: true, false = it is in `missing`
+for index = FIRST_OTHER, #KEYS do
+  is_given[KEYS[index]] = true
 end
-local bytes, newest, newest_stream = 0, nil, nil
+local bytes, newest, newest_stream, newest_limits = 0, nil, nil, ""
 
--- Each function lets one thing happen. It returns "done"; or "left" = the call lacks a key; or an error, with nothing changed.
+-- Return whether the call has all these keys.
+local function has_keys(...)
+  local has_all = true
+  for _, name in ipairs({ ... }) do
+    if is_given[name] == nil and #missing < MOST_MISSING then
+      is_given[name] = false
+      missing[#missing + 1] = name
+    end
+    has_all = has_all and is_given[name]
+  end
+  return has_all
+end
+
+-- Each function lets one thing happen. It returns "done"; or "left" = the call lacks a key, or it is not due yet; or an error,
+-- and then nothing has changed.
 local fire = {}
 
 function fire.message(id)
@@ -59,19 +76,44 @@ function fire.message(id)
   if not message then
     return "the record of the message cannot be read"
   end
-  if not streams[message.stream] then
-    if streams[message.stream] == nil and #missing < MOST_MISSING then
-      streams[message.stream] = false
-      missing[#missing + 1] = message.stream
-    end
+  if not has_keys(message.stream) then
     return "left"
   end
   local entry = delayed_messages.append(redis.pcall, topics, id, message)
   if type(entry) == "table" then
     return entry.err
   end
-  newest, newest_stream = entry, message.stream
+  newest, newest_stream, newest_limits = entry, message.stream, limits
   redis.call("HDEL", delayed, id)
+  return "done"
+end
+
+-- The time behind the value counts: the value may have been changed since.
+function fire.expiry(what, member)
+  local lane, size, first = string.match(what, "^(%d+):(%d+):()")
+  if not lane then
+    return "the name of the value cannot be read"
+  end
+  local scope, key = string.sub(what, first, first + size - 1), string.sub(what, first + size)
+  local values, revisions, events = tag .. "state:" .. scope, tag .. "revision:" .. scope, tag .. "events:" .. lane
+  if not has_keys(values, revisions, events) then
+    return "left"
+  end
+  local text = redis.call("HGET", values, key)
+  local time = text and expiry.time_of(text)
+  if not time then
+    return "done"
+  elseif time > now then
+    redis.call("ZADD", due, string.format("%.0f", time), member)
+    return "left"
+  end
+  bytes = bytes + #text
+  local keys = { values, revisions, scopes, events }
+  local reply = erase(redis, keys, scope, key, nil, "", text)
+  if reply.err then
+    return reply.err
+  end
+  newest, newest_stream, newest_limits = reply[1], events, string.match(limits, "^(.*):%d+:%d+:%d+$") or ""
   return "done"
 end
 
@@ -79,7 +121,7 @@ full.allow_writes(redis.call, trimmed)
 local happened = 0
 for _, member in ipairs(redis.call("ZRANGEBYSCORE", due, "-inf", string.format("%.0f", now), "LIMIT", 0, most)) do
   local kind, what = string.match(member, "^(%a+):(.*)$")
-  local outcome = fire[kind] and fire[kind](what) or "this version does not know the kind"
+  local outcome = fire[kind] and fire[kind](what, member) or "this version does not know the kind"
   if outcome == "done" then
     redis.call("ZREM", due, member)
     happened = happened + 1
@@ -92,8 +134,8 @@ for _, member in ipairs(redis.call("ZRANGEBYSCORE", due, "-inf", string.format("
   end
 end
 local dropped = 0
-if newest and limits ~= "" then
-  local trimming, lost = pcall(require("lib.retention").trim, redis.call, newest_stream, trimmed, limits, newest)
+if newest_limits ~= "" then
+  local trimming, lost = pcall(require("lib.retention").trim, redis.call, newest_stream, trimmed, newest_limits, newest)
   dropped = trimming and lost or 0
 end
 return { happened, wait_for_next(), dropped, missing, errors }

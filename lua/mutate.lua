@@ -2,15 +2,17 @@
 --
 -- KEYS     1 hash of the scope's values     2 hash of the scope's revisions
 --          3 set of the partition's scopes  4 event stream of the key's lane
---          5 record of the request          6 hash that records what was trimmed from the streams; a set or update without
---          options has none
---          7 record of the idempotency key; absent without one
+--          5 record of the request          6 hash that records what was trimmed from the streams
+--          7 sorted set of what falls due; 6 and 7 are absent in a set or update without options
+--          8 record of the idempotency key; absent without one
 --          The names of KEYS 1 and 5 end with the scope and with the request id, so that neither is sent twice
 -- ARGV     1 key
---          2 kind of change; or "<kind>\n<trace id>"; or "<kind>\n<trace id>\n<expected>\n<limits>\n<attempt token>":
+--          2 kind of change; or "<kind>\n<trace id>"; or "<kind>\n<trace id>\n<expected>\n<limits>\n<attempt token>\n<ttl>":
 --            expected       "" = any revision, "none" = the key must hold no value, else the revision that it must have
 --            limits         "" = do not trim, "needed" = keep only what groups need, else see lib/retention.lua
 --            attempt token  "" for a first attempt without idempotency key, else see lib/dedupe.lua
+--            ttl            "" = a set never expires, an update keeps the time; "never"; milliseconds; "keep:<milliseconds for a
+--                           value that is created, "" = never>"
 --          3... parameters of the kind:
 --            "set"     3 canonical JSON with its mark
 --            "delete"  none; "drop" is a deletion that does not return the old text
@@ -21,7 +23,8 @@
 --                        remove discard:                        nothing
 --                      Name and path are "<name>" and one segment, or "<name> <number of segments>" and the segments...
 --            "strict update"  the same
--- RETURNS  set: {revision}
+--            "expire"  none; it changes only when the value expires
+-- RETURNS  set: {revision}; expire: {revision}, {} when the key held no value
 --          delete: {revision, old text}; drop: {revision}; {} when the key held no value
 --          update: {revision, new text}; {old revision, old text} when no operation changed anything ("0-0" when
 --          another client wrote the value)
@@ -39,68 +42,108 @@
 --          request is applied once. Over maxmemory "set" and "update" are refused; "delete" works, and trims its stream at once
 --          to what consumer groups need, so that it frees memory.
 
-local values, revisions, _, events, request_record, trimmed, idempotency_record = unpack(KEYS)
+local values, revisions, _, events, request_record, trimmed, due, idempotency_record = unpack(KEYS)
 local key, kind, parameter = unpack(ARGV, 1, 3)
 local FIRST_PARAMETER, FIRST_OPERATION = 3, 4 -- where the parameters of the kind begin, and the operations of an update
 
 local write = require("lib.write")
 
-local trace, expected, limits, attempt_token = "", "", "", ""
+local trace, expected, limits, attempt_token, ttl = "", "", "", "", ""
 if kind ~= "set" and kind ~= "update" then
-  local OPTIONS = "^([^\n]*)\n?([^\n]*)\n?([^\n]*)\n?([^\n]*)\n?([^\n]*)$" -- each is empty if it is left out
-  kind, trace, expected, limits, attempt_token = string.match(kind, OPTIONS)
+  local OPTIONS = "^([^\n]*)\n?([^\n]*)\n?([^\n]*)\n?([^\n]*)\n?([^\n]*)\n?([^\n]*)$" -- each is empty if it is left out
+  kind, trace, expected, limits, attempt_token, ttl = string.match(kind, OPTIONS)
 end
 local sub = string.sub
 local _, tag = string.find(values, "}:", 1, true) -- all keys begin with the same hash tag
 local scope, request = sub(values, tag + 7), sub(request_record, tag + 9) -- behind "state:" and "request:"
 local old = redis.call("HGET", values, key)
+local expires = old and (string.byte(old, -4) or 0) <= 32 -- canonical JSON does not end with white space: it may expire
 -- A first attempt only checks that no later one left a record.
 local is_first = attempt_token == "" and redis.call("EXISTS", request_record) == 0
 
 -- A script creates its functions again in every call, so the most frequent changes return before the functions that they do not
 -- need.
-if is_first and expected == "" and limits == "" then
+if is_first and expected == "" and limits == "" and ttl == "" and not expires then
   if kind == "set" and old then
-    return write(redis, KEYS, scope, key, request, trace, old, parameter, nil, "new", parameter, "old", old)
+    return write(redis, KEYS, scope, key, request, trace, nil, old, parameter, nil, "new", parameter, "old", old)
   elseif kind == "set" then
-    return write(redis, KEYS, scope, key, request, trace, old, parameter, nil, "new", parameter)
+    return write(redis, KEYS, scope, key, request, trace, nil, old, parameter, nil, "new", parameter)
   elseif old and (kind == "update" or kind == "strict update") then
-    local text, first, last = require("lib.direct")(old, ARGV, FIRST_OPERATION)
+    local text, first, last = require("lib.direct")(old, #old - 3, ARGV, FIRST_OPERATION)
     if text and #text <= parameter + 3 then -- with the mark
-      return write(redis, KEYS, scope, key, request, trace, old, require("lib.event_fields")(old, text, first, last))
+      return write(redis, KEYS, scope, key, request, trace, nil, old, require("lib.event_fields")(old, text, first, last))
     end
   end
 end
 
 -- PARTS
 
+local is_deletion = kind == "delete" or kind == "drop"
 local is_full = false -- whether Redis refused the event of a deletion, because it is over maxmemory
+local expired = false -- the text of a value whose time has run out: the change finds no value
+local due_member, time, old_time -- when the value expires (Unix milliseconds), and when the old one would have; nil = never
+local ending, tail = old and #old - 3, nil -- see lib/plan.lua
 
-local function delete(returned)
+-- Find out when the old value expires and when the new one is to, and whether the old one has.
+local function find_times()
+  local expiry = require("lib.expiry")
+  old_time = old and expiry.time_of(old)
+  local now = (ttl ~= "" or old_time) and expiry.now(redis.pcall, values)
+  if old_time and old_time <= now then
+    expired, old = old, false
+  end
+  time = expiry.new_time(kind, ttl, now, old, old_time)
+  ending, tail = expiry.new_tail(kind, old, old_time, time)
+  due_member = expiry.due_member(values, events, key)
+end
+
+if ttl ~= "" or expires then
+  find_times()
+end
+
+-- Delete the value `text`; without `by_request` it has expired. A call that deletes does so on a full server, too.
+local function delete(by_request, text, returned)
   local erase, full = require("lib.erase"), require("lib.full")
-  local reply = erase(redis, KEYS, scope, key, request, trace, old, returned)
-  if full.is_refusal(reply) then
+  local reply = erase(redis, KEYS, scope, key, by_request, trace, text, returned)
+  if is_deletion and full.is_refusal(reply) then
     is_full = true
     full.allow_writes(redis.call, revisions)
-    reply = erase(redis, KEYS, scope, key, request, trace, old, returned)
+    reply = erase(redis, KEYS, scope, key, by_request, trace, text, returned)
   end
   return reply
 end
 
--- Do what lib/plan.lua returned.
+-- Do what lib/plan.lua returned. A value whose time has run out is deleted first, with an event of its own.
 local function carry_out(action, new, ...)
-  if action == "answer" then
+  local reply = new -- the answer
+  if action == "answer" and (new.err or not expired) then
     return new
   elseif action == "unchanged" then
     return { redis.call("HGET", revisions, key) or "0-0", old }
-  elseif action == "delete" then
-    return delete(new)
   end
-  return write(redis, KEYS, scope, key, request, trace, old, new, ...)
+  if expired then
+    local erased = delete(nil, expired)
+    if erased.err then
+      return erased
+    end
+  end
+  if action == "delete" then
+    reply = delete(request, old, new)
+  elseif action == "write" then
+    if time and (expired or time ~= old_time) then
+      redis.call("ZADD", due, string.format("%.0f", time), due_member)
+    end
+    reply = write(redis, KEYS, scope, key, request, trace, kind == "expire" and "state:ttl" or nil, old, new, ...)
+  end
+  if due and old_time and not reply.err and (action ~= "write" or not time) then
+    redis.call("ZREM", due, due_member)
+  end
+  return reply
 end
 
 local function change()
-  local reply = carry_out(require("lib.plan")(redis, revisions, key, request, kind, expected, old, ARGV, FIRST_PARAMETER))
+  local plan = require("lib.plan")
+  local reply = carry_out(plan(redis, revisions, key, request, kind, expected, old, ending, tail, ARGV, FIRST_PARAMETER))
   if reply.err or not reply[1] then
     return reply
   end
@@ -130,7 +173,7 @@ local function change_once()
     return known
   end
   local reply = change()
-  if kind == "delete" or kind == "drop" then
+  if is_deletion then
     require("lib.full").allow_writes(redis.call, revisions) -- a deletion that found nothing has not written yet
   end
   dedupe.record_reply(redis.call, keys, attempt_token, reply)

@@ -7,6 +7,7 @@ from motia_redis._steps.inputs import ApiRequest, ApiResponse, StateTriggerInput
 from motia_redis._steps.loading import load_application
 from motia_redis._steps.logs import logger
 from motia_redis._steps.triggers import http, queue, state
+from motia_redis._store.expiry import KEEP
 from motia_redis._store.keyspace import Layout
 from motia_redis._store.limits import Limits, Retention
 from motia_redis._store.manager import StateManager, state_manager, stateManager
@@ -16,6 +17,7 @@ from motia_redis._web.app import create_web_app
 from motia_redis._worker.worker import Worker
 
 __all__ = [
+    "KEEP",
     "ApiRequest",
     "ApiResponse",
     "Application",

@@ -2,9 +2,10 @@
 
 from motia_redis._steps.context import TriggerType
 from motia_redis._steps.definitions import Step, StepConfig, StepDefinition
-from motia_redis._steps.inputs import StateEventType
+from motia_redis._steps.inputs import DeleteReason, StateEventType
 from motia_redis._steps.logs import Logger
 from motia_redis._steps.triggers import Condition, HttpMethod, HttpTrigger, QueueTrigger, StateTrigger, Trigger
+from motia_redis._store.expiry import Keep, Ttl
 from motia_redis._store.types import (
     Durability,
     FieldMerge,
@@ -26,6 +27,7 @@ from motia_redis._transport.endpoint import Credentials
 __all__ = [
     "Condition",
     "Credentials",
+    "DeleteReason",
     "Durability",
     "FieldMerge",
     "FieldNumber",
@@ -35,6 +37,7 @@ __all__ = [
     "FieldValue",
     "HttpMethod",
     "HttpTrigger",
+    "Keep",
     "Logger",
     "Operation",
     "PatchMerge",
@@ -51,4 +54,5 @@ __all__ = [
     "StepDefinition",
     "Trigger",
     "TriggerType",
+    "Ttl",
 ]

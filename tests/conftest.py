@@ -10,8 +10,9 @@ import pytest
 import redis
 
 from motia_redis import StateManager
+from motia_redis._scripts import functions
 from motia_redis._store.mutations import Mutations
-from tests.support.servers import RedisServer
+from tests.support.servers import RedisServer, has_functions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator, Iterator
@@ -44,8 +45,22 @@ def namespace() -> str:
     return f"test{next(_numbers)}"
 
 
+@pytest.fixture(params=["functions", "scripts"] if has_functions() else ["scripts"])
+def each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a test once by functions and once by scripts, where the server has functions."""
+    if request.param == "scripts":
+        monkeypatch.setenv(functions.VARIABLE, "never")
+
+
 @pytest.fixture
 async def state(server: RedisServer, namespace: str) -> AsyncIterator[StateManager]:
+    async with StateManager(server.url, namespace=namespace) as manager:
+        yield manager
+
+
+@pytest.fixture
+async def second(server: RedisServer, namespace: str) -> AsyncIterator[StateManager]:
+    """Provide a second manager, which is another process for Redis."""
     async with StateManager(server.url, namespace=namespace) as manager:
         yield manager
 

@@ -30,11 +30,12 @@ local function find_member(text, open, name, close)
   end
 end
 
--- Follow the `depth` segments of the path behind `cursor` through objects. Return where the value of the last one starts; or nil,
--- and if only that one is missing: the last byte of its object, and what must come before a value that is added there.
-local function follow(text, arguments, cursor, depth)
+-- Follow the `depth` segments of the path behind `cursor` through objects; the JSON ends at `ending`. Return where the value of
+-- the last one starts; or nil, and if only that one is missing: the last byte of its object, and what must come before a value
+-- that is added there.
+local function follow(text, ending, arguments, cursor, depth)
   local find = string.find
-  local start, close = 1, #text - 3
+  local start, close = 1, ending
   for level = 1, depth do
     local open, name = start, arguments[cursor + level]
     if level > 1 then
@@ -79,17 +80,17 @@ local function only_operation(arguments, cursor)
   end
 end
 
--- Return the new text, and the first and the last byte of the old one that it replaces; or nil. `arguments` has the operations
--- from `cursor` on, as in the header of mutate.lua.
+-- Return the new text, and the first and the last byte of the old one that it replaces; or nil. The JSON in `text` ends at
+-- `ending`. `arguments` has the operations from `cursor` on, as in the header of mutate.lua.
 -- COST: a few searches and matches, each at most the bytes of the text, and two copies of the text.
-local function direct(text, arguments, cursor)
+local function direct(text, ending, arguments, cursor)
   local sub = string.sub
   local operation, depth, may_add = only_operation(arguments, cursor)
   if not operation or #text > 32768 or sub(text, -3) ~= "\t\r\t" then
     return nil
   end
   local value = arguments[cursor + depth + 1]
-  local first, close, before = follow(text, arguments, cursor, depth)
+  local first, close, before = follow(text, ending, arguments, cursor, depth)
   local last, _
   if first and operation == "increment" then
     last, value = add(text, first, value)

@@ -109,14 +109,14 @@ local function increment(document, path, amount, strict)
   splice(document, start, last, sum)
 end
 
--- Return a document. `request` is the id of the request.
-local function new_document(text, request)
+-- Return a document. Canonical JSON ends at `last`. `request` is the id of the request.
+local function new_document(text, last, request)
   local seed = 1
   for index = 1, #request do
     seed = (seed * 31 + byte(request, index)) % 2147483647
   end
   return {
-    text = text, first = 1, last = #text - #MARK, prefix = #text, suffix = #text, changed = false,
+    text = text, first = 1, last = last, prefix = #text, suffix = #text, changed = false,
     operation = -1, cost = 0, quick = QUICK, parser = canonical,
     seed = math.max(seed, 1), fail = fail, check = check, spend = spend, splice = splice, follow = follow, value_end = value_end,
   }

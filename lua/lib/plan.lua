@@ -10,10 +10,20 @@
 
 local MARK = "\t\r\t" -- ends every text that this package writes; see codec.py
 
+-- Return the plan that puts `text` in the place of `old`, of which only the bytes `first` to `last` were replaced. `behind` bytes
+-- follow the JSON in both; `tail` is what shall follow it instead, nil = the same.
+local function replace(old, text, first, last, behind, tail)
+  if tail then
+    text, last = string.sub(text, 1, #text - behind) .. tail, #old
+  end
+  return "write", require("lib.event_fields")(old, text, first, last)
+end
+
 -- Plan an update by the patch engine. `largest` is the size of the text that the result may have.
-local function plan_patch(old, arguments, cursor, request, largest, is_strict)
+local function plan_patch(old, ending, tail, arguments, cursor, request, largest, is_strict)
   local patch = require("lib.patch")
-  local document = patch.new_document(old or "{}" .. MARK, request)
+  local behind = old and #old - ending or #MARK
+  local document = patch.new_document(old or "{}" .. MARK, ending or 2, request)
   local done, failure = pcall(patch.apply, document, arguments, cursor, is_strict)
   if not done then
     if type(failure) ~= "table" then
@@ -22,20 +32,21 @@ local function plan_patch(old, arguments, cursor, request, largest, is_strict)
     return "answer", { err = failure.code .. " " .. document.operation .. " " .. failure.detail }
   end
   local text = document.text
-  if old and not document.changed then
+  if old and not document.changed and not tail then
     return "unchanged"
   elseif #text > largest then
-    return "answer", { err = "TOOLARGE " .. #text - #MARK }
+    return "answer", { err = "TOOLARGE " .. #text - behind }
   elseif not old then
+    text = tail and string.sub(text, 1, -#MARK - 1) .. tail or text
     return "write", text, text, "new", text
   end
-  return "write", require("lib.event_fields")(old, text, document.prefix + 1, #old - document.suffix)
+  return replace(old, text, document.prefix + 1, #old - document.suffix, behind, tail)
 end
 
 local planners = {}
 
-function planners.set(_, _, old, arguments, cursor)
-  local text = arguments[cursor]
+function planners.set(_, _, old, _, tail, arguments, cursor)
+  local text = tail and string.sub(arguments[cursor], 1, -#MARK - 1) .. tail or arguments[cursor]
   if old then
     return "write", text, nil, "new", text, "old", old
   end
@@ -56,21 +67,37 @@ function planners.drop(_, _, old)
   return "answer", {}
 end
 
--- `arguments` has the largest size of the result at `cursor`, then the operations. COST: see direct.lua and patch.lua.
-function planners.update(request, is_strict, old, arguments, cursor)
-  local largest = arguments[cursor] + #MARK
-  if old then
-    local text, first, last = require("lib.direct")(old, arguments, cursor + 1)
-    if text and #text <= largest then
-      return "write", require("lib.event_fields")(old, text, first, last)
-    end
+-- Only what follows the JSON changes.
+function planners.expire(_, _, old, ending, tail)
+  if not old then
+    return "answer", {}
+  elseif not tail then
+    return "unchanged"
   end
-  return plan_patch(old, arguments, cursor + 1, request, largest, is_strict)
+  local text, kept = string.sub(old, 1, ending) .. tail, ending .. ":0"
+  if ending == #old then
+    return "write", text, nil, "new", text, "kept", kept
+  end
+  return "write", text, nil, "new", text, "kept", kept, "old", string.sub(old, ending + 1)
 end
 
--- Plan the change of `key`, which holds `old` (false = no value). `kind`, `expected` and, from `cursor` on, the parameters of the
--- kind in `arguments` are those in the header of mutate.lua.
-local function plan(server, revisions, key, request, kind, expected, old, arguments, cursor)
+-- `arguments` has the largest size of the result at `cursor`, then the operations. COST: see direct.lua and patch.lua.
+function planners.update(request, is_strict, old, ending, tail, arguments, cursor)
+  local behind = old and #old - ending or #MARK
+  local largest = arguments[cursor] + behind
+  if old then
+    local text, first, last = require("lib.direct")(old, ending, arguments, cursor + 1)
+    if text and #text <= largest then
+      return replace(old, text, first, last, behind, tail)
+    end
+  end
+  return plan_patch(old, ending, tail, arguments, cursor + 1, request, largest, is_strict)
+end
+
+-- Plan the change of `key`, which holds `old` (false = no value), whose JSON ends at `ending`. `tail` is what shall follow the
+-- JSON in the new text, nil = what `set` is given, or what follows it in `old`; see expiry.lua. `kind`, `expected` and, from
+-- `cursor` on, the parameters of the kind in `arguments` are those in the header of mutate.lua.
+local function plan(server, revisions, key, request, kind, expected, old, ending, tail, arguments, cursor)
   if expected ~= "" then
     local actual = old and (server.call("HGET", revisions, key) or "0-0") or "none"
     if actual ~= expected then
@@ -81,7 +108,7 @@ local function plan(server, revisions, key, request, kind, expected, old, argume
   if is_strict and not old then
     return "answer", { err = "KEYMISSING" }
   end
-  return planners[is_strict and "update" or kind](request, is_strict, old, arguments, cursor)
+  return planners[is_strict and "update" or kind](request, is_strict, old, ending, tail, arguments, cursor)
 end
 
 return plan

@@ -5,12 +5,13 @@
 
 -- Change `key` from `old` (false = no value) to `new`, and return the reply {revision, returned}.
 --
--- `server` has call and pcall of Redis. `keys` has the KEYS 1 to 4 of mutate.lua. `trace` is a trace id, "" for none. What
--- follows `returned` are the fields of the event that say what changed; docs/format.md lists them. A field that would be empty
--- is left out. COST: the bytes of the old and the new value.
-local function write(server, keys, scope, key, request, trace, old, new, returned, ...)
+-- `server` has call and pcall of Redis. `keys` has the KEYS 1 to 4 of mutate.lua. `trace` is a trace id, "" for none. `event` is
+-- the type of the event, nil = created or updated. What follows `returned` are the fields of the event that say what changed;
+-- docs/format.md lists them. A field that would be empty is left out. COST: the bytes of the old and the new value.
+local function write(server, keys, scope, key, request, trace, event, old, new, returned, ...)
   local call, attempt = server.call, server.pcall
-  local revisions, events, event = keys[2], keys[4], old and "state:updated" or "state:created"
+  local revisions, events = keys[2], keys[4]
+  event = event or (old and "state:updated" or "state:created")
   local revision
   if trace == "" then
     revision = call("XADD", events, "*", "type", event, "scope", scope, "key", key, "request", request, ...)

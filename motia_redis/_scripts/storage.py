@@ -41,10 +41,10 @@ class Mutation(NamedTuple):
         return self.keys, (self.key, kind + self.options, *parameters)
 
 
-def options(*, trace: bytes, expected: bytes, limits: bytes, attempt_token: bytes) -> bytes:
+def options(*, trace: bytes, expected: bytes, limits: bytes, attempt_token: bytes, ttl: bytes) -> bytes:
     """Return the options of a mutation, as they stand behind the kind of change; empty if all of them are."""
-    if expected or limits or attempt_token:
-        return b"\n%b\n%b\n%b\n%b" % (trace, expected, limits, attempt_token)
+    if expected or limits or attempt_token or ttl:
+        return b"\n%b\n%b\n%b\n%b\n%b" % (trace, expected, limits, attempt_token, ttl)
     return b"\n" + trace if trace else b""
 
 

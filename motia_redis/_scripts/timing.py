@@ -24,6 +24,7 @@ class DueKeys(NamedTuple):
     delayed: bytes  #: hash of the delayed messages
     trimmed: bytes
     topics: bytes
+    scopes: bytes
 
 
 class DelayedMessage(NamedTuple):
@@ -49,13 +50,13 @@ class Fired(NamedTuple):
     happened: int
     wait: float | None  #: seconds until the next thing is due; None = nothing waits
     dropped: int  #: unhandled messages that a cap dropped
-    missing: Sequence[bytes]  #: streams to call again with
+    missing: Sequence[bytes]  #: keys to call again with
     errors: Sequence[bytes]  #: of things that were put off
 
 
 async def delay_message(router: Router, message: DelayedMessage, *, following: Sequence[Sequence[Any]] = ()) -> Enqueued:
     """Keep a message until its time. Commands in `following` run after it over the same connection."""
-    due, delayed, trimmed, topics = message.keys
+    due, delayed, trimmed, topics, _ = message.keys
     keys = [message.stream, trimmed, topics, message.request_record, due, delayed]
     if message.idempotency_record is not None:
         keys.append(message.idempotency_record)
@@ -75,11 +76,9 @@ async def cancel_message(
     return removed == 1, replies
 
 
-async def fire_due(
-    router: Router, keys: DueKeys, *, streams: Sequence[bytes], most: int, most_bytes: int, limits: bytes
-) -> Fired:
-    """Let what is due in one partition happen: `most` things, or few more than `most_bytes`. Append to `streams` only."""
-    return _fired(await _FIRE_DUE(router, (*keys, *streams), (str(most), str(most_bytes), limits)))
+async def fire_due(router: Router, keys: DueKeys, *, others: Sequence[bytes], most: int, most_bytes: int, limits: bytes) -> Fired:
+    """Let what is due in one partition happen: `most` things, or few more than `most_bytes`; write to `others` only."""
+    return _fired(await _FIRE_DUE(router, (*keys, *others), (str(most), str(most_bytes), limits)))
 
 
 async def fire_due_many(router: Router, partitions: Sequence[DueKeys]) -> list[Fired]:

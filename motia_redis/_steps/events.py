@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from motia_redis._steps.inputs import StateTriggerInput
 from motia_redis._store import codec
+from motia_redis.errors import CorruptValue
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,8 +29,21 @@ def decode_change(entry_id: str, fields: Fields) -> StateTriggerInput:
     """Return the change that an event describes.
 
     An event has the whole new text, but only the differing bytes of the old text. The old text shares its other bytes with both
-    ends of the new text. A field that would be empty is left out. Raises CorruptValue if a text is not JSON.
+    ends of the new text. A field that would be empty is left out. Raises CorruptValue if another client wrote the entry, or if a
+    text is not JSON.
     """
+    try:
+        return _decode_change(entry_id, fields)
+    except (KeyError, ValueError):
+        raise foreign_entry(entry_id) from None
+
+
+def foreign_entry(entry_id: str) -> CorruptValue:
+    """Return the error for an entry that has not the fields of an event or message."""
+    return CorruptValue(f"entry {entry_id} is no event and no message: another client wrote it into the stream")
+
+
+def _decode_change(entry_id: str, fields: Fields) -> StateTriggerInput:
     scope, key, new = fields[b"scope"].decode(), fields[b"key"].decode(), fields.get(b"new", b"")
     event_type = fields[b"type"].decode()
     subject = _Event(entry_id, scope, key)
@@ -49,9 +63,14 @@ def decode_change(entry_id: str, fields: Fields) -> StateTriggerInput:
         new_value=new_value,
         event_type=event_type,  # type: ignore[arg-type]  # mutate.lua writes these three and no others
         revision=entry_id,
+        reason=None if event_type != "state:deleted" else "expired" if fields.get(b"reason") == b"expired" else "deleted",
     )
 
 
 def decode_message(entry_id: str, fields: Fields) -> Any:
-    """Return the data of a topic's message. Raises CorruptValue if the data is not JSON."""
-    return codec.decode(fields[b"data"], subject=f"message {entry_id} of topic {fields[b'topic'].decode()!r}")
+    """Return the data of a topic's message. Raises CorruptValue for an entry that is none, and if the data is not JSON."""
+    try:
+        data, topic, _ = fields[b"data"], fields[b"topic"].decode(), fields[b"request"].decode()
+    except (KeyError, ValueError):
+        raise foreign_entry(entry_id) from None
+    return codec.decode(data, subject=f"message {entry_id} of topic {topic!r}")

@@ -7,6 +7,8 @@ from typing import Any, Literal, TypeAlias
 
 #: The type of a change of a key.
 StateEventType: TypeAlias = Literal["state:created", "state:updated", "state:deleted"]
+#: Why a key was deleted: by a call, or because its time to live had passed.
+DeleteReason: TypeAlias = Literal["deleted", "expired"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,8 @@ class StateTriggerInput:
     """Hold one change of one key, as the handler and the condition of a state trigger get it.
 
     `group_id` is the scope and `item_id` the key; `old_value` is None for a created and `new_value` for a deleted key.
-    `revision` is the id of the change event, and `timestamp` the time of the change on the Redis server in Unix
-    milliseconds (taken from the revision where it is not given).
+    `reason` says why a key was deleted; it is None for other changes. `revision` is the id of the change event, and
+    `timestamp` the time of the change on the Redis server in Unix milliseconds (taken from the revision where it is not given).
     """
 
     group_id: str
@@ -57,6 +59,7 @@ class StateTriggerInput:
     event_type: StateEventType
     revision: str
     timestamp: int = -1
+    reason: DeleteReason | None = None
     type: Literal["state"] = "state"
 
     def __post_init__(self) -> None:

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from motia_redis._store.keyspace import Keyspace
 
 
+TTL_CHANGED = b"state:ttl"  #: the type of an event that state triggers do not get: only the time to live of a value has changed
+
+
 @dataclass(frozen=True, slots=True)
 class Wants:
     """The scopes, keys and topics of a step's triggers. Conditions are not part of it."""
@@ -60,6 +63,8 @@ class Wants:
 
     def match(self, fields: Mapping[bytes, bytes]) -> bool:
         """Return whether an entry is wanted."""
+        if fields.get(b"type") == TTL_CHANGED:
+            return False
         if fields.get(b"type") == b"topic":
             return fields.get(b"topic", b"").decode(errors="replace") in self.topics
         scope, key = (fields.get(name, b"").decode(errors="replace") for name in (b"scope", b"key"))

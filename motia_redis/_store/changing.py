@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from motia_redis._store import codec, keyspace, patch
+from motia_redis._store.expiry import KEEP, UNSET, ScopeTtls, Ttl
 from motia_redis._store.mutations import ANY
 from motia_redis._store.reading import Reading
 from motia_redis._store.times import due_time
@@ -21,22 +22,40 @@ class Changing(Reading):
     """The changing methods of `StateManager`."""
 
     _mutations: Mutations
+    _ttls: ScopeTtls
 
     async def set(
-        self, scope: str, key: str, value: Any, *, if_revision: str | None = ANY, idempotency_key: str | None = None
+        self,
+        scope: str,
+        key: str,
+        value: Any,
+        *,
+        ttl: Ttl = UNSET,
+        if_revision: str | None = ANY,
+        idempotency_key: str | None = None,
     ) -> Any:
         """Store a JSON value and return it. The value and its event (created or updated) are written in one atomic step.
 
+        `ttl` is the time to live in seconds, up to ten years: then the value is deleted, with an event whose reason is `expired`.
+        None: it never expires. KEEP: it expires when the value before it would have. Left out: the default of the scope
+        (`StateManager(ttl=...)`), else never; KEEP where there is no value means the same.
+
         With `if_revision` the value is stored only if the key has that revision (None: only if the key has no value). With
         `idempotency_key` a repeated call changes nothing and returns the same result. Cost: one round trip, and one more for the
-        first key of a scope; O(bytes of both values). Raises InvalidName, InvalidValue, ValueTooLarge, RevisionConflict,
-        IdempotencyKeyReused, StateUnavailable, NotDurable. Nothing is changed after an error, but see StateUnavailable and
-        NotDurable.
+        first key of a scope; O(bytes of both values). Raises InvalidName, InvalidValue, InvalidTime, ValueTooLarge,
+        RevisionConflict, IdempotencyKeyReused, StateUnavailable, NotDurable. Nothing is changed after an error, but see
+        StateUnavailable and NotDurable.
         """
         subject, scope_bytes, key_bytes = self._names(scope, key)
         change = [b"set", codec.encode(value, subject=subject, max_bytes=self.limits.value_bytes) + codec.CANONICAL_MARK]
         await self._mutations.apply(
-            subject, scope_bytes, key_bytes, change, if_revision=if_revision, idempotency_key=idempotency_key
+            subject,
+            scope_bytes,
+            key_bytes,
+            change,
+            ttl=self._ttls.of_set(subject, scope, ttl),
+            if_revision=if_revision,
+            idempotency_key=idempotency_key,
         )
         return value
 
@@ -47,6 +66,7 @@ class Changing(Reading):
         ops: Sequence[types.Operation],
         strict: bool = False,
         *,
+        ttl: Ttl = KEEP,
         if_revision: str | None = ANY,
         idempotency_key: str | None = None,
     ) -> Any:
@@ -59,16 +79,36 @@ class Changing(Reading):
         change. The new value and its event are written in one atomic step. An update that touches nothing of an existing value
         (only `test`, or `remove` of missing members) has no event and keeps the revision.
 
-        `if_revision` and `idempotency_key` work as in `set`. Cost: one round trip, O(bytes of the value). Raises the errors of
-        `set`, InvalidOperation, InvalidPointer, UpdateFailed (names the failing operation) and CorruptValue.
+        `ttl` works as in `set`. By default the value expires when it would have, and the default of the scope holds for a value
+        that the update creates. `if_revision` and `idempotency_key` work as in `set`. Cost: one round trip, O(bytes of the
+        value). Raises the errors of `set`, InvalidOperation, InvalidPointer, UpdateFailed (names the failing operation) and
+        CorruptValue.
         """
         subject, scope_bytes, key_bytes = self._names(scope, key)
         arguments = patch.translate(ops, strict=strict, limits=self.limits, subject=subject)
         change = [b"strict update" if strict else b"update", b"%d" % self.limits.value_bytes, *arguments]
         reply = await self._mutations.apply(
-            subject, scope_bytes, key_bytes, change, if_revision=if_revision, idempotency_key=idempotency_key, operations=ops
+            subject,
+            scope_bytes,
+            key_bytes,
+            change,
+            ttl=self._ttls.of_update(subject, scope, ttl),
+            if_revision=if_revision,
+            idempotency_key=idempotency_key,
+            operations=ops,
         )
         return codec.decode(reply.text or b"", subject=subject)
+
+    async def expire(self, scope: str, key: str, ttl: float | None) -> bool:
+        """Set the time to live of a value, in seconds; None: it never expires. Return whether the key has a value.
+
+        The value stays as it is. The change has a revision and an event of type `state:ttl`, written in one atomic step with it.
+        State triggers ignore that event. A value that never expires and still shall not is left alone, without an event. Cost:
+        one round trip, O(bytes of the value). Raises the errors of `set` for names, times and Redis.
+        """
+        subject, scope_bytes, key_bytes = self._names(scope, key)
+        reply = await self._mutations.apply(subject, scope_bytes, key_bytes, [b"expire"], ttl=self._ttls.of_expire(subject, ttl))
+        return reply.revision is not None
 
     async def delete(
         self, scope: str, key: str, *, if_revision: str | None = ANY, idempotency_key: str | None = None

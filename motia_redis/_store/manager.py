@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from motia_redis._store.changing import Changing
 from motia_redis._store.durability import Durability
+from motia_redis._store.expiry import ScopeTtls
 from motia_redis._store.limits import Limits, check_seconds
 from motia_redis._store.mutations import Mutations
 from motia_redis._store.retries import Retries
@@ -14,6 +15,7 @@ from motia_redis._store.sessions import Sessions
 from motia_redis._store.settings import GivenSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
     from typing import Self
 
@@ -50,10 +52,11 @@ class StateManager(Changing):
         replicas: the number of replicas for `replicated`, at least 1.
         durability_timeout: seconds to wait for `replicated` or `fsynced`: more than 0, at most 60.
         idempotency_seconds: seconds for which the result of a call with an `idempotency_key` is kept.
+        ttl: the time to live, in seconds, of values in these scopes, where a call names none: `{"sessions": 1800}`.
         credentials: an async function that returns user name (None: the default user) and password, in place of those in the
             URL. It is called before each connection is opened (but to sentinels): for passwords and tokens that change.
-        sweep: send delayed messages at their time, in a task of each event loop that connects, until `close`. Workers do so
-            anyway: it is for applications without one, in one or two of their processes.
+        sweep: send delayed messages and delete expired values at their time, in a task of each event loop that connects, until
+            `close`. Workers do so anyway: it is for applications without one, in one or two of their processes.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class StateManager(Changing):
         replicas: int = 1,
         durability_timeout: float = 1.0,
         idempotency_seconds: float = 86_400.0,
+        ttl: Mapping[str, float] | None = None,
         credentials: Credentials | None = None,
         sweep: bool = False,
     ) -> None:
@@ -79,6 +83,7 @@ class StateManager(Changing):
         self._idempotency_seconds = check_seconds("idempotency_seconds", idempotency_seconds, least=0.001)
         given = GivenSettings(retention, deadline)
         self._sessions = Sessions(url, namespace, layout, given, self.durability, credentials=credentials, sweep=sweep)
+        self._ttls = ScopeTtls(ttl or {})
         self._retries = Retries(self._sessions, deadline)
         self._mutations = Mutations(self._retries, self.limits, self.durability, idempotency_seconds)
 
@@ -97,6 +102,7 @@ class StateManager(Changing):
             replicas=self.durability.replicas,
             durability_timeout=self.durability.timeout,
             idempotency_seconds=self._idempotency_seconds,
+            ttl=self._ttls.defaults,
             credentials=sessions.credentials,
             sweep=sessions.sweep,
         )

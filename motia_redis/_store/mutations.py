@@ -57,21 +57,33 @@ class Mutations:
         key: bytes,
         change: list[bytes],
         *,
-        if_revision: str | None,
-        idempotency_key: str | None,
+        ttl: bytes = b"",
+        if_revision: str | None = ANY,
+        idempotency_key: str | None = None,
         operations: object = None,
     ) -> scripts.Mutated:
-        """Apply one mutation of one key once and return the reply of the script. Error messages show `operations`."""
+        """Apply one mutation of one key once and return the reply of the script. Error messages show `operations`.
+
+        `ttl` is the time to live as the script takes it.
+        """
         request = _request_id()
         expected = b"" if if_revision is ANY else _expected(if_revision, subject)
         claim = _NO_CLAIM
         if idempotency_key is not None:
-            claim = self._claim(idempotency_key, [b"state", scope, key], [expected, *change])
+            claim = self._claim(idempotency_key, [b"state", scope, key], [expected, ttl, *change])
 
         async def attempt(session: Session, attempt: Attempt) -> scripts.Mutated:
             attempt_token = claim.attempt_token(attempt)
             mutation = self._mutation(
-                session, scope, key, change, request=request, expected=expected, attempt_token=attempt_token, claim=claim.name
+                session,
+                scope,
+                key,
+                change,
+                request=request,
+                expected=expected,
+                attempt_token=attempt_token,
+                claim=claim.name,
+                ttl=ttl,
             )
             try:
                 reply = await scripts.mutate(session.router, mutation, following=self._wait_commands)
@@ -212,6 +224,7 @@ class Mutations:
         attempt_token: bytes = b"",
         limits: bytes | None = None,
         claim: bytes = b"",
+        ttl: bytes = b"",
     ) -> scripts.Mutation:
         """Build the call of the mutation script for one key."""
         request = request or _request_id()
@@ -221,9 +234,9 @@ class Mutations:
             limits = b"needed"
         elif limits is None:
             limits = session.settings.trimming if self._trims_now() else b""
-        options = scripts.options(trace=_trace(), expected=expected, limits=limits, attempt_token=attempt_token)
-        if is_deletion or expected or limits or attempt_token:  # a deletion trims on a full server
-            keys.append(session.keyspace.trimmed(keys[3]))
+        options = scripts.options(trace=_trace(), expected=expected, limits=limits, attempt_token=attempt_token, ttl=ttl)
+        if is_deletion or expected or limits or attempt_token or ttl:  # a deletion trims on a full server
+            keys += session.keyspace.trimmed(keys[3]), session.keyspace.due(keyspace.partition_of(keys[3]))
         if claim:
             keys.append(session.keyspace.idempotency(keys[3], claim))
         return scripts.Mutation(keys, key, change, options)

@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from motia_redis._scripts import storage as scripts
-from motia_redis._store import codec, keyspace
-from motia_redis._store.keyspace import Subject
+from motia_redis._store import codec, expiry, keyspace
+from motia_redis._store.keyspace import Subject, partition_of
 from motia_redis._store.scans import Scan
+from motia_redis._store.sweeping import settle
+from motia_redis._transport import refusals
+from motia_redis._transport.failures import ErrorReply
 from motia_redis.errors import CorruptValue
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterable
 
     from motia_redis._store.limits import Limits
     from motia_redis._store.retries import Attempt, Retries
@@ -26,10 +29,14 @@ _CONCURRENT_SCANS = 16  # partitions that `list_groups` reads at the same time
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Hold a value and its revision, the id of the event that last changed the key. Revisions of a key only grow."""
+    """Hold a value and its revision, the id of the event that last changed the key. Revisions of a key only grow.
+
+    `expires_at` is the Unix time in seconds at which the value expires, or None.
+    """
 
     value: Any
     revision: str
+    expires_at: float | None = None
 
 
 class Reading:
@@ -51,7 +58,7 @@ class Reading:
             return await session.router.execute(values, "HGET", values, key_bytes)
 
         text = await self._retries.run(subject, read)
-        return None if text is None else codec.decode(text, subject=subject)
+        return None if text is None or expiry.is_expired(text) else codec.decode(text, subject=subject)
 
     async def entry(self, scope: str, key: str) -> Entry | None:
         """Return the value and the revision of a key, read in one atomic step. Return None if the key has no value.
@@ -65,7 +72,10 @@ class Reading:
             return await scripts.get_entry(session.router, values=names.values, revisions=names.revisions, key=key_bytes)
 
         found = await self._retries.run(subject, read)
-        return Entry(codec.decode(found.text, subject=subject), found.revision.decode(errors="replace")) if found else None
+        if found is None or expiry.is_expired(found.text):
+            return None
+        value, revision = codec.decode(found.text, subject=subject), found.revision.decode(errors="replace")
+        return Entry(value, revision, expiry.expires_at(found.text))
 
     async def list(self, scope: str) -> builtins.list[Any]:
         """Return all values of a scope, in no particular order.
@@ -83,9 +93,11 @@ class Reading:
     async def keys(self, scope: str) -> builtins.list[str]:
         """Return all keys of a scope, each once, in no particular order.
 
-        Promises and cost are those of `list`, but no values are transferred. Raises InvalidName, StateUnavailable.
+        Promises and cost are those of `list`, but no values are transferred, and values whose time has run out expire first.
+        Raises InvalidName, StateUnavailable.
         """
         values, scan = await self._scan(scope)
+        await self._retries.run(f"scope {scope!r:.200}", lambda session, _: self._settle(session, [partition_of(values)]))
         found: dict[bytes, None] = {}
         async for page in scan.fields(values):
             found.update(dict.fromkeys(page))
@@ -99,27 +111,39 @@ class Reading:
         """
         values, scan = await self._scan(scope)
         async for page in scan.items(values):
-            for key, text in page.items():
+            for key, text in expiry.live(page).items():
                 yield codec.decode_key(key), codec.decode_item(scope, key, text)
 
     async def count(self, scope: str) -> int:
-        """Return the number of keys in a scope. Cost: one round trip, O(1). Raises InvalidName, StateUnavailable."""
+        """Return the number of keys in a scope. Values whose time has run out expire first.
+
+        Cost: one round trip, O(1); more if values expire. Raises InvalidName, StateUnavailable.
+        """
         values, _ = await self._scan(scope)
 
-        async def read(session: Session, _: Attempt) -> Any:
-            return await session.router.execute(values, "HLEN", values)
+        async def read(session: Session, _: Attempt) -> int:
+            async def count() -> int:
+                return int(await session.router.execute(values, "HLEN", values))
 
-        return int(await self._retries.run(f"scope {scope!r:.200}", read))
+            found, has_changed = await asyncio.gather(count(), self._settle(session, [partition_of(values)]))
+            return await count() if has_changed else found
+
+        return await self._retries.run(f"scope {scope!r:.200}", read)
 
     async def list_groups(self) -> builtins.list[str]:
         """Return the sorted names of all scopes that have a key. They are read in pages, and the result is not a snapshot.
+
+        Values whose time has run out expire first.
 
         Cost: at least one round trip for each partition, O(scopes), whatever the number of keys. Raises CorruptValue if a name is
         not UTF-8, and StateUnavailable.
         """
         scopes: set[bytes] = set()
         scan = Scan(self._retries, "list_groups")
-        partitions = iter((await self._sessions.get()).keyspace.all_scopes())
+        keyspace = (await self._sessions.get()).keyspace
+        everywhere = range(keyspace.layout.partitions)
+        await self._retries.run("list_groups", lambda session, _: self._settle(session, everywhere))
+        partitions = iter(keyspace.all_scopes())
 
         async def read() -> None:
             for partition in partitions:
@@ -140,13 +164,23 @@ class Reading:
                 f"list_groups: the scope name {error.object!r:.200} is not UTF-8; another client wrote it: remove it with SREM"
             ) from None
 
+    async def _settle(self, session: Session, partitions: Iterable[int]) -> bool:
+        """Let values whose time has run out expire, and return whether something happened. Who may not write reads without it."""
+        limits = session.settings.topic_trimming(session.keyspace.layout.lanes)
+        try:
+            return await settle(session.router, session.keyspace, partitions, limits)
+        except ErrorReply as error:
+            if refusals.is_transient(error.code, fails_over=self._sessions.fails_over):
+                raise
+            return False
+
     async def _all(self, scope: str) -> dict[bytes, Any]:
         """Return a dict of all keys of a scope and their values."""
         values, scan = await self._scan(scope)
         found: dict[bytes, Any] = {}
         async with aclosing(scan.items(values, ahead=True)) as pages:
             async for page in pages:
-                found.update(codec.decode_page(scope, page))
+                found.update(codec.decode_page(scope, expiry.live(page)))
         return found
 
     async def _scan(self, scope: str) -> tuple[bytes, Scan]:

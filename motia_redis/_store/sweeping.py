@@ -21,7 +21,7 @@ from motia_redis._transport.failures import ErrorReply
 from motia_redis.errors import StateError, StateUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable
 
     from motia_redis._store.keyspace import Keyspace
     from motia_redis._transport.outages import Outage
@@ -31,10 +31,11 @@ _log = logging.getLogger("motia_redis.state")
 
 _RECHECK = 0.25  # seconds between two looks at a partition: another process may have added something that is due earlier
 _PAUSE = 0.01  # seconds before the next look at a partition that has just nothing due any more: calls with more to do cost less
+_SETTLING = 1.0  # seconds in which a call that counts waits at most for what is due
 _RECONNECT = 0.2  # seconds before trying again while Redis is away
 _MOST = 200  # things of one call
 _MOST_BYTES = 256 * 1024  # of one call; both are about a millisecond of server time
-_STREAMS = 64  # streams that are known of a partition: as many as one reply can ask for
+_OTHERS = 200  # keys that are known of a partition: as many as one reply can ask for
 
 
 class Share(NamedTuple):
@@ -54,7 +55,9 @@ ALONE = Share(0, 1)
 def due_keys(keyspace: Keyspace, partition: int) -> timing.DueKeys:
     """Return the keys that say what falls due in a partition."""
     due = keyspace.due(partition)
-    return timing.DueKeys(due, keyspace.delayed(partition), keyspace.trimmed(due), keyspace.topics(partition))
+    return timing.DueKeys(
+        due, keyspace.delayed(partition), keyspace.trimmed(due), keyspace.topics(partition), keyspace.scopes(partition)
+    )
 
 
 class _Partition:
@@ -64,17 +67,25 @@ class _Partition:
         self.number = number
         self.keys = keys
         self.look_at = 0.0  #: by the clock of this process
-        self._streams: dict[bytes, None] = {}  # to which messages went lately, the latest last
+        self._others: dict[bytes, None] = {}  # keys that the script has asked for, the latest last
 
-    @property
-    def streams(self) -> list[bytes]:
-        return list(self._streams)
-
-    def add_streams(self, streams: Sequence[bytes]) -> None:
-        for stream in streams:
-            self._streams[stream] = None
-        while len(self._streams) > _STREAMS:
-            del self._streams[next(iter(self._streams))]
+    async def fire(self, router: Router, limits: bytes) -> timing.Fired:
+        """Let one batch happen. `limits` are those of a topic's stream, as lib/retention.lua takes them."""
+        fired = await timing.fire_due(
+            router, self.keys, others=list(self._others), most=_MOST, most_bytes=_MOST_BYTES, limits=limits
+        )
+        for key in fired.missing:
+            self._others[key] = None
+        while len(self._others) > _OTHERS:
+            del self._others[next(iter(self._others))]
+        for error in fired.errors:
+            _log.error("partition %d: put off for 10 s: %s", self.number, error.decode(errors="replace"))
+        if fired.dropped:
+            _log.error(
+                "partition %d: a stream is over the hard cap: %d entries were dropped that no step had handled",
+                self.number, fired.dropped,
+            )  # fmt: skip
+        return fired
 
     def schedule(self, wait: float | None, share: Share) -> None:
         """Set when to look again: nothing is due for `wait` seconds, as far as is known now; None = nothing waits."""
@@ -86,6 +97,21 @@ class _Partition:
             elif wait is not None:
                 pause = min(max(wait, _PAUSE), pause)
         self.look_at = time.monotonic() + pause
+
+
+async def settle(router: Router, keyspace: Keyspace, partitions: Iterable[int], limits: bytes) -> bool:
+    """Let what is due in these partitions happen. Return whether something did.
+
+    More may fall due all the time, so the call ends after a second at the latest. Cost: one round trip, and one for each batch.
+    """
+    looked_at = [_Partition(number, due_keys(keyspace, number)) for number in partitions]
+    looks = await timing.fire_due_many(router, [partition.keys for partition in looked_at])
+    end, has_fired = time.monotonic() + _SETTLING, False
+    for partition, look in zip(looked_at, looks, strict=True):
+        wait = look.wait
+        while wait == 0 and time.monotonic() < end:
+            wait, has_fired = (await partition.fire(router, limits)).wait, True
+    return has_fired
 
 
 class Sweeper:
@@ -162,27 +188,8 @@ class Sweeper:
         for partition in due:
             node = await self._router.node_of(partition.keys.due)
             async with self._locks.setdefault(node.server.address, asyncio.Lock()):
-                await self._fire(partition)
-
-    async def _fire(self, partition: _Partition) -> None:
-        """Let one batch of a partition happen."""
-        fired = await timing.fire_due(
-            self._router,
-            partition.keys,
-            streams=partition.streams,
-            most=_MOST,
-            most_bytes=_MOST_BYTES,
-            limits=await self._limits(),
-        )
-        partition.add_streams(fired.missing)
-        partition.schedule(fired.wait, self._share())
-        for error in fired.errors:
-            _log.error("partition %d: put off for 10 s: %s", partition.number, error.decode(errors="replace"))
-        if fired.dropped:
-            _log.error(
-                "partition %d: a stream is over the hard cap: %d entries were dropped that no step had handled",
-                partition.number, fired.dropped,
-            )  # fmt: skip
+                fired = await partition.fire(self._router, await self._limits())
+            partition.schedule(fired.wait, self._share())
 
     def _report(self, outage: Outage, error: Exception) -> None:
         is_refusal = isinstance(error, StateError) or (

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from datetime import datetime
 from math import ceil
-from typing import Any
+from typing import Any, TypeGuard
 
 from motia_redis.errors import InvalidTime
 
@@ -55,5 +55,14 @@ def due_time(subject: object, delay: Any, at: Any) -> DueTime | None:
     return DueTime(ceil(moment * 1000), is_relative=False)
 
 
-def _is_number(value: Any) -> bool:
+def check_ttl(subject: object, ttl: object) -> float:
+    """Return a time to live in seconds. Raises InvalidTime, which names the `subject`, if it is none."""
+    if not _is_number(ttl) or not 0 < ttl <= _TEN_YEARS:
+        raise InvalidTime(
+            f"{subject}: ttl must be a number of seconds above 0 and at most ten years, None (never) or KEEP, not {ttl!r:.80}"
+        )
+    return ttl
+
+
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -49,6 +49,7 @@ class MultiplexedConnection(asyncio.Protocol):
     def __init__(self, loop: asyncio.AbstractEventLoop, reply_timeout: float) -> None:
         self.closing: bool = False  #: no new calls; those that wait may still get their replies
         self.ended: asyncio.Future[None] = loop.create_future()  #: done when the connection has ended
+        self.server_version: tuple[int, int] | None = None  #: major and minor; None = the server did not say it
         self._loop = loop
         self._transport = cast("asyncio.Transport", None)  # set by `connection_made`, before any call
         self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=error_reply, notEnoughData=_INCOMPLETE)
@@ -145,7 +146,8 @@ class MultiplexedConnection(asyncio.Protocol):
         """Fail all calls that wait."""
         self.ended.set_result(None)
         self._timeouts.stop()
-        lost = ConnectionLost(f"the connection broke: {exc}" if exc else "the server closed the connection")
+        reason = f"the connection broke: {getattr(exc, 'strerror', None) or exc}"
+        lost = ConnectionLost(reason if exc else "the server closed the connection")
         lost.__cause__ = exc
         self._fail(lost)
 

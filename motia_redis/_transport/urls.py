@@ -23,6 +23,7 @@ _FILE = re.compile(".+", re.DOTALL)
 #: A host, and perhaps a port, as they may be shown: what has another form may be a password.
 _HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.%]+\])(:[0-9]{1,5})?")
 _HIDDEN = "..."
+_CREDENTIALS = re.compile("[^/@]*:[^/]*@")  # at the beginning of a folder
 _DATABASE, _SERVICE = re.compile("[0-9]{0,6}"), re.compile("[A-Za-z0-9._%-]+(/[0-9]{0,6})?")
 #: The allowed options after the `?` of a URL. redis-py has more, but most would break assumptions of this library.
 _OPTIONS = {
@@ -101,7 +102,8 @@ def redact(url: object) -> str:
     if not separator or not re.fullmatch("[A-Za-z][A-Za-z+.-]{0,19}", scheme):
         return _HIDDEN
     if scheme == "embedded":  # a path, which has no password
-        return url
+        credentials = _CREDENTIALS.match(rest)
+        return f"{scheme}://{_HIDDEN}@{rest[credentials.end() :]}" if credentials else url
     shown, *options = re.split("[?#]", rest, maxsplit=1)
     if options and "@" not in shown and "@" in options[0]:
         return f"{scheme}://{_HIDDEN}"  # perhaps a password that contains a ? or #
@@ -227,7 +229,7 @@ def _fault(url: str, scheme: str, *, several: bool = False) -> str | None:
     if any(character < " " for character in url):
         return "the URL contains a control character"
     if scheme == "embedded":
-        return None
+        return "a folder has no user and no password" if _CREDENTIALS.match(url.removeprefix(EMBEDDED)) else None
     if scheme not in ("redis", "rediss", "unix"):
         return "the URL begins with none of the known schemes"
     try:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from motia_redis._steps import events, invocation
 from motia_redis._steps.context import FlowContext, TriggerInfo
 from motia_redis._steps.logs import Logger, enter_step
+from motia_redis._steps.wants import TTL_CHANGED
 from motia_redis._tracing import enter_trace, new_trace_id
 from motia_redis._worker.entries import PreparedCall
 
@@ -65,7 +66,7 @@ class Matcher:
         """
         try:
             fields = entry.fields
-            if self._is_for_another_step(fields):
+            if self._is_for_none_of_them(fields):
                 return MatchResult.UNWANTED
             if fields[b"type"] == b"topic":
                 return MatchResult.MATCHED
@@ -92,7 +93,10 @@ class Matcher:
 
     async def match(self, entry: StreamEntry, state: StateManager, trace_id: str, attempt: int) -> PreparedCall | None:
         """Return the call for an attempt; None when no trigger matches. Raise what a condition raises."""
-        matching = self._matching(self._candidates(entry.fields), entry, state, trace_id, attempt)
+        fields = entry.fields
+        if not {b"type", b"scope", b"key"} <= fields.keys():
+            raise events.foreign_entry(entry.revision)
+        matching = self._matching(self._candidates(fields), entry, state, trace_id, attempt)
         answer = None
         while True:
             try:
@@ -140,9 +144,9 @@ class Matcher:
             return PreparedCall(change, ctx or self._context(change, state, trace_id or new_trace_id(), attempt))
         return None
 
-    def _is_for_another_step(self, fields: Mapping[bytes, bytes]) -> bool:
-        """Return whether an entry is the retry of another step's dead letter."""
-        return b"only" in fields and fields[b"only"] != self._encoded_name
+    def _is_for_none_of_them(self, fields: Mapping[bytes, bytes]) -> bool:
+        """Return whether no trigger of the step gets the entry, whatever its filters: see `Wants.match`."""
+        return fields[b"type"] == TTL_CHANGED or (b"only" in fields and fields[b"only"] != self._encoded_name)
 
     def _candidates(self, fields: Mapping[bytes, bytes]) -> list[_Trigger]:
         """Return the state triggers whose `scope` and `key` fit a change. Decode nothing."""

@@ -6,7 +6,7 @@ import time
 
 import redis.asyncio
 
-from motia_redis import FlowContext, StateTriggerInput, state, step
+from motia_redis import FlowContext, StateTriggerInput, queue, state, step
 
 NAMESPACE = os.environ["MOTIA_REDIS_NAMESPACE"]
 PAUSE = float(os.environ.get("RECORDER_PAUSE", "0"))
@@ -100,3 +100,14 @@ async def level2(input: StateTriggerInput, ctx: FlowContext) -> None:
 @step({"name": "Level3", "triggers": [state(scope="level2")]})
 async def level3(input: StateTriggerInput, ctx: FlowContext) -> None:
     await record_line("level3", input, ctx)
+
+
+@step({"name": "Due", "triggers": [queue("due")]})
+async def due(input: int, ctx: FlowContext) -> None:
+    while True:
+        try:
+            await client().rpush(f"log:{NAMESPACE}:due", f"{ctx.trigger.message_id} {input}")
+        except redis.exceptions.ConnectionError:
+            await asyncio.sleep(0.05)
+        else:
+            return

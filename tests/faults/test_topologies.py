@@ -186,6 +186,7 @@ async def test_partitions_of_the_other_nodes_go_on_while_one_node_is_down(
             places = {f"scope{each}": cluster.owner(key_slot(keyspace.values(b"scope%d" % each))) for each in range(40)}
             common = {cluster.owner(key_slot(key)) for key in (keyspace.workers, layout_key(namespace).encode())}
             down = next(node for node in places.values() if node not in common)
+            topics = {f"topic{each}": cluster.owner(key_slot(keyspace.topic(b"topic%d" % each, 0))) for each in range(40)}
             healthy = [scope for scope, node in places.items() if node != down]
             async with working(state, record(recorder, state_trigger())):
                 for scope in healthy:
@@ -199,9 +200,34 @@ async def test_partitions_of_the_other_nodes_go_on_while_one_node_is_down(
                 for scope in healthy:
                     await state.set(scope, "key", 1)
                 await recorder.wait(2 * len(healthy))
+                up = {topic for topic, node in topics.items() if node != down}
+                for topic in up:
+                    await state.enqueue(topic, 1, delay=0.1)
+                nodes = [node for number, node in enumerate(cluster.processes) if number != down]
+
+                async def all_sent() -> bool:
+                    keys = [key.decode() for node in nodes for key in node.client.scan_iter("{*}:topic:*")]
+                    return {key.rpartition(":")[2] for key in keys} == up
+
+                await until(all_sent, "the messages of the other nodes are sent")
                 if not is_killed:
                     cluster.processes[down].signal(signal.SIGCONT)
     assert Counter(change.group_id for change in recorder.inputs) == dict.fromkeys(healthy, 2)
+
+
+async def test_delayed_messages_are_sent_once_while_their_slots_move(cluster: Cluster, namespace: str) -> None:
+    recorder, topics = Recorder(), [f"topic{number}" for number in range(20)]
+    async with StateManager(cluster.url, namespace=namespace) as state, working(state, record(recorder, *map(queue, topics))):
+        sent = [await state.enqueue(topics[number % 20], number, delay=number / 100) for number in range(200)]
+        late = [await state.enqueue(topic, "late", delay=1000) for topic in topics]
+        for partition in range(0, 16, 1 if FULL else 4):
+            slot = key_slot(f"{{{namespace}:{partition}}}".encode())
+            await asyncio.to_thread(cluster.migrate, slot, (cluster.owner(slot) + 1) % 3, during=lambda: time.sleep(0.1))
+        await recorder.wait(200)
+        assert [await state.cancel(message) for message in late] == [True] * 20
+        assert (await read_status(state)).delayed == 0
+    handled = [context.trigger.message_id for context in recorder.contexts]
+    assert sorted(handled, key=str) == sorted(sent)
 
 
 # -- Sentinel -----------------------------------------------------------------------------------------------------------------

@@ -18,9 +18,9 @@ from motia_redis._steps.logs import LOGGER_NAME
 
 PUBLIC = {
     "motia_redis": [
-        "ApiRequest", "ApiResponse", "Application", "Entry", "FlowContext", "Layout", "Limits", "Retention", "StateManager",
-        "StateTriggerInput", "TriggerInfo", "Worker", "__version__", "create_web_app", "enqueue", "http", "load_application",
-        "logger", "queue", "state", "stateManager", "state_manager", "step",
+        "ApiRequest", "ApiResponse", "Application", "Entry", "FlowContext", "KEEP", "Layout", "Limits", "Retention",
+        "StateManager", "StateTriggerInput", "TriggerInfo", "Worker", "__version__", "create_web_app", "enqueue", "http",
+        "load_application", "logger", "queue", "state", "stateManager", "state_manager", "step",
     ],
     "motia_redis.admin": [
         "DeadLetter",
@@ -51,10 +51,10 @@ PUBLIC = {
         "StepMissing", "TestFailed", "TooDeep", "TooManyDelayed", "TooMuchWork", "UpdateFailed", "ValueTooLarge", "WrongKind",
     ],
     "motia_redis.types": [
-        "Condition", "Credentials", "Durability", "FieldMerge", "FieldNumber", "FieldNumberValue", "FieldOperation",
-        "FieldRemove", "FieldValue", "HttpMethod", "HttpTrigger", "Logger", "Operation", "PatchMerge", "PatchMove", "PatchNumber",
-        "PatchOperation", "PatchRemove", "PatchValue", "QueueTrigger", "StateEventType", "StateTrigger", "Step", "StepConfig",
-        "StepDefinition", "Trigger", "TriggerType",
+        "Condition", "Credentials", "DeleteReason", "Durability", "FieldMerge", "FieldNumber", "FieldNumberValue",
+        "FieldOperation", "FieldRemove", "FieldValue", "HttpMethod", "HttpTrigger", "Keep", "Logger", "Operation", "PatchMerge",
+        "PatchMove", "PatchNumber", "PatchOperation", "PatchRemove", "PatchValue", "QueueTrigger", "StateEventType",
+        "StateTrigger", "Step", "StepConfig", "StepDefinition", "Trigger", "TriggerType", "Ttl",
     ],
 }  # fmt: skip
 NAMES = [(module, name) for module, names in PUBLIC.items() for name in names]

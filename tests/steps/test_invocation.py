@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from motia_redis._steps.invocation import Apart, call, call_here, call_in_task
-from tests.support.waiting import until_holds
+from tests.support.waiting import until_holds, within_deadline
 
 
 class Callable2:
@@ -118,9 +118,9 @@ class Textless(BaseException):
 
 
 async def raised_by(fn: Any, executor: ThreadPoolExecutor | None = None) -> BaseException:
-    """Return what a call raises within 5 s. A plain `try`, because the exception must come out of the `await`."""
+    """Return what a call raises. A plain `try`, because the exception must come out of the `await`."""
     try:
-        await asyncio.wait_for(call(fn, "i", None, executor), 5)
+        await within_deadline(call(fn, "i", None, executor))
     except BaseException as error:  # noqa: BLE001
         return error
     raise AssertionError("nothing was raised")
@@ -288,7 +288,7 @@ async def test_sync_function_may_return_any_awaitable() -> None:
 
 async def test_sync_function_that_raises_stop_iteration_does_not_hang_its_caller() -> None:
     with pytest.raises(RuntimeError, match="StopIteration"):
-        await asyncio.wait_for(call(advance, iter(()), None), 5)
+        await within_deadline(call(advance, iter(()), None))
 
 
 @pytest.mark.parametrize("is_async", [True, False])

@@ -66,7 +66,7 @@ async def fire(state: StateManager, *, most: int = 1000, most_bytes: int = 1_000
             streams: list[bytes] = []
             while True:
                 keys = due_keys(keyspace, partition)
-                fired = await timing.fire_due(router, keys, streams=streams, most=most, most_bytes=most_bytes, limits=limits)
+                fired = await timing.fire_due(router, keys, others=streams, most=most, most_bytes=most_bytes, limits=limits)
                 assert not fired.errors
                 happened += fired.happened
                 streams += fired.missing
@@ -234,13 +234,13 @@ async def test_one_call_is_bounded_by_number_and_bytes(state: StateManager, raw:
     router, keys = await state.open_router(), due_keys(keyspace, partition)
     streams = keyspace.topic_streams("mail")
     try:
-        fired = await timing.fire_due(router, keys, streams=streams, most=7, most_bytes=10**9, limits=b"")
+        fired = await timing.fire_due(router, keys, others=streams, most=7, most_bytes=10**9, limits=b"")
         assert (fired.happened, fired.wait) == (7, 0)
-        fired = await timing.fire_due(router, keys, streams=streams, most=100, most_bytes=45_000, limits=b"")
+        fired = await timing.fire_due(router, keys, others=streams, most=100, most_bytes=45_000, limits=b"")
         assert (fired.happened, fired.wait) == (5, 0)
-        fired = await timing.fire_due(router, keys, streams=streams, most=100, most_bytes=1, limits=b"")
+        fired = await timing.fire_due(router, keys, others=streams, most=100, most_bytes=1, limits=b"")
         assert fired.happened == 1, "one of any size"
-        fired = await timing.fire_due(router, keys, streams=streams, most=100, most_bytes=10**9, limits=b"")
+        fired = await timing.fire_due(router, keys, others=streams, most=100, most_bytes=10**9, limits=b"")
         assert (fired.happened, fired.wait) == (17, None)
     finally:
         await router.aclose()
@@ -254,10 +254,10 @@ async def test_script_appends_only_to_streams_among_its_keys(state: StateManager
     await set_namespace_clock(state, 1001)
     router, keys = await state.open_router(), due_keys(keyspace, keyspace.partition(b"mail"))
     try:
-        fired = await timing.fire_due(router, keys, streams=[], most=10, most_bytes=10**9, limits=b"")
+        fired = await timing.fire_due(router, keys, others=[], most=10, most_bytes=10**9, limits=b"")
         one, other = (keyspace.topic(b"mail", keyspace.lane(key)) for key in (b"a", b"b"))
         assert (fired.happened, fired.wait, set(fired.missing)) == (0, 0, {one, other})
-        fired = await timing.fire_due(router, keys, streams=[one], most=10, most_bytes=10**9, limits=b"")
+        fired = await timing.fire_due(router, keys, others=[one], most=10, most_bytes=10**9, limits=b"")
         assert (fired.happened, fired.wait, fired.missing) == (1, 0, [other])
     finally:
         await router.aclose()
@@ -280,14 +280,14 @@ async def test_what_cannot_be_sent_is_put_off_and_holds_up_nothing(state: StateM
     router = await state.open_router()
     streams = keyspace.topic_streams("mail")
     try:
-        fired = await timing.fire_due(router, keys, streams=streams, most=100, most_bytes=10**9, limits=b"")
+        fired = await timing.fire_due(router, keys, others=streams, most=100, most_bytes=10**9, limits=b"")
         assert (fired.happened, len(fired.errors)) == (2, 3)
         assert 5 < (fired.wait or 0) <= 10
         assert any(b"WRONGTYPE" in error and broken.encode() in error for error in fired.errors)
         assert any(b"cannot be read" in error for error in fired.errors)
         raw.delete(stream)
         await set_namespace_clock(state, 1012)
-        fired = await timing.fire_due(router, keys, streams=streams, most=100, most_bytes=10**9, limits=b"")
+        fired = await timing.fire_due(router, keys, others=streams, most=100, most_bytes=10**9, limits=b"")
         assert (fired.happened, len(fired.errors)) == (1, 2)
     finally:
         await router.aclose()

@@ -21,18 +21,9 @@ from motia_redis.errors import (
 from tests.store.test_once import INCREMENT, events
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     import redis
 
     from tests.support.servers import RedisServer
-
-
-@pytest.fixture
-async def second(server: RedisServer, namespace: str) -> AsyncIterator[StateManager]:
-    """Provide a second manager, which is another process for Redis."""
-    async with StateManager(server.url, namespace=namespace) as manager:
-        yield manager
 
 
 async def test_call_with_the_same_idempotency_key_returns_the_first_result(

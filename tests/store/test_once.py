@@ -20,6 +20,8 @@ from motia_redis.errors import (
     StateError,
     StateUnavailable,
 )
+from tests.support.scripts import CALLS, count_calls
+from tests.support.waiting import DEADLINE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     import redis
 
     from tests.support.servers import RedisServer
+
+pytestmark = pytest.mark.usefixtures("each_way")
 
 INCREMENT = [{"op": "increment", "path": "/n", "value": 1}]
 
@@ -42,13 +46,13 @@ class Faults:
         execute, pipeline = Router.execute, Router.pipeline
 
         async def faulty(command: Any, send: Callable[[], Any]) -> Any:
-            if command[0] == "EVALSHA" and self.hold:
+            if command[0] in CALLS and self.hold:
                 self.hold -= 1
                 self.held.append(send)
                 self.lost.set()
                 raise ReplyTimeout("held back")
             reply = await send()
-            if command[0] == "EVALSHA" and self.lose:
+            if command[0] in CALLS and self.lose:
                 self.lose -= 1
                 self.lost.set()
                 raise ConnectionLost("the reply got lost")
@@ -201,7 +205,7 @@ async def test_long_search_for_an_event_uses_short_script_calls(
         raw.hset(keys.revisions, "ann", raw.xadd(keys.events, {"type": "other"}))
         raw.config_resetstat()
         assert await slow == {"n": before.value["n"] + 1 if before else 1}
-        calls = raw.info("commandstats")["cmdstat_evalsha"]["calls"]
+        calls = count_calls(raw)
         assert calls >= 4, "1,000 events a call"
     await faults.held[0]()
     assert await state.get("users", "ann") == {"n": 2}
@@ -251,7 +255,7 @@ async def test_events_are_kept_while_an_attempt_may_search_for_them(
 async def test_attempts_end_at_the_deadline_and_the_error_has_maybe_applied(
     server: RedisServer, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with StateManager(server.url, namespace=namespace, deadline=0.3) as state:
+    async with StateManager(server.url, namespace=namespace, deadline=2) as state:
         await state.get("users", "ann")
         faults = Faults(monkeypatch)
         faults.lose = 10_000
@@ -259,14 +263,14 @@ async def test_attempts_end_at_the_deadline_and_the_error_has_maybe_applied(
         with pytest.raises(StateUnavailable, match="the change may have been applied") as caught:
             await state.set("users", "ann", 1)
         assert caught.value.maybe_applied
-        assert time.monotonic() - began < 2
-        assert 2 <= 10_000 - faults.lose <= 40, "attempts with pauses between"
+        assert 1 <= time.monotonic() - began < DEADLINE
+        assert 2 <= 10_000 - faults.lose <= 200, "attempts with pauses between"
 
     began = time.monotonic()
     with pytest.raises(StateUnavailable) as caught:
-        await StateManager("redis://127.0.0.1:1", deadline=5).set("users", "ann", 1)
+        await StateManager("redis://127.0.0.1:1", deadline=600).set("users", "ann", 1)
     assert not caught.value.maybe_applied
-    assert time.monotonic() - began < 2, "the first connection attempt fails fast"
+    assert time.monotonic() - began < DEADLINE, "the first connection attempt fails fast"
 
 
 async def test_lost_reply_under_an_idempotency_key_returns_the_first_result(state: StateManager, faults: Faults) -> None:

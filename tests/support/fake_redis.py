@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import hiredis
@@ -148,3 +149,46 @@ def connections(router: Router) -> list[MultiplexedConnection]:
 
 def start_get(router: Router, key: str) -> asyncio.Task[Any]:
     return asyncio.create_task(router.execute(key, "GET", key))
+
+
+class ManualClock:
+    """The clock of a connection's reply time-outs, from now on: it stands still until a test lets it go on.
+
+    So a test on a busy machine neither times out too early nor has to wait.
+    """
+
+    def __init__(self, connection: MultiplexedConnection) -> None:
+        self._now = asyncio.get_running_loop().time()
+        self._timers: list[_Timer] = []
+        timeouts: Any = connection._timeouts
+        timeouts.stop()
+        timeouts._loop, timeouts._timer = self, None
+        if timeouts._deadlines:
+            timeouts._start(timeouts._deadlines[0][1])
+
+    def time(self) -> float:
+        return self._now
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> _Timer:
+        self._timers.append(_Timer(when, callback))
+        return self._timers[-1]
+
+    def advance(self, seconds: float) -> None:
+        """Let the clock go on, and call what is due meanwhile."""
+        end = self._now + seconds
+        while due := [timer for timer in self._timers if timer.when <= end and not timer.cancelled]:
+            first = min(due, key=lambda timer: timer.when)
+            self._timers.remove(first)
+            self._now = max(self._now, first.when)
+            first.callback()
+        self._now = end
+
+
+@dataclass(eq=False)
+class _Timer:
+    when: float
+    callback: Callable[[], None]
+    cancelled: bool = False
+
+    def cancel(self) -> None:
+        self.cancelled = True

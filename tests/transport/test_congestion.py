@@ -11,8 +11,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from motia_redis._transport.multiplexing import LARGE, pack
 from tests.support.fake_redis import (
     LARGE_SIZE,
-    REPLY_TIMEOUT,
     FakeRedis,
+    ManualClock,
     begin_large_reply,
     bulk_reply,
     connections,
@@ -28,35 +28,50 @@ from tests.support.waiting import until_holds, within_deadline
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from motia_redis._transport.multiplexing import MultiplexedConnection
+    from tests.support.fake_redis import Peer
+
 
 # -- time-outs ----------------------------------------------------------------------------------------------------------------
 
 
 async def test_call_without_reply_times_out_before_later_calls_do() -> None:
     async with FakeRedis() as fake, open_peer(fake, reply_timeout=1.0) as (connection, peer):
-        began = asyncio.get_running_loop().time()
+        clock = ManualClock(connection)
         first = connection.send(pack_get("a"))
-        await asyncio.wait([first], timeout=0.5)
+        await peer.wait_for_calls(1)
+        clock.advance(0.5)
         later = connection.send(pack_get("b"))
+        await peer.wait_for_calls(2)
+        clock.advance(0.4)
+        assert not first.done()
+        clock.advance(0.2)
         with pytest.raises(RedisTimeoutError, match="no reply for 1 s"):
             await within_deadline(first)
-        assert 1.0 <= asyncio.get_running_loop().time() - began < 3.0
         assert connection.closing, "a connection takes no new calls after a time-out"
         assert not later.done()
-        await peer.wait_for_calls(2)
         peer.write(bulk_reply(b"a") + bulk_reply(b"b"))
         assert await within_deadline(later) == b"b", "the late reply of the first call is dropped"
+        clock.advance(2.0)
         await until_holds(connection.ended.done, "a closing connection ends after its last waiting call")
 
 
+async def write_part(connection: MultiplexedConnection, peer: Peer, data: bytes) -> None:
+    """Let the peer write a part of a reply, and wait until it has arrived."""
+    expected = connection._partial + len(data)
+    peer.write(data)
+    await until_holds(lambda: connection._partial == expected, "the part arrives")
+
+
 async def test_large_reply_that_makes_progress_does_not_time_out() -> None:
-    async with FakeRedis() as fake, open_peer(fake, reply_timeout=0.6) as (connection, peer):
+    async with FakeRedis() as fake, open_peer(fake, reply_timeout=1.0) as (connection, peer):
+        clock = ManualClock(connection)
         reply, behind = connection.send(pack_get("large")), connection.send(pack_get("small"))
         await peer.wait_for_calls(2)
         data = bulk_reply(bytes(300_000)) + bulk_reply(b"small")
         for number in range(15):
-            peer.write(data[number * 20_000 :][:20_000])
-            await asyncio.wait([reply], timeout=0.1)
+            await write_part(connection, peer, data[number * 20_000 :][:20_000])
+            clock.advance(0.9)  # less than from one check to the next
             assert not reply.done(), "the incomplete reply does not time out"
         peer.write(data[300_000:])
         assert await within_deadline(reply) == bytes(300_000)
@@ -64,49 +79,60 @@ async def test_large_reply_that_makes_progress_does_not_time_out() -> None:
 
 
 async def test_large_reply_without_progress_times_out() -> None:
-    async with FakeRedis() as fake, open_peer(fake, reply_timeout=0.2) as (connection, peer):
+    async with FakeRedis() as fake, open_peer(fake, reply_timeout=1.0) as (connection, peer):
+        clock = ManualClock(connection)
         reply = connection.send(pack_get("large"))
         await peer.wait_for_calls(1)
-        peer.write(bulk_reply(bytes(300_000))[:200_000])
+        await write_part(connection, peer, bulk_reply(bytes(300_000))[:200_000])
+        clock.advance(1.1)
+        assert not reply.done()
+        clock.advance(1.1)
         with pytest.raises(RedisTimeoutError):
             await within_deadline(reply)
 
 
 async def test_time_out_of_a_call_behind_a_large_reply_starts_after_that_reply() -> None:
-    async with FakeRedis() as fake, open_peer(fake, reply_timeout=0.5) as (connection, peer):
+    async with FakeRedis() as fake, open_peer(fake, reply_timeout=1.0) as (connection, peer):
+        clock = ManualClock(connection)
         large, behind = connection.send(pack_get("large")), connection.send(pack_get("small"))
         await peer.wait_for_calls(2)
-        peer.write(bulk_reply(bytes(300_000))[:200_000])
-        await asyncio.wait([large], timeout=0.75)  # past the deadline of both calls
+        await write_part(connection, peer, bulk_reply(bytes(300_000))[:200_000])
+        clock.advance(1.5)  # past the deadline of both calls
         peer.write(bulk_reply(bytes(300_000))[200_000:])
         assert await within_deadline(large) == bytes(300_000)
-        await asyncio.wait([behind], timeout=0.4)  # past the next check of the timer
+        clock.advance(0.8)  # past the next check of the timer
         peer.write(bulk_reply(b"small"))
         assert await within_deadline(behind) == b"small"
 
 
 @pytest.mark.parametrize("progressing", [True, False])
 async def test_large_command_times_out_only_without_progress(progressing: bool) -> None:
-    async with FakeRedis(echo) as fake, open_peer(fake, reply_timeout=0.4) as (connection, peer):
+    async with FakeRedis(echo) as fake, open_peer(fake, reply_timeout=1.0) as (connection, peer):
+        clock = ManualClock(connection)
         peer.transport.pause_reading()
         calls = [connection.send(pack(("SET", "large", bytes(8 * LARGE_SIZE))))]
+        await until_holds(lambda: connection.unwritten() > 0, "the transport holds what the peer does not read")
         for _ in range(12):
-            await asyncio.wait(calls[:1], timeout=0.1)
             if progressing:
+                before = connection.unwritten()
                 peer.transport.resume_reading()
-                for _ in range(8):  # read a part of the command
-                    await asyncio.sleep(0)
+                await until_holds(lambda before=before: connection.unwritten() < before, "a part of the command is read")  # type: ignore[misc]
                 peer.transport.pause_reading()
+                clock.advance(0.9)
                 assert not calls[0].done()
+                if not connection.unwritten():
+                    break
             elif not connection.closing:
                 calls.append(connection.send(pack_get("small")))  # more unsent bytes are no progress
+                await asyncio.sleep(0)
+                clock.advance(0.25)
         peer.transport.resume_reading()
         if progressing:
             assert await within_deadline(calls[0]) == bytes(8 * LARGE_SIZE)
         else:
             with pytest.raises(RedisTimeoutError):
                 await within_deadline(calls[0])
-            assert len(calls) < 9, "later calls do not postpone the time-out"
+            assert len(calls) < 10, "later calls do not postpone the time-out"
             await within_deadline(asyncio.gather(*calls, return_exceptions=True))
 
 
@@ -122,7 +148,7 @@ async def test_small_calls_use_another_connection_during_a_large_reply(connectio
         large = start_get(router, "large")
         await until_holds(lambda: connections(router)[0].is_congested, "the first bytes of the reply arrive")
         for key in ("a", "b", "c"):
-            assert await asyncio.wait_for(start_get(router, key), REPLY_TIMEOUT / 5) == key.encode()
+            assert await within_deadline(start_get(router, key)) == key.encode()
         assert not large.done()
         fake.peers[0].write(bulk_reply(bytes(LARGE_SIZE))[2 * LARGE :])
         assert await within_deadline(large) == bytes(LARGE_SIZE)
@@ -149,7 +175,7 @@ async def test_small_calls_do_not_wait_behind_large_commands() -> None:
         fake.peers[1].transport.pause_reading()
         writes = [asyncio.create_task(router.execute("large", "SET", "large", bytes(LARGE_SIZE))) for _ in range(10)]
         for number in range(20):
-            assert await asyncio.wait_for(start_get(router, f"{number}"), REPLY_TIMEOUT / 5) == b"%d" % number
+            assert await within_deadline(start_get(router, f"{number}")) == b"%d" % number
         assert not writes[0].done()
         fake.peers[1].transport.resume_reading()
         await within_deadline(asyncio.gather(*writes))
@@ -163,7 +189,7 @@ async def test_connection_with_a_full_write_buffer_gets_no_new_calls() -> None:
         fake.peers[0].transport.pause_reading()
         unsent = [asyncio.create_task(router.execute("a", "SET", "a", bytes(LARGE // 2))) for _ in range(500)]
         await until_holds(lambda: connections(router)[0].is_congested, "the first connection is full")
-        assert await asyncio.wait_for(start_get(router, "b"), REPLY_TIMEOUT / 5) == b"b"
+        assert await within_deadline(start_get(router, "b")) == b"b"
         assert not unsent[-1].done()
         fake.peers[0].transport.resume_reading()
         await within_deadline(asyncio.gather(*unsent))

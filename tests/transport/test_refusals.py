@@ -14,7 +14,7 @@ from motia_redis import StateManager
 from motia_redis._store.keyspace import Keyspace, Layout
 from motia_redis._transport import connecting, failures, refusals
 from motia_redis.errors import StateUnavailable
-from tests.support.waiting import until, wait_until
+from tests.support.waiting import DEADLINE, until, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -124,7 +124,7 @@ async def test_server_that_is_not_redis_is_explained(monkeypatch: pytest.MonkeyP
     async with fixed_reply(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n") as port:
         assert "is not a Redis" in await refusal_of(f"redis://127.0.0.1:{port}", get)
     monkeypatch.setattr(connecting, "CONNECT_TIMEOUT", 0.2)
-    async with fixed_reply(b"") as port, asyncio.timeout(5):
+    async with fixed_reply(b"") as port, asyncio.timeout(DEADLINE):
         assert "no reply in time" in await refusal_of(f"redis://127.0.0.1:{port}", get)
 
 
@@ -132,6 +132,12 @@ async def test_loading_redis_is_explained() -> None:
     async with fixed_reply(b"-LOADING Redis is loading the dataset in memory\r\n") as port:
         message = await refusal_of(f"redis://127.0.0.1:{port}", lambda state: state.get("users", "ann"))
         assert "is loading its data: try again" in message
+
+
+def test_time_out_without_a_text_is_explained() -> None:
+    assert str(failures.to_unavailable("here", "rediss://h", TimeoutError())) == (
+        "here: cannot reach Redis at rediss://h: no reply in time: check that a Redis with TLS listens there and is not blocked"
+    )
 
 
 def test_unnecessary_password_is_explained() -> None:

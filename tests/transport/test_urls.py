@@ -10,7 +10,7 @@ import pytest
 from motia_redis import StateManager
 from motia_redis._transport import endpoint
 from motia_redis._transport.urls import Server, Target, Tls, parse, redact
-from motia_redis.errors import StateError
+from motia_redis.errors import StateError, StateUnavailable
 
 LOGGED_IN = Server("a", 1, username="user", password="p/w", tls=Tls(ca_certs="/ca.pem"))
 
@@ -124,6 +124,7 @@ async def test_valid_url_is_accepted(url: str) -> None:
         ("unix://run/redis.sock", "must be absolute"),
         ("redis://ho\nst", "control character"),
         ("embedded://a\x00b", "control character"),
+        ("embedded://user:secret@/data", "a folder has no user and no password"),
         ("user:secret@host:6379", "none of the known schemes"),
         ("http://user:secret@host", "none of the known schemes"),
         (b"redis://:secret@host", "must be a string"),
@@ -216,6 +217,9 @@ def test_invalid_url_of_several_hosts_is_rejected_without_its_password(url: str,
         (b"redis://:secret@host", "..."),
         ("redis+sentinel://a:1,[::1]:2/mymaster/3", "redis+sentinel://a:1,[::1]:2/mymaster/3"),
         ("http://localhost", "http://localhost"),
+        ("embedded://user:secret@/data", "embedded://...@/data"),
+        ("embedded://:sec@ret@data", "embedded://...@data"),
+        ("embedded://a@b/c:d@e", "embedded://a@b/c:d@e"),
     ],
 )
 def test_redact_removes_secrets(url: Any, shown: str) -> None:
@@ -271,3 +275,13 @@ async def test_embedded_url_without_directory_uses_the_default(tmp_path: Path, m
 async def test_embedded_url_of_an_unknown_user_is_rejected() -> None:
     with pytest.raises(StateError, match="nosuchuser"):
         await StateManager("embedded://~nosuchuser/x").connect()
+
+
+async def test_host_name_that_cannot_be_is_an_unavailable_redis() -> None:
+    with pytest.raises(StateUnavailable, match=r"the host has no valid name while connecting to h{300}:6379"):
+        await StateManager(f"redis://{'h' * 300}").get("s", "k")
+
+
+async def test_refused_connection_is_described_without_the_words_of_an_event_loop() -> None:
+    with pytest.raises(StateUnavailable, match=r"redis://127.0.0.1:1: Connection refused while connecting to 127.0.0.1:1"):
+        await StateManager("redis://127.0.0.1:1").get("s", "k")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from motia_redis import FlowContext, StateManager, StateTriggerInput
+from motia_redis import FlowContext, StateManager, StateTriggerInput, queue
 from motia_redis import state as state_trigger
 from motia_redis._admin.dead_letters import DeadLetters
 from motia_redis._steps.logs import TextFormatter
@@ -183,3 +183,35 @@ async def test_entries_behind_a_failing_key_are_handled_in_order(state: StateMan
 
         await until(all_seen, "50 events")
     assert seen == list(range(50))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"x": "y"},
+        {"type": "state:updated"},
+        {"type": "state:updated", "scope": "users", "key": b"\xff", "new": "1"},
+        {"type": "state:updated", "scope": "users", "key": "ann", "new": "1", "kept": "x"},
+        {"type": "topic", "data": "1"},
+        {"type": "topic", "data": "1", "topic": "mail"},
+    ],
+    ids=["unknown", "no scope", "no UTF-8", "no number", "no topic", "no id"],
+)
+async def test_entry_that_another_client_wrote_into_a_stream_becomes_a_dead_letter_that_says_so(
+    state: StateManager, raw: redis.Redis, namespace: str, fields: dict[str, Any]
+) -> None:
+    recorder = Recorder()
+    async with working(state, record(recorder, state_trigger(), queue("mail"), max_attempts=1)):
+        for stream in (await state.connect()).event_streams("users"):
+            raw.xadd(stream, fields)
+        lanes = len((await state.connect()).event_streams("users"))
+
+        async def buried() -> bool:
+            return len(await DeadLetters(state).list()) == lanes
+
+        await until(buried, "a dead letter for each entry")
+        await state.set("users", "ann", 1)
+        await recorder.wait(1)
+    for letter in await DeadLetters(state).list():
+        assert letter.error_type == "CorruptValue"
+        assert letter.error_text.endswith("is no event and no message: another client wrote it into the stream")

@@ -1,0 +1,227 @@
+"""Measure what happens at a time: how many delayed messages fall due in a second, how late they are sent, and what waiting costs.
+
+One process sends what is due. Messages are written in the form of docs/format.md, because a client would take longer to send them
+than they need to fall due. PING is measured by another client while they are sent.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.common import machine, program, results
+from benchmarks.common.children import Child
+from benchmarks.common.failures import BenchmarkFailed
+from benchmarks.common.server import Server, find_server
+from benchmarks.common.tables import figure, markdown
+from motia_redis._store.keyspace import Keyspace, Layout
+from motia_redis._store.sweeping import due_keys
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator, Sequence
+
+EXAMPLES = """examples:
+  python -m benchmarks.time --quick
+  python -m benchmarks.time --json time.json
+"""
+_BYTES = 100  # of the data of a message
+_FAR = 86_400.0  # seconds
+_LOAD = 8.0  # seconds before the first message is due, for 200,000 messages
+_PIPELINE = 2000
+KEYSPACE = Keyspace("bench", Layout())
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Messages that fall due at an even rate, or all at once."""
+
+    rate: int  #: a second; 0 = all at the same time
+    messages: int
+
+    @property
+    def name(self) -> str:
+        """Describe the setting."""
+        return f"{self.rate:,} a second" if self.rate else f"{self.messages:,} at the same time"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    options = _options(arguments)
+    binary = options.server or find_server()
+    factor = 10 if options.quick else 1
+    rates = [Setting(1000, 4000), Setting(10_000, 40_000), Setting(50_000, 200_000), Setting(0, 100_000)]
+    result: dict[str, Any] = {"machine": machine.describe(), "settings": {"message": f"{_BYTES} bytes"}, "delayed": [], "far": []}
+    for setting in rates:
+        with Server(binary) as server:
+            result["settings"]["redis"] = server.version
+            program.progress(setting.name)
+            result["delayed"].append(measure_rate(server, Setting(setting.rate, setting.messages // factor)))
+    for count in (0, 1_000_000 // factor):
+        with Server(binary) as server:
+            program.progress(f"{count:,} that are far")
+            result["far"].append(measure_far(server, count, seconds=10.0 / factor))
+    print(text(result))
+    if options.json:
+        program.progress(f"wrote {results.write('time', result, options.json)}")
+
+
+def measure_rate(server: Server, setting: Setting) -> dict[str, Any]:
+    """Let messages fall due, and return how late they were sent."""
+    first = time.time() + max(2.0, _LOAD * setting.messages / 200_000)
+    times = (first + (number / setting.rate if setting.rate else 0) for number in range(setting.messages))
+    write(server, times)
+    if time.time() > first:
+        raise BenchmarkFailed(f"{setting.name}: writing the messages took too long")
+    with sweeping(server) as child, Pings(server) as pings:
+        time.sleep(max(0.0, first - time.time()))
+        pings.start()
+        before = server_cpu(server), float(child.ask("cpu"))
+        while server.client.exists(*(KEYSPACE.delayed(partition) for partition in range(KEYSPACE.layout.partitions))):
+            time.sleep(0.05)
+        ping = pings.stop()
+        after = server_cpu(server), float(child.ask("cpu"))
+    sent = sorted(
+        (int(entry.partition(b"-")[0]), int(dict(zip(fields[::2], fields[1::2], strict=True))[b"due"]))
+        for stream in server.client.scan_iter("{bench:*}:topic:*")
+        for entry, fields in raw_entries(server, stream)
+    )
+    late = sorted(at - due for at, due in sent)
+    return {
+        "setting": setting.name,
+        "messages": len(sent),
+        "rate": len(sent) / max(0.001, sent[-1][0] / 1000 - first),
+        "late": {"p50": percentile(late, 50), "p99": percentile(late, 99), "max": late[-1]},
+        "ping": {"p50": percentile(ping, 50), "p99.9": percentile(ping, 99.9), "max": ping[-1]},
+        "server µs": (after[0] - before[0]) * 1e6 / len(sent),
+        "client µs": (after[1] - before[1]) * 1e6 / len(sent),
+    }
+
+
+def measure_far(server: Server, count: int, *, seconds: float) -> dict[str, Any]:
+    """Let messages wait, and return the CPU time that the server and the sweeping process need meanwhile."""
+    write(server, (time.time() + _FAR + number / 1000 for number in range(count)))
+    memory = int(server.client.info("memory")["used_memory"])
+    with sweeping(server) as child:
+        time.sleep(1.0)
+        before = server_cpu(server), float(child.ask("cpu"))
+        time.sleep(seconds)
+        after = server_cpu(server), float(child.ask("cpu"))
+    return {
+        "messages": count,
+        "server": (after[0] - before[0]) / seconds,
+        "process": (after[1] - before[1]) / seconds,
+        "bytes": memory / count if count else 0.0,
+    }
+
+
+def write(server: Server, times: Iterator[float]) -> None:
+    """Write delayed messages of 20 topics, as lua/delay_message.lua does."""
+    data = b'"' + b"x" * (_BYTES - 2) + b'"'
+    pipeline = server.client.pipeline(transaction=False)
+    for number, at in enumerate(times):
+        topic = b"topic%d" % (number % 20)
+        keys = due_keys(KEYSPACE, KEYSPACE.partition(topic))
+        name = b"%d-%016x" % (KEYSPACE.partition(topic), number)
+        stream = b"topic:%d:%b" % (number % 8, topic)
+        due = b"%d" % (at * 1000)
+        pipeline.zadd(keys.due, {b"message:" + name: due})
+        pipeline.hset(keys.delayed, name, b"%b:%d:0:0\n%b%b" % (due, len(stream), stream, data))
+        if number % _PIPELINE == _PIPELINE - 1:
+            pipeline.execute()
+    pipeline.execute()
+
+
+def raw_entries(server: Server, stream: bytes) -> Iterator[tuple[bytes, list[bytes]]]:
+    """Yield the entries of a stream as Redis sends them, in pages."""
+    start = b"-"
+    while page := server.client.execute_command("XRANGE", stream, start, "+", "COUNT", 5000, NEVER_DECODE=True):
+        for entry, fields in page:
+            yield entry, fields if isinstance(fields, list) else [part for pair in fields.items() for part in pair]
+        start = b"(" + page[-1][0]
+
+
+def sweeping(server: Server) -> Child:
+    """Start the process that sends what is due."""
+    child = Child("sweep", [sys.executable, "-m", "benchmarks.timing.child", server.url, "bench"])
+    child.wait()
+    return child
+
+
+def server_cpu(server: Server) -> float:
+    """Return the CPU time of the server in seconds."""
+    info = server.client.info("cpu")
+    return float(info["used_cpu_user"]) + float(info["used_cpu_sys"])
+
+
+class Pings:
+    """A client that sends PING every millisecond or two from a thread."""
+
+    def __init__(self, server: Server) -> None:
+        self._client: Any = type(server.client)(unix_socket_path=server.socket)
+        self._stop = threading.Event()
+        self._milliseconds: list[float] = []
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Pings:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._client.close()
+
+    def start(self) -> None:
+        """Begin to measure."""
+        self._thread.start()
+
+    def stop(self) -> list[float]:
+        """Return the milliseconds of all replies, sorted."""
+        self._stop.set()
+        self._thread.join()
+        return sorted(self._milliseconds)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            began = time.perf_counter()
+            self._client.ping()
+            self._milliseconds.append((time.perf_counter() - began) * 1000)
+            time.sleep(0.001)
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """Return a percentile of sorted values."""
+    return float(values[min(len(values) - 1, int(len(values) * percent / 100))])
+
+
+def text(result: dict[str, Any]) -> str:
+    """Return the report as Markdown."""
+    head = ["fall due", "messages", "sent a second", "late p50, ms", "late p99, ms", "late max, ms"]
+    head += ["PING p50, ms", "PING p99.9, ms", "PING max, ms", "server CPU, µs a message", "process CPU, µs a message"]
+    rows = [
+        [
+            row["setting"],
+            f"{row['messages']:,}",
+            *map(figure, (row["rate"], *row["late"].values(), *row["ping"].values(), row["server µs"], row["client µs"])),
+        ]
+        for row in result["delayed"]
+    ]
+    far = [
+        [f"{row['messages']:,}", f"{row['server'] * 100:.2f} %", f"{row['process'] * 100:.2f} %", figure(row["bytes"])]
+        for row in result["far"]
+    ]
+    far_head = ["messages due in a day", "server CPU", "CPU of the sweeping process", "bytes of memory a message"]
+    return "\n\n".join([machine.conditions(result), markdown(head, rows), markdown(far_head, far)])
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = program.new_parser("time", __doc__, EXAMPLES, rounds=1, quick="a tenth of the messages")
+    parser.add_argument("--json", metavar="PATH", type=Path, help="write the result")
+    return program.read_options(parser, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(program.run(main))
