@@ -50,7 +50,7 @@ class CountingServer:
 
     @property
     def version(self) -> str:
-        """The version of Redis that it follows."""
+        """The server's version."""
         return str(self.client.info("server")["redis_version"])
 
     def count(self) -> int:
@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     rows = []
     with counting_server(options.server or find_server()) as server:
-        print(f"{server.client.info('server').get('server_name', 'redis')} {server.client.info('server')['redis_version']}")
+        print(f"Redis {server.version}, or a server that is compatible with it; instructions per call:")
         for size in map(int, options.sizes.split(",")):
             for shape in options.shapes.split(","):
                 document = documents.build(shape, size, options.position)

@@ -37,7 +37,7 @@ class Server(Protocol):
 
     @property
     def version(self) -> str:
-        """The version of Redis that it follows."""
+        """The server's version."""
 
 
 class Contender:
