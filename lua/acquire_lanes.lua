@@ -1,5 +1,6 @@
 -- Acquire lanes of one partition, and return what their groups have finished.
 --
+-- FLAGS    allow-oom
 -- KEYS     1 hash of the partition's leases
 --          2... for each lane: its stream, the hash of its entries
 -- ARGV     1 worker id

@@ -1,5 +1,6 @@
 -- Remove a message that waits for its time.
 --
+-- FLAGS    allow-oom
 -- KEYS     1 sorted set of what falls due in the partition  2 hash of the partition's delayed messages
 --          3 record of the request that sent the message
 -- ARGV     1 id of the message  2 request id of this call

@@ -1,5 +1,6 @@
 -- Change settings that stand beside the layout of a namespace.
 --
+-- FLAGS    allow-oom
 -- KEYS     1 hash of the layout
 -- ARGV     1 format version that the caller knows  2... fields and values
 -- RETURNS  {field, value, ...} as stored afterwards; {} when there is no layout. Nothing changes if the format version differs

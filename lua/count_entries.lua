@@ -1,5 +1,6 @@
 -- Count the entries of a stream after an id.
 --
+-- FLAGS    no-writes
 -- KEYS     1 the stream
 -- ARGV     1 entry id after which to count  2 how many to count at most (1 or more)
 -- RETURNS  {count, id of the last entry counted}; the id is "" when the count reached the end of the stream

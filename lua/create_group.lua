@@ -1,5 +1,6 @@
 -- Create the consumer group of a lane if it is missing, and put the lane on record.
 --
+-- FLAGS    allow-oom
 -- KEYS     1 stream of the lane  2 hash of the partition's leases  3 hash of the lane's entries
 -- ARGV     1 group  2 name of the lane
 --          3 where a new group starts: "end" = after the last entry; "begin" = at the first one;

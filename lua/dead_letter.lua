@@ -1,5 +1,6 @@
 -- Move an entry to the step's dead letters, in one atomic step.
 --
+-- FLAGS    allow-oom
 -- KEYS     1 hash of the partition's leases  2 stream of the entry  3 hash of the lane's entries
 --          4 stream of the step's dead letters  5 hash that records what was trimmed from the partition's streams
 -- ARGV     1 worker id  2 name of the lane  3 tenure ("" = the worker gave the lane away)  4 step  5 entry id

@@ -1,5 +1,6 @@
 -- Delete dead letters of a step.
 --
+-- FLAGS    allow-oom
 -- KEYS     1 stream of the step's dead letters  2 hash of the partition's leases
 -- ARGV     1 step  2... ids of dead letters
 -- RETURNS  the number of dead letters deleted

@@ -1,5 +1,6 @@
 -- Write the layout of a namespace if it has none, and return the stored one.
 --
+-- FLAGS    allow-oom
 -- KEYS     1 hash of the layout
 -- ARGV     1... fields and values
 -- RETURNS  {field, value, ...} as stored

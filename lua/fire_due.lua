@@ -2,6 +2,7 @@
 --
 -- A member of the sorted set is "<kind>:<what>", and its score is the time. A new kind is a function of `fire` below.
 --
+-- FLAGS    allow-oom
 -- KEYS     1 sorted set of what falls due in the partition  2 hash of the partition's delayed messages
 --          3 hash that records what was trimmed from the partition's streams  4 set of the partition's topics
 --          5 set of the partition's scopes  6... other keys of the partition that may be written
@@ -18,9 +19,9 @@
 
 local clock = require("lib.clock")
 local delayed_messages = require("lib.delayed")
+local erase = require("lib.erase")
 local expiry = require("lib.expiry")
 local full = require("lib.full")
-local write = require("lib.write")
 
 local due, delayed, trimmed, topics, scopes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local most, most_bytes, limits = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
@@ -108,7 +109,7 @@ function fire.expiry(what, member)
   end
   bytes = bytes + #text
   local keys = { values, revisions, scopes, events }
-  local reply = write(redis, keys, key, "", nil, text, false, nil, "old", text, "reason", "expired")
+  local reply = erase(redis, keys, scope, key, nil, "", text)
   if reply.err then
     return reply.err
   end

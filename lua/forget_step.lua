@@ -1,5 +1,6 @@
 -- Remove what a step has on some streams of one partition: all of the step, or only lanes that no live worker of it wants.
 --
+-- FLAGS    allow-oom
 -- KEYS     1 hash of the partition's leases  2 set of the partition's topics  3 stream of the step's dead letters
 --          4... for each stream on which the step may have a group: the stream, the hash of the lane's entries
 -- ARGV     1 step

@@ -1,5 +1,6 @@
 -- Read a value and its revision in one atomic step.
 --
+-- FLAGS    no-writes
 -- KEYS     1 hash of the scope's values  2 hash of the scope's revisions
 -- ARGV     1 key
 -- RETURNS  {text, revision} ("0-0" when another client wrote the value); {} when the key holds no value

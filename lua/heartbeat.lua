@@ -1,5 +1,6 @@
 -- Record that a worker is alive, and return all workers on record.
 --
+-- FLAGS    allow-oom
 -- KEYS     1 hash of the namespace's workers: id -> "<expiry, Unix milliseconds> <description>"
 -- ARGV     1 worker id  2 description (JSON)  3 time to live (milliseconds; 0 = the worker leaves)
 -- RETURNS  {server time (milliseconds), id, value, id, value, ...}: also workers that ended lately, and fields of others

@@ -1,5 +1,6 @@
 -- Return how far the group of a lane has come.
 --
+-- FLAGS    no-writes
 -- KEYS     1 stream of the lane  2 hash of the lane's entries
 -- ARGV     1 group
 -- RETURNS  {} when there is no such group; else {number of entries that were handed out and are not finished,

@@ -1,5 +1,6 @@
 -- End the lease of a worker in one partition, and release the lanes that it still holds there.
 --
+-- FLAGS    allow-oom
 -- KEYS     1 hash of the partition's leases
 -- ARGV     1 worker id
 -- RETURNS  the number of lanes released

@@ -1,5 +1,6 @@
 -- Write something, so that a WAIT or WAITAOF behind it on the same connection covers all earlier writes.
 --
+-- FLAGS    allow-oom
 -- KEYS     1 a hash of the partition, or a key that does not exist  2 the key to write
 -- ARGV     1 lifetime of the key (milliseconds)
 -- RETURNS  the status OK

@@ -16,12 +16,12 @@
 --          3... parameters of the kind:
 --            "set"     3 canonical JSON with its mark
 --            "delete"  none; "drop" is a deletion that does not return the old text
---            "update"  3 largest size of the result (bytes)  4 number of operations, then for each: name, path length,
---                      path segments..., and
+--            "update"  3 largest size of the result (bytes)  4... for each operation: its name and path, and
 --                        add set replace test increment append: value
 --                        move copy:                             length of `from`, segments of `from`...
 --                        merge:                                 whole value, member count, (name, value)...
 --                        remove discard:                        nothing
+--                      Name and path are "<name>" and one segment, or "<name> <number of segments>" and the segments...
 --            "strict update"  the same
 --            "expire"  none; it changes only when the value expires
 -- RETURNS  set: {revision}; expire: {revision}, {} when the key held no value
@@ -42,22 +42,20 @@
 --          request is applied once. Over maxmemory "set" and "update" are refused; "delete" works, and trims its stream at once
 --          to what consumer groups need, so that it frees memory.
 
-local values, revisions, scopes, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local request_record, trimmed, due, idempotency_record = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
-local key, kind, parameter = ARGV[1], ARGV[2], ARGV[3]
-local FIRST_PARAMETER = 3 -- where the parameters of the kind begin
+local values, revisions, _, events, request_record, trimmed, due, idempotency_record = unpack(KEYS)
+local key, kind, parameter = unpack(ARGV, 1, 3)
+local FIRST_PARAMETER, FIRST_OPERATION = 3, 4 -- where the parameters of the kind begin, and the operations of an update
 
 local write = require("lib.write")
 
 local trace, expected, limits, attempt_token, ttl = "", "", "", "", ""
-local line = string.find(kind, "\n", 1, true)
-if line then
-  local options = string.find(kind, "\n", line + 1, true)
-  if options then
-    expected, limits, attempt_token, ttl = string.match(kind, "^([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)$", options + 1)
-  end
-  trace, kind = string.sub(kind, line + 1, options and options - 1), string.sub(kind, 1, line - 1)
+if kind ~= "set" and kind ~= "update" then
+  local OPTIONS = "^([^\n]*)\n?([^\n]*)\n?([^\n]*)\n?([^\n]*)\n?([^\n]*)\n?([^\n]*)$" -- each is empty if it is left out
+  kind, trace, expected, limits, attempt_token, ttl = string.match(kind, OPTIONS)
 end
+local sub = string.sub
+local _, tag = string.find(values, "}:", 1, true) -- all keys begin with the same hash tag
+local scope, request = sub(values, tag + 7), sub(request_record, tag + 9) -- behind "state:" and "request:"
 local old = redis.call("HGET", values, key)
 local expires = old and (string.byte(old, -4) or 0) <= 32 -- canonical JSON does not end with white space: it may expire
 -- A first attempt only checks that no later one left a record.
@@ -67,13 +65,13 @@ local is_first = attempt_token == "" and redis.call("EXISTS", request_record) ==
 -- need.
 if is_first and expected == "" and limits == "" and ttl == "" and not expires then
   if kind == "set" and old then
-    return write(redis, KEYS, key, trace, nil, old, parameter, nil, "new", parameter, "old", old)
+    return write(redis, KEYS, scope, key, request, trace, nil, old, parameter, nil, "new", parameter, "old", old)
   elseif kind == "set" then
-    return write(redis, KEYS, key, trace, nil, old, parameter, nil, "new", parameter)
+    return write(redis, KEYS, scope, key, request, trace, nil, old, parameter, nil, "new", parameter)
   elseif old and (kind == "update" or kind == "strict update") then
-    local text, first, last = require("lib.direct")(old, #old - 3, ARGV, FIRST_PARAMETER + 1)
+    local text, first, last = require("lib.direct")(old, #old - 3, ARGV, FIRST_OPERATION)
     if text and #text <= parameter + 3 then -- with the mark
-      return write(redis, KEYS, key, trace, nil, old, require("lib.event_fields")(old, text, first, last))
+      return write(redis, KEYS, scope, key, request, trace, nil, old, require("lib.event_fields")(old, text, first, last))
     end
   end
 end
@@ -98,41 +96,41 @@ if ttl ~= "" or expires then
   due_member = expiry.due_member(values, events, key)
 end
 
--- Write one change, and a deletion also on a full server. Return the reply.
-local function write_one(keys, text, new, ...)
-  local event = kind == "expire" and new and "state:ttl" or nil
-  local reply = write(redis, keys, key, trace, event, text, new, ...)
-  if reply.err and is_deletion then
-    local full = require("lib.full")
-    if full.is_refusal(reply) then
-      is_full = true
-      full.allow_writes(redis.call, revisions)
-      return write(redis, keys, key, trace, event, text, new, ...)
-    end
+-- Delete the value `text`; without `by_request` it has expired. A call that deletes does so on a full server, too.
+local function delete(by_request, text, returned)
+  local erase, full = require("lib.erase"), require("lib.full")
+  local reply = erase(redis, KEYS, scope, key, by_request, trace, text, returned)
+  if is_deletion and full.is_refusal(reply) then
+    is_full = true
+    full.allow_writes(redis.call, revisions)
+    reply = erase(redis, KEYS, scope, key, by_request, trace, text, returned)
   end
   return reply
 end
 
--- Write a planned change and return the reply, or the reply of a change that has nothing to write; see lib/plan.lua. A value
--- whose time has run out is deleted first, with an event of its own.
-local function carry_out(done, new, ...)
-  local reply = done
-  if done and (done.err or not expired) then
-    return done
+-- Do what lib/plan.lua returned. A value whose time has run out is deleted first, with an event of its own.
+local function carry_out(action, new, ...)
+  local reply = new -- the answer
+  if action == "answer" and (new.err or not expired) then
+    return new
+  elseif action == "unchanged" then
+    return { redis.call("HGET", revisions, key) or "0-0", old }
   end
   if expired then
-    local made = write_one({ values, revisions, scopes, events }, expired, false, nil, "old", expired, "reason", "expired")
-    if made.err then
-      return made
+    local erased = delete(nil, expired)
+    if erased.err then
+      return erased
     end
   end
-  if new and time and (expired or time ~= old_time) then
-    redis.call("ZADD", due, string.format("%.0f", time), due_member)
+  if action == "delete" then
+    reply = delete(request, old, new)
+  elseif action == "write" then
+    if time and (expired or time ~= old_time) then
+      redis.call("ZADD", due, string.format("%.0f", time), due_member)
+    end
+    reply = write(redis, KEYS, scope, key, request, trace, kind == "expire" and "state:ttl" or nil, old, new, ...)
   end
-  if not done then
-    reply = write_one(KEYS, old, new, ...)
-  end
-  if due and old_time and not reply.err and not (new and time) then
+  if due and old_time and not reply.err and (action ~= "write" or not time) then
     redis.call("ZREM", due, due_member)
   end
   return reply
@@ -140,7 +138,7 @@ end
 
 local function change()
   local plan = require("lib.plan")
-  local reply = carry_out(plan(redis, KEYS, key, kind, expected, old, ending, tail, ARGV, FIRST_PARAMETER))
+  local reply = carry_out(plan(redis, revisions, key, request, kind, expected, old, ending, tail, ARGV, FIRST_PARAMETER))
   if reply.err or not reply[1] then
     return reply
   end
@@ -166,8 +164,7 @@ local keys = {
   record = request_record, key = idempotency_record, stream = events, trimmed = trimmed, hash = revisions,
   newest = redis.call("HGET", revisions, key),
 }
-local _, tag = string.find(request_record, "}:request:", 1, true)
-local action, known = dedupe.decide(redis.call, keys, string.sub(request_record, tag + 1), attempt_token)
+local action, known = dedupe.decide(redis.call, keys, request, attempt_token)
 if action == "answer" then
   return known
 end

@@ -1,5 +1,6 @@
 -- Record what the holder of lanes has finished; release lanes.
 --
+-- FLAGS    allow-oom
 -- KEYS     1 hash of the partition's leases
 --          2... for each lane: its stream, the hash of its entries
 -- ARGV     1 worker id

@@ -1,5 +1,6 @@
 -- Give what a step has in one partition to another name: positions, what is known of entries, and dead letters.
 --
+-- FLAGS    allow-oom
 -- KEYS     1 hash of the partition's leases  2 stream of the old name's dead letters  3 stream of the new name's dead letters
 --          4... for each stream on which the step may have a group: the stream, the hashes of the lane's entries by both names
 -- ARGV     1 old name  2 new name

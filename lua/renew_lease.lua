@@ -1,5 +1,6 @@
 -- Renew the lease of a worker in one partition: it holds for all lanes of the worker there.
 --
+-- FLAGS    allow-oom
 -- KEYS     1 hash of the partition's leases
 -- ARGV     1 worker id  2 time to live (milliseconds, 1 or more)  3 "first" = of a new worker: remove those that ended long ago
 -- RETURNS  1 when the lease had not run out; 0 when it had, or there was none: others may have taken lanes meanwhile

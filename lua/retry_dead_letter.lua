@@ -1,5 +1,6 @@
 -- Append the event of a dead letter to the end of its stream, for its step alone, and delete the dead letter.
 --
+-- FLAGS    allow-oom
 -- KEYS     1 stream of the step's dead letters  2 stream that the event came from
 -- ARGV     1 step  2 id of the dead letter
 -- RETURNS  {"retried", id of the new entry}; or, with nothing changed: {"gone"} = the step has no such dead letter from that

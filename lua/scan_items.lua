@@ -4,6 +4,7 @@
 -- are listed first, and values are read until the page is full. Before Redis 7.4 and Valkey 8 it cannot leave the values out:
 -- there the page is a whole bucket, which has few values.
 --
+-- FLAGS    no-writes
 -- KEYS     1 hash of the scope's values
 -- ARGV     1 cursor ("0" to begin)  2 about how many keys (1 or more)  3 bytes of values that fit into the page
 --          4... keys that the previous page left over: they are read instead of new ones, and the cursor is returned unchanged

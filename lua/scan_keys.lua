@@ -1,5 +1,6 @@
 -- Return one page of a scope's keys, without their values.
 --
+-- FLAGS    no-writes
 -- KEYS     1 hash of the scope's values
 -- ARGV     1 cursor ("0" to begin)  2 about how many keys (1 or more)
 -- RETURNS  {next cursor ("0" at the end), {key, ...}, bytes of these keys, and of their values if the server read them}

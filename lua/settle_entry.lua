@@ -1,5 +1,6 @@
 -- Record an attempt at one entry, or that the worker to which the entry was left has finished it.
 --
+-- FLAGS    allow-oom
 -- KEYS     1 hash of the partition's leases  2 hash of the lane's entries
 -- ARGV     1 worker id  2 name of the lane  3 tenure ("" = the worker gave the lane away)  4 entry id
 --          5 value to write, see lib/lease.lua; "" = finished

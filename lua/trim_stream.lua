@@ -1,5 +1,6 @@
 -- Trim a stream without writing to it: for a lane's holder, after a step was forgotten, or when a full server refused a write.
 --
+-- FLAGS    allow-oom
 -- KEYS     1 the stream  2 hash that records what was trimmed from the partition's streams
 -- ARGV     1 limits, see lib/retention.lua
 -- RETURNS  the number of entries removed; 0 = nothing is left to remove

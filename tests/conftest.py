@@ -10,8 +10,9 @@ import pytest
 import redis
 
 from motia_redis import StateManager
+from motia_redis._scripts import functions
 from motia_redis._store.mutations import Mutations
-from tests.support.servers import RedisServer
+from tests.support.servers import RedisServer, has_functions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator, Iterator
@@ -42,6 +43,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 @pytest.fixture
 def namespace() -> str:
     return f"test{next(_numbers)}"
+
+
+@pytest.fixture(params=["functions", "scripts"] if has_functions() else ["scripts"])
+def each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a test once by functions and once by scripts, where the server has functions."""
+    if request.param == "scripts":
+        monkeypatch.setenv(functions.VARIABLE, "never")
 
 
 @pytest.fixture

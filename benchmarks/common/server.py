@@ -117,9 +117,9 @@ class Server:
         raise ServerFailed(f"redis-server did not start: {' / '.join(lines[-3:]) or 'empty log'}")
 
 
-def microseconds_per_call(client: Any, command: str = "evalsha") -> float:
+def microseconds_per_call(client: Any, command: str = "EVALSHA") -> float:
     """Return the server time per call of a command since `CONFIG RESETSTAT`. Raises ServerFailed if it was not called."""
-    stats = client.info("commandstats").get(f"cmdstat_{command}")
+    stats = client.info("commandstats").get(f"cmdstat_{command.lower()}")
     if not stats:
         raise ServerFailed(f"{command} was not called since CONFIG RESETSTAT")
     return float(stats["usec"]) / float(stats["calls"])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from benchmarks.common.server import microseconds_per_call
 from motia_redis import StateManager
-from motia_redis._scripts import loader
+from motia_redis._scripts import functions, loader
 from motia_redis._store import codec, patch
 from motia_redis._store.keyspace import Keyspace, Layout
 from motia_redis._store.limits import Retention
@@ -39,7 +40,8 @@ class Contender:
 
     def __init__(self, server: Server, source: str | None = None) -> None:
         self.client = server.client
-        self.sha = str(self.client.script_load(source or (_LUA / f"{self.name}.lua").read_text()))
+        sha = str(self.client.script_load(source or (_LUA / f"{self.name}.lua").read_text()))
+        self.command: tuple[str, str] = ("EVALSHA", sha)
         self.text = b""
         self.operation: Operation = {}
 
@@ -65,7 +67,7 @@ class Contender:
             pipeline = self.client.pipeline(transaction=False)
             for _ in range(min(batch, calls - start)):
                 keys, arguments = self.call()
-                pipeline.evalsha(self.sha, len(keys), *keys, *arguments)
+                pipeline.execute_command(*self.command, len(keys), *keys, *arguments)
             replies = pipeline.execute()
         return replies
 
@@ -79,7 +81,7 @@ class Contender:
         self.reset()
         self.client.config_resetstat()
         self.run(calls)
-        spent = microseconds_per_call(self.client)
+        spent = microseconds_per_call(self.client, self.command[0])
         self.trim()
         return spent
 
@@ -93,12 +95,19 @@ class Contender:
 
 
 class Ours(Contender):
-    """The script of mutations with the keys and arguments of `StateManager.update`. It trims its stream itself."""
+    """The mutations with the keys and arguments of `StateManager.update`, as a function if the server has functions.
+
+    They trim their stream themselves.
+    """
 
     name = "ours"
 
     def __init__(self, server: Server) -> None:
-        super().__init__(server, loader.load("mutate").source)
+        script = loader.load("mutate")
+        super().__init__(server, script.source)
+        if _uses_functions(server) and script.function is not None:
+            self.client.function_load(loader.library().text(functions.today()), replace=True)
+            self.command = ("FCALL", script.function)
         self.manager = StateManager(
             f"unix://{server.socket}", namespace="bench", retention=SETTINGS.retention, deadline=SETTINGS.deadline
         )
@@ -116,7 +125,7 @@ class Ours(Contender):
     def reset(self) -> None:
         """Store the text by the script: as canonical JSON, with its event."""
         keys, arguments = self._mutation([b"set", self.text + codec.CANONICAL_MARK])
-        self.client.evalsha(self.sha, len(keys), *keys, *arguments)
+        self.client.execute_command(*self.command, len(keys), *keys, *arguments)
 
     def call(self) -> tuple[Sequence[bytes], Sequence[bytes]]:
         """Return what the manager sends."""
@@ -179,6 +188,12 @@ class LeanFloor(Floor):
 
 
 ALL: tuple[type[Contender], ...] = (Ours, Cjson, Rejson, Floor, LeanFloor)
+
+
+def _uses_functions(server: Server) -> bool:
+    """Return whether a `StateManager` would call functions of this server."""
+    version = tuple(map(int, server.version.split(".")[:2]))
+    return version >= functions.OLDEST_SERVER and os.environ.get(functions.VARIABLE) != "never"
 
 
 def _request() -> bytes:

@@ -56,10 +56,10 @@ def run(server: Server, case: Case, calls: int) -> Outcome:
             arguments = [*head, b"%d" % case.repeat, *(list(operation) * case.repeat)]
         ours.client.config_resetstat()
         try:
-            ours.client.evalsha(ours.sha, len(keys), *keys, *arguments)
+            ours.client.execute_command(*ours.command, len(keys), *keys, *arguments)
         except Exception as error:  # noqa: BLE001  # whatever the server answers is the outcome
             ended = str(error)[:60]
-        spent.append(microseconds_per_call(ours.client) / 1000)
+        spent.append(microseconds_per_call(ours.client, ours.command[0]) / 1000)
     ours.client.flushall()
     return Outcome(spent, ended)
 

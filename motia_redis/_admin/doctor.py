@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from motia_redis._admin.connections import open_router
+from motia_redis._scripts import functions, loader
 from motia_redis._store import keyspace
 from motia_redis._transport import health
 from motia_redis._transport.failures import ErrorReply
@@ -55,6 +56,7 @@ async def _examine(state: StateManager, router: Router, node: Node) -> Examined:
     found.append(health.clock(await _skew(router, node)))
     if not router.is_cluster:
         found.append(await _permission(router, node, state.namespace))
+    found.append(Finding("scripts", "ok", await functions.explain(router, node, loader.library())))
     return Examined(node.server.address, found)
 
 

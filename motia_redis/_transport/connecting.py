@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import socket
 import ssl
 from functools import cache
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT = 5.0  # seconds for all of it
 _CLOSE_PATIENCE = 0.05  # seconds in which a server that rejects the connection closes it
+_VERSION = re.compile(rb"(\d+)\.(\d+)")
 _VERIFICATION = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 
 
@@ -87,8 +90,11 @@ async def _log_in(connection: MultiplexedConnection, server: Server) -> None:
             # A server that has too many clients says so and closes the connection: later it may take one.
             await asyncio.wait([connection.ended], timeout=_CLOSE_PATIENCE)
             raise ConnectFailed(f"the server closed the connection: {reply}") if connection.ended.done() else reply
-    if not isinstance(replies[commands.index(hello)], dict):
-        raise ProtocolMismatch(f"the reply to HELLO 3 is {replies[commands.index(hello)]!r:.80}", sent=False)
+    greeting = replies[commands.index(hello)]
+    if not isinstance(greeting, dict):
+        raise ProtocolMismatch(f"the reply to HELLO 3 is {greeting!r:.80}", sent=False)
+    if (version := _VERSION.match(greeting.get(b"version") or b"")) is not None:
+        connection.server_version = int(version[1]), int(version[2])
 
 
 @cache
@@ -113,4 +119,6 @@ def _reason(error: OSError | UnicodeError) -> str:
     """Return an error of the system as a phrase: several addresses of one host give several errors."""
     if isinstance(error, UnicodeError):
         return "the host has no valid name"
+    if isinstance(error, ConnectionError) and error.errno:  # asyncio writes a text of its own, with the address
+        return os.strerror(error.errno)
     return str(error.strerror or error) or type(error).__name__

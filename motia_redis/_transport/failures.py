@@ -7,7 +7,8 @@
     ├── ReplyTimeout            no reply in time: the command may have run, or may still run
     ├── ProtocolMismatch        the reply is not RESP: the peer is no Redis
     └── ErrorReply              Redis answered with an error: the command changed nothing
-        ├── NoScript            the server does not know the script
+        ├── NoScript            the server does not know the script or the function
+        ├── UnknownCommand      the server does not know the command
         └── Redirection         another node serves the slot (MOVED, ASK)
 
 All decisions (repeat, `maybe_applied`, start the embedded server again) depend on these types and on `ErrorReply.code`. The
@@ -17,6 +18,7 @@ classes extend those of redis-py, so that a caller can catch either.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, ResponseError
@@ -26,10 +28,11 @@ from motia_redis._transport import refusals
 from motia_redis._transport.urls import redact
 from motia_redis.errors import StateUnavailable
 
-#: The position in a script that Redis adds to an error: in front (6.2) or behind (7). Valkey 9 leaves the hash of the script out.
+#: The position in a script or function that Redis adds to an error: in front (6.2) or behind (7). Valkey 9 leaves the hash of the
+#: script or the name of the function out.
 _POSITION = re.compile(
-    r"^(?:ERR )?Error running script \([^)]*\): |@?user_script: ?\d+: ?"
-    r"| script: (?:[0-9a-f]{40}, )?on @?user_script:\d+\.?$"
+    r"^(?:ERR )?Error running script \([^)]*\): |@?user_(?:script|function): ?\d+: ?"
+    r"| script: (?:\w+, )?on @?user_(?:script|function):\d+\.?$"
 )
 #: fakeredis puts ERR in front of the errors of scripts, which begin with a code of their own.
 _SECOND_CODE = re.compile(r"^ERR (?=[A-Z]{6,}\b)")
@@ -70,7 +73,13 @@ class ErrorReply(ResponseError):
 
 
 class NoScript(ErrorReply):
-    """The server does not know the script. Nothing was run."""
+    """The server does not know the script or the function. Nothing was run."""
+
+    node: Any = None  #: the node that answered; set by the router
+
+
+class UnknownCommand(ErrorReply):
+    """The server does not know the command. Nothing was run."""
 
 
 class Redirection(ErrorReply):
@@ -91,8 +100,10 @@ class Redirection(ErrorReply):
 
 def error_reply(text: str) -> ErrorReply:
     """Return the exception for an error reply of RESP."""
-    if text.startswith("NOSCRIPT"):
+    if text.startswith(("NOSCRIPT", "ERR Function not found")):
         return NoScript(text)
+    if text.startswith("ERR unknown command"):
+        return UnknownCommand(text)
     if text.startswith(("MOVED ", "ASK ")):
         return Redirection(text)
     return ErrorReply(text)
@@ -123,10 +134,12 @@ def to_unavailable(subject: object, url: str, error: Exception, *, maybe_applied
     elif isinstance(error, ProtocolMismatch):
         message = f"{subject}: Redis at {at} is not a Redis: it answered in another protocol ({error}){applied}"
     elif _is_slow(error):
-        reason = f"no reply in time ({error or type(error).__name__}): check that a Redis listens there and is not blocked"
+        details = f" ({error})" if str(error) else ""
+        listens = "a Redis with TLS listens" if url.startswith("rediss") else "a Redis listens"
+        reason = f"no reply in time{details}: check that {listens} there and is not blocked"
         message = f"{subject}: cannot reach Redis at {at}: {reason}{applied}"
     else:
-        message = f"{subject}: cannot reach Redis at {at}: {error or type(error).__name__}{applied}"
+        message = f"{subject}: cannot reach Redis at {at}: {str(error) or type(error).__name__}{applied}"
     return StateUnavailable(message, maybe_applied=maybe_applied)
 
 

@@ -49,6 +49,7 @@ class MultiplexedConnection(asyncio.Protocol):
     def __init__(self, loop: asyncio.AbstractEventLoop, reply_timeout: float) -> None:
         self.closing: bool = False  #: no new calls; those that wait may still get their replies
         self.ended: asyncio.Future[None] = loop.create_future()  #: done when the connection has ended
+        self.server_version: tuple[int, int] | None = None  #: major and minor; None = the server did not say it
         self._loop = loop
         self._transport = cast("asyncio.Transport", None)  # set by `connection_made`, before any call
         self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=error_reply, notEnoughData=_INCOMPLETE)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from redis.crc import key_slot
 from redis.exceptions import RedisError
 
-from motia_redis._transport.failures import UNREACHABLE, ConnectFailed, ErrorReply, Redirection
+from motia_redis._transport.failures import UNREACHABLE, ConnectFailed, ErrorReply, NoScript, Redirection
 from motia_redis._transport.multiplexing import LARGE, ConnectionGroup, pack
 from motia_redis._transport.replies import convert
 
@@ -52,6 +52,8 @@ class Router:
         self._target = target
         self._connect = connect
         self._max_connections = max_connections
+        self.server_version: tuple[int, int] | None = None  #: of the server that was connected to last; None = unknown
+        self.functions: Any = None  #: how scripts run at these servers: see _scripts/functions.py, which sets it
         self.losses: int = 0  #: connections that ended: another server, or one without its data, may answer from then on
         self._nodes: dict[str, Node] = {}  # by address
         self._slots: list[Node] = []  # the primary of each slot; the only one unless it is a Cluster
@@ -211,13 +213,15 @@ class Router:
         return [self._received(node, *call, reply) for call, reply in zip(calls, replies, strict=True)]
 
     def _received(self, node: Node, key: Any, command: Command, reply: Any) -> Any:
-        """Return a reply in its form. Note a large reply, and a primary that became a replica."""
+        """Return a reply in its form. Note a large reply, a primary that became a replica, and which node lacks a script."""
         if isinstance(reply, bytes):
             if len(reply) >= LARGE:
                 node.connections.note_large_reply(key)
         elif isinstance(reply, list):
             if reply and isinstance(reply[-1], bytes) and len(reply[-1]) >= LARGE:
                 node.connections.note_large_reply(key)
+        elif isinstance(reply, NoScript):
+            reply.node = node
         elif isinstance(reply, ErrorReply) and reply.code == "READONLY":
             self.invalidate()
         return convert(command[0], reply)
@@ -238,6 +242,8 @@ class Router:
 
     async def aclose(self) -> None:
         """Close all connections. Calls that wait for a reply fail."""
+        if self.functions is not None:
+            self.functions.close()
         nodes, self._nodes = self._nodes, {}
         async with AsyncExitStack() as closing:  # it goes on to the other nodes when it is cancelled at one
             for node in nodes.values():
@@ -246,8 +252,13 @@ class Router:
     def _node(self, server: Server) -> Node:
         node = self._nodes.get(server.address)
         if node is None:
-            node = self._nodes[server.address] = Node(server, self._connect, self._max_connections, self._count_loss)
+            node = self._nodes[server.address] = Node(server, self._open, self._max_connections, self._count_loss)
         return node
+
+    async def _open(self, server: Server) -> MultiplexedConnection:
+        connection = await self._connect(server)
+        self.server_version = connection.server_version
+        return connection
 
     def _count_loss(self, _: object) -> None:
         self.losses += 1

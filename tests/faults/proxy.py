@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: late:   the proxy sends the reply after `delay`, when the client has given up.
 #: stall:  the proxy sends the request after `delay`, when the client has given up.
 FAULTS = ("before", "after", "middle", "late", "stall")
-CHANGES = frozenset({b"EVALSHA", b"EVAL", b"INCRBY"})
+CHANGES = frozenset({b"FCALL", b"EVALSHA", b"EVAL", b"INCRBY"})
 
 
 class Proxy:
@@ -56,7 +56,8 @@ class FaultProxy(Proxy):
 
     `rate` is the mean number of faults per change. The gaps between faults are random and at most `2 / rate` changes long. The
     faults come in random order, and each one of `faults` comes once before any comes again. So a test that sends enough changes
-    meets every fault, on a slow machine too. With `scripts`, only calls of these scripts count as changes: hashes.
+    meets every fault, on a slow machine too. With `scripts`, only calls of these scripts count as changes: names of
+    functions, and hashes.
     """
 
     def __init__(

@@ -11,11 +11,11 @@ import pytest
 
 from motia_redis import StateManager, Worker
 from motia_redis._admin.dead_letters import DeadLetters
-from motia_redis._scripts.loader import load
 from tests.faults.observed_runs import Runs, Writer, drained, holders_of, is_shared, lanes_of, running
 from tests.faults.proxy import FaultProxy, StallProxy
 from tests.faults.worker_processes import FULL
 from tests.support.clusters import Process, free_port
+from tests.support.scripts import targets
 from tests.support.waiting import until_holds
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ async def test_requests_that_arrive_late_from_a_worker_that_was_cut_off_have_no_
 ) -> None:
     keys, batch, runs, raw = 40, 30, Runs(0.01), own.client
     writer = Writer(direct, keys)
-    progress = load("progress").sha.encode()
+    progress = targets("progress")
 
     async def handled() -> None:
         await until_holds(lambda: runs.has_all(keys, writer.events), "every event is handled")
@@ -72,7 +72,7 @@ async def test_requests_that_arrive_late_from_a_worker_that_was_cut_off_have_no_
                 await writer.write(1)
             stalled = time.monotonic()
             await writer.write(batch)
-            await until_holds(lambda: progress in proxy.held, "a progress is on its way, too")
+            await until_holds(lambda: any(target in proxy.held for target in progress), "a progress is on its way, too")
             await until_holds(lambda: len(lanes_of(raw)) == 1, "the other worker has taken all lanes")
             taken = time.monotonic()
             await asyncio.sleep(max(0.0, stalled + STALL - time.monotonic()))
@@ -97,7 +97,7 @@ async def test_requests_that_arrive_late_from_a_worker_that_was_cut_off_have_no_
 async def test_cut_connections_make_no_event_run_again(own: Process, direct: StateManager, namespace: str) -> None:
     """What records progress gets lost, or its reply, and with the connection what else is on its way; the lanes stay."""
     keys, events, runs = 60, 200 if FULL else 40, Runs(0.002)
-    faults, scripts = ("before", "after", "middle"), {load("progress").sha.encode()}
+    faults, scripts = ("before", "after", "middle"), targets("progress")
     writer = Writer(direct, keys)
     async with (
         FaultProxy(own.port, rate=0.1, seed=keys, delay=0.0, faults=faults, scripts=scripts) as proxy,

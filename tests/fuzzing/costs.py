@@ -276,7 +276,7 @@ class Meter:
     def _script_time(self) -> float:
         """Return the time that the server spent in scripts since the last reset, in milliseconds."""
         stats: Any = self._raw.info("commandstats")
-        return sum(stats[name]["usec"] for name in ("cmdstat_evalsha", "cmdstat_eval") if name in stats) / 1000
+        return sum(stats[name]["usec"] for name in ("cmdstat_fcall", "cmdstat_evalsha", "cmdstat_eval") if name in stats) / 1000
 
 
 async def search(server: RedisServer, seconds: float, seed: int) -> tuple[int, list[Measured]]:

@@ -50,6 +50,37 @@ def test_a_part_that_is_required_early_stands_above(lua: Path) -> None:
     assert text.index("local function lib_a()") < text.index("if short") < text.index("local function lib_b()")
 
 
+def test_library_has_each_entry_point_as_a_function_and_makes_each_part_once(lua: Path) -> None:
+    (lua / "lib" / "a.lua").write_text("return 1\n")
+    (lua / "lib" / "b.lua").write_text('return require("lib.a") + 1\n')
+    (lua / "one.lua").write_text('-- Do it.\n--\n-- FLAGS    no-writes\n-- KEYS     none\n\n-- PARTS\nreturn require("lib.b")\n')
+    (lua / "two.lua").write_text('local a = require("lib.a")\nreturn a\n')
+    assert loader.assemble_library(lua).splitlines() == [
+        "local lib_a, lib_b",
+        "local made",
+        "local function make()",
+        "lib_a = (function()",
+        "return 1",
+        "end)()",
+        "lib_b = (function()",
+        "return lib_a + 1",
+        "end)()",
+        "made = true",
+        "end",
+        'redis.register_function{function_name = LIBRARY .. "_one", description = ABOUT, flags = {"no-writes"},',
+        "callback = function(KEYS, ARGV)",
+        "if not made then make() end",
+        "return lib_b",
+        "end}",
+        'redis.register_function{function_name = LIBRARY .. "_two", description = ABOUT, flags = {},',
+        "callback = function(KEYS, ARGV)",
+        "if not made then make() end",
+        "local a = lib_a",
+        "return a",
+        "end}",
+    ]
+
+
 def test_a_cycle_of_parts_is_rejected(lua: Path) -> None:
     (lua / "lib" / "a.lua").write_text('local b = require("lib.b")\n')
     (lua / "lib" / "b.lua").write_text('local a = require("lib.a")\n')
@@ -70,11 +101,13 @@ def test_every_entry_point_opens_with_the_header(name: str) -> None:
     header = text[: text.index("\n\n")]
     assert re.match(r"-- [A-Z].+\.\n", header), "the first line says the purpose"
     titles = re.findall(r"^-- ([A-Z]{4,}) +\S", header, re.MULTILINE)
+    assert titles[:1] != ["FLAGS"] or titles.pop(0)
     assert titles == ["KEYS", "ARGV", "RETURNS", "ERRORS", "COST", "INVARIANT"]
     assert "#!" not in text, "Redis 6.2 knows no #!lua line"
 
 
-_BINDING = re.compile(r"local [\w, ]+ = (?:tonumber\()?(?:KEYS|ARGV)\[\d+\]\)?(?:, (?:tonumber\()?(?:KEYS|ARGV)\[\d+\]\)?)*")
+_BOUND = r"(?:tonumber\()?(?:KEYS|ARGV)\[\d+\]\)?"
+_BINDING = re.compile(rf"local [\w, ]+ = (?:{_BOUND}(?:, {_BOUND})*|unpack\((?:KEYS|ARGV)(?:, \d+, \d+)?\))")
 
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)

@@ -9,6 +9,7 @@ import redis
 
 from motia_redis._steps.events import decode_change
 from motia_redis._tracing import trace
+from tests.support.scripts import CALLS
 
 if TYPE_CHECKING:
     from motia_redis import StateManager
@@ -106,7 +107,7 @@ async def test_a_set_is_a_call_of_ten_arguments(state: StateManager, server: Red
         raw.echo("end")
         calls: list[int] = []
         while "end" not in (command := monitor.next_command())["command"]:
-            if command["client_type"] != "lua" and command["command"].startswith("EVALSHA"):
+            if command["client_type"] != "lua" and command["command"].startswith(CALLS):
                 calls.append(len(command["command"].split()) - 1)
     assert len(calls) >= 21
     assert sorted(set(calls)) == [10, 12], "hash, number of keys, keys, key, kind, text; and two keys more for a call that trims"

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from motia_redis._store.keyspace import StateKeys
 
+pytestmark = pytest.mark.usefixtures("each_way")
+
 VALUE = "x" * 20_000
 
 

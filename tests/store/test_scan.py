@@ -14,6 +14,7 @@ from motia_redis._store.scans import PAGE_BYTES, PAGE_ITEMS, PageSize
 from motia_redis._transport.failures import ConnectionLost
 from motia_redis._transport.router import Router
 from motia_redis.errors import CorruptValue, InvalidName
+from tests.support.scripts import CALLS
 
 if TYPE_CHECKING:
     from motia_redis import StateManager
@@ -171,7 +172,7 @@ async def test_scan_starts_again_after_a_failed_attempt(state: StateManager, mon
     original, cursors = Router.execute_at, []
 
     async def execute_at(router: Router, address: str, *command: Any) -> Any:
-        cursors.append(command[4 if command[0] == "EVALSHA" else 2])
+        cursors.append(command[4 if command[0] in CALLS else 2])
         if len(cursors) == 3:
             raise ConnectionLost("the reply got lost")
         return await original(router, address, *command)

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from motia_redis import StateManager
 
 
+pytestmark = pytest.mark.usefixtures("each_way")
+
+
 def op(name: str, path: str, *value: Any) -> dict[str, Any]:
     """Return a JSON Patch operation."""
     return {"op": name, "path": path} | ({"value": value[0]} if value else {})

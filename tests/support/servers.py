@@ -6,13 +6,15 @@ import importlib.util
 import shutil
 import subprocess
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import redis
 
-from motia_redis._transport.server_programs import find_server
+from motia_redis._scripts.functions import OLDEST_SERVER
+from motia_redis._transport.server_programs import find_server, version_of
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -43,6 +45,12 @@ def packaged(name: str) -> Path:
     if program is None:
         pytest.skip(f"{name} is not installed: the package {PACKAGED[name][0]} has no wheel for this Python or machine")
     return program
+
+
+@cache
+def has_functions() -> bool:
+    """Return whether the server that tests run on has functions."""
+    return version_of(find_server()).version >= OLDEST_SERVER
 
 
 class RedisServer:

@@ -12,6 +12,7 @@ from motia_redis import Retention, StateManager
 from motia_redis._scripts import loader
 from motia_redis._store.keyspace import Keyspace, Layout
 from motia_redis.errors import CorruptValue, StateUnavailable
+from tests.support.scripts import CALLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,7 +60,7 @@ async def test_mutation_without_a_deadline_is_not_repeated_after_a_lost_reply(
         async with StateManager(f"redis://127.0.0.1:{address}", deadline=0) as state:
             for number in range(1, 4):
                 await state.update("counters", "visits", INCREMENT)
-                proxy.cut_at = b"EVALSHA"
+                proxy.cut_at = b"counters"
                 with pytest.raises(StateUnavailable, match="may have been applied") as error:
                     await state.update("counters", "visits", INCREMENT)
                 assert error.value.maybe_applied
@@ -77,7 +78,9 @@ async def test_entry_reads_value_and_revision_in_one_script(state: StateManager,
         seen = []
         while (command := monitor.next_command())["command"] != "ECHO end":
             seen.append(command["command"].split()[0])
-    assert [name for name in seen if name not in ("HELLO", "CLIENT")] == ["EVALSHA", "HGET", "HGET"]
+    called, *inside = [name for name in seen if name not in ("HELLO", "CLIENT")]
+    assert called in CALLS
+    assert inside == ["HGET", "HGET"]
 
 
 @pytest.mark.usefixtures("every_change_looks")
