@@ -63,7 +63,7 @@ local is_first = attempt_token == "" and redis.call("EXISTS", request_record) ==
 
 -- A script creates its functions again in every call, so the most frequent changes return before the functions that they do not
 -- need.
-if is_first and expected == "" and limits == "" and ttl == "" and not expires then
+if is_first and #expected + #limits + #ttl == 0 and not expires then
   if kind == "set" and old then
     return write(redis, KEYS, scope, key, request, trace, nil, old, parameter, nil, "new", parameter, "old", old)
   elseif kind == "set" then
@@ -80,20 +80,11 @@ end
 
 local is_deletion = kind == "delete" or kind == "drop"
 local is_full = false -- whether Redis refused the event of a deletion, because it is over maxmemory
-local expired = false -- the text of a value whose time has run out: the change finds no value
-local due_member, time, old_time -- when the value expires (Unix milliseconds), and when the old one would have; nil = never
-local ending, tail = old and #old - 3, nil -- see lib/plan.lua
+local timing = { ending = old and #old - 3 } -- when the value expires, see lib/expiry.lua
 
 if ttl ~= "" or expires then
-  local expiry = require("lib.expiry")
-  old_time = old and expiry.time_of(old)
-  local now = (ttl ~= "" or old_time) and expiry.now(redis.pcall, values)
-  if old_time and old_time <= now then
-    expired, old = old, false
-  end
-  time = expiry.new_time(kind, ttl, now, old, old_time)
-  ending, tail = expiry.new_tail(kind, old, old_time, time)
-  due_member = expiry.due_member(values, events, key)
+  timing = require("lib.expiry").plan(redis.pcall, KEYS, key, kind, ttl, old)
+  old = not timing.expired and old -- the change finds no value
 end
 
 -- Delete the value `text`; without `by_request` it has expired. A call that deletes does so on a full server, too.
@@ -108,36 +99,43 @@ local function delete(by_request, text, returned)
   return reply
 end
 
--- Do what lib/plan.lua returned. A value whose time has run out is deleted first, with an event of its own.
+local function write_value(new, ...)
+  if timing.is_new then
+    redis.call("ZADD", due, string.format("%.0f", timing.time), timing.member)
+  end
+  return write(redis, KEYS, scope, key, request, trace, kind == "expire" and "state:ttl" or nil, old, new, ...)
+end
+
+-- Write the expiry of a value whose time has run out, with an event of its own. Return an error if Redis refuses it.
+local function expire_old()
+  local reply = timing.expired and delete(nil, timing.expired)
+  return reply and reply.err and reply
+end
+
+-- Do what lib/plan.lua returned.
 local function carry_out(action, new, ...)
-  local reply = new -- the answer
-  if action == "answer" and (new.err or not expired) then
-    return new
-  elseif action == "unchanged" then
+  if action == "unchanged" then
     return { redis.call("HGET", revisions, key) or "0-0", old }
   end
-  if expired then
-    local erased = delete(nil, expired)
-    if erased.err then
-      return erased
-    end
+  local refusal = action == "answer" and new.err and new or expire_old()
+  if refusal then
+    return refusal
   end
+  local reply = new -- the answer
   if action == "delete" then
     reply = delete(request, old, new)
   elseif action == "write" then
-    if time and (expired or time ~= old_time) then
-      redis.call("ZADD", due, string.format("%.0f", time), due_member)
-    end
-    reply = write(redis, KEYS, scope, key, request, trace, kind == "expire" and "state:ttl" or nil, old, new, ...)
+    reply = write_value(new, ...)
   end
-  if due and old_time and not reply.err and (action ~= "write" or not time) then
-    redis.call("ZREM", due, due_member)
+  if timing.was_due and due and not reply.err and not (action == "write" and timing.time) then
+    redis.call("ZREM", due, timing.member)
   end
   return reply
 end
 
 local function change()
   local plan = require("lib.plan")
+  local ending, tail = timing.ending, timing.tail
   local reply = carry_out(plan(redis, revisions, key, request, kind, expected, old, ending, tail, ARGV, FIRST_PARAMETER))
   if reply.err or not reply[1] then
     return reply
@@ -156,21 +154,23 @@ local function change()
   return reply
 end
 
-if is_first then
-  return change()
+-- Change the key, unless an earlier attempt at the request did, and record the reply.
+local function change_once()
+  local dedupe = require("lib.dedupe")
+  local keys = {
+    record = request_record, key = idempotency_record, stream = events, trimmed = trimmed, hash = revisions,
+    newest = redis.call("HGET", revisions, key),
+  }
+  local action, known = dedupe.decide(redis.call, keys, request, attempt_token)
+  if action == "answer" then
+    return known
+  end
+  local reply = change()
+  if is_deletion then
+    require("lib.full").allow_writes(redis.call, revisions) -- a deletion that found nothing has not written yet
+  end
+  dedupe.record_reply(redis.call, keys, attempt_token, reply)
+  return reply
 end
-local dedupe = require("lib.dedupe")
-local keys = {
-  record = request_record, key = idempotency_record, stream = events, trimmed = trimmed, hash = revisions,
-  newest = redis.call("HGET", revisions, key),
-}
-local action, known = dedupe.decide(redis.call, keys, request, attempt_token)
-if action == "answer" then
-  return known
-end
-local reply = change()
-if is_deletion then
-  require("lib.full").allow_writes(redis.call, revisions) -- a deletion that found nothing has not written yet
-end
-dedupe.record_reply(redis.call, keys, attempt_token, reply)
-return reply
+
+return is_first and change() or change_once()

@@ -66,17 +66,27 @@ local function add(text, first, amount)
   end
 end
 
+-- Return the name of the operation at `cursor`, the number of its segments, and whether it may add a member; or nil, if there are
+-- other operations, or it is none for the short way.
+local function only_operation(arguments, cursor)
+  local name, depth = arguments[cursor], #arguments - cursor - 1
+  if depth ~= 1 then -- more segments, or more operations
+    local operation, segments = string.match(name or "", "^(%a+) ([2-4])$")
+    name = segments and segments + 0 == depth and operation
+  end
+  local may_add = name == "set" or name == "add"
+  if may_add or name == "increment" or name == "replace" then
+    return name, depth, may_add
+  end
+end
+
 -- Return the new text, and the first and the last byte of the old one that it replaces; or nil. The JSON in `text` ends at
 -- `ending`. `arguments` has the operations from `cursor` on, as in the header of mutate.lua.
 -- COST: a few searches and matches, each at most the bytes of the text, and two copies of the text.
 local function direct(text, ending, arguments, cursor)
-  local sub, operation, depth = string.sub, arguments[cursor], #arguments - cursor - 1
-  if depth ~= 1 then -- more segments, or more operations
-    local name, segments = string.match(operation or "", "^(%a+) ([2-4])$")
-    operation = segments and segments + 0 == depth and name
-  end
-  local is_put = operation == "set" or operation == "add"
-  if not (is_put or operation == "increment" or operation == "replace") or #text > 32768 or sub(text, -3) ~= "\t\r\t" then
+  local sub = string.sub
+  local operation, depth, may_add = only_operation(arguments, cursor)
+  if not operation or #text > 32768 or sub(text, -3) ~= "\t\r\t" then
     return nil
   end
   local value = arguments[cursor + depth + 1]
@@ -88,7 +98,7 @@ local function direct(text, ending, arguments, cursor)
     local kind = string.byte(text, first)
     local pattern = kind == 34 and '^%b""' or kind == 123 and "^%b{}" or kind == 91 and "^%b[]" or "^[%w+.%-]+"
     _, last = string.find(text, pattern, first)
-  elseif close and is_put then
+  elseif close and may_add then
     first, last, value = close, close - 1, before .. value
   end
   return last and sub(text, 1, first - 1) .. value .. sub(text, last + 1), first, last
