@@ -114,7 +114,7 @@ async def test_build_that_retries_without_the_request_id_is_detected(server: Pro
     ("replacements", "message"),
     [
         pytest.param(
-            [('if expected ~= "" then', 'if expected ~= "" and string.byte(keys[5], -1) % 2 == 0 then')],
+            [('if expected ~= "" then', 'if expected ~= "" and string.byte(request, -1) % 2 == 0 then')],
             "required the revision .*, and changed the value of|found no value, and required the revision",
             id="ignores if_revision in half of the requests",
         ),
@@ -126,17 +126,16 @@ async def test_build_that_retries_without_the_request_id_is_detected(server: Pro
         pytest.param(
             [
                 (
-                    """kind == "drop" then
+                    '  local is_strict = kind == "strict update"\n',
+                    """
+  if kind == "delete" or kind == "drop" then
+    local gone = revisions .. ":gone"
     if not old then
-      return {}
-    end
-""",
-                    """kind == "drop" then
-    local gone = keys[1] .. ":gone"
-    if not old then
-      return { "0-1", server.call("HGET", gone, key) or nil }
+      return "answer", { "0-1", server.call("HGET", gone, key) or nil }
     end
     server.call("HSET", gone, key, old)
+  end
+  local is_strict = kind == "strict update"
 """,
                 ),
             ],
