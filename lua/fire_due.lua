@@ -19,9 +19,9 @@
 
 local clock = require("lib.clock")
 local delayed_messages = require("lib.delayed")
+local erase = require("lib.erase")
 local expiry = require("lib.expiry")
 local full = require("lib.full")
-local write = require("lib.write")
 
 local due, delayed, trimmed, topics, scopes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local most, most_bytes, limits = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
@@ -109,7 +109,7 @@ function fire.expiry(what, member)
   end
   bytes = bytes + #text
   local keys = { values, revisions, scopes, events }
-  local reply = write(redis, keys, key, "", nil, text, false, nil, "old", text, "reason", "expired")
+  local reply = erase(redis, keys, scope, key, nil, "", text)
   if reply.err then
     return reply.err
   end

@@ -16,12 +16,12 @@
 --          3... parameters of the kind:
 --            "set"     3 canonical JSON with its mark
 --            "delete"  none; "drop" is a deletion that does not return the old text
---            "update"  3 largest size of the result (bytes)  4 number of operations, then for each: name, path length,
---                      path segments..., and
+--            "update"  3 largest size of the result (bytes)  4... for each operation: its name and path, and
 --                        add set replace test increment append: value
 --                        move copy:                             length of `from`, segments of `from`...
 --                        merge:                                 whole value, member count, (name, value)...
 --                        remove discard:                        nothing
+--                      Name and path are "<name>" and one segment, or "<name> <number of segments>" and the segments...
 --            "strict update"  the same
 --            "expire"  none; it changes only when the value expires
 -- RETURNS  set: {revision}; expire: {revision}, {} when the key held no value
@@ -42,22 +42,20 @@
 --          request is applied once. Over maxmemory "set" and "update" are refused; "delete" works, and trims its stream at once
 --          to what consumer groups need, so that it frees memory.
 
-local values, revisions, scopes, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local request_record, trimmed, due, idempotency_record = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
-local key, kind, parameter = ARGV[1], ARGV[2], ARGV[3]
-local FIRST_PARAMETER = 3 -- where the parameters of the kind begin
+local values, revisions, _, events, request_record, trimmed, due, idempotency_record = unpack(KEYS)
+local key, kind, parameter = unpack(ARGV, 1, 3)
+local FIRST_PARAMETER, FIRST_OPERATION = 3, 4 -- where the parameters of the kind begin, and the operations of an update
 
 local write = require("lib.write")
 
 local trace, expected, limits, attempt_token, ttl = "", "", "", "", ""
-local line = string.find(kind, "\n", 1, true)
-if line then
-  local options = string.find(kind, "\n", line + 1, true)
-  if options then
-    expected, limits, attempt_token, ttl = string.match(kind, "^([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)$", options + 1)
-  end
-  trace, kind = string.sub(kind, line + 1, options and options - 1), string.sub(kind, 1, line - 1)
+if kind ~= "set" and kind ~= "update" then
+  local OPTIONS = "^([^\n]*)\n?([^\n]*)\n?([^\n]*)\n?([^\n]*)\n?([^\n]*)\n?([^\n]*)$" -- each is empty if it is left out
+  kind, trace, expected, limits, attempt_token, ttl = string.match(kind, OPTIONS)
 end
+local sub = string.sub
+local _, tag = string.find(values, "}:", 1, true) -- all keys begin with the same hash tag
+local scope, request = sub(values, tag + 7), sub(request_record, tag + 9) -- behind "state:" and "request:"
 local old = redis.call("HGET", values, key)
 local expires = old and (string.byte(old, -4) or 0) <= 32 -- canonical JSON does not end with white space: it may expire
 -- A first attempt only checks that no later one left a record.
@@ -65,15 +63,15 @@ local is_first = attempt_token == "" and redis.call("EXISTS", request_record) ==
 
 -- A script creates its functions again in every call, so the most frequent changes return before the functions that they do not
 -- need.
-if is_first and expected == "" and limits == "" and ttl == "" and not expires then
+if is_first and #expected + #limits + #ttl == 0 and not expires then
   if kind == "set" and old then
-    return write(redis, KEYS, key, trace, nil, old, parameter, nil, "new", parameter, "old", old)
+    return write(redis, KEYS, scope, key, request, trace, nil, old, parameter, nil, "new", parameter, "old", old)
   elseif kind == "set" then
-    return write(redis, KEYS, key, trace, nil, old, parameter, nil, "new", parameter)
+    return write(redis, KEYS, scope, key, request, trace, nil, old, parameter, nil, "new", parameter)
   elseif old and (kind == "update" or kind == "strict update") then
-    local text, first, last = require("lib.direct")(old, #old - 3, ARGV, FIRST_PARAMETER + 1)
+    local text, first, last = require("lib.direct")(old, #old - 3, ARGV, FIRST_OPERATION)
     if text and #text <= parameter + 3 then -- with the mark
-      return write(redis, KEYS, key, trace, nil, old, require("lib.event_fields")(old, text, first, last))
+      return write(redis, KEYS, scope, key, request, trace, nil, old, require("lib.event_fields")(old, text, first, last))
     end
   end
 end
@@ -82,65 +80,63 @@ end
 
 local is_deletion = kind == "delete" or kind == "drop"
 local is_full = false -- whether Redis refused the event of a deletion, because it is over maxmemory
-local expired = false -- the text of a value whose time has run out: the change finds no value
-local due_member, time, old_time -- when the value expires (Unix milliseconds), and when the old one would have; nil = never
-local ending, tail = old and #old - 3, nil -- see lib/plan.lua
+local timing = { ending = old and #old - 3 } -- when the value expires, see lib/expiry.lua
 
 if ttl ~= "" or expires then
-  local expiry = require("lib.expiry")
-  old_time = old and expiry.time_of(old)
-  local now = (ttl ~= "" or old_time) and expiry.now(redis.pcall, values)
-  if old_time and old_time <= now then
-    expired, old = old, false
-  end
-  time = expiry.new_time(kind, ttl, now, old, old_time)
-  ending, tail = expiry.new_tail(kind, old, old_time, time)
-  due_member = expiry.due_member(values, events, key)
+  timing = require("lib.expiry").plan(redis.pcall, KEYS, key, kind, ttl, old)
+  old = not timing.expired and old -- the change finds no value
 end
 
--- Write one change, and a deletion also on a full server. Return the reply.
-local function write_one(keys, text, new, ...)
-  local event = kind == "expire" and new and "state:ttl" or nil
-  local reply = write(redis, keys, key, trace, event, text, new, ...)
-  if reply.err and is_deletion then
-    local full = require("lib.full")
-    if full.is_refusal(reply) then
-      is_full = true
-      full.allow_writes(redis.call, revisions)
-      return write(redis, keys, key, trace, event, text, new, ...)
-    end
+-- Delete the value `text`; without `by_request` it has expired. A call that deletes does so on a full server, too.
+local function delete(by_request, text, returned)
+  local erase, full = require("lib.erase"), require("lib.full")
+  local reply = erase(redis, KEYS, scope, key, by_request, trace, text, returned)
+  if is_deletion and full.is_refusal(reply) then
+    is_full = true
+    full.allow_writes(redis.call, revisions)
+    reply = erase(redis, KEYS, scope, key, by_request, trace, text, returned)
   end
   return reply
 end
 
--- Write a planned change and return the reply, or the reply of a change that has nothing to write; see lib/plan.lua. A value
--- whose time has run out is deleted first, with an event of its own.
-local function carry_out(done, new, ...)
-  local reply = done
-  if done and (done.err or not expired) then
-    return done
+local function write_value(new, ...)
+  if timing.is_new then
+    redis.call("ZADD", due, string.format("%.0f", timing.time), timing.member)
   end
-  if expired then
-    local made = write_one({ values, revisions, scopes, events }, expired, false, nil, "old", expired, "reason", "expired")
-    if made.err then
-      return made
-    end
+  return write(redis, KEYS, scope, key, request, trace, kind == "expire" and "state:ttl" or nil, old, new, ...)
+end
+
+-- Write the expiry of a value whose time has run out, with an event of its own. Return an error if Redis refuses it.
+local function expire_old()
+  local reply = timing.expired and delete(nil, timing.expired)
+  return reply and reply.err and reply
+end
+
+-- Do what lib/plan.lua returned.
+local function carry_out(action, new, ...)
+  if action == "unchanged" then
+    return { redis.call("HGET", revisions, key) or "0-0", old }
   end
-  if new and time and (expired or time ~= old_time) then
-    redis.call("ZADD", due, string.format("%.0f", time), due_member)
+  local refusal = action == "answer" and new.err and new or expire_old()
+  if refusal then
+    return refusal
   end
-  if not done then
-    reply = write_one(KEYS, old, new, ...)
+  local reply = new -- the answer
+  if action == "delete" then
+    reply = delete(request, old, new)
+  elseif action == "write" then
+    reply = write_value(new, ...)
   end
-  if due and old_time and not reply.err and not (new and time) then
-    redis.call("ZREM", due, due_member)
+  if timing.was_due and due and not reply.err and not (action == "write" and timing.time) then
+    redis.call("ZREM", due, timing.member)
   end
   return reply
 end
 
 local function change()
   local plan = require("lib.plan")
-  local reply = carry_out(plan(redis, KEYS, key, kind, expected, old, ending, tail, ARGV, FIRST_PARAMETER))
+  local ending, tail = timing.ending, timing.tail
+  local reply = carry_out(plan(redis, revisions, key, request, kind, expected, old, ending, tail, ARGV, FIRST_PARAMETER))
   if reply.err or not reply[1] then
     return reply
   end
@@ -158,22 +154,23 @@ local function change()
   return reply
 end
 
-if is_first then
-  return change()
+-- Change the key, unless an earlier attempt at the request did, and record the reply.
+local function change_once()
+  local dedupe = require("lib.dedupe")
+  local keys = {
+    record = request_record, key = idempotency_record, stream = events, trimmed = trimmed, hash = revisions,
+    newest = redis.call("HGET", revisions, key),
+  }
+  local action, known = dedupe.decide(redis.call, keys, request, attempt_token)
+  if action == "answer" then
+    return known
+  end
+  local reply = change()
+  if is_deletion then
+    require("lib.full").allow_writes(redis.call, revisions) -- a deletion that found nothing has not written yet
+  end
+  dedupe.record_reply(redis.call, keys, attempt_token, reply)
+  return reply
 end
-local dedupe = require("lib.dedupe")
-local keys = {
-  record = request_record, key = idempotency_record, stream = events, trimmed = trimmed, hash = revisions,
-  newest = redis.call("HGET", revisions, key),
-}
-local _, tag = string.find(request_record, "}:request:", 1, true)
-local action, known = dedupe.decide(redis.call, keys, string.sub(request_record, tag + 1), attempt_token)
-if action == "answer" then
-  return known
-end
-local reply = change()
-if is_deletion then
-  require("lib.full").allow_writes(redis.call, revisions) -- a deletion that found nothing has not written yet
-end
-dedupe.record_reply(redis.call, keys, attempt_token, reply)
-return reply
+
+return is_first and change() or change_once()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from benchmarks.common.server import microseconds_per_call
 from motia_redis import StateManager
@@ -20,8 +20,6 @@ from motia_redis._store.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from benchmarks.common.server import Server
-
 SCOPE, KEY = b"users", b"user:4711"
 HISTORY = 100  # events that a stream keeps: the manager's default
 SETTINGS = Settings(Retention(HISTORY), deadline=0)
@@ -29,6 +27,17 @@ BATCH_BYTES = 400_000  # maximum size of the replies of one pipeline
 _LUA = Path(__file__).parent / "lua"
 
 Operation = dict[str, Any]
+
+
+class Server(Protocol):
+    """A running server."""
+
+    client: Any
+    socket: str
+
+    @property
+    def version(self) -> str:
+        """The server's version."""
 
 
 class Contender:
@@ -115,6 +124,7 @@ class Ours(Contender):
             cast("Any", None), Keyspace("bench", Layout()), cast("Any", None), ServerClock(b"0", 0.0), SETTINGS
         )
         self.change: list[bytes] = []
+        self.limits: bytes | None = None  # what the manager chooses
 
     def prepare(self, text: bytes, operation: Operation) -> None:
         """Store the text as `set` would."""
@@ -133,10 +143,24 @@ class Ours(Contender):
 
     def _mutation(self, change: list[bytes]) -> tuple[Sequence[bytes], Sequence[bytes]]:
         mutations = self.manager._mutations
-        return mutations._mutation(self.session, SCOPE, KEY, change).encode()
+        return mutations._mutation(self.session, SCOPE, KEY, change, limits=self.limits).encode()
 
     def trim(self) -> None:
         """Do nothing: the script trims the stream."""
+
+    def never_trim(self) -> None:
+        """Let no call trim the stream: it costs what many calls cost."""
+        self.limits = b""
+
+
+class OurSet(Ours):
+    """The same script with the keys and arguments of `StateManager.set`: a value takes the place of an equal one."""
+
+    name = "our set"
+
+    def call(self) -> tuple[Sequence[bytes], Sequence[bytes]]:
+        """Return what the manager sends."""
+        return self._mutation([b"set", self.text + codec.CANONICAL_MARK])
 
 
 class Cjson(Contender):
@@ -185,6 +209,16 @@ class LeanFloor(Floor):
 
     def __init__(self, server: Server) -> None:
         super().__init__(server, (_LUA / "floor.lua").read_text())
+
+
+class BareSet(Contender):
+    """The calls of our `set` in a script that does nothing else."""
+
+    name = "bare"
+
+    def call(self) -> tuple[Sequence[bytes], Sequence[bytes]]:
+        """Return a call that writes the initial text."""
+        return (*self.keys, b"{bench}:request:" + _request()), [SCOPE, KEY, _request(), self.text]
 
 
 ALL: tuple[type[Contender], ...] = (Ours, Cjson, Rejson, Floor, LeanFloor)

@@ -34,11 +34,46 @@ local function next_name(document, name, from)
   return require("lib.search").next_name(document, name, found)
 end
 
--- Return the next position of a bracket from `pos` on, or NOWHERE.
-local function next_bracket(document, bracket, pos)
+-- Return the next position of a bracket from `pos` on, or NOWHERE; `known` is what the last call for this bracket returned.
+local function next_bracket(document, bracket, pos, known)
+  if known >= pos then
+    return known
+  end
   local found = find(document.text, bracket, pos, true)
   document.cost = document.cost + BRACKET + ((found or #document.text) - pos) / 4
   return found or NOWHERE
+end
+
+-- Return whether the brackets from `start` on balance up to `close`, the end of an object: then what starts there is an item of
+-- the object itself. COST: the bytes between.
+local function is_own(document, start, close)
+  document.cost = document.cost + 5 * (close - start)
+  return find("{" .. sub(document.text, start, close), "^%b{}$") ~= nil
+end
+
+-- Skip the containers of an object that begin at `pos` or later, and before the name at `start`. `pos` is in the object itself.
+-- `next_of` has the next brackets that are known: object, array and end (of the object; NOWHERE if nothing follows it).
+-- Return "own" if the name is in the object itself; "inside" and the first byte after the container that the name is inside of;
+-- or "end" if the object ends before the name, or its text is not canonical JSON.
+local function skip_to(document, pos, start, next_of)
+  while pos <= start do
+    next_of.object = next_bracket(document, "{", pos, next_of.object)
+    next_of.array = next_bracket(document, "[", pos, next_of.array)
+    next_of.close = next_bracket(document, "}", pos, next_of.close)
+    local inner = math.min(next_of.object, next_of.array)
+    if next_of.close < start and next_of.close < inner then
+      return "end"
+    elseif inner > start then
+      return "own"
+    end
+    local _, last = find(document.text, inner == next_of.object and "^%b{}" or "^%b[]", inner)
+    document.spend(document, STEP + (last or #document.text) - inner)
+    if not last then
+      return "end"
+    end
+    pos = last + 1
+  end
+  return "inside", pos
 end
 
 -- Return where the member `name` (a JSON string token) of the object opened at `open` starts, and where its value does; or nil.
@@ -50,39 +85,20 @@ local function find_member(document, open, name, close)
   if not find(name, '^"[^,:}%]\t"]') then
     return require("lib.scan_items").find_member(document, open, name)
   end
-  local text, pos = document.text, open + 1
-  local object, array, ended = 0, 0, close and NOWHERE or 0
+  local pos, next_of = open + 1, { object = 0, array = 0, close = close and NOWHERE or 0 }
   local start = next_name(document, name, pos)
-  if start and close and close - start < NEAR then
-    document.cost = document.cost + 5 * (close - start)
-    -- If the brackets after the name balance up to the end of the object, then the name is a member of the object itself.
-    local rest = "{" .. sub(text, start, close)
-    local _, last = find(rest, "^%b{}")
-    if last == #rest then
-      return start, start + #name + 1
-    end
+  if start and close and close - start < NEAR and is_own(document, start, close) then
+    return start, start + #name + 1
   end
   while start do
-    -- `pos` is in no container inside the object. Skip the containers between it and the name.
-    while pos <= start do
-      object = object < pos and next_bracket(document, "{", pos) or object
-      array = array < pos and next_bracket(document, "[", pos) or array
-      ended = ended < pos and next_bracket(document, "}", pos) or ended
-      local inner = object < array and object or array
-      if ended < start and ended < inner then
-        return nil
-      elseif inner > start then
-        return start, start + #name + 1
-      end
-      local _, last = find(text, object < array and "^%b{}" or "^%b[]", inner)
-      document.spend(document, STEP + (last or #text) - inner)
-      if not last then
-        return nil
-      end
-      pos = last + 1
+    local where, after = skip_to(document, pos, start, next_of)
+    if where == "own" then
+      return start, start + #name + 1
+    elseif where == "end" then
+      return nil
     end
-    -- The name was inside a container, as are all its occurrences before the end of that container.
-    start = next_name(document, name, pos)
+    -- All occurrences of the name before the end of that container are inside of it, too.
+    pos, start = after, next_name(document, name, after)
   end
   return nil
 end

@@ -108,4 +108,25 @@ local function due_member(values, events, key)
   return "expiry:" .. sub(events, tag + 8) .. ":" .. #scope .. ":" .. scope .. key -- behind "events:"
 end
 
-return { spell = spell, time_of = time_of, now = now, new_time = new_time, new_tail = new_tail, due_member = due_member }
+-- Return what a change does to the time at which a value expires. The parameters are those of mutate.lua; `call` is redis.pcall.
+-- The result has
+--   expired  the text of the old value, if its time has run out: then the change finds no value
+--   ending, tail  what lib/plan.lua takes
+--   time     when the new value expires (Unix milliseconds); nil = never
+--   is_new   whether that is another time than before
+--   was_due  whether the old value had a time
+--   member   of the sorted set `due`
+local function plan(call, keys, key, kind, ttl, old)
+  local old_time = old and time_of(old)
+  local now_is = (ttl ~= "" or old_time) and now(call, keys[1])
+  local expired = old_time and old_time <= now_is and old
+  old = not expired and old
+  local time = new_time(kind, ttl, now_is, old, old_time)
+  local ending, tail = new_tail(kind, old, old_time, time)
+  return {
+    expired = expired, ending = ending, tail = tail, time = time, is_new = time and (expired or time ~= old_time),
+    was_due = old_time, member = due_member(keys[1], keys[4], key),
+  }
+end
+
+return { spell = spell, time_of = time_of, plan = plan }

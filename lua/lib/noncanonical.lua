@@ -126,58 +126,90 @@ local function scalar_end(text, pos, document)
   return last
 end
 
+-- The functions below share a state: `closers` has the closing brackets of the containers that are open, `depth` is their number,
+-- `deepest` the largest one so far. They return nil and the reason where the text is not JSON.
+
+local function no_json(pos)
+  return nil, "no JSON at byte " .. pos
+end
+
+-- Open the container at `pos`. Return where its first item starts; or nil, nil and its end if it is empty.
+local function open_container(document, state, pos)
+  local closer = byte(document.text, pos) + 2
+  local depth = state.depth + 1
+  if depth > DEPTH then
+    return nil, "it is nested deeper than 1,000 levels"
+  end
+  state.deepest = math.max(state.deepest, depth)
+  local after = solid(document.text, pos + 1, document)
+  if byte(document.text, after) == closer then
+    return nil, nil, after
+  end
+  state.depth, state.closers[depth] = depth, closer
+  return after
+end
+
+-- Return where the value of the item at `pos` starts, behind the name if it is a member.
+local function item_value(document, state, pos)
+  if state.closers[state.depth] ~= 125 then
+    return pos
+  end
+  local text = document.text
+  local name_end = byte(text, pos) == 34 and string_end(text, pos, document)
+  local colon = name_end and solid(text, name_end + 1, document)
+  if not colon or byte(text, colon) ~= 58 then
+    return no_json(pos)
+  end
+  document.spend(document, TOKEN)
+  return solid(text, colon + 1, document)
+end
+
+-- Close the containers that end behind the value that ends at `last`. Return where the next item starts; or nil, nil and the end
+-- of the outermost value.
+local function next_item(document, state, last)
+  local text = document.text
+  while state.depth > 0 do
+    document.cost = document.cost + TOKEN / 2
+    local after = solid(text, last + 1, document)
+    local delimiter = byte(text, after)
+    if delimiter == 44 then
+      return solid(text, after + 1, document)
+    elseif delimiter ~= state.closers[state.depth] then
+      return no_json(after)
+    end
+    last, state.depth = after, state.depth - 1
+  end
+  return nil, nil, last
+end
+
 -- Return the last byte of the value at `pos`, nil, and its depth; or nil and the reason why it is not JSON.
 -- COST: a few searches per token.
 local function checked_end(document, pos)
-  local text, closers, depth, deepest = document.text, {}, 0, 0
+  local text, state = document.text, { closers = {}, depth = 0, deepest = 0 }
   while true do
     document.spend(document, TOKEN)
-    local first, last = byte(text, pos), nil
+    local first = byte(text, pos)
+    local item, reason, last
     if first == 123 or first == 91 then
-      depth = depth + 1
-      closers[depth] = first + 2
-      deepest = depth > deepest and depth or deepest
-      if depth > DEPTH then
-        return nil, "it is nested deeper than 1,000 levels"
-      end
-      local after = solid(text, pos + 1, document)
-      if byte(text, after) == first + 2 then
-        last, depth = after, depth - 1
-      else
-        pos = after
-      end
-    elseif first == 34 then
-      last = string_end(text, pos, document)
+      item, reason, last = open_container(document, state, pos)
     else
-      last = scalar_end(text, pos, document)
-    end
-    if not last and not (first == 123 or first == 91) then
-      return nil, "no JSON at byte " .. pos
-    end
-    -- After a value: close the containers that end here, then step to the next item.
-    while last do
-      if depth == 0 then
-        return last, nil, deepest
-      end
-      document.cost = document.cost + TOKEN / 2
-      local after = solid(text, last + 1, document)
-      local delimiter = byte(text, after)
-      if delimiter == closers[depth] then
-        last, depth = after, depth - 1
-      elseif delimiter == 44 then
-        pos, last = solid(text, after + 1, document), nil
-      else
-        return nil, "no JSON at byte " .. after
+      last = (first == 34 and string_end or scalar_end)(text, pos, document)
+      if not last then
+        return no_json(pos)
       end
     end
-    if closers[depth] == 125 then
-      local name_end = byte(text, pos) == 34 and string_end(text, pos, document)
-      local colon = name_end and solid(text, name_end + 1, document)
-      if not colon or byte(text, colon) ~= 58 then
-        return nil, "no JSON at byte " .. pos
+    if last then
+      item, reason, last = next_item(document, state, last)
+      if last then
+        return last, nil, state.deepest
       end
-      document.spend(document, TOKEN)
-      pos = solid(text, colon + 1, document)
+    end
+    pos = item
+    if pos then
+      pos, reason = item_value(document, state, pos)
+    end
+    if not pos then
+      return nil, reason
     end
   end
 end

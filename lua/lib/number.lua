@@ -79,11 +79,16 @@ local function is_integer(text)
   return not find(text, "[.eE]")
 end
 
+-- The double nearest to a JSON number. An integer has no sign of zero.
+local function double(text)
+  return is_integer(text) and tonumber(text) + 0 or tonumber(text) -- "+ 0" turns -0 into 0
+end
+
 -- The sum of two JSON numbers as JSON text; or nil and why not: "integer" or "float".
 local function add(a, b)
   if is_integer(a) and is_integer(b) then
     if #a <= EXACT_DIGITS and #b <= EXACT_DIGITS then
-      return format("%.0f", tonumber(a) + tonumber(b) + 0) -- "+ 0" turns -0 into 0
+      return format("%.0f", double(a) + double(b))
     end
     if not fits_64_bits(a) then
       return nil, "integer"
@@ -94,7 +99,7 @@ local function add(a, b)
     end
     return sum
   end
-  local sum = tonumber(a) + tonumber(b)
+  local sum = double(a) + double(b)
   if sum ~= sum or sum == math.huge or sum == -math.huge then
     return nil, "float"
   end

@@ -22,27 +22,34 @@ local function read(document, path)
   return nil
 end
 
+-- Return the first bracket of a canonical text from `pos` on; or nil. `nearest` has the next one of each kind, as far as known.
+local function next_bracket(value, pos, nearest)
+  local first = NOWHERE
+  for bracket, at in pairs(nearest) do
+    if at < pos then
+      at = find(value, bracket, pos, true) or NOWHERE
+      nearest[bracket] = at
+    end
+    first = math.min(first, at)
+  end
+  return first < NOWHERE and first or nil
+end
+
 -- Return the depth of the value at `start`. COST: plain finds over its bytes, and a step per run of brackets.
 local function depth_of(document, value, start)
   if document.parser.depth then
     return document.parser.depth(document, start)
   end
-  local depth, deepest, pos = 0, 0, 1
-  local next_of = { ["{"] = 0, ["["] = 0, ["}"] = 0, ["]"] = 0 }
+  local depth, deepest, nearest = 0, 0, { ["{"] = 0, ["["] = 0, ["}"] = 0, ["]"] = 0 }
   document.spend(document, #value)
-  while pos <= #value do
-    document.spend(document, BRACKET)
-    for bracket, at in pairs(next_of) do
-      if at < pos then
-        next_of[bracket] = find(value, bracket, pos, true) or NOWHERE
-      end
-    end
-    local opening, closing = math.min(next_of["{"], next_of["["]), math.min(next_of["}"], next_of["]"])
-    local first, last = find(value, opening < closing and "^[%[{]+" or "^[%]}]+", math.min(opening, closing))
-    document.spend(document, BRACKET_IN_RUN * (last - first))
-    depth = depth + (opening < closing and last - first + 1 or first - last - 1)
-    deepest = depth > deepest and depth or deepest
-    pos = last + 1
+  local first = next_bracket(value, 1, nearest)
+  while first do
+    local _, opened = find(value, "^[%[{]+", first)
+    local last = opened or select(2, find(value, "^[%]}]+", first))
+    document.spend(document, BRACKET + BRACKET_IN_RUN * (last - first))
+    depth = depth + (opened and last - first + 1 or first - last - 1)
+    deepest = math.max(depth, deepest)
+    first = next_bracket(value, last + 1, nearest)
   end
   return deepest
 end

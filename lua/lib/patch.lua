@@ -13,7 +13,8 @@
 
 local canonical = require("lib.canonical")
 
-local byte, find, format, sub = string.byte, string.find, string.format, string.sub
+local byte, find, format = string.byte, string.find, string.format
+local match, sub = string.match, string.sub
 
 local MARK = "\t\r\t"
 local ARRAY, OBJECT = 91, 123
@@ -116,17 +117,16 @@ local function new_document(text, last, request)
   end
   return {
     text = text, first = 1, last = last, prefix = #text, suffix = #text, changed = false,
-    operation = 0, cost = 0, quick = QUICK, parser = canonical,
+    operation = -1, cost = 0, quick = QUICK, parser = canonical,
     seed = math.max(seed, 1), fail = fail, check = check, spend = spend, splice = splice, follow = follow, value_end = value_end,
   }
 end
 
--- Apply the operations in `arguments` from `cursor` on (their number first, then as in the header of mutate.lua) to `document`.
--- `document.operation` is the index (from 0) of the operation that is being applied.
+-- Apply the operations in `arguments` from `cursor` on (as in the header of mutate.lua) to `document`. `document.operation` is
+-- the index (from 0) of the operation that is being applied.
 -- COST: per operation, a search and a copy of the text; see canonical.lua, scan_items.lua and noncanonical.lua.
 local function apply(document, arguments, cursor, strict)
-  local text, count = document.text, tonumber(arguments[cursor])
-  local bytes = 0
+  local text, bytes = document.text, 0
   for index = cursor, #arguments do
     bytes = bytes + #arguments[index]
   end
@@ -135,15 +135,15 @@ local function apply(document, arguments, cursor, strict)
     document.parser = require("lib.noncanonical").parser
     document.first, document.last = document.parser.check(document)
   end
-  cursor = cursor + 1
-  for index = 1, count do
-    document.operation = index - 1
+  while cursor <= #arguments do
+    document.operation = document.operation + 1
     spend(document, OPERATION)
-    local name, path, depth = arguments[cursor], {}, tonumber(arguments[cursor + 1])
-    cursor = cursor + 2
+    local name, segments = match(arguments[cursor], "^(%a+) ?(%d*)$")
+    local path, depth = {}, tonumber(segments) or 1
     for level = 1, depth do
-      path[level], cursor = arguments[cursor], cursor + 1
+      path[level] = arguments[cursor + level]
     end
+    cursor = cursor + depth + 1
     if name == "increment" then
       increment(document, path, arguments[cursor], strict)
       cursor = cursor + 1

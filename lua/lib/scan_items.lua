@@ -16,29 +16,43 @@ end
 local VALUES = { [OBJECT] = "%b{}", [ARRAY] = "%b[]", [QUOTE] = '%b""' }
 local SCALAR = "[%w+.%-]+"
 
+-- Return the kind of a value: the byte that it starts with, or 0 for a scalar that is no string.
+local function kind_of(first)
+  return VALUES[first] and first or 0
+end
+
+-- Note that an item of a kind comes next: how many small ones of it came in a row decides whether a bulk match is tried.
+local function note_kind(cursor, kind)
+  if kind ~= cursor.kind then
+    cursor.kind, cursor.run = kind, 0
+  end
+end
+
+-- Step over BULK members of one kind, if none of them ends after `limit`. Return whether that was done.
+local function step_in_bulk(cursor, kind, item, limit)
+  local document, pos = cursor.document, cursor.pos
+  cursor.bulks[kind] = cursor.bulks[kind] or "^" .. rep(sub(item, 2) .. ",", BULK)
+  local _, last = find(document.text, cursor.bulks[kind], pos)
+  if last and last < limit then
+    spend(document, kind, pos, last)
+    cursor.pos = last + 1
+    return true
+  end
+  cursor.run = -BULK -- do not try another bulk match before so many members of this kind
+  return false
+end
+
 -- Step to the next member and return how many members that skipped; 0 at the last one. A bulk match may skip BULK members, if
 -- none of them ends after `limit`. COST: one match and the bytes it skips.
 local function step(cursor, limit)
   local document, pos = cursor.document, cursor.pos
   local text = document.text
-  local first = byte(text, find(text, '"', pos + 1, true) + 2)
-  local kind = VALUES[first] and first or 0
-  if kind ~= cursor.kind then
-    cursor.kind, cursor.run = kind, 0
-  end
-  local item = cursor.ones[kind]
-  if not item then
-    item = '^%b"":' .. (VALUES[kind] or SCALAR)
-    cursor.ones[kind], cursor.bulks[kind] = item, "^" .. rep(sub(item, 2) .. ",", BULK)
-  end
-  if cursor.run >= 2 then
-    local _, last = find(text, cursor.bulks[kind], pos)
-    if last and last < limit then
-      spend(document, kind, pos, last)
-      cursor.pos = last + 1
-      return BULK
-    end
-    cursor.run = -BULK -- do not try another bulk match before so many members of this kind
+  local kind = kind_of(byte(text, find(text, '"', pos + 1, true) + 2))
+  note_kind(cursor, kind)
+  local item = cursor.ones[kind] or '^%b"":' .. (VALUES[kind] or SCALAR)
+  cursor.ones[kind] = item
+  if cursor.run >= 2 and step_in_bulk(cursor, kind, item, limit) then
+    return BULK
   end
   local _, last = find(text, item, pos)
   spend(document, kind, pos, last or #text)
@@ -72,44 +86,49 @@ local function find_member(document, open, name)
   end
 end
 
+-- Skip the element at the cursor, or BULK elements of one kind if `most` allows that. Return how many were skipped; the position
+-- of the cursor is nil after the last element. COST: one or two searches and the bytes they skip.
+local function skip_elements(cursor, most)
+  local document, pos = cursor.document, cursor.pos
+  local text, kind = document.text, kind_of(byte(document.text, pos))
+  local value = VALUES[kind] or SCALAR
+  note_kind(cursor, kind)
+  if cursor.run >= BULK and most >= BULK then
+    cursor.bulks[kind] = cursor.bulks[kind] or "^" .. rep(value .. ",", BULK)
+    local _, last = find(text, cursor.bulks[kind], pos)
+    if last then
+      spend(document, kind, pos, last)
+      cursor.pos = last + 1
+      return BULK
+    end
+    cursor.run = 0
+  end
+  local last, _
+  if kind == QUOTE then
+    last = find(text, '"', pos + 1, true)
+  else
+    _, last = find(text, value, pos)
+  end
+  spend(document, kind, pos, last or #text)
+  cursor.pos = last and byte(text, last + 1) == COMMA and last + 2 or nil
+  cursor.run = last and last - pos <= SMALL and cursor.run + 1 or 0
+  return 1
+end
+
 -- Return the start of element `index` (from 0) of the array opened at `open`; or nil and the number of elements.
 -- COST: a search per element before it, or per BULK of one kind.
 local function find_element(document, open, index)
-  local text, pos, count = document.text, open + 1, 0
-  local kind, run, bulks = nil, 0, {}
-  if byte(text, pos) == CLOSE_ARRAY then
+  local cursor, count = { document = document, pos = open + 1, bulks = {}, run = 0, kind = nil }, 0
+  if byte(document.text, cursor.pos) == CLOSE_ARRAY then
     return nil, 0
   end
-  while count < index do
-    local first, from = byte(text, pos), pos
-    local pattern = VALUES[first] or SCALAR
-    if pattern ~= kind then
-      kind, run = pattern, 0
-    end
-    local last, _
-    if run >= BULK and index - count >= BULK then
-      bulks[kind] = bulks[kind] or "^" .. rep(kind .. ",", BULK)
-      _, last = find(text, bulks[kind], pos)
-      run = last and run or 0
-    end
-    if last then
-      spend(document, VALUES[first] and first or 0, from, last)
-      pos, count = last + 1, count + BULK
-    else
-      if first == QUOTE then
-        last = find(text, '"', pos + 1, true)
-      else
-        _, last = find(text, pattern, pos)
-      end
-      spend(document, VALUES[first] and first or 0, from, last or #text)
-      if not last or byte(text, last + 1) ~= COMMA then
-        return nil, count + 1
-      end
-      run = last - pos <= SMALL and run + 1 or 0
-      pos, count = last + 2, count + 1
-    end
+  while cursor.pos and count < index do
+    count = count + skip_elements(cursor, index - count)
   end
-  return pos
+  if cursor.pos then
+    return cursor.pos
+  end
+  return nil, count
 end
 
 -- Return the closing bracket of the container opened at `open`. A plain find suffices if `close`, the end of the container around

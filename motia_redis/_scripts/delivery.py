@@ -82,7 +82,7 @@ class Progress(NamedTuple):
     mark: str  #: the new low-water mark; "" = unchanged
     position: str  #: everything up to here is finished but for the fields of the hash; "" = the mark
     written: Sequence[tuple[str, str]]  #: fields of the hash of entries
-    removed: Sequence[str]
+    removed: Sequence[str | bytes]
 
 
 class LiveWorker(NamedTuple):
@@ -108,7 +108,7 @@ def _outcome(reply: list[bytes]) -> Taken | Kept | Busy | Missing:
         case b"busy":
             return Busy(reply[1].decode(), reply[2].decode(), reply[3])
     _, origin, mark, now, length, size, *flat = reply
-    known = {name.decode(): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
+    known = {name.decode(errors="surrogateescape"): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
     return Taken(origin == b"dead", mark.decode(), int(now), int(size) // max(1, int(length)), known)
 
 

@@ -70,7 +70,7 @@ def _decode_change(entry_id: str, fields: Fields) -> StateTriggerInput:
 def decode_message(entry_id: str, fields: Fields) -> Any:
     """Return the data of a topic's message. Raises CorruptValue for an entry that is none, and if the data is not JSON."""
     try:
-        data, topic = fields[b"data"], fields[b"topic"].decode()
+        data, topic, _ = fields[b"data"], fields[b"topic"].decode(), fields[b"request"].decode()
     except (KeyError, ValueError):
         raise foreign_entry(entry_id) from None
     return codec.decode(data, subject=f"message {entry_id} of topic {topic!r}")

@@ -34,7 +34,7 @@ def translate(operations: Any, *, strict: bool, limits: Limits, subject: object)
         raise InvalidOperation(f"{subject}: the operations must be a list of dicts, not {type(operations).__name__}")
     if len(operations) > limits.operations:
         raise InvalidOperation(f"{subject}: {len(operations)} operations, the limit is {limits.operations} in one update")
-    arguments: list[bytes] = [b"%d" % len(operations)]
+    arguments: list[bytes] = []
     size, most = 0, 2 * limits.value_bytes
     for index, operation in enumerate(operations):
         before = len(arguments)
@@ -84,7 +84,8 @@ class _Operation:
             "decrement": self.amount,
             "merge": self.members,
         }.get(self.name, self.value)
-        arguments += [self.script_name(), b"%d" % len(path), *path, *encode()]
+        name = self.script_name()
+        arguments += [name if len(path) == 1 else b"%b %d" % (name, len(path)), *path, *encode()]
 
     def script_name(self) -> bytes:
         """Return the name that the script uses. It has separate operations for the lenient forms."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import socket
 import ssl
@@ -118,4 +119,6 @@ def _reason(error: OSError | UnicodeError) -> str:
     """Return an error of the system as a phrase: several addresses of one host give several errors."""
     if isinstance(error, UnicodeError):
         return "the host has no valid name"
+    if isinstance(error, ConnectionError) and error.errno:  # asyncio writes a text of its own, with the address
+        return os.strerror(error.errno)
     return str(error.strerror or error) or type(error).__name__

@@ -134,10 +134,12 @@ def to_unavailable(subject: object, url: str, error: Exception, *, maybe_applied
     elif isinstance(error, ProtocolMismatch):
         message = f"{subject}: Redis at {at} is not a Redis: it answered in another protocol ({error}){applied}"
     elif _is_slow(error):
-        reason = f"no reply in time ({error or type(error).__name__}): check that a Redis listens there and is not blocked"
+        details = f" ({error})" if str(error) else ""
+        listens = "a Redis with TLS listens" if url.startswith("rediss") else "a Redis listens"
+        reason = f"no reply in time{details}: check that {listens} there and is not blocked"
         message = f"{subject}: cannot reach Redis at {at}: {reason}{applied}"
     else:
-        message = f"{subject}: cannot reach Redis at {at}: {error or type(error).__name__}{applied}"
+        message = f"{subject}: cannot reach Redis at {at}: {str(error) or type(error).__name__}{applied}"
     return StateUnavailable(message, maybe_applied=maybe_applied)
 
 

@@ -6,8 +6,7 @@ tasks one system call carries many commands.
 
 Caller and server are to work at the same time. Redis answers all commands of a read together, so calls that leave in one write
 come back in one read, and each side would wait for the other. Therefore, while the server has nothing to do, a connection sends
-the first half of the calls that it expects as soon as they are there: the server works on that half while the caller makes the
-other half.
+the first half of the calls that it expects as soon as they are there: the server works on it while the caller makes the others.
 
 Large commands and replies would delay others. They use connections of their own, and a connection in the middle of a large reply
 takes no new calls. Blocking commands use dedicated connections (see router.py).

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shlex
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -375,4 +375,5 @@ def _report(level: int, text: str, delivery: Delivery, error: BaseException, fau
     try:
         _log.log(level, text, exc_info=error if is_new else None, extra=extra)
     except BaseException:  # noqa: BLE001  # a formatter of the program that calls methods of the error
-        _log.log(level, text, extra=extra)
+        with suppress(BaseException):  # a filter of the program that raises must not undo the attempt
+            _log.log(level, text, extra=extra)

@@ -37,7 +37,7 @@ class StreamEntry:
     def trace_id(self) -> str:
         """Return the trace id of the work that wrote the entry; a new one if it had none."""
         trace_id = self.fields.get(b"trace")
-        return trace_id.decode() if trace_id else new_trace_id()
+        return trace_id.decode(errors="replace") if trace_id else new_trace_id()
 
     @property
     def is_traced(self) -> bool:
@@ -91,6 +91,12 @@ def order(entry_id: str) -> tuple[int, int]:
     """Return an entry id in a form that compares as Redis orders ids."""
     milliseconds, _, sequence = entry_id.partition("-")
     return int(milliseconds), int(sequence)
+
+
+def is_id(text: str) -> bool:
+    """Return whether a text is the id of an entry."""
+    milliseconds, dash, sequence = text.partition("-")
+    return bool(dash) and all(part.isascii() and part.isdigit() for part in (milliseconds, sequence))
 
 
 def before(entry_id: str) -> str:

@@ -35,13 +35,13 @@ class _Waiting(NamedTuple):
 class HandedEntries:
     """Entries that other workers still run.
 
-    `worker` is the id of this worker; after `lease` seconds without a heartbeat another one is taken for dead.
+    `worker` is the id of this worker; `lease_of` tells after how many seconds without a heartbeat another one is taken for dead.
     """
 
-    def __init__(self, router: Router, *, worker: str, lease: float) -> None:
+    def __init__(self, router: Router, *, worker: str, lease_of: Callable[[str], float]) -> None:
         self._router = router
         self._worker = worker
-        self._lease = lease
+        self._lease_of = lease_of
         self._waiting: list[_Waiting] = []
         self._observed = Observed()
         self._task: asyncio.Task[None] | None = None
@@ -94,7 +94,7 @@ class HandedEntries:
         known = Known.decode(value)
         if known.owner:
             silent = self._observed.unchanged_for((delivery.lane.keys.leases, known.owner), lease)
-            if known.owner != self._worker and silent < self._lease:
+            if known.owner != self._worker and silent < self._lease_of(known.owner):
                 return False
             delivery.suspect = known.owner != self._worker
         delivery.attempts, delivery.due, delivery.owner = known.attempts, known.due, ""

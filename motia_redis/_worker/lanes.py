@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from motia_redis._scripts.delivery import LaneKeys, Progress
-from motia_redis._worker.entries import NOTHING_KNOWN, Known, before, order
+from motia_redis._worker.entries import NOTHING_KNOWN, Known, before, is_id, order
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -142,7 +142,7 @@ class Lane:
         self._unfinished: dict[str, Delivery | None] = {}  #: ids up to the position, ascending
         self._unrecorded: dict[str, int] = {}  #: those of which Redis does not know, ascending, with their sequence numbers
         self._recorded: set[str] = set()  #: ids with a field in Redis
-        self._removable: list[str] = []  #: of these, finished ones
+        self._removable: list[str | bytes] = []  #: of these, finished ones
         self._ahead: dict[str, bytes] = {}  #: fields of entries beyond the position
         self._suspects = 0
         self._suspects_until = 0
@@ -162,10 +162,15 @@ class Lane:
     # -- tenures ------------------------------------------------------------------------------------------------------
 
     def take(self, tenure: str, taken: Taken) -> None:
-        """Begin a tenure with what Redis knows."""
+        """Begin a tenure with what Redis knows. Fields that no worker writes are removed."""
         fields = dict(taken.known)
         self.tenure, self.releasing = tenure, False
-        self.position = fields.pop("position", b"").decode() or taken.mark
+        position = fields.pop("position", b"").decode(errors="replace")
+        self.position = position if is_id(position) else taken.mark
+        foreign = [name for name in fields if not is_id(name)]
+        for name in foreign:
+            _log.warning("step %s: removing field %r of %r: no worker writes it", self.keys.group, name, self.keys.entries)
+            del fields[name]
         end = order(self.position)
         ids = sorted(fields, key=order)
         done = [entry_id for entry_id in ids if fields[entry_id] == b"done"]
@@ -173,7 +178,8 @@ class Lane:
         self.backlog = deque(passed)
         self._unfinished = dict.fromkeys(passed)
         self._recorded = set(ids)
-        self._removable = [entry_id for entry_id in done if order(entry_id) <= end]
+        self._removable = [name.encode(errors="surrogateescape") for name in foreign]
+        self._removable += [entry_id for entry_id in done if order(entry_id) <= end]
         self._ahead = fields
         self._unrecorded, self.left = {}, {}
         self._sequence = self._finished = self._reported = 0

@@ -194,10 +194,11 @@ class PartitionLeases:
         seen = self._observed.unchanged_for(lane, (worker, lease))
         silent = self._membership.silent_for(worker)
         has_run_out = not lease.isdigit() or int(lease) <= self._membership.server_time()
-        wait = _WAIT * self._ttl
+        ttl = self._membership.lease_of(worker)
+        wait = _WAIT * ttl
         if silent == math.inf:  # it is not on record: it ended long ago, or the clock has jumped so far that it was removed
             return seen >= wait
-        return (has_run_out and silent >= wait) or (silent >= self._ttl and seen >= wait) or seen >= self._ttl
+        return (has_run_out and silent >= wait) or (silent >= ttl and seen >= wait) or seen >= ttl
 
     async def _acquire(self, wanted: list[Wanted]) -> list[Taken | Kept | Busy | Missing]:
         return await delivery.acquire_lanes(self._router, wanted, worker=self._worker)

@@ -73,7 +73,7 @@ class Membership:
         worker: the id of this worker.
         lanes: all lanes that its steps want, by name.
         steps: what its steps want, by name.
-        lease: seconds after which a worker without heartbeat is taken for dead.
+        lease: seconds after which a worker without heartbeat is taken for dead; or after its own lease, if that is longer.
         on_change: called when the assignment has changed.
     """
 
@@ -98,13 +98,14 @@ class Membership:
         self._lease = lease
         self._on_change = on_change
         described: dict[str, Any] = {"steps": {name: wants.encode() for name, wants in steps.items()}}
-        described |= {"host": socket.gethostname(), "pid": os.getpid()}
+        described |= {"host": socket.gethostname(), "pid": os.getpid(), "lease": lease}
         self._description = orjson.dumps(described)
         self._wants_only = orjson.dumps({**described, "left": True})  # it gets no lanes, but what it wants counts for some time
         self._observed = Observed()
         self._values: dict[str, bytes] = {}  # of the hash of workers
         self._members_now: tuple[_Member, ...] = ()
         self._silent: dict[str, float] = {}
+        self._leases: dict[str, float] = {}
         self._seen: set[str] = set()  # workers that were seen alive
         self._heard = time.monotonic()  # when the last reply came
         self._foreign: set[bytes] = set()
@@ -125,6 +126,10 @@ class Membership:
     def silent_for(self, worker: str) -> float:
         """Return for how many seconds a worker had sent no heartbeat when this one sent its last; infinity for an unknown one."""
         return self._silent.get(worker, math.inf)
+
+    def lease_of(self, worker: str) -> float:
+        """Return for how many seconds a worker must be silent to be taken for dead: its lease, or that of this one if longer."""
+        return self._leases.get(worker, self._lease)
 
     async def announce(self, *, as_guest: bool = False) -> None:
         """Send a heartbeat, and follow what has changed. A guest gets no lanes. Raises errors of Redis."""
@@ -152,7 +157,7 @@ class Membership:
         """
         await self.announce(as_guest=True)
         deaf = {member.id: self._values.get(member.id) for member in self._others_of_other_versions()}
-        deadline = time.monotonic() + self._lease
+        deadline = time.monotonic() + max(map(self.lease_of, deaf), default=0.0)
         while deaf and time.monotonic() < deadline:
             await asyncio.sleep(_LOOK)
             await self.announce(as_guest=True)
@@ -182,7 +187,7 @@ class Membership:
 
     def _members(self, rows: Sequence[LiveWorker], now: int) -> tuple[_Member, ...]:
         members = []
-        self._silent = {}
+        self._silent, self._leases = {}, {}
         for worker, value in rows:
             member = self._member(worker, value, now)
             if member is not None:
@@ -198,6 +203,7 @@ class Membership:
             description: Any = orjson.loads(text)
             steps = {name: Wants.decode(wants) for name, wants in description["steps"].items()}
             name, has_left = worker.decode(), description.get("left", False)
+            lease = max(self._lease, float(description.get("lease", 0)))
             if None in steps.values():
                 raise ValueError  # noqa: TRY301  # handled as any other field that no worker of this version writes
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -207,11 +213,12 @@ class Membership:
             return None
         if name == self._worker:
             return _Member(name, True, self._steps)
+        self._leases[name] = lease
         unchanged = self._silent[name] = self._observed.unchanged_for(worker, value)
         # The time that a worker has announced counts only for one that was not seen before: the server's clock may have jumped.
-        is_live = not has_left and unchanged <= self._lease and (remaining > 0 or name in self._seen)
+        is_live = not has_left and unchanged <= lease and (remaining > 0 or name in self._seen)
         # What a version wants counts for two leases after its last worker.
-        if unchanged > 3 * self._lease or (name not in self._seen and remaining < -2000 * self._lease):
+        if unchanged > 3 * lease or (name not in self._seen and remaining < -2000 * lease):
             return None
         if is_live:
             self._seen.add(name)

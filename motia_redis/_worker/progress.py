@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from redis.exceptions import RedisError
 from motia_redis._scripts import delivery
 from motia_redis._transport import outages
 from motia_redis._transport.backoff import Backoff
+from motia_redis._worker.partition_tasks import PartitionTasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -45,7 +45,7 @@ class ProgressReporter:
         self._on_lost = on_lost
         self._on_recorded = on_recorded
         self._changed: dict[bytes, dict[Lane, None]] = {}  # by partition
-        self._tasks: dict[bytes, asyncio.Task[None]] = {}
+        self._tasks = PartitionTasks(self._run)
 
     def changed(self, lane: Lane) -> None:
         """Record the lane's progress soon, if there is any."""
@@ -55,35 +55,27 @@ class ProgressReporter:
         lanes = self._changed.get(leases)
         if lanes is None:
             self._changed[leases] = {lane: None}
-            if leases not in self._tasks:
-                self._tasks[leases] = asyncio.create_task(self._run(leases))
+            self._tasks.start(leases)
         else:
             lanes[lane] = None
 
     async def aclose(self) -> None:
         """Record nothing more."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await self._tasks.aclose()
 
     async def _run(self, leases: bytes) -> None:
         """Record until nothing has changed in a partition."""
         backoff = Backoff(*_PAUSES)
-        try:
-            while lanes := self._changed.pop(leases, None):
-                try:
-                    await self._record(list(lanes))
-                    self._on_recorded(leases, [lane.stream for lane in lanes])
-                    backoff.reset()
-                except (RedisError, OSError) as error:
-                    if backoff.is_first:
-                        outages.report(_log, "recording progress", error)
-                    self._changed[leases] = lanes | self._changed.get(leases, {})
-                    await backoff.sleep()
-        finally:
-            del self._tasks[leases]
+        while lanes := self._changed.pop(leases, None):
+            try:
+                await self._record(list(lanes))
+                self._on_recorded(leases, [lane.stream for lane in lanes])
+                backoff.reset()
+            except (RedisError, OSError) as error:
+                if backoff.is_first:
+                    outages.report(_log, "recording progress", error)
+                self._changed[leases] = lanes | self._changed.get(leases, {})
+                await backoff.sleep()
 
     async def _record(self, lanes: list[Lane]) -> None:
         steps = [(lane, lane.begin_progress(self._worker)) for lane in lanes if lane.has_progress]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from redis.exceptions import RedisError
 
 from motia_redis._scripts import storage
+from motia_redis._worker.partition_tasks import PartitionTasks
 from motia_redis.errors import StateError
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class StreamTrimmer:
         self._state = state
         self._topic_streams = topic_streams
         self._waiting: dict[bytes, dict[bytes, _Trim]] = {}  # by partition and stream
-        self._tasks: dict[bytes, asyncio.Task[None]] = {}
+        self._tasks = PartitionTasks(self._run)
 
     def note(self, leases: bytes, streams: Iterable[bytes]) -> None:
         """Have streams of a partition trimmed: their groups have come further."""
@@ -51,16 +52,11 @@ class StreamTrimmer:
             trim.changed = now
             if trim.waits:
                 trim.waits, trim.due = 0, now
-        if leases not in self._tasks:
-            self._tasks[leases] = asyncio.create_task(self._run(leases))
+        self._tasks.start(leases)
 
     async def aclose(self) -> None:
         """Trim nothing more."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await self._tasks.aclose()
 
     async def _run(self, leases: bytes) -> None:
         """Trim the streams of a partition until nothing is left to remove."""
@@ -73,7 +69,7 @@ class StreamTrimmer:
                         del waiting[stream]
                 await asyncio.sleep(_INTERVAL)
         finally:
-            del self._waiting[leases], self._tasks[leases]
+            del self._waiting[leases]
 
     async def _trim(self, stream: bytes, trim: _Trim) -> bool:
         """Trim a stream. Return whether nothing is left to remove, also later."""

@@ -61,6 +61,7 @@ class Worker:
         state: what handlers read and write. The worker has connections of its own to the same Redis.
         concurrency: how many handlers run at once, over all steps.
         lease: seconds that leases are valid without a heartbeat: the time until others take over the lanes of a worker that died.
+            Of two workers with different leases the longer one counts.
             A process that stands still for longer, also because an async handler blocks the event loop, keeps the lanes that
             nobody took.
         heartbeat: seconds between two heartbeats; a third of `lease` or less. Default: a sixth of it.
@@ -213,7 +214,7 @@ class _Run:
             on_lost=self._lost,
             on_recorded=self._trimmer.note,
         )
-        self._handed = HandedEntries(router, worker=worker, lease=ttl)
+        self._handed = HandedEntries(router, worker=worker, lease_of=self._membership.lease_of)
         self._attempts = Attempts(
             state,
             router,

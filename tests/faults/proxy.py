@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hiredis
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Sequence
+    from collections.abc import Container, Coroutine, Sequence
     from typing import Self
 
 #: before: the proxy drops the request and closes the connection.
@@ -22,7 +22,36 @@ FAULTS = ("before", "after", "middle", "late", "stall")
 CHANGES = frozenset({b"FCALL", b"EVALSHA", b"EVAL", b"INCRBY"})
 
 
-class FaultProxy:
+class Proxy:
+    """Serves on a port of its own, in front of the Redis on another one, inside `async with`. A subclass handles connections."""
+
+    def __init__(self, port: int) -> None:
+        self.port = 0
+        self._to = port
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        raise NotImplementedError
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something until it ends, or the proxy does."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class FaultProxy(Proxy):
     """Forwards requests to Redis and injects a fault into a share of the changes. Serves inside `async with`.
 
     `rate` is the mean number of faults per change. The gaps between faults are random and at most `2 / rate` changes long. The
@@ -41,10 +70,9 @@ class FaultProxy:
         faults: Sequence[str] = FAULTS,
         scripts: Container[bytes] | None = None,
     ) -> None:
+        super().__init__(port)
         self.injected: Counter[str] = Counter()
         self.changes = 0  #: that have arrived at the proxy
-        self.port = 0
-        self._to = port
         self._longest_gap = round(2 / rate) - 1
         self._delay = delay
         self._faults = faults
@@ -52,18 +80,6 @@ class FaultProxy:
         self._random = random.Random(seed)
         self._next_faults: list[str] = []
         self._gap = self._draw_gap()
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def drain(self) -> None:
         """Wait until Redis has answered every request that the proxy still holds. The clients must have disconnected."""
@@ -72,9 +88,7 @@ class FaultProxy:
                 await asyncio.wait(self._tasks)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._connection(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._start(self._connection(reader, writer))
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -151,31 +165,18 @@ async def _replies(reader: asyncio.StreamReader, count: int) -> bytes:
     return found
 
 
-class StallProxy:
+class StallProxy(Proxy):
     """Passes bytes on; after `arm` it holds all requests back, from the first one that contains `trigger` on, until `release`.
 
     Nothing is lost: what was held back arrives late, as after a partition of the network, also when the client has given up.
     """
 
     def __init__(self, port: int) -> None:
-        self.port = 0
+        super().__init__(port)
         self.held = b""  #: what clients sent and the proxy has not passed on
-        self._to = port
         self._trigger: bytes | None = None
         self._open = asyncio.Event()
         self._open.set()
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @property
     def is_stalled(self) -> bool:
@@ -195,9 +196,7 @@ class StallProxy:
         for source, target, is_request in ((reader, redis_writer, True), (redis_reader, writer, False)):
             queue: asyncio.Queue[bytes] = asyncio.Queue()
             for pumping in (self._read(source, queue, is_request=is_request), self._write(queue, target, is_request=is_request)):
-                task = asyncio.create_task(pumping)
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._start(pumping)
 
     async def _read(self, source: asyncio.StreamReader, queue: asyncio.Queue[bytes], *, is_request: bool) -> None:
         data = b"begin"

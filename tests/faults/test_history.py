@@ -89,7 +89,9 @@ async def find_violation(
 
 async def test_build_that_retries_without_the_request_id_is_detected(server: Process, tmp_path: Path) -> None:
     build = copy_with_defect(
-        tmp_path / "build", "motia_redis/_store/mutations.py", ("request=request, expected", "request=_request_id(), expected")
+        tmp_path / "build",
+        "motia_redis/_store/mutations.py",
+        ("request=request,\n                expected", "request=_request_id(),\n                expected"),
     )
     # Redis runs the change and the reply is lost: so the client repeats a change that was applied.
     async with FaultProxy(server.port, rate=0.2, seed=2, delay=DELAY, faults=("after",)) as proxy:
@@ -117,26 +119,24 @@ async def test_build_that_retries_without_the_request_id_is_detected(server: Pro
             id="ignores if_revision in half of the requests",
         ),
         pytest.param(
-            [('patch.new_document(old or "{}" .. MARK,', "patch.new_document(old or '{\"n\":6}' .. MARK,")],
+            [('(old or "{}" .. MARK, ending or 2,', "(old or '{\"n\":6}' .. MARK, ending or 7,")],
             "incremented the counter from 0 to 7",
             id="begins a counter at 7",
         ),
         pytest.param(
             [
                 (
-                    'elseif kind == "delete" or kind == "drop" then\n',
-                    'elseif kind == "delete" or kind == "drop" then\n    local gone = values .. ":gone"\n',
-                ),
-                (
-                    """    if not old then
-      return {}
+                    '  local is_strict = kind == "strict update"\n',
+                    """
+  if kind == "delete" or kind == "drop" then
+    local gone = revisions .. ":gone"
+    if not old then
+      return "answer", { "0-1", server.call("HGET", gone, key) or nil }
     end
-    local extra""",
-                    """    if not old then
-      return { "0-1", call("HGET", gone, key) or nil }
-    end
-    call("HSET", gone, key, old)
-    local extra""",
+    server.call("HSET", gone, key, old)
+  end
+  local is_strict = kind == "strict update"
+""",
                 ),
             ],
             "two deletes returned",
@@ -147,14 +147,16 @@ async def test_build_that_retries_without_the_request_id_is_detected(server: Pro
 async def test_build_with_a_defect_in_the_script_is_detected(
     server: Process, tmp_path: Path, replacements: list[tuple[str, str]], message: str
 ) -> None:
-    build = copy_with_defect(tmp_path / "build", "lua/mutate.lua", *replacements)
+    build = copy_with_defect(tmp_path / "build", "lua/lib/plan.lua", *replacements)
     violation = await find_violation(f"redis://127.0.0.1:{server.port}", server, tmp_path, build)
     print(violation)
     assert re.search(message, violation)
 
 
 async def test_build_that_appends_events_outside_of_the_script_is_detected(server: Process, tmp_path: Path) -> None:
-    build = copy_with_defect(tmp_path / "build", "lua/mutate.lua", ('"XADD", events, "*"', '"XADD", events .. ":outside", "*"'))
+    build = copy_with_defect(
+        tmp_path / "build", "lua/lib/write.lua", ('"XADD", events, "*"', '"XADD", events .. ":outside", "*"')
+    )
     append_after_the_script = """
             outside = mutation.keys[3] + b":outside"
             for entry_id, fields in await session.router.execute(outside, "XRANGE", outside, "-", "+"):

@@ -15,7 +15,7 @@ from tests.fuzzing.cases import Case
 from tests.fuzzing.failures import try_case
 from tests.fuzzing.loop import fuzz
 from tests.fuzzing.runner import Runner
-from tests.support.servers import RedisServer
+from tests.support.servers import RedisServer, all_servers
 
 if TYPE_CHECKING:
     from tests.fuzzing.failures import Failure
@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m tests.fuzzing",
         description="Run random updates on a redis-server and compare the results with an independent model. "
         "The exit code is 1 if there is a mismatch.",
-        epilog="Example: python -m tests.fuzzing --cases 200000 --seed 7 --save failing",
+        epilog="Example: python -m tests.fuzzing --cases 200000 --seed 7 --server valkey-9.1 --save failing",
     )
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--cases", type=int, default=20_000, help="number of cases to run (default: %(default)s)")
@@ -96,8 +96,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--stop-after", type=int, default=10, metavar="N", help="stop after N mismatches (default: %(default)s)")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="run only the case saved in FILE")
+    parser.add_argument(
+        "--server", choices=all_servers(), default="default", help="run on this server of the environment (default: %(default)s)"
+    )
     options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as directory, RedisServer(Path(directory)) as server:
+    program = all_servers()[options.server]
+    with tempfile.TemporaryDirectory() as directory, RedisServer(Path(directory), program=program) as server:
         return asyncio.run(_main(options, server.url))
 
 

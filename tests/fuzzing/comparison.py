@@ -30,6 +30,8 @@ REFUSALS: dict[str, tuple[type[StateError], ...]] = {
 
 def find_mismatch(case: Case, model: Model, seen: Observed) -> str | None:  # noqa: PLR0911  # one check after the other
     """Return how the result of a case differs from the model; None if it does not."""
+    if seen.long_way is not None and (difference := _compare_ways(seen, seen.long_way)):
+        return difference
     before = b"1-1" if case.text else None
     if seen.raised is not None:
         if not isinstance(seen.raised, StateError):
@@ -51,6 +53,24 @@ def find_mismatch(case: Case, model: Model, seen: Observed) -> str | None:  # no
     if not same(model.value, stored):
         return f"stored {seen.stored!r:.600}"
     return _compare_event(case, model, seen)
+
+
+def _compare_ways(short: Observed, long: Observed) -> str | None:
+    """Return how the result of the short way differs from that of the long way; None if it does not."""
+    for what, one, other in (
+        ("raised", repr(short.raised), repr(long.raised)),
+        ("returned", repr(short.returned), repr(long.returned)),
+        ("stored", short.stored, long.stored),
+        ("appended", *([_told(fields) for _, fields in seen.events] for seen in (short, long))),
+    ):
+        if one != other:
+            return f"{what} {one!r:.400}, but {other!r:.400} by the long way"
+    return None
+
+
+def _told(fields: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """Return the fields of an event that are the same whenever the same update is made."""
+    return {name: content for name, content in fields.items() if name != b"request"}
 
 
 def is_too_long(case: Case, raised: StateError) -> bool:

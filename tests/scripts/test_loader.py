@@ -106,7 +106,8 @@ def test_every_entry_point_opens_with_the_header(name: str) -> None:
     assert "#!" not in text, "Redis 6.2 knows no #!lua line"
 
 
-_BINDING = re.compile(r"local [\w, ]+ = (?:tonumber\()?(?:KEYS|ARGV)\[\d+\]\)?(?:, (?:tonumber\()?(?:KEYS|ARGV)\[\d+\]\)?)*")
+_BOUND = r"(?:tonumber\()?(?:KEYS|ARGV)\[\d+\]\)?"
+_BINDING = re.compile(rf"local [\w, ]+ = (?:{_BOUND}(?:, {_BOUND})*|unpack\((?:KEYS|ARGV)(?:, \d+, \d+)?\))")
 
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)

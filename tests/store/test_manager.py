@@ -333,5 +333,7 @@ def run(program: str, directory: Path, **environment: str) -> str:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert [line for line in done.stderr.splitlines() if "motia-redis doctor" not in line] == []
+    # On a busy machine the development mode tells what was slow, too.
+    expected = ("Executing <", "Redis at ")
+    assert [line for line in done.stderr.splitlines() if not line.startswith(expected)] == []
     return done.stdout

@@ -60,6 +60,9 @@ def motia(name: str, *path: Any, **fields: Any) -> dict[str, Any]:
         ({"l": [1, 2]}, op("replace", "/l/0", "x"), {"l": ["x", 2]}),
         ({"a": 1, "b": 2}, {"op": "move", "from": "/a", "path": "/c"}, {"b": 2, "c": 1}),
         ({"l": [1, 2, 3]}, {"op": "move", "from": "/l/0", "path": "/l/-"}, {"l": [2, 3, 1]}),
+        # Long values that are put deeper: their depth is looked for. These have no bracket at all, or none behind some byte.
+        ({"a": "x" * 2100, "b": {}}, {"op": "move", "from": "/a", "path": "/b/c"}, {"b": {"c": "x" * 2100}}),
+        ({"a": ["x" * 2100], "b": {}}, {"op": "move", "from": "/a", "path": "/b/c"}, {"b": {"c": ["x" * 2100]}}),
         ({"a": 1, "b": 2}, {"op": "move", "from": "/a", "path": "/a"}, {"a": 1, "b": 2}),
         ({"a": {"x": []}}, {"op": "copy", "from": "/a", "path": "/b"}, {"a": {"x": []}, "b": {"x": []}}),
         ({"a": {"x": [1, 2.0], "y": None}}, op("test", "/a", {"y": None, "x": [1.0, 2]}), {"a": {"x": [1, 2.0], "y": None}}),

@@ -134,6 +134,12 @@ async def test_loading_redis_is_explained() -> None:
         assert "is loading its data: try again" in message
 
 
+def test_time_out_without_a_text_is_explained() -> None:
+    assert str(failures.to_unavailable("here", "rediss://h", TimeoutError())) == (
+        "here: cannot reach Redis at rediss://h: no reply in time: check that a Redis with TLS listens there and is not blocked"
+    )
+
+
 def test_unnecessary_password_is_explained() -> None:
     error = failures.error_reply("ERR AUTH <password> called without any password configured for the default user.")
     assert str(failures.to_unavailable("here", "redis://:secret@host", error)).startswith(

@@ -280,3 +280,8 @@ async def test_embedded_url_of_an_unknown_user_is_rejected() -> None:
 async def test_host_name_that_cannot_be_is_an_unavailable_redis() -> None:
     with pytest.raises(StateUnavailable, match=r"the host has no valid name while connecting to h{300}:6379"):
         await StateManager(f"redis://{'h' * 300}").get("s", "k")
+
+
+async def test_refused_connection_is_described_without_the_words_of_an_event_loop() -> None:
+    with pytest.raises(StateUnavailable, match=r"redis://127.0.0.1:1: Connection refused while connecting to 127.0.0.1:1"):
+        await StateManager("redis://127.0.0.1:1").get("s", "k")

@@ -193,8 +193,9 @@ async def test_entries_behind_a_failing_key_are_handled_in_order(state: StateMan
         {"type": "state:updated", "scope": "users", "key": b"\xff", "new": "1"},
         {"type": "state:updated", "scope": "users", "key": "ann", "new": "1", "kept": "x"},
         {"type": "topic", "data": "1"},
+        {"type": "topic", "data": "1", "topic": "mail"},
     ],
-    ids=["unknown", "no scope", "no UTF-8", "no number", "no topic"],
+    ids=["unknown", "no scope", "no UTF-8", "no number", "no topic", "no id"],
 )
 async def test_entry_that_another_client_wrote_into_a_stream_becomes_a_dead_letter_that_says_so(
     state: StateManager, raw: redis.Redis, namespace: str, fields: dict[str, Any]

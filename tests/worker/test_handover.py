@@ -290,3 +290,35 @@ async def test_lane_is_not_taken_at_once_from_a_worker_that_is_not_on_record(
         handler.go.set()
         first.stop()
         second.stop()
+
+
+async def test_worker_with_a_longer_lease_keeps_its_lanes_between_two_of_its_heartbeats(
+    state: StateManager, raw: redis.Redis, namespace: str
+) -> None:
+    handler = SlowKeys()
+    application = Application((step({"name": "Step", "triggers": [state_trigger(scope="users")]}).handle(handler),))
+    long, short = Worker(application, state, lease=6.0, heartbeat=1.5), Worker(application, state, lease=0.5, heartbeat=0.1)
+
+    def lanes() -> dict[bytes, bytes]:
+        found = {name: value for key in raw.scan_iter(f"{{{namespace}:*:leases") for name, value in raw.hgetall(key).items()}
+        return {name: value for name, value in found.items() if name.startswith((b"lane ", b"tenure "))}
+
+    def holders() -> set[bytes]:
+        return {value for name, value in lanes().items() if name.startswith(b"lane ")}
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(long.run())
+        await state.connect()
+        await Worker(application, state).prepare()
+        for number in range(16):
+            await state.set("users", f"slow{number}", 0)
+        await until_holds(lambda: len(handler.notes) == 16, "the slow handlers run")
+        tasks.create_task(short.run())
+        await until_holds(lambda: len(holders()) == 2 and b"" not in holders(), "the lanes are shared")
+        before = lanes()
+        await asyncio.sleep(2 * SETTLED)  # two heartbeats of the one, some leases of the other
+        assert lanes() == before
+        assert len(handler.notes) == 16, "a handler began beside itself"
+        handler.go.set()
+        long.stop()
+        short.stop()
