@@ -1,7 +1,7 @@
-"""Measure what happens at a time: how many delayed messages fall due in a second, how late they are sent, and what waiting costs.
+"""Measure what happens at a time: how many delayed messages and values fall due in a second, how late, and what waiting costs.
 
-One process sends what is due. Messages are written in the form of docs/format.md, because a client would take longer to send them
-than they need to fall due. PING is measured by another client while they are sent.
+One process sends or deletes what is due. Messages and values are written in the form of docs/format.md, because clients take
+longer to write them than they need to fall due. PING is measured by another client meanwhile.
 """
 
 from __future__ import annotations
@@ -18,35 +18,46 @@ from benchmarks.common.children import Child
 from benchmarks.common.failures import BenchmarkFailed
 from benchmarks.common.server import Server, find_server
 from benchmarks.common.tables import figure, markdown
+from motia_redis._store import codec, expiry
 from motia_redis._store.keyspace import Keyspace, Layout
 from motia_redis._store.sweeping import due_keys
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 EXAMPLES = """examples:
   python -m benchmarks.time --quick
   python -m benchmarks.time --json time.json
 """
-_BYTES = 100  # of the data of a message
+_BYTES = 100  # of the data of a message, and of a value
 _FAR = 86_400.0  # seconds
-_LOAD = 8.0  # seconds before the first message is due, for 200,000 messages
+_LOAD = 12.0  # seconds before the first is due, for 200,000 of them
 _PIPELINE = 2000
 KEYSPACE = Keyspace("bench", Layout())
 
 
 @dataclass(frozen=True)
+class Kind:
+    """What falls due: messages or values."""
+
+    name: str
+    write: Callable[[Server, Iterator[float]], None]  #: its arguments are the times
+    waits: Callable[[Server], bool]  #: whether some of them still wait
+    happened: Callable[[Server], Iterator[tuple[int, int]]]  #: when each happened and was due, in Unix milliseconds
+
+
+@dataclass(frozen=True)
 class Setting:
-    """Messages that fall due at an even rate, or all at once."""
+    """Things that fall due at an even rate, or all at once."""
 
     rate: int  #: a second; 0 = all at the same time
-    messages: int
+    count: int
 
     @property
     def name(self) -> str:
         """Describe the setting."""
-        return f"{self.rate:,} a second" if self.rate else f"{self.messages:,} at the same time"
+        return f"{self.rate:,} a second" if self.rate else f"{self.count:,} at the same time"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -55,45 +66,45 @@ def main(arguments: Sequence[str] | None = None) -> None:
     binary = options.server or find_server()
     factor = 10 if options.quick else 1
     rates = [Setting(1000, 4000), Setting(10_000, 40_000), Setting(50_000, 200_000), Setting(0, 100_000)]
-    result: dict[str, Any] = {"machine": machine.describe(), "settings": {"message": f"{_BYTES} bytes"}, "delayed": [], "far": []}
-    for setting in rates:
-        with Server(binary) as server:
-            result["settings"]["redis"] = server.version
-            program.progress(setting.name)
-            result["delayed"].append(measure_rate(server, Setting(setting.rate, setting.messages // factor)))
-    for count in (0, 1_000_000 // factor):
-        with Server(binary) as server:
-            program.progress(f"{count:,} that are far")
-            result["far"].append(measure_far(server, count, seconds=10.0 / factor))
+    result: dict[str, Any] = {"machine": machine.describe(), "settings": {"data": f"{_BYTES} bytes"}, "due": [], "far": []}
+    for kind in (MESSAGES, VALUES):
+        for setting in rates:
+            with Server(binary) as server:
+                result["settings"]["redis"] = server.version
+                program.progress(f"{kind.name}: {setting.name}")
+                result["due"].append(measure_rate(server, kind, Setting(setting.rate, setting.count // factor)))
+        for count in (0, 1_000_000 // factor):
+            with Server(binary) as server:
+                program.progress(f"{count:,} {kind.name} that are far")
+                result["far"].append(measure_far(server, kind, count, seconds=10.0 / factor))
     print(text(result))
     if options.json:
         program.progress(f"wrote {results.write('time', result, options.json)}")
 
 
-def measure_rate(server: Server, setting: Setting) -> dict[str, Any]:
-    """Let messages fall due, and return how late they were sent."""
-    first = time.time() + max(2.0, _LOAD * setting.messages / 200_000)
-    times = (first + (number / setting.rate if setting.rate else 0) for number in range(setting.messages))
-    write(server, times)
+def measure_rate(server: Server, kind: Kind, setting: Setting) -> dict[str, Any]:
+    """Let things fall due, and return how late they happened."""
+    first = time.time() + max(2.0, _LOAD * setting.count / 200_000)
+    times = (first + (number / setting.rate if setting.rate else 0) for number in range(setting.count))
+    kind.write(server, times)
     if time.time() > first:
-        raise BenchmarkFailed(f"{setting.name}: writing the messages took too long")
+        raise BenchmarkFailed(f"{setting.name}: writing them took too long")
     with sweeping(server) as child, Pings(server) as pings:
         time.sleep(max(0.0, first - time.time()))
         pings.start()
         before = server_cpu(server), float(child.ask("cpu"))
-        while server.client.exists(*(KEYSPACE.delayed(partition) for partition in range(KEYSPACE.layout.partitions))):
+        while kind.waits(server):
             time.sleep(0.05)
         ping = pings.stop()
         after = server_cpu(server), float(child.ask("cpu"))
-    sent = sorted(
-        (int(entry.partition(b"-")[0]), int(dict(zip(fields[::2], fields[1::2], strict=True))[b"due"]))
-        for stream in server.client.scan_iter("{bench:*}:topic:*")
-        for entry, fields in raw_entries(server, stream)
-    )
+    sent = sorted(kind.happened(server))
+    if len(sent) != setting.count:
+        raise BenchmarkFailed(f"{kind.name}, {setting.name}: {len(sent)} of {setting.count} happened")
     late = sorted(at - due for at, due in sent)
     return {
+        "kind": kind.name,
         "setting": setting.name,
-        "messages": len(sent),
+        "count": len(sent),
         "rate": len(sent) / max(0.001, sent[-1][0] / 1000 - first),
         "late": {"p50": percentile(late, 50), "p99": percentile(late, 99), "max": late[-1]},
         "ping": {"p50": percentile(ping, 50), "p99.9": percentile(ping, 99.9), "max": ping[-1]},
@@ -102,9 +113,9 @@ def measure_rate(server: Server, setting: Setting) -> dict[str, Any]:
     }
 
 
-def measure_far(server: Server, count: int, *, seconds: float) -> dict[str, Any]:
-    """Let messages wait, and return the CPU time that the server and the sweeping process need meanwhile."""
-    write(server, (time.time() + _FAR + number / 1000 for number in range(count)))
+def measure_far(server: Server, kind: Kind, count: int, *, seconds: float) -> dict[str, Any]:
+    """Let things wait, and return the CPU time that the server and the sweeping process need meanwhile."""
+    kind.write(server, (time.time() + _FAR + number / 1000 for number in range(count)))
     memory = int(server.client.info("memory")["used_memory"])
     with sweeping(server) as child:
         time.sleep(1.0)
@@ -112,14 +123,15 @@ def measure_far(server: Server, count: int, *, seconds: float) -> dict[str, Any]
         time.sleep(seconds)
         after = server_cpu(server), float(child.ask("cpu"))
     return {
-        "messages": count,
+        "kind": kind.name,
+        "count": count,
         "server": (after[0] - before[0]) / seconds,
         "process": (after[1] - before[1]) / seconds,
         "bytes": memory / count if count else 0.0,
     }
 
 
-def write(server: Server, times: Iterator[float]) -> None:
+def write_messages(server: Server, times: Iterator[float]) -> None:
     """Write delayed messages of 20 topics, as lua/delay_message.lua does."""
     data = b'"' + b"x" * (_BYTES - 2) + b'"'
     pipeline = server.client.pipeline(transaction=False)
@@ -134,6 +146,54 @@ def write(server: Server, times: Iterator[float]) -> None:
         if number % _PIPELINE == _PIPELINE - 1:
             pipeline.execute()
     pipeline.execute()
+
+
+def write_values(server: Server, times: Iterator[float]) -> None:
+    """Write values of 20 scopes that expire, as lua/mutate.lua does."""
+    data = b'"' + b"x" * (_BYTES - 2) + b'"'
+    pipeline = server.client.pipeline(transaction=False)
+    for number, at in enumerate(times):
+        scope, key, due = b"scope%d" % (number % 20), b"key%d" % number, int(at * 1000)
+        names = KEYSPACE.state_keys(scope, key)
+        lane = names.events.rpartition(b":")[2]
+        digits = bytes(b" \t\n\r"[due >> shift & 3] for shift in range(46, -1, -2))
+        pipeline.hset(names.values, key, data + digits + codec.CANONICAL_MARK)
+        pipeline.hset(names.revisions, key, b"1-1")
+        pipeline.zadd(KEYSPACE.due(KEYSPACE.partition(scope)), {b"expiry:%b:%d:%b%b" % (lane, len(scope), scope, key): due})
+        if number < 20:
+            pipeline.sadd(names.scopes, scope)
+        if number % _PIPELINE == _PIPELINE - 1:
+            pipeline.execute()
+    pipeline.execute()
+
+
+def messages_wait(server: Server) -> bool:
+    """Return whether a message has not been sent."""
+    return bool(server.client.exists(*(KEYSPACE.delayed(partition) for partition in range(KEYSPACE.layout.partitions))))
+
+
+def values_wait(server: Server) -> bool:
+    """Return whether a value has not expired."""
+    return bool(server.client.exists(*(KEYSPACE.values(b"scope%d" % number) for number in range(20))))
+
+
+def sent_messages(server: Server) -> Iterator[tuple[int, int]]:
+    """Yield when each message was sent and due."""
+    for entry, fields in entries_of(server, "topic"):
+        yield int(entry.partition(b"-")[0]), int(fields[b"due"])
+
+
+def expired_values(server: Server) -> Iterator[tuple[int, int]]:
+    """Yield when each value was deleted and due."""
+    for entry, fields in entries_of(server, "events"):
+        yield int(entry.partition(b"-")[0]), round((expiry.expires_at(fields[b"old"]) or 0) * 1000)
+
+
+def entries_of(server: Server, kind: str) -> Iterator[tuple[bytes, dict[bytes, bytes]]]:
+    """Yield the id and the fields of each entry of the namespace's streams of a kind."""
+    for stream in server.client.scan_iter(f"{{bench:*}}:{kind}:*"):
+        for entry, fields in raw_entries(server, stream):
+            yield entry, dict(zip(fields[::2], fields[1::2], strict=True))
 
 
 def raw_entries(server: Server, stream: bytes) -> Iterator[tuple[bytes, list[bytes]]]:
@@ -199,29 +259,32 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 def text(result: dict[str, Any]) -> str:
     """Return the report as Markdown."""
-    head = ["fall due", "messages", "sent a second", "late p50, ms", "late p99, ms", "late max, ms"]
-    head += ["PING p50, ms", "PING p99.9, ms", "PING max, ms", "server CPU, µs a message", "process CPU, µs a message"]
+    head = ["fall due", "number", "happen a second", "late p50, ms", "late p99, ms", "late max, ms"]
+    head += ["PING p50, ms", "PING p99.9, ms", "PING max, ms", "server CPU, µs each", "process CPU, µs each"]
     rows = [
         [
-            row["setting"],
-            f"{row['messages']:,}",
+            f"{row['kind']}: {row['setting']}",
+            f"{row['count']:,}",
             *map(figure, (row["rate"], *row["late"].values(), *row["ping"].values(), row["server µs"], row["client µs"])),
         ]
-        for row in result["delayed"]
+        for row in result["due"]
     ]
     far = [
-        [f"{row['messages']:,}", f"{row['server'] * 100:.2f} %", f"{row['process'] * 100:.2f} %", figure(row["bytes"])]
+        [f"{row['count']:,} {row['kind']}", f"{row['server'] * 100:.2f} %", f"{row['process'] * 100:.2f} %", figure(row["bytes"])]
         for row in result["far"]
     ]
-    far_head = ["messages due in a day", "server CPU", "CPU of the sweeping process", "bytes of memory a message"]
+    far_head = ["due in a day", "server CPU", "CPU of the sweeping process", "bytes of memory each"]
     return "\n\n".join([machine.conditions(result), markdown(head, rows), markdown(far_head, far)])
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = program.new_parser("time", __doc__, EXAMPLES, rounds=1, quick="a tenth of the messages")
+    parser = program.new_parser("time", __doc__, EXAMPLES, rounds=1, quick="a tenth of the messages and values")
     parser.add_argument("--json", metavar="PATH", type=Path, help="write the result")
     return program.read_options(parser, arguments)
 
+
+MESSAGES = Kind("messages", write_messages, messages_wait, sent_messages)
+VALUES = Kind("values", write_values, values_wait, expired_values)
 
 if __name__ == "__main__":
     sys.exit(program.run(main))

@@ -99,7 +99,10 @@ function fire.expiry(what, member)
   if not has_keys(values, revisions, events) then
     return "left"
   end
-  local text = redis.call("HGET", values, key)
+  local text = redis.pcall("HGET", values, key)
+  if type(text) == "table" then
+    return text.err
+  end
   local time = text and expiry.time_of(text)
   if not time then
     return "done"
@@ -118,13 +121,12 @@ function fire.expiry(what, member)
 end
 
 full.allow_writes(redis.call, trimmed)
-local happened = 0
+local happened = {} -- members that are removed together: one call costs less than many
 for _, member in ipairs(redis.call("ZRANGEBYSCORE", due, "-inf", string.format("%.0f", now), "LIMIT", 0, most)) do
   local kind, what = string.match(member, "^(%a+):(.*)$")
   local outcome = fire[kind] and fire[kind](what, member) or "this version does not know the kind"
   if outcome == "done" then
-    redis.call("ZREM", due, member)
-    happened = happened + 1
+    happened[#happened + 1] = member
   elseif outcome ~= "left" then
     redis.call("ZADD", due, string.format("%.0f", now + PUT_OFF), member)
     errors[#errors + 1] = member .. ": " .. outcome
@@ -133,9 +135,12 @@ for _, member in ipairs(redis.call("ZRANGEBYSCORE", due, "-inf", string.format("
     break
   end
 end
+if #happened > 0 then
+  redis.call("ZREM", due, unpack(happened))
+end
 local dropped = 0
 if newest_limits ~= "" then
   local trimming, lost = pcall(require("lib.retention").trim, redis.call, newest_stream, trimmed, newest_limits, newest)
   dropped = trimming and lost or 0
 end
-return { happened, wait_for_next(), dropped, missing, errors }
+return { #happened, wait_for_next(), dropped, missing, errors }

@@ -99,13 +99,6 @@ local function delete(by_request, text, returned)
   return reply
 end
 
-local function write_value(new, ...)
-  if timing.is_new then
-    redis.call("ZADD", due, string.format("%.0f", timing.time), timing.member)
-  end
-  return write(redis, KEYS, scope, key, request, trace, kind == "expire" and "state:ttl" or nil, old, new, ...)
-end
-
 -- Write the expiry of a value whose time has run out, with an event of its own. Return an error if Redis refuses it.
 local function expire_old()
   local reply = timing.expired and delete(nil, timing.expired)
@@ -117,6 +110,9 @@ local function carry_out(action, new, ...)
   if action == "unchanged" then
     return { redis.call("HGET", revisions, key) or "0-0", old }
   end
+  if action == "write" and timing.is_new then -- before the expiry, because it fails where another client put another type
+    redis.call("ZADD", due, string.format("%.0f", timing.time), timing.member)
+  end
   local refusal = action == "answer" and new.err and new or expire_old()
   if refusal then
     return refusal
@@ -125,7 +121,7 @@ local function carry_out(action, new, ...)
   if action == "delete" then
     reply = delete(request, old, new)
   elseif action == "write" then
-    reply = write_value(new, ...)
+    reply = write(redis, KEYS, scope, key, request, trace, kind == "expire" and "state:ttl" or nil, old, new, ...)
   end
   if timing.was_due and due and not reply.err and not (action == "write" and timing.time) then
     redis.call("ZREM", due, timing.member)

@@ -10,15 +10,16 @@ local FOREIGN_MARK = "\r\t\r" -- ends a text that another client wrote, behind i
 local DIGITS = 24
 local GROUP = 6 -- digits that are spelled or read at once; where scripts are functions, each group only once
 local BASE = 4096 -- 4 ^ GROUP
-local SPELLING = { [0] = " ", "\t", "\n", "\r" }
+local PAIRS = "   \t \n \r\t \t\t\t\n\t\r\n \n\t\n\n\n\r\r \r\t\r\n\r\r" -- the spelling of 0 to 15, two bytes each
 local VALUE = { [32] = 0, [9] = 1, [10] = 2, [13] = 3 }
 
 local spelled, read = {}, {}
 
 local function spell_group(number)
   local text, rest = "", number
-  for _ = 1, GROUP do
-    text, rest = SPELLING[rest % 4] .. text, floor(rest / 4)
+  for _ = 1, GROUP / 2 do
+    local pair = rest % 16
+    text, rest = sub(PAIRS, 2 * pair + 1, 2 * pair + 2) .. text, (rest - pair) / 16
   end
   spelled[number] = text
   return text

@@ -14,7 +14,7 @@ local MARK = "\t\r\t" -- ends every text that this package writes; see codec.py
 -- follow the JSON in both; `tail` is what shall follow it instead, nil = the same.
 local function replace(old, text, first, last, behind, tail)
   if tail then
-    text, last = string.sub(text, 1, #text - behind) .. tail, #old
+    text, first, last = string.sub(text, 1, #text - behind) .. tail, math.min(first, #old - behind + 1), #old
   end
   return "write", require("lib.event_fields")(old, text, first, last)
 end

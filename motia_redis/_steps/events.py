@@ -61,7 +61,7 @@ def _decode_change(entry_id: str, fields: Fields) -> StateTriggerInput:
         item_id=key,
         old_value=old_value,
         new_value=new_value,
-        event_type=event_type,  # type: ignore[arg-type]  # mutate.lua writes these three and no others
+        event_type=event_type,  # type: ignore[arg-type]  # triggers get no other type, see Wants.match
         revision=entry_id,
         reason=None if event_type != "state:deleted" else "expired" if fields.get(b"reason") == b"expired" else "deleted",
     )

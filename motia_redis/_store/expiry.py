@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FOREIGN_MARK = b"\r\t\r"  #: ends a text that another client wrote, behind its time
 
 _DIGITS = 24  # bytes of white space: two bits each
-_TO_DIGIT = bytes.maketrans(b" \t\n\r" + bytes(range(48, 58)), b"0123" + b"x" * 10)
+_TO_DIGIT = bytes(b" \t\n\r".find(byte) + 48 if byte in b" \t\n\r" else 120 for byte in range(256))  # others become "x"
 
 
 class Keep(enum.Enum):
@@ -82,7 +82,7 @@ def _milliseconds(seconds: float) -> bytes:
 
 def expires_at(text: bytes) -> float | None:
     """Return the Unix time at which a stored text expires, in seconds, or None if it does not."""
-    if text[-4:-3] > b" " or text[-3:] not in (CANONICAL_MARK, FOREIGN_MARK):
+    if text[-4:-3] > b" " or len(text) < _DIGITS + 3 or text[-3:] not in (CANONICAL_MARK, FOREIGN_MARK):
         return None
     try:
         return int(text[-3 - _DIGITS : -3].translate(_TO_DIGIT), 4) / 1000

@@ -102,6 +102,17 @@ async def level3(input: StateTriggerInput, ctx: FlowContext) -> None:
     await record_line("level3", input, ctx)
 
 
+@step({"name": "Expired", "triggers": [state(scope="expiring", condition=lambda change: change.reason == "expired")]})
+async def expired(input: StateTriggerInput) -> None:
+    while True:
+        try:
+            await client().rpush(f"log:{NAMESPACE}:expired", f"{input.item_id} {input.old_value['n']}")
+        except redis.exceptions.ConnectionError:
+            await asyncio.sleep(0.05)
+        else:
+            return
+
+
 @step({"name": "Due", "triggers": [queue("due")]})
 async def due(input: int, ctx: FlowContext) -> None:
     while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import signal
 import time
 from collections import Counter
@@ -173,6 +174,50 @@ async def test_slot_migration_under_load_loses_no_change_and_no_event(cluster: C
     for number, count in done.items():
         assert list(dict.fromkeys(seen[f"scope{number}"])) == list(range(1, count + 1)), "an event is missing or out of order"
     print(f"{moved} slots moved under load: {acknowledged} increments, none lost, {len(recorder.inputs)} events handled")
+
+
+async def test_values_expire_once_while_their_slots_move_and_are_changed(cluster: Cluster, namespace: str) -> None:
+    recorder, scopes, keys = Recorder(), 16, 6
+    stop = asyncio.Event()
+    async with (
+        StateManager(cluster.url, namespace=namespace) as state,
+        working(state, record(recorder, state_trigger()), workers=2),
+    ):
+
+        async def change(number: int) -> None:
+            while not stop.is_set():
+                key = f"key{random.randrange(keys)}"
+                await state.set(f"scope{number}", key, {"n": 0}, ttl=random.choice((0.02, 0.1)))
+                await state.update(f"scope{number}", key, INCREMENT)
+                await asyncio.sleep(0.02)
+
+        tasks = [asyncio.create_task(change(number)) for number in range(scopes)]
+        for partition in range(0, 16, 1 if FULL else 4):
+            slot = key_slot(f"{{{namespace}:{partition}}}".encode())
+            await asyncio.to_thread(cluster.migrate, slot, (cluster.owner(slot) + 1) % 3, during=lambda: time.sleep(0.1))
+        stop.set()
+        await asyncio.gather(*tasks)
+        for number in range(scopes):
+            await state.set(f"scope{number}", "last", {"n": 0}, ttl=0.1)
+
+        async def all_handled() -> bool:
+            ended = {change.group_id for change in recorder.inputs if change.item_id == "last" and change.reason == "expired"}
+            return len(ended) == scopes and await state.list_groups() == []
+
+        await until(all_handled, "the last value of each scope has expired")
+    chains: dict[tuple[str, str], dict[str, Any]] = {}
+    for change in recorder.inputs:
+        chains.setdefault((change.group_id, change.item_id), {}).setdefault(change.revision, change)
+    expiries = 0
+    for name, changes in chains.items():
+        last = None
+        for change in changes.values():
+            assert change.old_value == last, f"{name}: {change} does not start from {last}"
+            last = change.new_value
+            expiries += change.reason == "expired"
+        assert last is None
+    print(f"{expiries} expiries of {len(chains)} keys while slots moved")
+    assert expiries >= scopes
 
 
 @pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "stopped"])

@@ -5,6 +5,7 @@
 `tests/store/test_fuzz.py` runs a limited number of cases. Each module imports only from the modules above it:
 
     values        reads, copies and compares JSON values, with the exact text of each number
+    times         spells and reads the time at which a stored text expires
     model         computes the expected result of an update, independent of the library
     documents     draws random documents
     noncanonical  writes JSON as other programs do, and damages it

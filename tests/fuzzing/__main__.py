@@ -57,7 +57,7 @@ def _print_failure(failure: Failure, directory: Path) -> None:
     path = failure.save(directory)
     print(f"MISMATCH: {failure.found}")
     print(f"  text:       {failure.case.text!r:.500}\n  operations: {failure.case.operations!r:.500}")
-    print(f"  strict:     {failure.case.strict}\n  expected:   {failure.expected():.500}")
+    print(f"  strict:     {failure.case.strict}   ttl: {failure.case.ttl}\n  expected:   {failure.expected():.500}")
     print(f"  replay:     python -m tests.fuzzing --replay {path}", flush=True)
 
 

@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING
 
 from motia_redis import errors
 from motia_redis._steps.events import decode_change
+from motia_redis._store import codec
+from motia_redis._store.expiry import KEEP
 from motia_redis.errors import CorruptValue, StateError
+from tests.fuzzing.times import split, with_time
 from tests.fuzzing.values import alike, load, same
 
 if TYPE_CHECKING:
@@ -36,14 +39,15 @@ def find_mismatch(case: Case, model: Model, seen: Observed) -> str | None:  # no
     if seen.raised is not None:
         if not isinstance(seen.raised, StateError):
             return f"raised {seen.raised!r}"
-        if seen.stored != case.text or seen.revision != before or seen.events:
+        if seen.stored != case.text or seen.revision != before or seen.events or seen.due:
             return f"raised {seen.raised!r:.300}, but changed the key: {seen.stored!r:.300}"
         return _compare_refusal(case, model, seen.raised)
     if model.refusal is not None:
         return f"was accepted, must be rejected: {model.refusal}"
     if not alike(model.value, seen.returned):
         return f"returned {seen.returned!r:.600}"
-    if not model.touched:
+    touched = model.touched or not _keeps_time(case)
+    if not touched:
         unchanged = seen.stored == case.text and seen.revision == before and not seen.events
         return None if unchanged else f"must change nothing, but wrote {seen.stored!r:.300} with {len(seen.events)} events"
     try:
@@ -52,7 +56,38 @@ def find_mismatch(case: Case, model: Model, seen: Observed) -> str | None:  # no
         return f"stored a text that is not JSON ({error}): {seen.stored!r:.600}"
     if not same(model.value, stored):
         return f"stored {seen.stored!r:.600}"
-    return _compare_event(case, model, seen)
+    return _compare_time(case, model, seen) or _compare_event(case, model, seen)
+
+
+def _keeps_time(case: Case) -> bool:
+    """Return whether the update leaves the time of the value as it is."""
+    return case.ttl is KEEP or (case.ttl is None and (case.found is None or case.time is None))
+
+
+def _compare_time(case: Case, model: Model, seen: Observed) -> str | None:
+    """Compare the time behind the stored text, and what says when the key is due; all other bytes at the end must stay."""
+    json, time, mark = split(seen.stored or b"")
+    before = None if case.found is None else case.time
+    if _keeps_time(case):
+        is_right, due = time == before, None
+    elif case.ttl is None:
+        is_right, due = time is None, None
+    else:
+        first, last = (moment + round(case.ttl * 1000) for moment in seen.during)
+        is_right, due = time is not None and first <= time <= last, time
+    if not is_right:
+        return f"expires at {time}, with ttl={case.ttl!r} after {before}"
+    if mark != split(with_time(case.found or codec.CANONICAL_MARK, time))[2]:
+        return f"stored the mark {mark!r}"
+    if seen.due != due:
+        return f"is due at {seen.due}, must be at {due}"
+    if case.found is not None:
+        old = split(case.found)[0]
+        if not model.touched and json != old:
+            return f"stored {json!r:.300} behind an update of the time alone"
+        if old[len(old.rstrip()) :] != json[len(json.rstrip()) :]:
+            return f"stored other white space behind the value: {seen.stored!r:.300}"
+    return None
 
 
 def _compare_ways(short: Observed, long: Observed) -> str | None:
@@ -97,14 +132,19 @@ def _compare_refusal(case: Case, model: Model, raised: StateError) -> str | None
 
 
 def _compare_event(case: Case, model: Model, seen: Observed) -> str | None:  # noqa: PLR0911  # one check after the other
-    if len(seen.events) != 1:
+    expiries = [fields for _, fields in seen.events if fields.get(b"reason") == b"expired"]
+    if [(fields[b"type"], fields[b"old"], b"request" in fields) for fields in expiries] != (
+        [] if case.found == case.text else [(b"state:deleted", case.text, False)]
+    ):
+        return f"appended the expiries {expiries!r:.300}"
+    if len(seen.events) != 1 + len(expiries):
         return f"appended {len(seen.events)} events"
-    entry_id, fields = seen.events[0]
+    entry_id, fields = seen.events[-1]
     if seen.revision != entry_id:
         return f"has the revision {seen.revision!r}, the event is {entry_id!r}"
     if fields[b"new"] != seen.stored:
         return f"the event's new text is {fields[b'new']!r:.300}, stored is {seen.stored!r:.300}"
-    created = case.text is None
+    created = case.found is None
     if not created and old_text(fields) != case.text:
         return f"the event's old text is {old_text(fields)!r:.300}, stored was {case.text!r:.300}"
     try:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha1
 from typing import TYPE_CHECKING, Any
 
+from motia_redis._store.expiry import KEEP
 from tests.fuzzing.cases import Case, expect
 from tests.fuzzing.comparison import find_mismatch
 from tests.fuzzing.documents import encode_canonical
+from tests.fuzzing.times import split, with_time
 from tests.fuzzing.values import load, plain
 
 if TYPE_CHECKING:
@@ -69,22 +71,28 @@ def _smaller_values(value: Any) -> Iterator[Any]:
 
 
 def _smaller_cases(case: Case) -> Iterator[Case]:
+    case = replace(case, by_set=False)
+    if case.ttl is not KEEP:
+        yield replace(case, ttl=KEEP)
+    if case.time is not None:
+        yield replace(case, text=with_time(case.text or b"", None))
     for index in range(len(case.operations) - 1, -1, -1):
-        yield Case(case.text, case.operations[:index] + case.operations[index + 1 :], case.strict)
+        yield replace(case, operations=case.operations[:index] + case.operations[index + 1 :])
     if case.text is not None and case.is_canonical:
         for value in _smaller_values(plain(load(case.text))):
-            yield Case(encode_canonical(value), case.operations, case.strict)
+            yield replace(case, text=with_time(encode_canonical(value), case.time))
     elif case.text is not None:
-        size = len(case.text) // 2
+        json = split(case.text)[0]
+        size = len(json) // 2
         while size:
-            for start in range(0, len(case.text), size):
-                yield Case(case.text[:start] + case.text[start + size :], case.operations, case.strict)
+            for start in range(0, len(json), size):
+                yield replace(case, text=with_time(json[:start] + json[start + size :], case.time))
             size //= 2
     for index, operation in enumerate(case.operations):
         if isinstance(operation, dict) and "value" in operation:
             for value in _smaller_values(operation["value"]):
                 smaller = [*case.operations[:index], {**operation, "value": value}, *case.operations[index + 1 :]]
-                yield Case(case.text, smaller, case.strict)
+                yield replace(case, operations=smaller)
 
 
 async def shrink(runner: Runner, failure: Failure, *, tries: int = 600) -> Failure:

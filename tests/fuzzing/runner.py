@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -11,6 +12,7 @@ import redis
 
 from motia_redis import StateManager
 from motia_redis._scripts import loader, storage
+from motia_redis._store.expiry import KEEP
 from motia_redis._store.keyspace import Layout
 from motia_redis._store.limits import Retention
 
@@ -34,6 +36,8 @@ class Observed:
     stored: bytes | None
     revision: bytes | None
     events: list[tuple[bytes, dict[bytes, bytes]]]
+    due: float | None  #: when the key is due, as the sorted set says
+    during: tuple[int, int]  #: when the update ran at the earliest and at the latest, in Unix milliseconds
     #: The result without the short way of small updates (lua/lib/direct.lua), if the update may have taken it.
     long_way: Observed | None = None
 
@@ -52,6 +56,7 @@ class Runner:
     async def __aenter__(self) -> Self:
         keyspace = await self._state.connect()
         self._keys = keyspace.state_keys(SCOPE.encode(), b"0")
+        self._due = keyspace.due(0)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -61,7 +66,11 @@ class Runner:
     async def run(self, cases: Sequence[Case]) -> list[Observed]:
         """Store the text of each case, run all updates, and return their results."""
         results = await self._run({b"%d" % index: case for index, case in enumerate(cases)})
-        both = {b"%d" % index: case for index, case in enumerate(cases) if case.is_canonical and len(case.operations) == 1}
+        both = {  # two runs give a ttl in seconds at different times
+            b"%d" % index: case
+            for index, case in enumerate(cases)
+            if case.is_canonical and len(case.operations) == 1 and case.ttl in (KEEP, None)
+        }
         if both:
             with patch.object(storage, "_MUTATE", self._without_short_way):
                 others = await self._run(both)
@@ -73,7 +82,7 @@ class Runner:
         """Run the update of each case on the key of its name."""
         names, cases = list(named), list(named.values())
         with self._raw.pipeline(transaction=False) as pipeline:
-            pipeline.delete(self._keys.values, self._keys.revisions)
+            pipeline.delete(self._keys.values, self._keys.revisions, self._due)
             stored = {
                 name: case.text for name, case in zip(names, cases, strict=True) if case.text is not None and not case.by_set
             }
@@ -94,18 +103,22 @@ class Runner:
                     mapping={name: b"1-1" for name, case in zip(names, cases, strict=True) if case.text} | {b"": b""},
                 )
             pipeline.execute()
+        began = int(time.time() * 1000)
         outcomes = await asyncio.gather(
             *(
-                self._state.update(SCOPE, name.decode(), case.operations, strict=case.strict)
+                self._state.update(SCOPE, name.decode(), case.operations, strict=case.strict, ttl=case.ttl)
                 for name, case in zip(names, cases, strict=True)
             ),
             return_exceptions=True,
         )
+        during = (began - 1, int(time.time() * 1000) + 1)
         with self._raw.pipeline(transaction=False) as pipeline:
             pipeline.hmget(self._keys.values, names)
             pipeline.hmget(self._keys.revisions, names)
             pipeline.xrange(self._keys.events)
-            texts, revisions, entries = pipeline.execute()
+            pipeline.zrange(self._due, 0, -1, withscores=True)
+            texts, revisions, entries, members = pipeline.execute()
+        due = {member.rpartition(b":")[2].removeprefix(SCOPE.encode()): score for member, score in members}
         events: dict[bytes, list[Any]] = {name: [] for name in names}
         for entry_id, fields in entries:
             events[fields[b"key"]].append((entry_id, fields))
@@ -113,7 +126,7 @@ class Runner:
             Observed(
                 None if isinstance(outcome, BaseException) else outcome,
                 outcome if isinstance(outcome, Exception) else None,
-                text, revision, events[name],
+                text, revision, events[name], due.get(name), during,
             )
             for name, outcome, text, revision in zip(names, outcomes, texts, revisions, strict=True)
         ]  # fmt: skip

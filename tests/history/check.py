@@ -8,6 +8,9 @@ The events of a key give an order of its changes. The history of the key is line
 - each event changes the counter as its call says: a set writes what it was given, an update and a read-modify-write add 1,
 - a change that required a revision changed the value of this revision; one that was rejected found another revision,
 - each value was returned by one delete at most,
+- each value has the time to live that its call gave it; an update without one keeps the time,
+- an expiry belongs to no call, and takes effect at the time of its value or later; no other change takes effect then,
+- a read may miss a value whose time has come, and shows it no longer,
 - each call can have taken effect at one moment between its start and its end.
 """
 
@@ -27,6 +30,11 @@ if TYPE_CHECKING:
     from tests.history.calls import Call, Value
 
 
+_EARLY = 3  # milliseconds by which the time that a script reads, the id of its event and a client may differ
+_LATE = 100  # milliseconds for which a value may be shown after its time
+_HELD_UP = 20  # milliseconds for which a server can be held up between reading the time and writing the event
+
+
 class Violation(AssertionError):
     """The history is not linearizable."""
 
@@ -36,9 +44,16 @@ class Event:
     """A change as its event describes it. None: the key had no value."""
 
     revision: str
-    request: str
+    request: str | None
     old: Value | None
     new: Value | None
+    expires: int | None = None  #: when the new value expires, in Unix milliseconds
+    is_expiry: bool = False
+
+    @property
+    def time(self) -> int:
+        """When the server made the change, in Unix milliseconds."""
+        return _order(self.revision)[0]
 
 
 @dataclass(slots=True)
@@ -49,19 +64,22 @@ class _Change:
     end: float
 
 
-def check(calls: Iterable[Call], events: dict[str, list[Event]], stored: dict[str, tuple[Value | None, str | None]]) -> int:
+def check(
+    calls: Iterable[Call], events: dict[str, list[Event]], stored: dict[str, tuple[Value | None, str | None]], *, clock: int = 0
+) -> int:
     """Raise Violation for the first contradiction; return the number of calls.
 
-    `events` holds the events of each key in order. `stored` holds the stored value and revision of each key.
+    `events` holds the events of each key in order. `stored` holds the stored value and revision of each key. `clock` is the Unix
+    time in nanoseconds when the clock of the calls was 0.
     """
     by_key: dict[str, list[Call]] = {}
     for call in calls:
         by_key.setdefault(call.key, []).append(call)
-    requests = Counter(event.request for found in events.values() for event in found)
+    requests = Counter(event.request for found in events.values() for event in found if event.request is not None)
     _require(not requests or max(requests.values()) == 1, "a request has more than one event")
     for key in by_key.keys() | events.keys():
         try:
-            _check_key(by_key.get(key, []), events.get(key, []), stored.get(key, (None, None)))
+            _check_key(by_key.get(key, []), events.get(key, []), stored.get(key, (None, None)), clock)
         except Violation as violation:
             raise Violation(f"{key}: {violation}") from None
     return sum(map(len, by_key.values()))
@@ -72,11 +90,12 @@ def _require(holds: bool, violation: str) -> None:
         raise Violation(violation)
 
 
-def _check_key(calls: list[Call], events: list[Event], stored: tuple[Value | None, str | None]) -> None:
+def _check_key(calls: list[Call], events: list[Event], stored: tuple[Value | None, str | None], clock: int) -> None:
     _check_chain(events, stored)
-    changes = _match(calls, events)
+    _check_times(events)
+    changes = _match(calls, events, clock)
     _check_changes(changes)
-    _check_reads(calls, events, changes)
+    _check_reads(calls, events, changes, clock)
 
 
 def _check_chain(events: Sequence[Event], stored: tuple[Value | None, str | None]) -> None:
@@ -92,12 +111,26 @@ def _check_chain(events: Sequence[Event], stored: tuple[Value | None, str | None
     )
 
 
+def _check_times(events: Sequence[Event]) -> None:
+    """Require that values end by expiries from their time on, and by nothing else after it."""
+    time: int | None = None  # when the value expires that the next event changes
+    for event in events:
+        if event.is_expiry:
+            _require(
+                time is not None and event.time >= time - _EARLY, f"event {event.revision} is an expiry before its time {time}"
+            )
+            _require(event.new is None and event.request is None, f"the expiry {event.revision} has a request or a new value")
+        elif time is not None:
+            _require(event.time <= time + _HELD_UP, f"event {event.revision} changes {event.old}, which expired at {time}")
+        time = event.expires
+
+
 def _order(revision: str) -> tuple[int, int]:
     milliseconds, _, sequence = revision.partition("-")
     return int(milliseconds), int(sequence)
 
 
-def _match(calls: list[Call], events: Sequence[Event]) -> list[_Change]:
+def _match(calls: list[Call], events: Sequence[Event], clock: int) -> list[_Change]:
     """Find the call of each event, and check what it did. Require one event for each acknowledged change."""
     writers = {call.token: call for call in calls if call.kind in ("set", "modify", "update")}
     deleters: dict[Value, Call] = {}
@@ -109,6 +142,9 @@ def _match(calls: list[Call], events: Sequence[Event]) -> list[_Change]:
     found: list[Call | None] = []
     seen: set[str] = set()
     for event in events:
+        if event.is_expiry:
+            found.append(None)
+            continue
         match = writers.get(event.new.token) if event.new else deleters.get(event.old) if event.old else None
         found.append(match)
         if match is not None:
@@ -116,14 +152,15 @@ def _match(calls: list[Call], events: Sequence[Event]) -> list[_Change]:
             seen.add(_name(match))
         elif event.new is not None:
             raise Violation(f"event {event.revision} ({event.old} -> {event.new}) belongs to no call")
-    before: str | None = None  # the revision of the value that the next event changes
+    before: Event | None = None  # the event of the value that the next one changes
     for event, match in zip(events, found, strict=True):
         if match is not None:
-            _check_effect(match, event, before)
-        before = event.revision if event.new is not None else None
+            _check_effect(match, event, before and before.revision)
+            _check_ttl(match, event, before and before.expires, clock)
+        before = event if event.new is not None else None
     for call in [*writers.values(), *deleters.values()]:
         _require(call.outcome != "ok" or _name(call) in seen, f"{_name(call)} was acknowledged, and has no event")
-    return _match_undecided(calls, events, found)
+    return _match_undecided(calls, events, found, clock)
 
 
 def _name(call: Call) -> str:
@@ -155,7 +192,21 @@ def _check_effect(call: Call, event: Event, before: str | None) -> None:
         _require(event.new.count == last + 1, f"{name} incremented the counter from {last} to {event.new.count}")
 
 
-def _match_undecided(calls: list[Call], events: Sequence[Event], found: Sequence[Call | None]) -> list[_Change]:
+def _check_ttl(call: Call, event: Event, kept: int | None, clock: int) -> None:
+    """Require that the value of an event expires as its call says. `kept` is when the value before it would have expired."""
+    if call.ttl is None:
+        kept = kept if call.kind == "update" else None
+        _require(event.expires == kept, f"{_name(call)} gave no time to live; its value expires at {event.expires}, not {kept}")
+        return
+    first = (call.start + clock) / 1e6 + call.ttl * 1000 - _EARLY
+    last = (call.end + clock) / 1e6 + call.ttl * 1000 + _EARLY if call.outcome == "ok" else math.inf
+    _require(
+        event.expires is not None and first <= event.expires <= last,
+        f"{_name(call)} gave {call.ttl} s to live; its value expires at {event.expires}, not between {first} and {last}",
+    )
+
+
+def _match_undecided(calls: list[Call], events: Sequence[Event], found: Sequence[Call | None], clock: int) -> list[_Change]:
     """Give each event without a call an undecided delete that may have caused it; return all changes.
 
     An undecided delete says nothing about the value that it found. One that required a revision fits one event only, so it is
@@ -171,6 +222,9 @@ def _match_undecided(calls: list[Call], events: Sequence[Event], found: Sequence
     changes = []
     for index, event in enumerate(events):
         call = found[index]
+        if event.is_expiry:
+            changes.append(_Change(_early(events[index - 1], clock), math.inf))
+            continue
         if call is None:
             before = events[index - 1].revision if index and event.old is not None else None
             fitting = [call for call in undecided if call.expected in (ANY, before) and call.start <= latest[index + 1]]
@@ -181,6 +235,11 @@ def _match_undecided(calls: list[Call], events: Sequence[Event], found: Sequence
     return changes
 
 
+def _early(event: Event, clock: int) -> float:
+    """Return when the value of an event expires at the earliest, by the clock of the calls; infinity: never."""
+    return math.inf if event.expires is None else (event.expires - _EARLY) * 1e6 - clock
+
+
 def _check_changes(changes: Sequence[_Change]) -> None:
     """Require that no change is ordered after a change that began later than it ended."""
     earliest = math.inf
@@ -189,15 +248,15 @@ def _check_changes(changes: Sequence[_Change]) -> None:
         earliest = min(earliest, changes[index].end)
 
 
-def _check_reads(calls: Iterable[Call], events: Sequence[Event], changes: Sequence[_Change]) -> None:
+def _check_reads(calls: Iterable[Call], events: Sequence[Event], changes: Sequence[_Change], clock: int) -> None:
     """Require a position for each read: after all changes that ended before it began, before all that began after it ended.
 
-    Position p is the state after p events. A key without a value can be at several positions. The lowest possible position of a
-    read leaves the most positions to the reads after it.
+    Position p is the state after p events. A key without a value can be at several positions: also at that of a value whose
+    time has come. The lowest possible position of a read leaves the most positions to the reads after it.
     """
     by_token = {event.new: [index + 1] for index, event in enumerate(events) if event.new is not None}
     by_revision = {event.revision: [index + 1] for index, event in enumerate(events)}
-    empty = [0] + [index + 1 for index, event in enumerate(events) if event.new is None]
+    ends = [-math.inf] + [-math.inf if event.new is None else _early(event, clock) for event in events]  # from then on: no value
     # The highest position whose change ended before a time, and the lowest whose change began after a time.
     over = _Highest((change.end, index + 1) for index, change in enumerate(changes))
     begun = _Highest((-change.start, -index) for index, change in enumerate(changes))
@@ -206,16 +265,22 @@ def _check_reads(calls: Iterable[Call], events: Sequence[Event], changes: Sequen
     done: list[tuple[int, int]] = []  # end and position of the reads that have a position
     for read in sorted(reads, key=lambda read: read.start):
         subject = f"{read.kind} at {read.start} (saw {read.seen or read.revision})"
-        if read.outcome == "rejected" or read.kind == "entry":
-            places = by_revision.get(read.revision, []) if read.revision is not None else empty
-        else:
-            places = by_token.get(read.seen, []) if read.seen is not None else empty
-        _require(bool(places), f"{subject} saw a value that no change wrote")
         low = max([over.at(read.start, 0), *(position for end, position in done if end < read.start)])
         high = -begun.at(-read.end, -len(changes))
-        fitting = next((place for place in places if low <= place <= high), None)
+        if read.outcome == "rejected" or read.kind == "entry":
+            places = by_revision.get(read.revision, []) if read.revision is not None else None
+        else:
+            places = by_token.get(read.seen, []) if read.seen is not None else None
+        _require(places != [], f"{subject} saw a value that no change wrote")
+        if places is None:
+            fitting = next((place for place in range(low, high + 1) if ends[place] <= read.end), None)
+        else:
+            fitting = places[0] if low <= places[0] <= high else None
         if fitting is None:
-            raise Violation(f"{subject} is at position {places[-1]}, and must be between {low} and {high}")
+            raise Violation(f"{subject} is at position {places and places[0]}, and must be between {low} and {high}")
+        if places is not None:
+            late = (read.start - ends[fitting]) / 1e6 - _EARLY
+            _require(late <= _LATE, f"{subject} shows a value {late:.0f} ms after its time")
         if read.kind == "entry" and read.seen is not None:
             _require(events[fitting - 1].new == read.seen, f"{subject} has the revision of another value")
         # Reads that ended before this one began also ended before all later ones began: one entry stands for them.

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from motia_redis._steps.events import decode_change
-from motia_redis._store import codec
+from motia_redis._store import codec, expiry
 from motia_redis._store.keyspace import Keyspace, Layout
 from tests.history.calls import Value, from_json, value_of
 from tests.history.check import Event, check
@@ -34,11 +35,13 @@ async def record(
     changes: int,
     build: Path = ROOT,
     processes: int = 3,
+    sweep: bool = True,
     during: Callable[[], Awaitable[None]] | None = None,
 ) -> list[Call]:
     """Run the workload with the `motia_redis` package in `build`; return all calls.
 
-    Each process makes at least `changes` changes, and goes on until `during` has ended.
+    Each process makes at least `changes` changes, and goes on until `during` has ended. With `sweep`, the processes look for
+    values that have expired.
     """
     running, logs = [], []
     stop = directory / "stop"
@@ -46,7 +49,7 @@ async def record(
     for number in range(processes):
         log = directory / f"process{number}.json"
         given: dict[str, Any] = {"url": url, "namespace": "motia", "name": number, "out": log, "seed": number}
-        given |= {"keys": 4, "tasks": 4, "stop": stop, "changes": changes}
+        given |= {"keys": 4, "tasks": 4, "stop": stop, "changes": changes, "sweep": int(sweep)}
         options = [str(part) for name, value in given.items() for part in (f"--{name}", value)]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-m", "tests.history.workload", *options]
@@ -75,13 +78,22 @@ def check_history(calls: list[Call], raw: redis.Redis) -> str:
         entries: Any = raw.xrange(stream)
         for entry_id, fields in entries:
             change = decode_change(entry_id.decode(), fields)
-            event = Event(change.revision, fields[b"request"].decode(), value_of(change.old_value), value_of(change.new_value))
+            request, expires = fields.get(b"request"), expiry.expires_at(fields.get(b"new", b""))
+            event = Event(
+                change.revision,
+                request and request.decode(),
+                value_of(change.old_value),
+                value_of(change.new_value),
+                expires=expires and round(expires * 1000),
+                is_expiry=change.reason == "expired",
+            )
             events.setdefault(change.item_id, []).append(event)
     texts: Any = raw.hgetall(values)
     stored_revisions: Any = raw.hgetall(revisions)
     stored: dict[str, tuple[Value | None, str | None]] = {
         key.decode(): (value_of(codec.decode(text, subject="")), stored_revisions[key].decode()) for key, text in texts.items()
     }
-    count = check(calls, events, stored)
+    count = check(calls, events, stored, clock=time.time_ns() - time.monotonic_ns())
+    expiries = sum(event.is_expiry for found in events.values() for event in found)
     unknown = sum(call.outcome == "unknown" for call in calls)
-    return f"{count} calls ({unknown} unknown), {sum(map(len, events.values()))} events: linearizable"
+    return f"{count} calls ({unknown} unknown), {sum(map(len, events.values()))} events ({expiries} expiries): linearizable"

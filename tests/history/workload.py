@@ -22,6 +22,7 @@ from motia_redis.errors import RevisionConflict, StateUnavailable
 from tests.history.calls import ANY, Call, value_of
 
 SCOPE = "history"
+TTLS = {"set": [None, None, None, 0.005, 0.03, 0.2], "update": [None] * 9 + [0.03]}  # seconds
 READS = ("get", "entry")
 KINDS = [*READS, "set", "set", "update", "update", "update", "modify", "modify", "delete", "delete"]
 
@@ -29,6 +30,8 @@ KINDS = [*READS, "set", "set", "update", "update", "update", "modify", "modify",
 async def _make(state: StateManager, call: Call) -> None:
     """Make the call, and record what it returns."""
     condition: dict[str, Any] = {} if call.expected == ANY else {"if_revision": call.expected}
+    if call.ttl is not None:
+        condition["ttl"] = call.ttl
     match call.kind:
         case "get":
             call.seen = value_of(await state.get(SCOPE, call.key))
@@ -65,6 +68,7 @@ class _Task:
             await self._call(Call(key, kind, 0))
             return
         call = Call(key, kind, 0, count=self._choose.randrange(100) if kind == "set" else None)
+        call.ttl = self._choose.choice(TTLS.get(kind, [None]))
         if kind == "modify" or self._choose.random() < 0.4:
             read = Call(key, "entry", 0)
             if not await self._call(read):
@@ -111,13 +115,13 @@ async def main() -> None:
     parser = argparse.ArgumentParser(description="Call the state API at random and write all calls to a file.")
     for name in ("url", "namespace", "name", "out", "stop"):
         parser.add_argument(f"--{name}", required=True)
-    for name in ("keys", "tasks", "seed", "changes"):
+    for name in ("keys", "tasks", "seed", "changes", "sweep"):
         parser.add_argument(f"--{name}", type=int, required=True)
     given = parser.parse_args()
     stop = Path(given.stop)
     calls: list[Call] = []
     retention = Retention(entries=1_000_000)  # the checker reads all events
-    state = StateManager(given.url, namespace=given.namespace, retention=retention, deadline=5)
+    state = StateManager(given.url, namespace=given.namespace, retention=retention, deadline=5, sweep=bool(given.sweep))
     try:
         await connect(state)
 

@@ -61,6 +61,12 @@ def test_page_loses_what_has_expired_and_keeps_the_rest() -> None:
     assert expiry.live(lasting) is lasting
 
 
+@pytest.mark.parametrize("digits", [b"", b" " * 23, b"-" + b" " * 23, b" _" * 11 + b"  ", b"0" * 23 + b" ", b"\v" + b" " * 23])
+def test_other_bytes_are_no_time(digits: bytes) -> None:
+    for mark in (CANONICAL_MARK, FOREIGN_MARK):
+        assert expiry.expires_at(digits + mark) is None
+
+
 @pytest.mark.parametrize("ttl", [0, -1, 0.0, math.nan, math.inf, -math.inf, True, False, "60", 10 * 366 * 86_400 + 1, b"1", [1]])
 async def test_bad_ttl_is_rejected_before_anything_is_sent(ttl: Any) -> None:
     state = StateManager("redis://127.0.0.1:1")

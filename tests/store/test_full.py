@@ -13,6 +13,7 @@ from motia_redis._admin.dead_letters import DeadLetters
 from motia_redis._admin.registry import forget_step
 from motia_redis.errors import OutcomeUnknown, StateUnavailable
 from tests.store.test_once import Faults
+from tests.support.clocks import set_namespace_clock
 from tests.support.servers import PACKAGED, RedisServer, packaged
 from tests.support.waiting import within_deadline
 
@@ -172,6 +173,32 @@ async def test_result_of_an_applied_call_is_found_on_a_full_redis(
     assert await slow == VALUE
     assert await manager.set("users", "bob", VALUE, idempotency_key="a") == VALUE
     await refuses(manager.set("users", "bob", VALUE, idempotency_key="b"))
+
+
+async def test_values_expire_on_a_full_redis_and_free_memory(own: redis.Redis, manager: StateManager) -> None:
+    for number in range(50):
+        await manager.set("users", f"key{number}", VALUE, ttl=60)
+    await manager.set("users", "ann", {"n": 1}, ttl=60)
+    await manager.set("users", "bob", {"n": 1}, ttl=6000)
+    await manager.set("users", "cy", {"n": 1})
+    await set_namespace_clock(manager, 61)
+    fill_up(own)
+    events = keys_of(await manager.connect(), "users", "ann").events
+    before, count = used_memory(own), own.xlen(events)
+    await refuses(manager.set("users", "new", 1, ttl=60))
+    await refuses(manager.set("users", "bob", 1, ttl=60))
+    await refuses(manager.set("users", "ann", 1, ttl=60))  # nor is the expiry before it written
+    await refuses(manager.update("users", "ann", [{"op": "add", "path": "/m", "value": 1}]))
+    await refuses(manager.expire("users", "cy", 60))
+    await refuses(manager.expire("users", "ann", 60))
+    assert own.xlen(events) == count
+    assert await manager.delete("users", "key0") is None
+    assert await manager.count("users") == 2, "what was due has expired"
+    assert own.xlen(events) > 0
+    assert used_memory(own) < before + 300_000, "the event holds the text that the value had"
+    reasons = [fields.get(b"reason") for stream in own.scan_iter("*:events:*") for _, fields in own.xrange(stream)]
+    assert reasons.count(b"expired") == 51, "each has its event"
+    assert await manager.items("users") == {"bob": {"n": 1}, "cy": {"n": 1}}
 
 
 async def test_failed_deletion_on_a_full_redis_changes_nothing(own: redis.Redis, manager: StateManager) -> None:

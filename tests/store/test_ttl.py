@@ -11,6 +11,7 @@ import pytest
 from motia_redis import KEEP, StateManager
 from motia_redis._steps.events import decode_change
 from motia_redis.errors import IdempotencyKeyReused, KeyMissing, RevisionConflict, UpdateFailed
+from tests.fuzzing import old_text
 from tests.support.clocks import set_namespace_clock
 
 if TYPE_CHECKING:
@@ -114,6 +115,23 @@ async def test_update_can_set_and_remove_the_time(state: StateManager, raw: redi
         ("state:updated", {"n": 2}, {"n": 2}),
         ("state:updated", {"n": 2}, {"n": 3}),
     ]
+
+
+@pytest.mark.parametrize("text", [b'{"a":1}\t\r\t', b'{ "a" : 1 }\n ', b'{"a":1}'])
+@pytest.mark.parametrize("operations", [[], [{"op": "test", "path": "/a", "value": 1}], [{"op": "remove", "path": "/b"}]])
+async def test_event_of_an_update_that_changes_the_time_alone_tells_every_byte(
+    state: StateManager, raw: redis.Redis, text: bytes, operations: Any
+) -> None:
+    names = (await state.connect()).state_keys(b"users", b"ann")
+    raw.hset(names.values, "ann", text)
+    texts: list[Any] = [text]
+    for ttl in (60, 600, None):
+        await state.update("users", "ann", operations, ttl=ttl)
+        texts.append(raw.hget(names.values, "ann"))
+    assert texts[0] == texts[3] != texts[1] != texts[2]
+    found: Any = raw.xrange(names.events)
+    assert [fields[b"new"] for _, fields in found] == texts[1:]
+    assert [old_text(fields) for _, fields in found] == texts[:3]
 
 
 async def test_default_of_the_scope_holds_for_what_is_set_or_created(server: RedisServer, namespace: str) -> None:
