@@ -81,6 +81,13 @@ class _Task:
         if await self._call(call) and call.outcome == "ok" and call.expected not in (ANY, None):
             self._old[key] = call.expected  # the change gave the key another revision, or the key has no value
 
+    async def update_before_and_after_the_time(self) -> None:
+        """Update keys of this task before and after the time of their values: so a build with a defect is detected without luck."""
+        for key, ttl in ((f"lasts {self._name}", 60.0), (f"ends {self._name}", 0.02)):
+            if await self._call(Call(key, "set", 0, count=7, ttl=ttl)):
+                await asyncio.sleep(0.1)
+                await self._call(Call(key, "update", 0))
+
     async def _call(self, call: Call) -> bool:
         """Make and record a call. Return false if it had no effect, because Redis was not there."""
         self._number += 1
@@ -127,6 +134,7 @@ async def main() -> None:
 
         async def work(number: int) -> None:
             task = _Task(state, f"{given.name}.{number}", given.keys, random.Random(given.seed * 100 + number), calls)
+            await task.update_before_and_after_the_time()
             while not stop.exists() or sum(call.kind not in READS for call in calls) < given.changes:
                 await task.step()
 
