@@ -82,7 +82,7 @@ class _Task:
             self._old[key] = call.expected  # the change gave the key another revision, or the key has no value
 
     async def update_before_and_after_the_time(self) -> None:
-        """Update keys of this task before and after the time of their values: so a build with a defect is detected without luck."""
+        """Update keys of this task before and after the time of their values, so that no defect escapes by luck."""
         for key, ttl in ((f"lasts {self._name}", 60.0), (f"ends {self._name}", 0.02)):
             if await self._call(Call(key, "set", 0, count=7, ttl=ttl)):
                 await asyncio.sleep(0.1)
