@@ -35,6 +35,7 @@ _log = logging.getLogger("motia_redis.state")
 _FULL_SECONDS = 10.0
 _TRIM_INTERVAL = 0.1  # seconds: with few writes, one trim in 64 writes would come too late
 _DELETIONS = (b"delete", b"drop")
+_ALWAYS_NEW = (b"set", *_DELETIONS)  # kinds whose revision is new; an update or `expire` that changes nothing returns the old one
 ANY: Final[Any] = object()  #: the default of `if_revision`: any revision
 
 
@@ -92,7 +93,7 @@ class Mutations:
                 raise
             if reply.following or reply.dropped or reply.found_full:
                 self._check(subject, reply)
-            if reply.revision and not attempt_token and not change[0].endswith(b"update"):  # a no-op update has an old revision
+            if reply.revision and not attempt_token and change[0] in _ALWAYS_NEW:
                 session.clock.update(reply.revision)
             return reply
 

@@ -183,6 +183,14 @@ async def test_expire_is_a_change_of_its_own(state: StateManager, raw: redis.Red
     assert found[-1].revision == last.revision
 
 
+async def test_expire_that_changes_nothing_does_not_set_the_clock_back(state: StateManager, raw: redis.Redis) -> None:
+    await state.set("users", "ann", 1)
+    raw.hset((await state.connect()).revisions(b"users"), "ann", "1000-0")  # the revision of a value that is old
+    assert await state.expire("users", "ann", None)
+    session = await state._sessions.get()
+    assert session.clock.at(time.monotonic()) > time.time() * 1000 - 60_000
+
+
 async def test_text_of_another_client_can_expire_and_stays_as_it_is(state: StateManager, raw: redis.Redis) -> None:
     keys = (await state.connect()).state_keys(b"users", b"ann")
     raw.hset(keys.values, "ann", '{ "a": "{" , "n" : 1 }\n')
