@@ -19,10 +19,9 @@ local function replace(old, text, first, last, behind, tail)
   return "write", require("lib.event_fields")(old, text, first, last)
 end
 
--- Plan an update by the patch engine. `largest` is the size of the text that the result may have.
-local function plan_patch(old, ending, tail, arguments, cursor, request, largest, is_strict)
+-- Plan an update by the patch engine. `behind` bytes follow the JSON; `largest` is the size of the text that the result may have.
+local function plan_patch(old, ending, behind, tail, arguments, cursor, request, largest, is_strict)
   local patch = require("lib.patch")
-  local behind = old and #old - ending or #MARK
   local document = patch.new_document(old or "{}" .. MARK, ending or 2, request)
   local done, failure = pcall(patch.apply, document, arguments, cursor, is_strict)
   if not done then
@@ -91,7 +90,7 @@ function planners.update(request, is_strict, old, ending, tail, arguments, curso
       return replace(old, text, first, last, behind, tail)
     end
   end
-  return plan_patch(old, ending, tail, arguments, cursor + 1, request, largest, is_strict)
+  return plan_patch(old, ending, behind, tail, arguments, cursor + 1, request, largest, is_strict)
 end
 
 -- Plan the change of `key`, which holds `old` (false = no value), whose JSON ends at `ending`. `tail` is what shall follow the
