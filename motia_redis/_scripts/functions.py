@@ -63,7 +63,7 @@ class Functions:
     def __init__(self, router: Router, library: Library) -> None:
         self._router, self._library = router, library
         self._loop = asyncio.get_running_loop()
-        self._loading: dict[Node, asyncio.Task[bool]] = {}
+        self._loading: dict[tuple[Node, str], asyncio.Task[bool]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._closed = False
@@ -93,10 +93,28 @@ class Functions:
 
     async def load(self, node: Node) -> bool:
         """Load the library at a node that does not know it; return whether that may have succeeded. Calls share an attempt."""
-        task = self._loading.get(node)
+        return await self._share(node, self._library.name, self._load)
+
+    async def load_script(self, node: Node, text: str) -> bool:
+        """Load a script at a node that does not know it; return whether that succeeded. Calls share an attempt.
+
+        Otherwise each of a thousand calls that wait would send the text, which is a hundred times as large as a call.
+        """
+
+        async def load_text(node: Node) -> bool:
+            try:
+                await self._router.execute_at(node, "SCRIPT LOAD", text)
+            except RedisError:  # not permitted, or unreachable: a call that sends the text itself will show it
+                return False
+            return True
+
+        return await self._share(node, text, load_text)
+
+    async def _share(self, node: Node, what: str, attempt: Callable[[Node], Coroutine[Any, Any, bool]]) -> bool:
+        task = self._loading.get((node, what))
         if task is None:
-            task = self._loading[node] = self._loop.create_task(self._load(node))
-            task.add_done_callback(lambda _: self._loading.pop(node, None))
+            task = self._loading[node, what] = self._loop.create_task(attempt(node))
+            task.add_done_callback(lambda _: self._loading.pop((node, what), None))
         return await asyncio.shield(task)
 
     def pause(self, reason: str) -> None:

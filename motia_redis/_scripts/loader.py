@@ -29,8 +29,8 @@ _FLAGS = re.compile(r"^-- FLAGS +(.+)$", re.MULTILINE)  # of an entry point, as 
 _REQUIRE = re.compile(r'require\("lib\.(\w+)"\)')
 
 #: The ways to call a script, in the order in which they are tried: the function, the function again after its library was loaded,
-#: the script by its hash, and by its text, which the server keeps.
-_FUNCTION, _LOADED, _HASH, _TEXT = range(4)
+#: the script by its hash, by its hash again after it was loaded, and by its text, which the server keeps.
+_FUNCTION, _LOADED, _HASH, _KNOWN, _TEXT = range(5)
 
 
 class ScriptError(Exception):
@@ -52,7 +52,8 @@ class Script:
     def _commands(self) -> tuple[tuple[str, str], ...]:
         """Return the beginning of the command of each way: see `_FUNCTION`."""
         function = ("FCALL", self.function or "")
-        return function, function, ("EVALSHA", self.sha), ("EVAL", self.source)
+        by_hash = ("EVALSHA", self.sha)
+        return function, function, by_hash, by_hash, ("EVAL", self.source)
 
     @cached_property
     def function(self) -> str | None:
@@ -63,7 +64,7 @@ class Script:
         """Run the script atomically at the node of its keys and return its reply.
 
         A server that does not know the function or the script (new, flushed, failed over) runs nothing, and says so. The library
-        is then loaded, or the script is sent as a whole. So one call runs the script once.
+        or the script is then loaded, once for all calls that wait. So one call runs the script once.
         """
         way = self._first_way(router)
         while True:
@@ -128,14 +129,14 @@ class Script:
         """Return the way to call the script after an error that is due to `way`. Raise any other error."""
         if way == _TEXT or not self._has_next_way(router, way, error):
             raise error
-        if way == _HASH:
-            return _TEXT
         if isinstance(error, NoScript):
             if way == _FUNCTION and await router.functions.load(error.node):
                 return _LOADED
             if way == _LOADED:
                 router.functions.pause("the library was loaded, and is not there")
-        return _HASH
+            if way == _HASH and await router.functions.load_script(error.node, self.source):
+                return _KNOWN
+        return _HASH if way < _HASH else _TEXT
 
 
 def assemble(name: str, directory: Path) -> str:
