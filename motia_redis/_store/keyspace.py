@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 #: The version of everything that the library stores in Redis.
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 #: How names begin that the library keeps for values, messages and streams of its own.
 RESERVED = b"@motia/"
 _REVISION = re.compile("[0-9]{1,20}-[0-9]{1,20}")
@@ -87,8 +87,8 @@ class Keyspace:
         ]
 
     def partition(self, name: bytes) -> int:
-        """Return the partition of a scope or topic."""
-        return crc_hqx(name, 0) % self.layout.partitions
+        """Return the partition of a scope or topic. Those with the same tag share it."""
+        return crc_hqx(name if b"{" not in name else tag(name), 0) % self.layout.partitions
 
     def lane(self, key: bytes) -> int:
         """Return the lane of a key inside its scope's partition."""
@@ -195,6 +195,16 @@ class Keyspace:
     def topic_streams(self, topic: str) -> list[bytes]:
         """Return the streams that hold the messages of a topic."""
         return [self.topic(topic.encode(), lane) for lane in range(self.layout.lanes)]
+
+
+def tag(name: bytes) -> bytes:
+    """Return the tag of a scope or topic, by Redis' rule: what is between the first `{` and the next `}`, if anything, else all.
+
+    What has the same tag lies in one partition in every layout, so one transaction can change it.
+    """
+    start = name.find(b"{") + 1
+    end = name.find(b"}", start)
+    return name[start:end] if start and end > start else name
 
 
 def _tag(stream: bytes) -> bytes:

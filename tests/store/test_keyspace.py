@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from redis.crc import key_slot
 
-from motia_redis._store.keyspace import Keyspace, Layout
+from motia_redis._store.keyspace import Keyspace, Layout, tag
 from motia_redis.errors import StateError
 
 SCOPES = [b"users", b"{a}", b"}{", b"a\nb", "👩".encode(), b":" * 9]
@@ -44,6 +44,26 @@ def test_event_streams_of_a_key_are_the_stream_of_its_lane() -> None:
             assert events in keyspace.event_streams(scope)
             assert events in keyspace.event_streams()
     assert len(keyspace.event_streams()) == 16
+
+
+TAGS = [
+    (b"users", b"users"),
+    (b"{acme}/carts", b"acme"),
+    (b"eu{acme}{x}", b"acme"),
+    (b"{}/carts", b"{}/carts"),
+    (b"{acme/carts", b"{acme/carts"),
+    (b"}{acme}", b"acme"),
+    (b"{{acme}}", b"{acme"),
+]
+
+
+@pytest.mark.parametrize(("name", "expected"), TAGS)
+def test_tag_follows_the_rule_of_redis(name: bytes, expected: bytes) -> None:
+    assert tag(name) == expected
+    assert key_slot(name) == key_slot(expected)
+    for layout in (Layout(), Layout(7, 2), Layout(16384, 1)):
+        keyspace = Keyspace("motia", layout)
+        assert keyspace.partition(name) == keyspace.partition(b"{%b}/other" % expected if b"{" not in expected else name)
 
 
 def test_scopes_and_keys_spread_evenly() -> None:

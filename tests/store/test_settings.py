@@ -33,7 +33,7 @@ async def test_first_process_stores_its_settings_and_others_use_them(
         assert await second.settings() == Settings(OTHER, 3)
         assert (await second.settings()).trimming.startswith(b"7:1000000:13000"), "the deadline and 10 s"
     stored: Any = raw.hgetall(f"{namespace}:layout")
-    assert (stored[b"version"], stored[b"retention.entries"], stored[b"deadline"]) == (b"4", b"7", b"3")
+    assert (stored[b"version"], stored[b"retention.entries"], stored[b"deadline"]) == (b"5", b"7", b"3")
 
 
 async def test_default_settings_are_stored_when_nobody_gives_any(state: StateManager, raw: redis.Redis, namespace: str) -> None:
@@ -96,7 +96,7 @@ async def test_settings_are_restored_with_the_layout(server: RedisServer, namesp
         assert (await other.settings()).retention == OTHER
 
 
-@pytest.mark.parametrize(("version", "text"), [(5, "newer motia-redis.*upgrade"), (2, "older motia-redis.*another namespace")])
+@pytest.mark.parametrize(("version", "text"), [(6, "newer motia-redis.*upgrade"), (2, "older motia-redis.*another namespace")])
 async def test_other_format_version_is_refused_with_what_to_do(
     state: StateManager, server: RedisServer, namespace: str, raw: redis.Redis, version: int, text: str
 ) -> None:
