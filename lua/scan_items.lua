@@ -7,7 +7,8 @@
 -- FLAGS    no-writes
 -- KEYS     1 hash of the scope's values
 -- ARGV     1 cursor ("0" to begin)  2 about how many keys (1 or more)  3 bytes of values that fit into the page
---          4... keys that the previous page left over: they are read instead of new ones, and the cursor is returned unchanged
+--          4... keys to read instead of new ones: what the previous page left over, or what the caller wants; the cursor is then
+--               returned unchanged
 -- RETURNS  {next cursor ("0" at the end), {key, value, key, value ...}, {key that is left over, ...}}
 -- ERRORS   none of its own
 -- COST     the bytes of the page: ARGV 3, or one larger value

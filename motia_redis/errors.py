@@ -22,6 +22,7 @@ script reports carry the same code there (`code` below); a test holds the two li
     ├── CorruptValue         the stored text is not JSON (another client wrote it)  CORRUPT
     ├── RevisionConflict     `if_revision` does not hold                              CONFLICT
     ├── TooManyDelayed       too many messages wait for their time                    CROWDED
+    ├── TooManyKeys          more keys than `get_many` reads in one moment
     ├── LayoutMismatch       this namespace was created with another layout
     ├── SettingsMismatch     this process is given other settings than the namespace has
     ├── StateUnavailable     Redis cannot be reached or refused the call
@@ -64,6 +65,7 @@ __all__ = [
     "TestFailed",
     "TooDeep",
     "TooManyDelayed",
+    "TooManyKeys",
     "TooMuchWork",
     "UpdateFailed",
     "ValueTooLarge",
@@ -180,6 +182,10 @@ class TooManyDelayed(StateError):
     """Report a delayed message for which there is no room: too many wait for their time; nothing was sent."""
 
     code: ClassVar[str | None] = "CROWDED"
+
+
+class TooManyKeys(StateError):
+    """Report a read of more keys than one command may read; nothing was sent."""
 
 
 class LayoutMismatch(StateError):

@@ -180,10 +180,24 @@ async def get_entry(router: Router, *, values: bytes, revisions: bytes, key: byt
 
 
 async def scan_items(
-    router: Router, node: Node, *, values: bytes, cursor: int, count: int, max_bytes: int, left: Sequence[bytes] = ()
+    router: Router,
+    node: Node | None,
+    *,
+    values: bytes,
+    cursor: int = 0,
+    count: int = 1,
+    max_bytes: int,
+    left: Sequence[bytes] = (),
 ) -> ItemsPage:
-    """Return a page of about `count` items, of at most `max_bytes` or one value. `left`: what the previous page left over."""
-    following, items, rest = await _SCAN_ITEMS.call_at(router, node, (values,), (cursor, count, max_bytes, *left))
+    """Return a page of about `count` items, of at most `max_bytes` or one value. `left`: keys to read instead of new ones.
+
+    A cursor is valid for one node only. A page of keys in `left` needs none: with `node` None it is read where the hash is now.
+    """
+    if node is None:
+        reply = await _SCAN_ITEMS(router, (values,), (str(cursor), str(count), str(max_bytes), *left))
+    else:
+        reply = await _SCAN_ITEMS.call_at(router, node, (values,), (cursor, count, max_bytes, *left))
+    following, items, rest = reply
     return ItemsPage(int(following), dict(zip(items[::2], items[1::2], strict=True)), rest)
 
 

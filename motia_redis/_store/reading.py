@@ -15,7 +15,7 @@ from motia_redis._store.scans import Scan
 from motia_redis._store.sweeping import settle
 from motia_redis._transport import refusals
 from motia_redis._transport.failures import ErrorReply
-from motia_redis.errors import CorruptValue
+from motia_redis.errors import CorruptValue, InvalidName, TooManyKeys
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from motia_redis._store.sessions import Session, Sessions
 
 _CONCURRENT_SCANS = 16  # partitions that `list_groups` reads at the same time
+_KEYS_AT_ONCE = 1000  # keys of one HMGET: of small values about 0.1 ms of the server's time; 100,000 take 75 ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,43 @@ class Reading:
             return None
         value, revision = codec.decode(found.text, subject=subject), found.revision.decode(errors="replace")
         return Entry(value, revision, expiry.expires_at(found.text))
+
+    async def get_many(self, scope: str, keys: Iterable[str], *, atomic: bool = True) -> dict[str, Any]:
+        """Return a dict of those of `keys` that have a value, in the order given, and their values.
+
+        All values are those of one moment, read by one command, which takes at most 1,000 different keys. Redis builds its reply
+        as a whole, whatever its size: 64 values of 4 MiB block Redis for about 0.3 s. With `atomic=False` there may be any number
+        of keys, and large values do not block Redis: they are read in pages, and each value is one of some moment of the call.
+
+        Cost: one round trip, O(bytes of the values); with `atomic=False` one for each page of about 128 KiB, at most 500 keys.
+        Raises InvalidName, TooManyKeys, CorruptValue, StateUnavailable.
+        """
+        most = self.limits.name_bytes
+        scope_bytes, subject = keyspace.encode_name("scope", scope, most), f"scope {scope!r:.200}"
+        if isinstance(keys, str | bytes):
+            raise InvalidName(f"{subject}: get_many takes several keys, such as a list, not one: {keys!r:.80}")
+        names = {keyspace.encode_name("key", key, most): key for key in keys}
+        if atomic and len(names) > _KEYS_AT_ONCE:
+            raise TooManyKeys(
+                f"{subject}: get_many reads at most {_KEYS_AT_ONCE} keys in one moment, not {len(names)}: "
+                "give fewer keys, or atomic=False to read them in pages, at different moments"
+            )
+        if not names:
+            return {}
+
+        async def read(session: Session, _: Attempt) -> Any:
+            values = session.keyspace.values(scope_bytes)
+            return await session.router.execute(values, "HMGET", values, *names)
+
+        found: dict[bytes, Any] = {}
+        if atomic:
+            texts = zip(names, await self._retries.run(subject, read), strict=True)
+            found = codec.decode_page(scope, expiry.live({name: text for name, text in texts if text is not None}))
+        else:
+            values, scan = await self._scan(scope)
+            async for page in scan.chosen(values, builtins.list(names)):
+                found.update(codec.decode_page(scope, expiry.live(page)))
+        return {names[name]: value for name, value in found.items()}
 
     async def list(self, scope: str) -> builtins.list[Any]:
         """Return all values of a scope, in no particular order.

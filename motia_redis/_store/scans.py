@@ -100,6 +100,26 @@ class Scan:
 
         return self._pages(key, read, PageSize(_FIRST_NAMES))
 
+    async def chosen(self, key: bytes, fields: Sequence[bytes]) -> AsyncGenerator[Mapping[bytes, bytes]]:
+        """Yield the given fields of a hash and their values, in their order; those that the hash does not have are left out.
+
+        The caller determines the order, so the pages read so far are no sample of the next one. The script bounds every page.
+        """
+        size = PageSize(PAGE_ITEMS)
+        wanted: Sequence[bytes] = ()
+
+        async def read(session: Session, _: Attempt) -> scripts.ItemsPage:
+            return await scripts.scan_items(session.router, None, values=key, max_bytes=PAGE_BYTES, left=wanted)
+
+        begin = 0
+        while begin < len(fields):
+            wanted = fields[begin : begin + size.count]
+            _, page, left = await self._retries.run(self._subject, read)
+            done = len(wanted) - len(left)
+            size.record_page(done, sum(map(len, wanted[:done])) + sum(map(len, page.values())))
+            begin += done
+            yield page
+
     async def _pages(self, key: bytes, read: Any, size: PageSize, *, ahead: bool = False) -> AsyncGenerator[Any]:
         cursor = 0
         last: Node | None = None

@@ -48,7 +48,8 @@ PUBLIC = {
         "InvalidPointer", "InvalidTime", "InvalidValue", "KeyMissing", "LayoutMismatch", "NotDurable", "NumberOverflow",
         "OutcomeUnknown",
         "PathMissing", "RevisionConflict", "SettingsMismatch", "StateError", "StateUnavailable", "StepError", "StepInUse",
-        "StepMissing", "TestFailed", "TooDeep", "TooManyDelayed", "TooMuchWork", "UpdateFailed", "ValueTooLarge", "WrongKind",
+        "StepMissing", "TestFailed", "TooDeep", "TooManyDelayed", "TooManyKeys", "TooMuchWork", "UpdateFailed",
+        "ValueTooLarge", "WrongKind",
     ],
     "motia_redis.types": [
         "Condition", "Credentials", "DeleteReason", "Durability", "FieldMerge", "FieldNumber", "FieldNumberValue",

@@ -27,6 +27,8 @@ async def test_invalid_names_are_rejected_by_every_method(state: StateManager, k
         state.set(scope, key, 1),
         state.update(scope, key, [{"op": "add", "path": "/a", "value": 1}]),
         state.delete(scope, key),
+        state.get_many(scope, [key]),
+        state.get_many(scope, ["good", key], atomic=False),
     ):
         with pytest.raises(InvalidName, match=f"the {kind} "):
             await call

@@ -185,6 +185,7 @@ async def change(durability: Durability) -> None:
         assert_type(entry, Entry | None)
         if entry is not None:
             await state.delete("users", "ann", if_revision=entry.revision)
+        assert_type(await state.get_many("users", {"ann", "bob"}, atomic=False), dict[str, Any])
         assert_type(await state.keys("users"), list[str])
         assert_type(await state.count("users"), int)
         assert_type(await state.items("users"), dict[str, Any])

@@ -30,6 +30,8 @@ async def wrong_operations(state: StateManager) -> None:
     await state.update("users", "ann", [{"op": "move", "path": "/a"}])  # type: ignore[typeddict-item]
     await state.update("users", "ann", [{"type": "add", "path": "a", "value": 1}])  # type: ignore[misc, list-item]
     await state.update("users", "ann", {"op": "remove", "path": "/a"})  # type: ignore[arg-type]
+    await state.get_many("users", 7)  # type: ignore[arg-type]
+    await state.get_many("users", ["ann"], True)  # type: ignore[call-arg]
     incomplete: Operation = {"type": "set", "path": "a"}  # type: ignore[typeddict-item]
     await state.update("users", "ann", [incomplete])
 
