@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 from motia_redis._store import codec, keyspace, patch
@@ -9,13 +10,17 @@ from motia_redis._store.expiry import KEEP, UNSET, ScopeTtls, Ttl
 from motia_redis._store.mutations import ANY
 from motia_redis._store.reading import Reading
 from motia_redis._store.times import due_time
+from motia_redis._transport.backoff import Backoff
+from motia_redis.errors import InvalidValue, RevisionConflict, StateError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from motia_redis._store import types
     from motia_redis._store.mutations import Mutations
+
+_MODIFY_PAUSES = (0.01, 1.0)  # seconds: first and longest, between the attempts of `modify`
 
 
 class Changing(Reading):
@@ -98,6 +103,49 @@ class Changing(Reading):
             operations=ops,
         )
         return codec.decode(reply.text or b"", subject=subject)
+
+    async def modify(self, scope: str, key: str, function: Callable[[Any], Any], *, attempts: int = 10, ttl: Ttl = KEEP) -> Any:
+        """Store what `function` makes of a value, if nobody changed the value meanwhile, and return it.
+
+        `function` gets a copy of the value, or None if the key has no value. It returns the new value, and may be async. If the
+        key has changed since the read, `function` is called again after a pause, with the value that is there then. So it should
+        have no other effects. If it raises or returns None, nothing is changed. A new value that is equal to the old one is
+        stored too, with an event. `update` is cheaper where its operations suffice.
+
+        `ttl` works as in `set`. By default the value expires when it would have. What another client writes into Redis gets no
+        new revision, so it is overwritten. Cost: two round trips for each attempt, O(bytes of both values). Raises the errors of
+        `set`, CorruptValue, InvalidValue if `function` returns None, and RevisionConflict after `attempts` attempts.
+        """
+        subject, _, _ = self._names(scope, key)
+        if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
+            raise StateError(f"{subject}: attempts of modify must be a number from 1, not {attempts!r:.80}")
+        if not callable(function):
+            raise StateError(
+                f"{subject}: modify takes a function, which gets the value and returns the new one: {function!r:.80}"
+            )
+        backoff = Backoff(*_MODIFY_PAUSES, least=0.1)
+        for attempt in range(1, attempts + 1):
+            entry = await self.entry(scope, key)
+            value = function(entry.value if entry else None)
+            if inspect.isawaitable(value):
+                value = await value
+            if value is None:
+                raise InvalidValue(
+                    f"{subject}: the function of modify returned None: return the new value, also after a change in place; "
+                    "to delete the value, use delete(); to store null, use set()"
+                )
+            try:
+                return await self.set(scope, key, value, ttl=ttl, if_revision=entry.revision if entry else None)
+            except RevisionConflict as error:
+                conflict = error
+            if attempt < attempts:
+                await backoff.sleep()
+        raise RevisionConflict(
+            f"{subject}: modify gave up after attempts={attempts}: other calls changed the key each time; allow more attempts, "
+            "or use update()",
+            expected=conflict.expected,
+            actual=conflict.actual,
+        ) from conflict
 
     async def expire(self, scope: str, key: str, ttl: float | None) -> bool:
         """Set the time to live of a value, in seconds; None: it never expires. Return whether the key has a value.

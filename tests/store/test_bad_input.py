@@ -29,6 +29,7 @@ async def test_invalid_names_are_rejected_by_every_method(state: StateManager, k
         state.delete(scope, key),
         state.get_many(scope, [key]),
         state.get_many(scope, ["good", key], atomic=False),
+        state.modify(scope, key, lambda _: 1),
     ):
         with pytest.raises(InvalidName, match=f"the {kind} "):
             await call

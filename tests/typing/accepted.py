@@ -142,6 +142,14 @@ def operations(by: int) -> list[Operation]:
     return [{"op": "increment", "path": "/visits", "value": by}, {"type": "decrement", "path": ["a", "b"], "by": 0.5}]
 
 
+def add_one(value: int | None) -> int:
+    return (value or 0) + 1
+
+
+async def add_one_later(value: Any) -> Any:
+    return value + 1
+
+
 async def change(durability: Durability) -> None:
     manager = StateManager(
         "redis://localhost:6379/0",
@@ -186,6 +194,9 @@ async def change(durability: Durability) -> None:
         if entry is not None:
             await state.delete("users", "ann", if_revision=entry.revision)
         assert_type(await state.get_many("users", {"ann", "bob"}, atomic=False), dict[str, Any])
+        await state.modify("users", "ann", add_one, attempts=3, ttl=60)
+        await state.modify("users", "ann", add_one_later)
+        await state.modify("users", "ann", lambda value: value or 0)
         assert_type(await state.keys("users"), list[str])
         assert_type(await state.count("users"), int)
         assert_type(await state.items("users"), dict[str, Any])

@@ -32,6 +32,7 @@ async def wrong_operations(state: StateManager) -> None:
     await state.update("users", "ann", {"op": "remove", "path": "/a"})  # type: ignore[arg-type]
     await state.get_many("users", 7)  # type: ignore[arg-type]
     await state.get_many("users", ["ann"], True)  # type: ignore[call-arg]
+    await state.modify("users", "ann", {"name": "Ann"})  # type: ignore[arg-type]
     incomplete: Operation = {"type": "set", "path": "a"}  # type: ignore[typeddict-item]
     await state.update("users", "ann", [incomplete])
 
