@@ -82,6 +82,11 @@ async def test_all_methods_work_on_a_cluster_and_scopes_spread_over_its_nodes(cl
         assert entry is not None
         await state.set("scope1", "ann", {"n": 5}, if_revision=entry.revision)
         assert await state.list("scope1") == [{"n": 5}]
+        for number in range(1, 32):
+            await state.modify(f"scope{number}", "bob", lambda value: value or "new")
+            for atomic in (True, False):
+                assert list(await state.get_many(f"scope{number}", ["bob", "ann", "cy"], atomic=atomic)) == ["bob", "ann"]
+            await state.delete(f"scope{number}", "bob")
         await state.clear("scope1")
         assert await state.get("scope1", "ann") is None
         assert await state.delete("scope2", "ann") == {"n": 2}
