@@ -21,6 +21,10 @@ script reports carry the same code there (`code` below); a test holds the two li
     │   └── TooMuchWork      the operations cost more than one call may               TOOMUCH
     ├── CorruptValue         the stored text is not JSON (another client wrote it)  CORRUPT
     ├── RevisionConflict     `if_revision` does not hold                              CONFLICT
+    ├── TransactionFailed    a check or change of a transaction fails                 TRANSACTION
+    ├── TransactionTooLarge  too many changes, or too many bytes, for one transaction OVERSIZE
+    ├── TransactionMisused   a transaction is nested, or used outside of its block
+    ├── DifferentTags        a transaction over scopes or topics of several tags
     ├── TooManyDelayed       too many messages wait for their time                    CROWDED
     ├── TooManyKeys          more keys than `get_many` reads in one moment
     ├── LayoutMismatch       this namespace was created with another layout
@@ -43,6 +47,7 @@ __all__ = [
     "BadIndex",
     "CorruptValue",
     "DeadLetterMissing",
+    "DifferentTags",
     "IdempotencyKeyReused",
     "InvalidName",
     "InvalidOperation",
@@ -67,6 +72,9 @@ __all__ = [
     "TooManyDelayed",
     "TooManyKeys",
     "TooMuchWork",
+    "TransactionFailed",
+    "TransactionMisused",
+    "TransactionTooLarge",
     "UpdateFailed",
     "ValueTooLarge",
     "WrongKind",
@@ -176,6 +184,37 @@ class RevisionConflict(StateError):
         super().__init__(message)
         self.expected = expected
         self.actual = actual
+
+
+class TransactionFailed(StateError):
+    """Report a check or change of a transaction that cannot be made; nothing was changed.
+
+    `scope` (of a message: the topic) and `key` say where, `operation` is the method of the transaction, `index` its place among
+    the calls, from 0. `__cause__` is the error that a call of its own would raise: RevisionConflict for a check.
+    """
+
+    code: ClassVar[str | None] = "TRANSACTION"
+
+    def __init__(self, message: str, *, scope: str, key: str | None, operation: str, index: int) -> None:
+        super().__init__(message)
+        self.scope = scope
+        self.key = key
+        self.operation = operation
+        self.index = index
+
+
+class TransactionTooLarge(StateError):
+    """Report more changes, or more bytes of old and new values, than one transaction may have; nothing was changed."""
+
+    code: ClassVar[str | None] = "OVERSIZE"
+
+
+class TransactionMisused(StateError):
+    """Report a transaction that is inside of another one's block, used outside of its own, or used twice; nothing was sent."""
+
+
+class DifferentTags(StateError):
+    """Report a transaction over scopes or topics of different tags; nothing was sent."""
 
 
 class TooManyDelayed(StateError):

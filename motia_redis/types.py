@@ -2,10 +2,11 @@
 
 from motia_redis._steps.context import TriggerType
 from motia_redis._steps.definitions import Step, StepConfig, StepDefinition
-from motia_redis._steps.inputs import DeleteReason, StateEventType
+from motia_redis._steps.inputs import DeleteReason, StateEventType, TransactionInfo
 from motia_redis._steps.logs import Logger
 from motia_redis._steps.triggers import Condition, HttpMethod, HttpTrigger, QueueTrigger, StateTrigger, Trigger
 from motia_redis._store.expiry import Keep, Ttl
+from motia_redis._store.transactions import Transaction
 from motia_redis._store.types import (
     Durability,
     FieldMerge,
@@ -52,6 +53,8 @@ __all__ = [
     "Step",
     "StepConfig",
     "StepDefinition",
+    "Transaction",
+    "TransactionInfo",
     "Trigger",
     "TriggerType",
     "Ttl",

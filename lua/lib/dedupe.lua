@@ -108,6 +108,8 @@ local function remember(call, keys, asked, reply)
   local done = reply.err and "" or (reply[1] or "") .. "\n" .. (reply[2] or "")
   if asked.attempt > 1 then
     call("SET", keys.record, asked.attempt .. "\n" .. done, "PX", RECORD_LIFETIME)
+  elseif keys.lifetime and not reply.err then
+    call("SET", keys.record, "1\n" .. done, "PX", keys.lifetime)
   end
   if keys.key and not reply.err then
     call("SET", keys.key, asked.fingerprint .. "\n" .. done, "PX", asked.lifetime)
@@ -131,7 +133,7 @@ local function decide_by_record(call, keys, asked, record)
   local reply, from = reply_of_record(rest), string.match(rest, "^?(.*)$")
   if reply then
     full.allow_writes(call, keys.hash)
-    call("SET", keys.record, record, "KEEPTTL")
+    call("SET", keys.record, record, "PX", RECORD_LIFETIME) -- also after a first attempt, whose record stays for less time
     return "answer", reply
   elseif tonumber(attempt) > asked.attempt or (not from and tonumber(attempt) == asked.attempt) then
     return "answer", unknown("late")
@@ -162,6 +164,8 @@ local function decide_by_search(call, keys, asked, request, from)
   return "apply"
 end
 
+-- A call that may leave no event, or several, has `keys.lifetime` and no stream: its first attempt leaves a record, too.
+--
 -- Decide what to do with an attempt at a request: "apply", where nothing was written yet; or "answer" and with what: the reply
 -- of an earlier attempt, an error, or the status SEARCHING (call again). `keys` has record, key (that of the idempotency key,
 -- if any), stream, trimmed, newest (the revision of the key; false = none), and hash (a hash of the script, for
@@ -179,7 +183,7 @@ local function decide(call, keys, request, attempt_token)
       return decide_by_search(call, keys, asked, request, found)
     end
     return action, found
-  elseif asked.attempt == 1 then
+  elseif asked.attempt == 1 or not keys.stream then
     return "apply"
   end
   return decide_by_search(call, keys, asked, request, keys.newest or "+")

@@ -117,9 +117,10 @@ end
 --   is_new   whether that is another time than before
 --   was_due  whether the old value had a time
 --   member   of the sorted set `due`
-local function plan(call, keys, key, kind, ttl, old)
+-- `at` is the time of the call, if it is known.
+local function plan(call, keys, key, kind, ttl, old, at)
   local old_time = old and time_of(old)
-  local now_is = (ttl ~= "" or old_time) and now(call, keys[1])
+  local now_is = (ttl ~= "" or old_time) and (at or now(call, keys[1]))
   local expired = old_time and old_time <= now_is and old
   old = not expired and old
   local time = new_time(kind, ttl, now_is, old, old_time)
@@ -130,4 +131,4 @@ local function plan(call, keys, key, kind, ttl, old)
   }
 end
 
-return { spell = spell, time_of = time_of, plan = plan }
+return { spell = spell, time_of = time_of, now = now, due_member = due_member, plan = plan }

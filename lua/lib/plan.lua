@@ -20,15 +20,19 @@ local function replace(old, text, first, last, behind, tail)
 end
 
 -- Plan an update by the patch engine. `behind` bytes follow the JSON; `largest` is the size of the text that the result may have.
-local function plan_patch(old, ending, behind, tail, arguments, cursor, request, largest, is_strict)
+local function plan_patch(old, ending, behind, tail, arguments, cursor, request, largest, is_strict, budget)
   local patch = require("lib.patch")
   local document = patch.new_document(old or "{}" .. MARK, ending or 2, request)
+  document.cost = budget and budget.cost or 0
   local done, failure = pcall(patch.apply, document, arguments, cursor, is_strict)
   if not done then
     if type(failure) ~= "table" then
       error(failure, 0)
     end
     return "answer", { err = failure.code .. " " .. document.operation .. " " .. failure.detail }
+  end
+  if budget then
+    budget.cost = document.cost
   end
   local text = document.text
   if old and not document.changed and not tail then
@@ -81,7 +85,7 @@ function planners.expire(_, _, old, ending, tail)
 end
 
 -- `arguments` has the largest size of the result at `cursor`, then the operations. COST: see direct.lua and patch.lua.
-function planners.update(request, is_strict, old, ending, tail, arguments, cursor)
+function planners.update(request, is_strict, old, ending, tail, arguments, cursor, budget)
   local behind = old and #old - ending or #MARK
   local largest = arguments[cursor] + behind
   if old then
@@ -90,13 +94,14 @@ function planners.update(request, is_strict, old, ending, tail, arguments, curso
       return replace(old, text, first, last, behind, tail)
     end
   end
-  return plan_patch(old, ending, behind, tail, arguments, cursor + 1, request, largest, is_strict)
+  return plan_patch(old, ending, behind, tail, arguments, cursor + 1, request, largest, is_strict, budget)
 end
 
 -- Plan the change of `key`, which holds `old` (false = no value), whose JSON ends at `ending`. `tail` is what shall follow the
 -- JSON in the new text, nil = what `set` is given, or what follows it in `old`; see expiry.lua. `kind`, `expected` and, from
--- `cursor` on, the parameters of the kind in `arguments` are those in the header of mutate.lua.
-local function plan(server, revisions, key, request, kind, expected, old, ending, tail, arguments, cursor)
+-- `cursor` on, the parameters of the kind in `arguments` are those in the header of mutate.lua. Where several updates share what
+-- one may cost, `budget` has the `cost` of those before; see patch.lua.
+local function plan(server, revisions, key, request, kind, expected, old, ending, tail, arguments, cursor, budget)
   if expected ~= "" then
     local actual = old and (server.call("HGET", revisions, key) or "0-0") or "none"
     if actual ~= expected then
@@ -107,7 +112,7 @@ local function plan(server, revisions, key, request, kind, expected, old, ending
   if is_strict and not old then
     return "answer", { err = "KEYMISSING" }
   end
-  return planners[is_strict and "update" or kind](request, is_strict, old, ending, tail, arguments, cursor)
+  return planners[is_strict and "update" or kind](request, is_strict, old, ending, tail, arguments, cursor, budget)
 end
 
 return plan

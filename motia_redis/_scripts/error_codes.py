@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from motia_redis import errors
 from motia_redis._transport.failures import ErrorReply
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from motia_redis.errors import StateError
 
 #: The errors that the scripts report, by their code.
@@ -63,12 +65,35 @@ def to_error(subject: object, error: ErrorReply, operations: object = None) -> S
         actual = None if detail == "none" else detail
         found = "the key holds no value" if actual is None else f"its revision is {actual}"
         # The caller knows what it expected, and sets that.
-        return errors.RevisionConflict(f"{subject}: if_revision does not match: {found}", expected=None, actual=actual)
+        return errors.RevisionConflict(f"{subject}: the expected revision does not match: {found}", expected=None, actual=actual)
     if kind is errors.OutcomeUnknown:
         reason = _UNKNOWN.get(detail, detail)
         message = f"{subject}: the repeated change may have been applied: {reason}; read the state before a retry"
         return errors.OutcomeUnknown(message, maybe_applied=True)
+    if kind is errors.TransactionTooLarge:
+        return kind(f"{subject}: {detail} bytes of old and new values, or more, over the limit `transaction_bytes`: split it")
+    if kind is errors.TransactionFailed:
+        return _to_transaction_error(detail, cast("Sequence[Any]", operations))
     return kind(f"{subject}: {_describe(kind, code, detail, operations)}")
+
+
+def _to_transaction_error(detail: str, items: Sequence[Any]) -> StateError:
+    """Return the error for an item of a transaction. Its cause is the error of a call that makes only this change."""
+    number, _, reply = detail.partition(" ")
+    item = items[int(number)]
+    cause = to_error(item.subject, ErrorReply(reply), item.operations)
+    failed = errors.TransactionFailed(
+        f"transaction: {item.method} (number {number}): {cause}; nothing was changed",
+        scope=item.scope,
+        key=item.key,
+        operation=item.method,
+        index=int(number),
+    )
+    if isinstance(cause, errors.RevisionConflict):
+        expected = item.parameters[0].decode()
+        cause.expected = None if expected == "none" else expected
+    failed.__cause__ = cause
+    return failed
 
 
 def _describe(kind: type[StateError], code: str, detail: str, operations: object) -> str:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from motia_redis._scripts import loader
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from motia_redis._transport.router import Node, Router
 
 _MUTATE: Final = loader.load("mutate")
+_TRANSACT: Final = loader.load("transact")
 _ENQUEUE: Final = loader.load("enqueue")
 _GET_ENTRY: Final = loader.load("get_entry")
 _SCAN_ITEMS: Final = loader.load("scan_items")
@@ -57,6 +58,25 @@ class Mutated(NamedTuple):
     following: Sequence[Any] = ()  #: replies of the commands that followed
     created_scope: bool = False  #: the scope held no value before
     found_full: bool = False  #: a deletion found the server over maxmemory
+
+
+class TransactOptions(NamedTuple):
+    """The options of `transact`."""
+
+    trace: bytes
+    most_bytes: int  #: of old and new values together
+    attempt_token: bytes
+    record_milliseconds: int  #: for which a first attempt is remembered
+    event_limits: bytes  #: how to trim a stream of events; empty: not
+    topic_limits: bytes  #: how to trim a stream of messages; empty: not
+
+
+class Transacted(NamedTuple):
+    """The reply of `transact`."""
+
+    words: Sequence[bytes]  #: for each item a revision, the id of a message, or "-"
+    texts: Sequence[bytes]  #: the new texts of the updates
+    mutated: Mutated
 
 
 class Message(NamedTuple):
@@ -145,6 +165,31 @@ async def mutate_many(router: Router, mutations: Sequence[Mutation]) -> list[Mut
 def _mutated(reply: list[Any], following: Sequence[Any]) -> Mutated:
     revision, text, dropped, mark = (*reply, None, None, None, None)[:4]
     return Mutated(revision, text, dropped or 0, following, created_scope=mark == 1, found_full=mark == 2)
+
+
+async def transact(
+    router: Router,
+    keys: Sequence[bytes],
+    options: TransactOptions,
+    items: Sequence[bytes],
+    *,
+    following: Sequence[Sequence[Any]] = (),
+) -> Transacted:
+    """Check and change several values, and append messages. Commands in `following` run after it over the same connection."""
+    arguments = (b"%b\n%d\n%b\n%d\n%b\n%b" % options, *items)
+    (words, texts, *more), *rest = await _TRANSACT.call_with(router, keys, arguments, following)
+    mutated = _mutated([None, None, *more], rest)
+    return Transacted(words.split(b" "), list(_split_texts(texts)), mutated)
+
+
+def _split_texts(texts: bytes) -> Iterator[bytes]:
+    """Yield the parts of a text like `2:{}4:null`."""
+    start = 0
+    while start < len(texts):
+        colon = texts.index(b":", start)
+        end = colon + 1 + int(texts[start:colon])
+        yield texts[colon + 1 : end]
+        start = end
 
 
 async def enqueue(router: Router, message: Message, *, following: Sequence[Sequence[Any]] = ()) -> Enqueued:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from motia_redis._steps.inputs import StateTriggerInput
+from motia_redis._steps.inputs import StateTriggerInput, TransactionInfo
 from motia_redis._store import codec
 from motia_redis.errors import CorruptValue
 
@@ -63,8 +63,14 @@ def _decode_change(entry_id: str, fields: Fields) -> StateTriggerInput:
         new_value=new_value,
         event_type=event_type,  # type: ignore[arg-type]  # triggers get no other type, see Wants.match
         revision=entry_id,
+        transaction=_decode_transaction(fields[b"transaction"]) if b"transaction" in fields else None,
         reason=None if event_type != "state:deleted" else "expired" if fields.get(b"reason") == b"expired" else "deleted",
     )
+
+
+def _decode_transaction(text: bytes) -> TransactionInfo:
+    name, size, index = text.decode().split(":")
+    return TransactionInfo(name, int(size), int(index))
 
 
 def decode_message(entry_id: str, fields: Fields) -> Any:

@@ -43,6 +43,15 @@ class ApiResponse:
     headers: dict[str, str | list[str]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class TransactionInfo:
+    """Say which transaction made a change."""
+
+    id: str
+    size: int  #: the number of its events: one for each key that it changed and each message
+    index: int  #: of this event among them, from 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateTriggerInput:
     """Hold one change of one key, as the handler and the condition of a state trigger get it.
@@ -50,6 +59,7 @@ class StateTriggerInput:
     `group_id` is the scope and `item_id` the key; `old_value` is None for a created and `new_value` for a deleted key.
     `reason` says why a key was deleted; it is None for other changes. `revision` is the id of the change event, and
     `timestamp` the time of the change on the Redis server in Unix milliseconds (taken from the revision where it is not given).
+    `transaction` says which transaction made the change, if one did.
     """
 
     group_id: str
@@ -60,6 +70,7 @@ class StateTriggerInput:
     revision: str
     timestamp: int = -1
     reason: DeleteReason | None = None
+    transaction: TransactionInfo | None = None
     type: Literal["state"] = "state"
 
     def __post_init__(self) -> None:

@@ -182,6 +182,11 @@ class Keyspace:
             partition.request + request,
         ]
 
+    def transaction_keys(self, partition: int, request: bytes) -> list[bytes]:
+        """Return the first keys of transact.lua: they do not depend on what is changed."""
+        names = self._partitions[partition]
+        return [names.request + request, names.tag + b"trimmed", names.tag + b"due", names.scopes, names.tag + b"topics"]
+
     def event_streams(self, scope: str | None = None, key: str | None = None) -> list[bytes]:
         """Return the streams with the events of the namespace, of one scope, or of one key."""
         partitions: Iterable[int] = range(self.layout.partitions)
@@ -229,9 +234,13 @@ def check_namespace(namespace: str) -> str:
     return namespace
 
 
-def is_revision(text: str) -> bool:
-    """Return whether `text` has the form of a revision, such as `1700000000000-0`."""
-    return _REVISION.fullmatch(text) is not None
+def encode_revision(revision: object, subject: object, argument: str) -> bytes:
+    """Return an expected revision as the scripts take it; None: no value. Raises StateError for text that is not a revision."""
+    if revision is None:
+        return b"none"
+    if isinstance(revision, str) and _REVISION.fullmatch(revision):
+        return revision.encode()
+    raise StateError(f"{subject}: {argument} must be a revision like '1700000000000-0', or None: {revision!r:.80}")
 
 
 def layout_key(namespace: str) -> str:

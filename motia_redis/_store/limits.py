@@ -15,6 +15,8 @@ class Limits:
     value_bytes: int = 4 * 1024 * 1024  #: a value, given or resulting from an update
     operations: int = 1000  #: operations in one update
     pointer_depth: int = 128  #: segments of one path
+    transaction_changes: int = 100  #: checks, changes and messages of one transaction
+    transaction_bytes: int = 4 * 1024 * 1024  #: old and new values of one transaction together
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from motia_redis._store.retries import Attempt, Retries
     from motia_redis._store.sessions import Session
     from motia_redis._store.times import DueTime
+    from motia_redis._store.transaction_items import Item
 
 _log = logging.getLogger("motia_redis.state")
 
@@ -34,6 +35,7 @@ _log = logging.getLogger("motia_redis.state")
 # below the limit: a deletion frees the value, and its event takes as much.
 _FULL_SECONDS = 10.0
 _TRIM_INTERVAL = 0.1  # seconds: with few writes, one trim in 64 writes would come too late
+_RECORD_MARGIN = 10.0  # seconds for which a transaction is remembered after the last attempt at it may have started
 _DELETIONS = (b"delete", b"drop")
 _ALWAYS_NEW = (b"set", *_DELETIONS)  # kinds whose revision is new; an update or `expire` that changes nothing returns the old one
 ANY: Final[Any] = object()  #: the default of `if_revision`: any revision
@@ -68,7 +70,7 @@ class Mutations:
         `ttl` is the time to live as the script takes it.
         """
         request = _request_id()
-        expected = b"" if if_revision is ANY else _expected(if_revision, subject)
+        expected = b"" if if_revision is ANY else keyspace.encode_revision(if_revision, subject, "if_revision")
         claim = _NO_CLAIM
         if idempotency_key is not None:
             claim = self._claim(idempotency_key, [b"state", scope, key], [expected, ttl, *change])
@@ -105,6 +107,40 @@ class Mutations:
                 known.expected = if_revision
             raise known from None
         if reply.created_scope:
+            await self._check_layout(subject)
+        return reply
+
+    async def transact(self, items: Sequence[Item], *, most_bytes: int, idempotency_key: str | None) -> scripts.Transacted:
+        """Apply the items of a transaction once, all or none, and return the reply of the script. There is at least one."""
+        subject, request, claim = "transaction", _request_id(), _NO_CLAIM
+        if idempotency_key is not None:
+            call = [part for item in items for part in item.fingerprint()]
+            claim = self._claim(idempotency_key, [b"transaction", keyspace.tag(items[0].scope_bytes)], call)
+
+        async def attempt(session: Session, attempt: Attempt) -> scripts.Transacted:
+            names, trims = session.keyspace, self._trims_now()
+            keys = names.transaction_keys(names.partition(items[0].scope_bytes), request)
+            keys.append(names.idempotency(keys[0], claim.name) if claim.name else keys[0])
+            numbers: dict[bytes, int] = {}
+            arguments = [part for item in items for part in item.encode(names, numbers)]
+            options = scripts.TransactOptions(
+                trace=_trace(),
+                most_bytes=most_bytes,
+                attempt_token=claim.attempt_token(attempt),
+                record_milliseconds=int((session.settings.deadline + _RECORD_MARGIN) * 1000),
+                event_limits=session.settings.trimming if trims else b"",
+                topic_limits=session.settings.topic_trimming(names.layout.lanes) if trims else b"",
+            )
+            reply = await scripts.transact(session.router, (*keys, *numbers), options, arguments, following=self._wait_commands)
+            self._check(subject, reply.mutated)
+            return reply
+
+        try:
+            reply = await self._retries.run(subject, attempt, is_mutation=True)
+        except ErrorReply as error:
+            known = _to_error(subject, error, items)
+            raise known from known.__cause__
+        if reply.mutated.created_scope:
             await self._check_layout(subject)
         return reply
 
@@ -308,17 +344,6 @@ def _to_error(subject: object, error: ErrorReply, operations: object = None) -> 
     known = error_codes.to_error(subject, error, operations)
     assert known is not None, "Retries raises only script errors as ResponseError"  # noqa: S101  # for the type checker
     return known
-
-
-def _expected(if_revision: object, subject: object) -> bytes:
-    """Return `if_revision` as the script takes it. Raises StateError for text that is not a revision."""
-    if if_revision is ANY:
-        return b""
-    if if_revision is None:
-        return b"none"
-    if isinstance(if_revision, str) and keyspace.is_revision(if_revision):
-        return if_revision.encode()
-    raise StateError(f"{subject}: if_revision must be a revision like '1700000000000-0', or None: {if_revision!r:.80}")
 
 
 def _request_id() -> bytes:

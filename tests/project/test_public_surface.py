@@ -44,18 +44,18 @@ PUBLIC = {
         "rename_step",
     ],
     "motia_redis.errors": [
-        "BadIndex", "CorruptValue", "DeadLetterMissing", "IdempotencyKeyReused", "InvalidName", "InvalidOperation",
-        "InvalidPointer", "InvalidTime", "InvalidValue", "KeyMissing", "LayoutMismatch", "NotDurable", "NumberOverflow",
-        "OutcomeUnknown",
-        "PathMissing", "RevisionConflict", "SettingsMismatch", "StateError", "StateUnavailable", "StepError", "StepInUse",
-        "StepMissing", "TestFailed", "TooDeep", "TooManyDelayed", "TooManyKeys", "TooMuchWork", "UpdateFailed",
-        "ValueTooLarge", "WrongKind",
+        "BadIndex", "CorruptValue", "DeadLetterMissing", "DifferentTags", "IdempotencyKeyReused", "InvalidName",
+        "InvalidOperation", "InvalidPointer", "InvalidTime", "InvalidValue", "KeyMissing", "LayoutMismatch", "NotDurable",
+        "NumberOverflow", "OutcomeUnknown", "PathMissing", "RevisionConflict", "SettingsMismatch", "StateError",
+        "StateUnavailable", "StepError", "StepInUse", "StepMissing", "TestFailed", "TooDeep", "TooManyDelayed", "TooManyKeys",
+        "TooMuchWork", "TransactionFailed", "TransactionMisused", "TransactionTooLarge", "UpdateFailed", "ValueTooLarge",
+        "WrongKind",
     ],
     "motia_redis.types": [
         "Condition", "Credentials", "DeleteReason", "Durability", "FieldMerge", "FieldNumber", "FieldNumberValue",
         "FieldOperation", "FieldRemove", "FieldValue", "HttpMethod", "HttpTrigger", "Keep", "Logger", "Operation", "PatchMerge",
         "PatchMove", "PatchNumber", "PatchOperation", "PatchRemove", "PatchValue", "QueueTrigger", "StateEventType",
-        "StateTrigger", "Step", "StepConfig", "StepDefinition", "Trigger", "TriggerType", "Ttl",
+        "StateTrigger", "Step", "StepConfig", "StepDefinition", "Transaction", "TransactionInfo", "Trigger", "TriggerType", "Ttl",
     ],
 }  # fmt: skip
 NAMES = [(module, name) for module, names in PUBLIC.items() for name in names]
@@ -64,10 +64,15 @@ NAMES = [(module, name) for module, names in PUBLIC.items() for name in names]
 VERBS = {
     "Add", "Append", "Apply", "Bind", "Call", "Close", "Connect", "Consume", "Create", "Decrement", "Delete", "Describe", "Do",
     "Fire", "Give", "Handle", "Have", "Hold", "Import", "Increment", "Limit", "Log", "Merge", "Move", "Read", "Remove", "Report",
-    "Retry", "Return", "Send", "Set", "Start", "Stop", "Store", "Tell", "Yield",
+    "Require", "Retry", "Return", "Send", "Set", "Start", "Stop", "Store", "Tell", "Yield",
 }  # fmt: skip
-# What public methods return without a public name of its own: clients and key names, for the package's own use.
-INTERNAL = {("StateManager.connect", "Keyspace"), ("StateManager.open_router", "Router")}
+# What public methods return, and a class that only the package creates takes, without a public name of its own.
+INTERNAL = {
+    ("StateManager.connect", "Keyspace"),
+    ("StateManager.open_router", "Router"),
+    ("Transaction", "Mutations"),
+    ("Transaction", "ScopeTtls"),
+}
 
 
 def modules(*, private: bool) -> list[str]:

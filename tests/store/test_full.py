@@ -88,6 +88,28 @@ async def test_writes_are_refused_and_deletions_work(own: redis.Redis, manager: 
     assert await manager.list_groups() == []
 
 
+async def test_transactions_are_refused_but_for_deletions(own: redis.Redis, manager: StateManager) -> None:
+    await manager.set_many("carts", {"ann": 1, "bob": 2, "carl": 3})
+    entry = await manager.entry("carts", "bob")
+    assert entry
+    fill_up(own)
+
+    async def store() -> None:
+        async with manager.transaction() as tx:
+            tx.delete("carts", "ann")
+            tx.set("carts", "dan", 1)
+
+    await refuses(store())
+    async with manager.transaction() as tx:
+        tx.check("carts", "bob", entry.revision)
+        tx.delete("carts", "bob")
+    assert tx.revisions["carts", "bob"]
+    async with manager.transaction() as tx:
+        tx.check("carts", "bob", None)
+    assert await manager.delete_many("carts", ["ann", "bob"]) == 1
+    assert await manager.keys("carts") == ["carl"]
+
+
 async def test_clear_of_a_full_redis_frees_its_memory(own: redis.Redis, manager: StateManager) -> None:
     for number in range(300):
         await manager.set("big", str(number), VALUE)
