@@ -6,11 +6,11 @@
 --          The name of KEYS 1 ends with the request id, and those of the values' hashes with the scope
 -- ARGV     1 options, one a line: trace id; the most bytes of old and new values together; attempt token (lib/dedupe.lua);
 --            milliseconds for which the record of a first attempt stays; limits of event streams and of topics, "" = do not trim
---          2... the items. Each begins with its head, one field a line, and has its parameters behind it:
---            "check\n<values>\n<revisions>\n<stream>\n<parameters>\n"   key, expected revision or "none"
---            "<kind>\n<values>\n<revisions>\n<stream>\n<parameters>\n<ttl>"  key, then the parameters of a set, drop, update or
---                                                                         strict update, and the ttl, as in mutate.lua
---            "message\n0\n0\n<stream>\n<parameters>\n\n"                  topic, key ("" = none), data, message id
+--          2... the items, one after the other, each of them
+--            kind, number of its hash of values, of its hash of revisions, of its stream, of its parameters, ttl, parameters
+--            "check"     key, expected revision or "none"; without ttl
+--            "message"   topic, key ("" = none), data, message id; without ttl and hashes
+--            "set", "drop", "update", "strict update"   key, then the parameters of the kind, and the ttl, as in mutate.lua
 -- RETURNS  {a word for each item, the texts of the updates}, and what follows them in the reply of mutate.lua
 --          A word is the revision of the change; where there was nothing to change, that of the value ("0-0" if another client
 --          wrote it), or "-" if there is none; "-" for a check; the id of a message. The texts are "<bytes>:<text>", one
@@ -28,19 +28,19 @@ local request_record, trimmed, due, scopes, topics, idempotency_record = unpack(
 local options = ARGV[1]
 local FIRST_NAME, FIRST_ITEM = 7, 2
 
-local OPTIONS = "^([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)$"
-local trace, most_bytes, attempt_token, lifetime, event_limits, topic_limits = string.match(options, OPTIONS)
+local trace, most_bytes, attempt_token, lifetime, event_limits, topic_limits =
+  string.match(options, "^([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)$")
+most_bytes = tonumber(most_bytes)
 
 local sub = string.sub
 local _, tag = string.find(request_record, "}:", 1, true)
 local request = sub(request_record, tag + 9) -- behind "request:"
 
-local dedupe, expiry, full, plan = require("lib.dedupe"), require("lib.expiry"), require("lib.full"), require("lib.plan")
-
 local bytes = 0 -- of the old and new values so far
 local budget = { cost = 0 } -- of the updates
 local only_deletes = true -- whether the call may run over maxmemory
-local places, sequence = {}, {} -- the keys: by hash and name; the keys and messages in the order of their events
+local groups, group_list = {}, {} -- the scopes
+local sequence = {} -- the keys and messages, in the order of their events
 local words, texts = {}, {}
 local now_is
 
@@ -51,269 +51,338 @@ end
 
 local function count_bytes(text)
   bytes = bytes + #text
-  if bytes > most_bytes + 0 then
+  if bytes > most_bytes then
     fail("OVERSIZE " .. string.format("%.0f", bytes))
   end
 end
 
 -- The time by which values expire: one for the whole call.
 local function now()
-  now_is = now_is or expiry.now(redis.pcall, trimmed)
+  now_is = now_is or require("lib.expiry").now(redis.pcall, trimmed)
   return now_is
 end
 
--- Return what is known of a key: `original` and `revision` before the transaction, `text` after the items so far (false = no
--- value). Its keys are those of lib/write.lua.
-local function open(values, revisions, stream, key)
-  local id = values .. "\n" .. key
-  if not places[id] then
-    local names = { KEYS[FIRST_NAME + values], KEYS[FIRST_NAME + revisions], scopes, KEYS[FIRST_NAME + stream] }
-    local stored = redis.call("HGET", names[1], key)
-    if stored then
-      count_bytes(stored)
-    end
-    local time = stored and expiry.time_of(stored)
-    local place = {
-      keys = names, key = key, scope = sub(names[1], tag + 7), stored = stored, original = stored, -- scope: behind "state:"
-      revision = redis.call("HGET", names[2], key) or "0-0", changes = 0, was_due = time, time = time,
-    }
+-- Return what is known of a scope: its hashes, and what will be written to them.
+local function open_group(values, revisions)
+  local group = { values = KEYS[FIRST_NAME + values], revisions = KEYS[FIRST_NAME + revisions], places = {} }
+  group.scope = sub(group.values, tag + 7) -- behind "state:"
+  group.new_texts, group.new_revisions, group.gone = {}, {}, {}
+  redis.call("HLEN", group.revisions)
+  groups[values], group_list[#group_list + 1] = group, group
+  return group
+end
+
+-- Return what is known of a key: `original` before the transaction and `text` after the items so far (false = no value), and the
+-- time at which `text` expires.
+local function open(group, stream, key)
+  local stored = redis.call("HGET", group.values, key)
+  local place = { group = group, key = key, stream = KEYS[FIRST_NAME + stream], stored = stored, changes = 0 }
+  group.places[key] = place
+  if stored then
+    count_bytes(stored)
+    local time = (string.byte(stored, -4) or 0) <= 32 and require("lib.expiry").time_of(stored) or nil
+    place.was_due, place.time = time, time
     if time and time <= now() then
-      place.original, place.expired, place.time = false, true, nil
+      place.expired, place.time, stored = true, nil, false
     end
-    place.text = place.original
-    places[id] = place
   end
-  return places[id]
+  place.original, place.text = stored, stored
+  return place
+end
+
+-- Take what lib/plan.lua returned. Return the error of a change that cannot be made.
+local function take(place, time, action, new, _, ...)
+  if action == "write" then
+    count_bytes(new)
+    place.text, place.time, place.fields, place.changes = new, time, { ... }, place.changes + 1
+  elseif action == "delete" then
+    place.text, place.time, place.changes = false, nil, place.changes + 1
+  elseif action == "answer" then
+    return new.err
+  end
 end
 
 -- Do one change of a place in memory. Return the error of a change that cannot be made.
 local function change(place, kind, ttl, parameters)
-  local old = place.text
-  local timing = { ending = old and #old - 3 }
+  local old, group = place.text, place.group
+  if kind == "set" and ttl == "" and not place.time then -- the most frequent change needs no parts
+    local text = parameters[1]
+    return take(place, nil, "write", text, nil, "new", text, old and "old" or nil, old or nil)
+  end
+  local ending, tail, time = old and #old - 3, nil, nil
   if ttl ~= "" or (old and (string.byte(old, -4) or 0) <= 32) then
-    timing = expiry.plan(redis.pcall, place.keys, place.key, kind, ttl, old, now())
+    local keys = { group.values, group.revisions, scopes, place.stream }
+    local timing = require("lib.expiry").plan(redis.pcall, keys, place.key, kind, ttl, old, now())
+    ending, tail, time = timing.ending, timing.tail, timing.time
   end
-  local function keep(action, new, _, ...)
-    if action == "answer" then
-      return new.err
-    elseif action == "delete" then
-      place.text, place.time = false, nil
-    elseif action == "write" then
-      count_bytes(new)
-      place.text, place.time, place.fields = new, timing.time, { ... }
-    end
-    place.changes = place.changes + (action == "unchanged" and 0 or 1)
-  end
-  local ending, tail = timing.ending, timing.tail
-  return keep(plan(redis, place.keys[2], place.key, request, kind, "", old, ending, tail, parameters, 1, budget))
+  local plan = require("lib.plan")
+  return take(place, time, plan(redis, group.revisions, place.key, request, kind, "", old, ending, tail, parameters, 1, budget))
+end
+
+-- Return the revision of a key before the transaction, "0-0" if another client wrote its value.
+local function revision_of(place)
+  return redis.call("HGET", place.group.revisions, place.key) or "0-0"
 end
 
 local function check(place, expected)
-  local actual = place.original and place.revision or "none"
+  local actual = place.original and revision_of(place) or "none"
   return actual ~= expected and "CONFLICT " .. actual or nil
 end
 
--- Plan one item, whose parameters begin at `cursor` in ARGV. Return an error, if there is one.
-local function plan_item(index, head, cursor)
-  local kind, values, revisions, stream, count, ttl = string.match(head, OPTIONS)
-  local parameters = {}
-  for offset = 1, count do
-    parameters[offset] = ARGV[cursor + offset - 1]
-  end
-  local following = cursor + count
+-- Plan the item at `cursor` in ARGV, whose parameters end at `last`. Return an error, if there is one.
+local function plan_item(index, cursor, last)
+  local kind, values, revisions, stream, _, ttl, key = unpack(ARGV, cursor, cursor + 6)
+  local first = cursor + 7
   if kind == "message" then
+    local _, data, id = unpack(ARGV, first, last)
     only_deletes = false
-    count_bytes(parameters[3])
-    words[index] = { stream = KEYS[FIRST_NAME + stream], message = parameters }
+    count_bytes(data)
+    words[index] = { stream = KEYS[FIRST_NAME + stream], topic = key, key = ARGV[first], data = data, id = id }
     sequence[#sequence + 1] = words[index]
-    return nil, following
+    return nil
   end
-  local place = open(values, revisions, stream, table.remove(parameters, 1))
+  local group = groups[values] or open_group(values, revisions)
+  local place = group.places[key] or open(group, stream, key)
+  words[index] = place
   if kind == "check" then
     words[index] = "-"
-    return check(place, parameters[1]), following
+    return check(place, ARGV[first])
   elseif kind ~= "drop" then
     only_deletes = false
   end
   if not place.is_listed then
-    place.is_listed, place.stream, sequence[#sequence + 1] = true, place.keys[4], place
+    place.is_listed, sequence[#sequence + 1] = true, place
+  end
+  local parameters = {}
+  for offset = 0, last - first do
+    parameters[offset + 1] = ARGV[first + offset]
   end
   local failure = change(place, kind, ttl, parameters)
-  words[index] = place
   if not failure and (kind == "update" or kind == "strict update") then
     texts[#texts + 1] = #place.text .. ":" .. place.text
   end
-  return failure, following
+  return failure
 end
 
--- Plan all items, and read every key that will be written, because a read fails where another client put another type.
+-- Set the event of a place: its type and the fields that say what changed; none if the key ends as it began.
+local function plan_event(place)
+  local old, new = place.original, place.text
+  if place.changes == 0 or not (old or new) then
+    return
+  elseif not new then
+    place.event, place.fields = "state:deleted", { "old", old }
+    return
+  elseif place.changes > 1 then
+    place.fields = old and { "new", new, "old", old } or { "new", new }
+  end
+  place.event = old and "state:updated" or "state:created"
+end
+
+-- Plan all items. Everything that will be written is read, because a read fails where another client put another type. Return
+-- the number of events and messages.
 local function plan_all()
-  local index, cursor = 1, FIRST_ITEM
+  local index, cursor, count = 1, FIRST_ITEM, 0
   while cursor <= #ARGV do
-    local failure
-    failure, cursor = plan_item(index, ARGV[cursor], cursor + 1)
+    local last = cursor + 5 + ARGV[cursor + 4]
+    local failure = plan_item(index, cursor, last)
     if failure then
       fail("TRANSACTION " .. index - 1 .. " " .. failure)
     end
-    index = index + 1
+    index, cursor = index + 1, last + 1
   end
-  redis.call("SISMEMBER", scopes, "")
-  redis.call("SISMEMBER", topics, "")
-  redis.call("ZSCORE", due, "")
-end
-
--- Return the fields that say what changed, or nil if the key ends as it began.
-local function event_of(place)
-  local old, new = place.original, place.text
-  if place.changes == 0 or not (old or new) then
-    return nil
-  elseif not new then
-    return "state:deleted", { "old", old }
-  elseif place.changes == 1 then
-    return old and "state:updated" or "state:created", place.fields
-  elseif old then
-    return "state:updated", { "new", new, "old", old }
-  end
-  return "state:created", { "new", new }
-end
-
--- Return the entries to append: {the place or message, its fields}. An expired value has one of its own, which no request made.
-local function list_entries()
-  local entries, own = {}, {}
   for _, item in ipairs(sequence) do
-    if item.message then
-      item.is_first = redis.call("EXISTS", item.stream) == 0
-      local topic, key, data, id = unpack(item.message)
-      local fields = { "type", "topic", "topic", topic, "data", data, "request", id }
-      if key ~= "" then
-        fields[#fields + 1], fields[#fields + 2] = "key", key
-      end
-      own[#own + 1] = { item, fields, {} }
-      entries[#entries + 1] = own[#own]
+    if item.topic then
+      count, item.is_first = count + 1, redis.call("EXISTS", item.stream) == 0
+      redis.call("SISMEMBER", topics, item.topic)
     else
-      if item.expired then
-        local fields = { "type", "state:deleted", "scope", item.scope, "key", item.key, "old", item.stored, "reason", "expired" }
-        entries[#entries + 1] = { item, fields }
-      end
-      local kind, changed = event_of(item)
-      if kind then
-        local fields = { "type", kind, "scope", item.scope, "key", item.key, "request", request }
-        own[#own + 1] = { item, fields, changed }
-        entries[#entries + 1] = own[#own]
-      end
-    end
-  end
-  for index, entry in ipairs(own) do
-    local fields = entry[2]
-    if trace ~= "" then
-      fields[#fields + 1], fields[#fields + 2] = "trace", trace
-    end
-    fields[#fields + 1], fields[#fields + 2] = "transaction", request .. ":" .. #own .. ":" .. index - 1
-    for _, part in ipairs(entry[3]) do
-      fields[#fields + 1] = part
-    end
-  end
-  return entries
-end
-
--- Append all entries, or none. Return the error of the stream that could not take its entry.
-local function append(entries)
-  for index, entry in ipairs(entries) do
-    local item = entry[1]
-    local id = redis.pcall("XADD", item.stream, "*", unpack(entry[2]))
-    if type(id) == "table" then
-      for undone = 1, index - 1 do
-        redis.call("XDEL", entries[undone][1].stream, entries[undone][4])
-      end
-      return id
-    end
-    entry[4], item.appended = id, id
-    item.event = entry[3] and (item.message and item.message[4] or id)
-  end
-end
-
--- Write what the entries say. Return whether a scope or a stream is new.
-local function write_all()
-  local is_new = 0
-  for _, item in ipairs(sequence) do
-    if item.message then
-      if item.is_first then
-        redis.call("SADD", topics, item.message[1])
-        is_new = 1
-      end
-    elseif item.appended then
-      local values, revisions = item.keys[1], item.keys[2]
-      if item.text then
-        redis.call("HSET", revisions, item.key, item.appended)
-        redis.call("HSET", values, item.key, item.text)
-        is_new = math.max(is_new, item.stored and 0 or redis.call("SADD", scopes, item.scope))
-      else
-        redis.call("HDEL", revisions, item.key)
-        redis.call("HDEL", values, item.key)
-        if redis.call("EXISTS", values) == 0 then
-          redis.call("SREM", scopes, item.scope)
-        end
+      plan_event(item)
+      count = count + (item.event and 1 or 0)
+      if item.event and not item.stored then
+        redis.call("SISMEMBER", scopes, item.group.scope)
       end
       if item.time ~= item.was_due then
-        local member = expiry.due_member(values, item.keys[4], item.key)
-        if item.time then
-          redis.call("ZADD", due, string.format("%.0f", item.time), member)
-        else
-          redis.call("ZREM", due, member)
-        end
+        redis.call("ZSCORE", due, "")
       end
+    end
+  end
+  return count
+end
+
+-- Append the event of a place and return its id, or the error of a stream that cannot take it.
+local function append_event(place, mark)
+  local add, scope, key = redis.pcall, place.group.scope, place.key
+  if not mark then
+    local old = place.stored
+    return add("XADD", place.stream, "*", "type", "state:deleted", "scope", scope, "key", key, "old", old, "reason", "expired")
+  elseif trace == "" then
+    return add(
+      "XADD", place.stream, "*", "type", place.event, "scope", scope, "key", key, "request", request, "transaction", mark,
+      unpack(place.fields)
+    )
+  end
+  return add(
+    "XADD", place.stream, "*", "type", place.event, "scope", scope, "key", key, "request", request, "trace", trace,
+    "transaction", mark, unpack(place.fields)
+  )
+end
+
+local function append_message(item, mark)
+  local fields = { "type", "topic", "topic", item.topic, "data", item.data, "request", item.id, "transaction", mark }
+  if item.key ~= "" then
+    fields[#fields + 1], fields[#fields + 2] = "key", item.key
+  end
+  if trace ~= "" then
+    fields[#fields + 1], fields[#fields + 2] = "trace", trace
+  end
+  return redis.pcall("XADD", item.stream, "*", unpack(fields))
+end
+
+-- Append `count` events and messages, and those of values that have expired, or none. Return them, or the error of a stream.
+local function append_all(count)
+  local appended, index = {}, 0
+  local function append(add, item, mark)
+    local id = add(item, mark)
+    if type(id) ~= "table" then
+      appended[#appended + 1], item.appended = { item.stream, id, item.topic }, id
+      return nil
+    end
+    for _, entry in ipairs(appended) do
+      redis.call("XDEL", entry[1], entry[2])
+    end
+    return id
+  end
+  for _, item in ipairs(sequence) do
+    local refusal = item.expired and append(append_event, item)
+    if not refusal and (item.topic or item.event) then
+      refusal = append(item.topic and append_message or append_event, item, request .. ":" .. count .. ":" .. index)
+      index, item.revision = index + 1, item.appended
+    end
+    if refusal then
+      return nil, refusal
+    end
+  end
+  return appended
+end
+
+local function add_two(list, first, second)
+  local count = #list
+  list[count + 1], list[count + 2] = first, second
+end
+
+-- Write the time at which the value of a place expires.
+local function write_time(place)
+  local member = require("lib.expiry").due_member(place.group.values, place.stream, place.key)
+  if place.time then
+    redis.call("ZADD", due, string.format("%.0f", place.time), member)
+  else
+    redis.call("ZREM", due, member)
+  end
+end
+
+-- Write the values and revisions of a scope. Return whether the scope is new.
+local function write_group(group)
+  local is_new = false
+  if group.new_texts[1] then
+    redis.call("HSET", group.revisions, unpack(group.new_revisions))
+    redis.call("HSET", group.values, unpack(group.new_texts))
+    is_new = group.is_created and redis.call("SADD", scopes, group.scope) == 1
+  end
+  if group.gone[1] then
+    redis.call("HDEL", group.revisions, unpack(group.gone))
+    redis.call("HDEL", group.values, unpack(group.gone))
+    if redis.call("EXISTS", group.values) == 0 then
+      redis.call("SREM", scopes, group.scope)
     end
   end
   return is_new
 end
 
--- Trim one of the streams, so that the cost is that of one change. Return how many unhandled entries a cap dropped.
-local function trim(entries, is_full)
-  local entry = entries[1]
-  local limits = entry and (entry[1].message and topic_limits or event_limits) or ""
-  if limits == "" and not is_full then
-    return 0
-  end
-  local retention = require("lib.retention")
-  if is_full then
-    for _, each in ipairs(entries) do
-      pcall(retention.trim_to_needed, redis.call, each[1].stream, trimmed)
+-- Write what the events say. Return whether a scope or a stream is new.
+local function write_all()
+  local is_new = false
+  for _, item in ipairs(sequence) do
+    local group = item.group
+    if item.topic and item.is_first then
+      redis.call("SADD", topics, item.topic)
+      is_new = true
+    elseif group and item.appended then
+      if item.text then
+        add_two(group.new_texts, item.key, item.text)
+        add_two(group.new_revisions, item.key, item.appended)
+        group.is_created = group.is_created or not item.stored
+      else
+        group.gone[#group.gone + 1] = item.key
+      end
+      if item.time ~= item.was_due then
+        write_time(item)
+      end
     end
-    return 0
   end
-  local done, lost = pcall(retention.trim, redis.call, entry[1].stream, trimmed, limits, entry[4])
-  return done and lost or 0
+  for _, group in ipairs(group_list) do
+    is_new = write_group(group) or is_new
+  end
+  return is_new
 end
 
-local function reply_with(dropped, mark)
-  for index, word in ipairs(words) do
-    words[index] = type(word) == "string" and word or word.event or word.text and word.revision or "-"
+-- Trim one of the streams, so that the cost is that of one change; all of them, if the server is full. Return how many unhandled
+-- entries a cap dropped.
+local function trim(appended, is_full)
+  local first = appended[1]
+  local limits = first and (first[3] and topic_limits or event_limits) or ""
+  if is_full then
+    for _, entry in ipairs(appended) do
+      pcall(require("lib.retention").trim_to_needed, redis.call, entry[1], trimmed)
+    end
+  elseif limits ~= "" then
+    local done, lost = pcall(require("lib.retention").trim, redis.call, first[1], trimmed, limits, first[2])
+    return done and lost or 0
   end
-  return { table.concat(words, " "), table.concat(texts), dropped, mark }
+  return 0
+end
+
+local function words_of_items()
+  for index, item in ipairs(words) do
+    if item ~= "-" then
+      words[index] = item.topic and item.id or item.revision or (item.text and revision_of(item)) or "-"
+    end
+  end
+  return table.concat(words, " ")
 end
 
 local function run()
-  local done, failure = pcall(plan_all)
+  local done, count = pcall(plan_all)
   if not done then
-    if type(failure) == "table" and failure.failure then
-      return { err = failure.failure }
+    if type(count) == "table" and count.failure then
+      return { err = count.failure }
     end
-    error(failure, 0)
+    error(count, 0)
   end
-  local entries = list_entries()
-  local refusal, is_full = append(entries), false
-  if refusal and only_deletes and full.is_refusal(refusal) then
+  local appended, refusal = append_all(count)
+  local is_full = false
+  if refusal and only_deletes and require("lib.full").is_refusal(refusal) then
     is_full = true
-    full.allow_writes(redis.call, entries[1][1].keys[2])
-    refusal = append(entries)
+    require("lib.full").allow_writes(redis.call, trimmed)
+    appended, refusal = append_all(count)
   end
   if refusal then
     return refusal
   end
   local is_new = write_all()
-  return reply_with(trim(entries, is_full), is_full and 2 or is_new)
+  local dropped = trim(appended, is_full)
+  return { words_of_items(), table.concat(texts), dropped, is_full and 2 or is_new and 1 or 0 }
 end
 
+if attempt_token == "" and redis.call("EXISTS", request_record) == 0 then
+  local reply = run()
+  if not reply.err then
+    if only_deletes then
+      require("lib.full").allow_writes(redis.call, trimmed) -- checks alone, or deletions that found nothing, have not written yet
+    end
+    redis.call("SET", request_record, "1\n" .. reply[1] .. "\n" .. reply[2], "PX", lifetime) -- as lib/dedupe.lua does
+  end
+  return reply
+end
+local dedupe = require("lib.dedupe")
 local keys = { record = request_record, hash = trimmed, lifetime = lifetime }
 keys.key = idempotency_record ~= request_record and idempotency_record or nil
 local action, known = dedupe.decide(redis.call, keys, request, attempt_token)
@@ -322,7 +391,7 @@ if action == "answer" then
 end
 local reply = run()
 if only_deletes then
-  full.allow_writes(redis.call, trimmed) -- checks alone, or deletions that found nothing, have not written yet
+  require("lib.full").allow_writes(redis.call, trimmed) -- checks alone, or deletions that found nothing, have not written yet
 end
 dedupe.record_reply(redis.call, keys, attempt_token, reply)
 return reply

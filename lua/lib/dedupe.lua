@@ -21,7 +21,12 @@ local RECORD_LIFETIME = 600000 -- milliseconds in which a delayed attempt may st
 local MARGIN = 5000 -- milliseconds by which clocks may differ
 local MOST_ENTRIES, MOST_BYTES = 1000, 1024 * 1024 -- that one call reads
 
+local FIRST = { attempt = 1, began = 0, elapsed = 0 } -- the most frequent token says no more
+
 local function parse(attempt_token)
+  if attempt_token == "" then
+    return FIRST
+  end
   local attempt, began, elapsed, lifetime, fingerprint = string.match(attempt_token, "^(%d+):(%d+):(%d+):(%d+):(%x*)$")
   return {
     attempt = tonumber(attempt or 1), began = tonumber(began or 0), elapsed = tonumber(elapsed or 0),

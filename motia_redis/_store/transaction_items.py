@@ -46,8 +46,8 @@ class Item:
             values, revisions, _, events = names.state_keys(self.scope_bytes, self.key_bytes)
             places = (_number(numbers, values), _number(numbers, revisions), _number(numbers, events))
             parameters = (self.key_bytes, *self.parameters)
-        head = b"%b\n%d\n%d\n%d\n%d\n%b" % (self.kind, *places, len(parameters), self.ttl)
-        return head, *parameters
+        numbers_of_keys = (b"%d" % place for place in places)
+        return self.kind, *numbers_of_keys, b"%d" % len(parameters), self.ttl, *parameters
 
 
 def _number(numbers: dict[bytes, int], name: bytes) -> int:
