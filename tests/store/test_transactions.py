@@ -140,6 +140,14 @@ async def test_several_changes_of_a_key_are_one_change(state: StateManager, raw:
         ("state:deleted", {"n": 2}, None),
     ]
     assert tx.values == {(CARTS, "ann"): {"n": 1}}
+    async with state.transaction() as tx:
+        tx.delete(CARTS, "ann")
+        tx.set(STOCK, "apple", 1)
+    assert await state.list_groups() == [STOCK]
+    async with state.transaction() as tx:
+        tx.delete(STOCK, "apple")
+        tx.set(STOCK, "pear", 1)
+    assert await state.list_groups() == [STOCK]
 
 
 async def test_update_that_touches_nothing_keeps_the_revision(state: StateManager, raw: redis.Redis) -> None:
