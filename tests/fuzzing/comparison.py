@@ -35,6 +35,8 @@ def find_mismatch(case: Case, model: Model, seen: Observed) -> str | None:  # no
     """Return how the result of a case differs from the model; None if it does not."""
     if seen.long_way is not None and (difference := _compare_ways(seen, seen.long_way)):
         return difference
+    if seen.in_transaction is not None and (difference := _compare_transaction(case, model, seen.in_transaction)):
+        return f"in a transaction: {difference}"
     before = b"1-1" if case.text else None
     if seen.raised is not None:
         if not isinstance(seen.raised, StateError):
@@ -88,6 +90,14 @@ def _compare_time(case: Case, model: Model, seen: Observed) -> str | None:
         if old[len(old.rstrip()) :] != json[len(json.rstrip()) :]:
             return f"stored other white space behind the value: {seen.stored!r:.300}"
     return None
+
+
+def _compare_transaction(case: Case, model: Model, seen: Observed) -> str | None:
+    if isinstance(seen.raised, errors.TooMuchWork):  # several updates are parsed several times
+        return None
+    if (seen.beside is None) != (seen.raised is not None):
+        return f"raised {seen.raised!r:.300}, but stored {seen.beside!r:.100} in another scope"
+    return find_mismatch(case, model, seen)
 
 
 def _compare_ways(short: Observed, long: Observed) -> str | None:

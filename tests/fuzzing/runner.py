@@ -15,15 +15,17 @@ from motia_redis._scripts import loader, storage
 from motia_redis._store.expiry import KEEP
 from motia_redis._store.keyspace import Layout
 from motia_redis._store.limits import Retention
+from motia_redis.errors import StateError, TransactionFailed
+from tests.fuzzing.comparison import is_too_long
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from typing import Self
 
     from tests.fuzzing.cases import Case
 
 BATCH = 128  # cases that run at the same time
-SCOPE = "fuzz"
+SCOPE, BESIDE = "fuzz", "beside{fuzz}"
 _SHORT_WAY = "local function lib_direct()\n"
 
 
@@ -40,6 +42,9 @@ class Observed:
     during: tuple[int, int]  #: when the update ran at the earliest and at the latest, in Unix milliseconds
     #: The result without the short way of small updates (lua/lib/direct.lua), if the update may have taken it.
     long_way: Observed | None = None
+    #: The result of a transaction in which each operation is an update of its own, beside a change of another scope.
+    in_transaction: Observed | None = None
+    beside: bytes | None = None  #: what that transaction stored in the other scope
 
 
 class Runner:
@@ -57,6 +62,7 @@ class Runner:
         keyspace = await self._state.connect()
         self._keys = keyspace.state_keys(SCOPE.encode(), b"0")
         self._due = keyspace.due(0)
+        self._beside = keyspace.values(BESIDE.encode())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -76,13 +82,43 @@ class Runner:
                 others = await self._run(both)
             for name, other in zip(both, others, strict=True):
                 results[int(name)].long_way = other
+        fitting = {
+            b"%d" % index: case
+            for index, (case, seen) in enumerate(zip(cases, results, strict=True))
+            # Several updates are parsed several times.
+            if not (isinstance(seen.raised, StateError) and is_too_long(case, seen.raised)) and len(case.text or b"") < 20_000
+        }
+        transactions = await self._run(fitting, self._update_in_transaction)
+        beside: Any = self._raw.hmget(self._beside, [b"", *fitting])
+        for name, other, text in zip(fitting, transactions, beside[1:], strict=True):
+            results[int(name)].in_transaction, other.beside = other, text
         return results
 
-    async def _run(self, named: Mapping[bytes, Case]) -> list[Observed]:
+    async def _update(self, name: str, case: Case) -> Any:
+        return await self._state.update(SCOPE, name, case.operations, strict=case.strict, ttl=case.ttl)
+
+    async def _update_in_transaction(self, name: str, case: Case) -> Any:
+        """Make each operation an update of its own. An error names the operation as that of a single update does."""
+        calls = 0
+        try:
+            async with self._state.transaction() as tx:
+                for operations in [[operation] for operation in case.operations] or [[]]:
+                    tx.update(SCOPE, name, operations, strict=case.strict, ttl=case.ttl)
+                    calls += 1
+                tx.set(BESIDE, name, name)
+        except StateError as error:
+            cause, number = (error.__cause__, error.index) if isinstance(error, TransactionFailed) else (error, calls)
+            raise type(cause)(str(cause).replace("operation 0", f"operation {number}")) from None
+        return tx.values[SCOPE, name]
+
+    async def _run(
+        self, named: Mapping[bytes, Case], update: Callable[[str, Case], Awaitable[Any]] | None = None
+    ) -> list[Observed]:
         """Run the update of each case on the key of its name."""
+        update = update or self._update
         names, cases = list(named), list(named.values())
         with self._raw.pipeline(transaction=False) as pipeline:
-            pipeline.delete(self._keys.values, self._keys.revisions, self._due)
+            pipeline.delete(self._keys.values, self._keys.revisions, self._due, self._beside)
             stored = {
                 name: case.text for name, case in zip(names, cases, strict=True) if case.text is not None and not case.by_set
             }
@@ -105,10 +141,7 @@ class Runner:
             pipeline.execute()
         began = int(time.time() * 1000)
         outcomes = await asyncio.gather(
-            *(
-                self._state.update(SCOPE, name.decode(), case.operations, strict=case.strict, ttl=case.ttl)
-                for name, case in zip(names, cases, strict=True)
-            ),
+            *(update(name.decode(), case) for name, case in zip(names, cases, strict=True)),
             return_exceptions=True,
         )
         during = (began - 1, int(time.time() * 1000) + 1)
@@ -121,7 +154,8 @@ class Runner:
         due = {member.rpartition(b":")[2].removeprefix(SCOPE.encode()): score for member, score in members}
         events: dict[bytes, list[Any]] = {name: [] for name in names}
         for entry_id, fields in entries:
-            events[fields[b"key"]].append((entry_id, fields))
+            if fields[b"scope"] == SCOPE.encode():
+                events[fields[b"key"]].append((entry_id, fields))
         return [
             Observed(
                 None if isinstance(outcome, BaseException) else outcome,
