@@ -84,7 +84,7 @@ local function double(text)
   return is_integer(text) and tonumber(text) + 0 or tonumber(text) -- "+ 0" turns -0 into 0
 end
 
--- The sum of two JSON numbers as JSON text; or nil and why not: "integer" or "float".
+-- The sum of a JSON number and an amount as JSON text; or nil and why not: "integer" or "float".
 local function add(a, b)
   if is_integer(a) and is_integer(b) then
     if #a <= EXACT_DIGITS and #b <= EXACT_DIGITS then
@@ -99,7 +99,7 @@ local function add(a, b)
     end
     return sum
   end
-  local sum = double(a) + double(b)
+  local sum = double(a) + tonumber(b) -- a decrement by 0 adds -0: it leaves -0.0 as it is
   if sum ~= sum or sum == math.huge or sum == -math.huge then
     return nil, "float"
   end

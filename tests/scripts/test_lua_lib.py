@@ -91,7 +91,7 @@ def test_numbers_add_as_in_python() -> None:
             expected = int(left) + int(right) if fits(left) and fits(left + right) else None
             assert found == (b"nil" if expected is None else b"%d" % expected), (a, b)
             continue
-        total = float(left) + float(right)
+        total = float(left) + float(b)  # an amount of -0 is that of a decrement by 0
         if not math.isfinite(total):
             assert (found, why) == (b"nil", [b"float"]), (a, b)
         else:

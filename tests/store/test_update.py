@@ -291,3 +291,10 @@ async def test_wrong_redis_type_of_one_key_changes_nothing(
             await state.update("docs", "doc", [op("add", "/a", 1)])
         assert all(not content for content in everything().values())
     assert await state.get("docs", "doc") is None if name != "values" else True
+
+
+async def test_decrement_by_zero_keeps_the_sign_of_zero(state: StateManager) -> None:
+    await state.set("users", "ann", {"float": -0.0, "integer": 0})
+    ops = [{"op": "decrement", "path": f"/{name}", "value": 0} for name in ("float", "integer", "new")]
+    await state.update("users", "ann", ops)  # type: ignore[arg-type]
+    assert repr(await state.get("users", "ann")) == "{'float': -0.0, 'integer': 0, 'new': 0}"
