@@ -78,6 +78,14 @@ end
 
 -- PARTS
 
+if is_first and #expected + #limits == 0 and (expires or ttl ~= "") then
+  local change = require("lib.direct_expiry")
+  local reply = change(redis, KEYS, ARGV, FIRST_OPERATION, scope, key, request, trace, kind, ttl, old, expires)
+  if reply then
+    return reply
+  end
+end
+
 local is_deletion = kind == "delete" or kind == "drop"
 local is_full = false -- whether Redis refused the event of a deletion, because it is over maxmemory
 local timing = { ending = old and #old - 3 } -- when the value expires, see lib/expiry.lua

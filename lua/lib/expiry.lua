@@ -48,6 +48,11 @@ local function spell(time)
   return text
 end
 
+-- Return a canonical text that does not expire as one that expires at a time.
+local function with_time(text, time)
+  return sub(text, 1, -#MARK - 1) .. spell(time) .. MARK
+end
+
 -- Return the time at which a stored text expires (Unix milliseconds), or nil if it does not. COST: O(1).
 local function time_of(text)
   local mark = sub(text, -3)
@@ -131,4 +136,7 @@ local function plan(call, keys, key, kind, ttl, old, at)
   }
 end
 
-return { spell = spell, time_of = time_of, now = now, due_member = due_member, plan = plan }
+return {
+  BEHIND = DIGITS + #MARK, -- bytes behind the JSON of a text that expires
+  spell = spell, with_time = with_time, time_of = time_of, now = now, due_member = due_member, plan = plan,
+}
