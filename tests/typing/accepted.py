@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from datetime import UTC, datetime
 from typing import Any, assert_type
 
 import motia_redis
 from motia_redis import (
+    KEEP,
     ApiRequest,
     ApiResponse,
     Application,
@@ -50,6 +52,8 @@ from motia_redis.types import (
     Step,
     StepConfig,
     StepDefinition,
+    Transaction,
+    TransactionInfo,
     Trigger,
     TriggerType,
 )
@@ -62,6 +66,11 @@ async def create(request: ApiRequest, ctx: FlowContext) -> ApiResponse:
     order = await ctx.state.set("orders", request.path_params["id"], {"status": "new", "total": 0})
     ctx.logger.info("order created", {"trace": ctx.trace_id, "step": ctx.step_name})
     return ApiResponse(status=201, body=order, headers={"x-order": request.path_params["id"], "x-tags": ["a", "b"]})
+
+
+def is_last(input: StateTriggerInput) -> bool:
+    transaction = assert_type(input.transaction, TransactionInfo | None)
+    return transaction is not None and transaction.index == transaction.size - 1
 
 
 def is_paid(input: StateTriggerInput) -> bool:
@@ -197,6 +206,23 @@ async def change(durability: Durability) -> None:
         await state.modify("users", "ann", add_one, attempts=3, ttl=60)
         await state.modify("users", "ann", add_one_later)
         await state.modify("users", "ann", lambda value: value or 0)
+        await state.set("sessions", "s1", {}, ttl=60)
+        await state.set("sessions", "s1", {}, ttl=KEEP)
+        await state.update("sessions", "s1", [{"op": "add", "path": "/n", "value": 1}], ttl=None)
+        assert_type(await state.expire("sessions", "s1", 0.5), bool)
+        assert_type(await state.enqueue("mail", {}, delay=1.5), str)
+        assert_type(await state.cancel(await state.enqueue("mail", {}, at=datetime.now(UTC))), bool)
+        async with state.transaction(idempotency_key="payment 7") as tx:
+            assert_type(tx, Transaction)
+            tx.check("users", "ann", None)
+            tx.set("users", "ann", {}, ttl=60)
+            tx.update("users", "ann", [{"op": "add", "path": "/n", "value": 1}], strict=True)
+            tx.delete("users", "bob")
+            tx.enqueue("{users}mail", {}, key="ann")
+        assert_type(tx.revisions, dict[tuple[str, str], str | None])
+        assert_type(tx.message_ids, list[str])
+        await state.set_many("users", {"ann": 1}, ttl=KEEP, atomic=False)
+        assert_type(await state.delete_many("users", ["ann"]), int)
         assert_type(await state.keys("users"), list[str])
         assert_type(await state.count("users"), int)
         assert_type(await state.items("users"), dict[str, Any])

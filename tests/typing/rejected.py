@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from motia_redis import (
+    KEEP,
     ApiRequest,
     ApiResponse,
     Application,
@@ -33,6 +34,16 @@ async def wrong_operations(state: StateManager) -> None:
     await state.get_many("users", 7)  # type: ignore[arg-type]
     await state.get_many("users", ["ann"], True)  # type: ignore[call-arg]
     await state.modify("users", "ann", {"name": "Ann"})  # type: ignore[arg-type]
+    await state.set("users", "ann", 1, ttl="60")  # type: ignore[arg-type]
+    await state.expire("users", "ann", KEEP)  # type: ignore[arg-type]
+    await state.enqueue("mail", 1, delay="1")  # type: ignore[arg-type]
+    await state.set_many("users", ["ann"])  # type: ignore[arg-type]
+    async with state.transaction() as tx:
+        tx.check("users", "ann", 7)  # type: ignore[arg-type]
+        tx.update("users", "ann", [{"op": "incr", "path": "/n", "value": 1}])  # type: ignore[misc, list-item]
+        await tx.delete("users", "ann")  # type: ignore[func-returns-value, misc]
+    with state.transaction():  # type: ignore[attr-defined]
+        pass
     incomplete: Operation = {"type": "set", "path": "a"}  # type: ignore[typeddict-item]
     await state.update("users", "ann", [incomplete])
 
