@@ -337,3 +337,27 @@ async def test_loss_of_a_primary_loses_no_replicated_change(tmp_path_factory: py
         firsts = dict.fromkeys(order[f"scope{number}"])
         assert set(firsts) >= set(range(1, count_ + 1)), "a stored change was not handled"
     print(f"{kills} primaries killed: {sum(found.values())} increments, none lost, the longest call {max(gaps):.1f} s")
+
+
+async def test_delayed_messages_are_sent_once_through_the_loss_of_a_primary(tmp_path_factory: pytest.TempPathFactory) -> None:
+    recorder = Recorder()
+    with Sentinels(tmp_path_factory.mktemp("sentinel")) as sentinels:
+        settings: Any = {"durability": "replicated", "deadline": 20.0}
+        async with StateManager(sentinels.url, **settings) as state, working(state, record(recorder, queue("due"))):
+            sent = [await state.enqueue("due", number, delay=0.5 + number / 20) for number in range(200)]  # over ten seconds
+            late = await state.enqueue("due", "late", delay=1000)
+            await recorder.wait(5)
+            sentinels.kill_primary()
+
+            async def all_handled() -> bool:
+                return {context.trigger.message_id for context in recorder.contexts} == set(sent)
+
+            await until(all_handled, "all messages are handled", deadline=40)
+            assert await state.cancel(late)
+            assert (await read_status(state)).delayed == 0
+            names = await state.connect()
+            router = await state.open_router()
+            entries = [await router.execute(stream, "XRANGE", stream, "-", "+") for stream in names.topic_streams("due")]
+            await router.aclose()
+    messages = Counter(fields[b"request"].decode() for found in entries for _, fields in found)
+    assert messages == Counter(sent), "each is in the stream once"
