@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from motia_redis._store import codec, keyspace, patch
+from motia_redis._store import codec, effects, keyspace, patch
 from motia_redis._store.expiry import KEEP, UNSET, ScopeTtls, Ttl
 from motia_redis._store.mutations import ANY
 from motia_redis._store.reading import Reading
@@ -48,7 +48,7 @@ class Changing(Reading):
         """
         subject, scope_bytes, key_bytes = self._names(scope, key)
         change = [b"set", codec.encode(value, subject=subject, max_bytes=self.limits.value_bytes) + codec.CANONICAL_MARK]
-        await self._mutations.apply(
+        reply = await self._mutations.apply(
             subject,
             scope_bytes,
             key_bytes,
@@ -57,6 +57,8 @@ class Changing(Reading):
             if_revision=if_revision,
             idempotency_key=idempotency_key,
         )
+        if reply.text and effects.current() is not None:  # what an earlier attempt of the handler stored
+            return codec.decode(reply.text, subject=subject)
         return value
 
     async def update(
@@ -132,8 +134,13 @@ class Changing(Reading):
         three if `durability` is not `memory`. Raises InvalidName, StateUnavailable, NotDurable.
         """
         values, scan = await self._scan(scope)
+        subject, encoded = f"scope {scope!r:.200}", scope.encode()
+        claim = self._mutations.effect(None, b"clear", encoded)
+        if await self._mutations.read_effect(subject, claim, encoded) is not None:
+            return
         async for page in scan.fields(values):
-            await self._mutations.delete(f"scope {scope!r:.200}", scope.encode(), page)
+            await self._mutations.delete(subject, encoded, page)
+        await self._mutations.write_effect(subject, claim, encoded)
 
     async def enqueue(
         self,

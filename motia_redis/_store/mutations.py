@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from motia_redis._ids import generator, random_id
 from motia_redis._scripts import error_codes, timing
 from motia_redis._scripts import storage as scripts
-from motia_redis._store import keyspace
+from motia_redis._store import effects, keyspace
 from motia_redis._store.sweeping import due_keys
 from motia_redis._tracing import current_trace_id
 from motia_redis._transport.failures import ErrorReply
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from motia_redis._store.durability import Durability
+    from motia_redis._store.keyspace import Keyspace
     from motia_redis._store.limits import Limits
     from motia_redis._store.retries import Attempt, Retries
     from motia_redis._store.sessions import Session
@@ -62,14 +63,15 @@ class Mutations:
         if_revision: str | None = ANY,
         idempotency_key: str | None = None,
         operations: object = None,
+        effect: Claim | None = None,
     ) -> scripts.Mutated:
         """Apply one mutation of one key once and return the reply of the script. Error messages show `operations`.
 
-        `ttl` is the time to live as the script takes it.
+        `ttl` is the time to live as the script takes it. `effect` is that of a call of another name, see `effect`.
         """
         request = _request_id()
         expected = b"" if if_revision is ANY else _expected(if_revision, subject)
-        claim = _NO_CLAIM
+        claim = effect or self.effect(idempotency_key, change[0], scope, key)
         if idempotency_key is not None:
             claim = self._claim(idempotency_key, [b"state", scope, key], [expected, ttl, *change])
 
@@ -83,7 +85,7 @@ class Mutations:
                 request=request,
                 expected=expected,
                 attempt_token=attempt_token,
-                claim=claim.name,
+                claim=claim,
                 ttl=ttl,
             )
             try:
@@ -104,6 +106,7 @@ class Mutations:
             if isinstance(known, RevisionConflict):
                 known.expected = if_revision
             raise known from None
+        claim.confirm()
         if reply.created_scope:
             await self._check_layout(subject)
         return reply
@@ -113,7 +116,7 @@ class Mutations:
     ) -> str:
         """Append one message to a topic once, or keep it until it is due, and return its id."""
         request = _request_id()
-        claim = _NO_CLAIM
+        claim = self.effect(idempotency_key, b"enqueue", topic)
         if idempotency_key is not None:
             call, ahead = ([key, data], 0) if due is None else ([key, data, due.given], due.ahead())
             claim = self._claim(idempotency_key, [b"topic", topic], call, ahead=ahead)
@@ -125,7 +128,7 @@ class Mutations:
             message_id = keyspace.message_id(partition, request)
             attempt_token = claim.attempt_token(attempt)
             request_record = names.request(stream, message_id)
-            idempotency_record = names.idempotency(stream, claim.name) if claim.name else None
+            idempotency_record = claim.record(names, stream) if claim.name else None
             try:
                 if due is None:
                     message = scripts.Message(
@@ -168,6 +171,7 @@ class Mutations:
             reply = await self._retries.run(subject, attempt, is_mutation=True)
         except ErrorReply as error:
             raise _to_error(subject, error) from None
+        claim.confirm()
         if reply.created_stream:
             await self._check_layout(subject)
         return reply.request.decode()
@@ -175,8 +179,9 @@ class Mutations:
     async def cancel(self, message_id: str) -> bool:
         """Remove a message that waits for its time, and return whether it waited. Raises InvalidName."""
         subject, request = f"message {message_id!r:.80}", _request_id()
+        claim = self.effect(None, b"cancel", str(message_id).encode(errors="replace"))
 
-        async def attempt(session: Session, _: Attempt) -> bool:
+        async def attempt(session: Session, attempt: Attempt) -> bool:
             names = session.keyspace
             keys = due_keys(names, names.message_partition(message_id))
             record = names.request(keys.due, message_id.encode())
@@ -186,6 +191,8 @@ class Mutations:
                 request_record=record,
                 message=message_id.encode(),
                 request=request,
+                effects=claim.record(names, keys.due) if claim.name else None,
+                attempt_token=claim.attempt_token(attempt),
                 following=self._wait_commands,
             )
             if removed and replies:
@@ -224,7 +231,7 @@ class Mutations:
         expected: bytes = b"",
         attempt_token: bytes = b"",
         limits: bytes | None = None,
-        claim: bytes = b"",
+        claim: Claim | None = None,
         ttl: bytes = b"",
     ) -> scripts.Mutation:
         """Build the call of the mutation script for one key."""
@@ -236,10 +243,11 @@ class Mutations:
         elif limits is None:
             limits = session.settings.trimming if self._trims_now() else b""
         options = scripts.options(trace=_trace(), expected=expected, limits=limits, attempt_token=attempt_token, ttl=ttl)
-        if is_deletion or expected or limits or attempt_token or ttl:  # a deletion trims on a full server
+        is_new_effect = attempt_token.startswith((b"@", b"!"))
+        if is_deletion or expected or limits or (attempt_token and not is_new_effect) or ttl:  # a deletion trims on a full server
             keys += session.keyspace.trimmed(keys[3]), session.keyspace.due(keyspace.partition_of(keys[3]))
-        if claim:
-            keys.append(session.keyspace.idempotency(keys[3], claim))
+        if claim is not None and claim.name:
+            keys.append(claim.record(session.keyspace, keys[3]))
         return scripts.Mutation(keys, key, change, options)
 
     async def _check_layout(self, subject: object) -> None:
@@ -279,6 +287,51 @@ class Mutations:
                 "%s: the stream is over the hard cap: %d entries were dropped that no step had handled", subject, reply.dropped
             )
 
+    def effect(self, idempotency_key: str | None, method: bytes, *subject: bytes) -> Claim:
+        """Return the claim of a call as an effect of the handler that runs here, or none.
+
+        A call with an idempotency key is no such effect. A method that makes several calls asks once, with its own name, and
+        passes the claim on.
+        """
+        running = effects.current()
+        if running is None or idempotency_key is not None or running.event.place != self._retries.place:
+            return _NO_CLAIM
+        return running.claim(method, *subject)
+
+    async def read_effect(self, subject: object, claim: Claim, scope: bytes) -> scripts.Mutated | None:
+        """Return the outcome that an earlier attempt of the handler had, or None. Cost: a round trip for an effect, else none."""
+        if not claim.name:
+            return None
+
+        async def attempt(session: Session, _: Attempt) -> bytes | None:
+            record = self._record(session, claim, scope)
+            reply: bytes | None = await session.router.execute(record, "HGET", record, claim.name)
+            return reply
+
+        known = await self._retries.run(subject, attempt)
+        if known is None:
+            return None
+        revision, _, text = known.partition(b"\n")
+        return scripts.Mutated(revision or None, text or None, 0)
+
+    async def write_effect(self, subject: object, claim: Claim, scope: bytes) -> None:
+        """Record that a call is done which makes several changes, and returns nothing. Cost: as `read_effect`."""
+        if not isinstance(claim, effects.Effect):
+            return
+        lifetime = str(claim.lifetime)
+
+        async def attempt(session: Session, _: Attempt) -> None:
+            record = self._record(session, claim, scope)
+            commands = ("HSET", record, claim.name, b"\n"), ("PEXPIRE", record, lifetime)
+            await session.router.gather([(record, command) for command in commands])
+
+        await self._retries.run(subject, attempt, is_mutation=True)
+
+    @staticmethod
+    def _record(session: Session, claim: Claim, scope: bytes) -> bytes:
+        names = session.keyspace
+        return claim.record(names, names.scopes(names.partition(scope)))
+
     def _claim(self, idempotency_key: str, place: list[bytes], call: list[bytes], *, ahead: int = 0) -> IdempotencyClaim:
         """Return the claim of a call whose effect comes in `ahead` milliseconds: its record is kept for as much longer."""
         given = keyspace.encode_name("idempotency_key", idempotency_key, self._limits.name_bytes)
@@ -294,6 +347,13 @@ class IdempotencyClaim:
         self.name = name
         self._claim = claim
 
+    def record(self, names: Keyspace, stream: bytes) -> bytes:
+        """Return the record of the claim, beside a stream."""
+        return names.idempotency(stream, self.name)
+
+    def confirm(self) -> None:
+        """Note that the call was made: this claim does not need to know."""
+
     def attempt_token(self, attempt: Attempt) -> bytes:
         """Return the attempt token of an attempt. It is empty for a first attempt without an idempotency key."""
         if not self.name and attempt.number == 1:
@@ -301,6 +361,8 @@ class IdempotencyClaim:
         return b"%d:%d:%d:%s" % (attempt.number, attempt.began, attempt.elapsed, self._claim)
 
 
+#: What lets a call be applied once over processes: the key that its caller gives, or its place in a handler.
+Claim = effects.Effect | IdempotencyClaim
 _NO_CLAIM = IdempotencyClaim(b"", b"0:")
 
 
