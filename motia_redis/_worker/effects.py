@@ -27,6 +27,7 @@ _log = logging.getLogger("motia_redis.worker")
 
 _PAUSES = (0.1, 1.0)  # seconds: first and longest pause while Redis is away
 _PATIENCE = 2.0  # seconds for which a worker that stops tries to free records
+_TRIES = 100  # to free one batch
 _BATCH = 500  # records that are freed at once
 _MARGIN = 5000  # milliseconds by which clocks may differ
 _SPARE = 86_400.0  # seconds for which records stay beyond the age of dead letters
@@ -63,22 +64,25 @@ class EffectRecords:
 
     async def aclose(self) -> None:
         """Free what is left, unless Redis is away."""
-        if self._task is not None:
-            done, _ = await asyncio.wait([self._task], timeout=_PATIENCE)
-            if not done:
-                self._task.cancel()
+        if self._task is not None and not (await asyncio.wait([self._task], timeout=_PATIENCE))[0]:
+            self._task.cancel()
+            await asyncio.wait([self._task])
 
     async def _run(self) -> None:
-        backoff = Backoff(*_PAUSES)
+        backoff, tries = Backoff(*_PAUSES), 0
         while self._ended:
             some, self._ended = self._ended[:_BATCH], self._ended[_BATCH:]
             try:
                 await effects.free(self._router, self._keyspace, [(event.name, event.partitions) for event in some])
-                backoff.reset()
+                backoff, tries = Backoff(*_PAUSES), 0
             except (RedisError, OSError) as error:
-                _log.debug("freeing records of effects: trying again: %s", error)
-                self._ended = some + self._ended
-                await backoff.sleep()
+                tries += 1
+                if tries < _TRIES:
+                    self._ended = some + self._ended
+                    await backoff.sleep()
+                else:
+                    _log.warning("records of the effects of %d events stay until they expire: %s", len(some), error)
+                    tries = 0
         self._task = None
 
 

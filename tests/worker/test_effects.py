@@ -388,8 +388,9 @@ async def test_dead_letter_keeps_its_records_through_retries_and_a_new_name(
             (letter,) = await wait_for_dead_letters(letters, 1)
             assert records(raw, namespace)
             if not renamed:
+                made = runs
                 await letters.retry(name, letter.id)
-                await until_holds(lambda expected=runs: runs > expected, "the next attempt")
+                await until_holds(lambda made=made: runs > made, "the next attempt")
         if renamed:
             old, name = name, f"{name}x"
             await rename_step(state, old, name)
