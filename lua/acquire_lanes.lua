@@ -9,7 +9,8 @@
 --            "<worker id>\n<tenure>\n<lease>" = also take it from this holder, if its lease was not renewed since
 -- RETURNS  for each lane one of
 --          {"taken", "free" or "dead" = from a holder whose lease ran out, low-water mark, server time (milliseconds), length of
---            the stream, bytes of the stream, field, value, field, value, ... of the hash of its entries}
+--            the stream, bytes of the stream, identity of the step (see lib/lease.lua), field, value, field, value, ... of the
+--            hash of its entries}
 --          {"kept"} = the worker holds the lane by this tenure
 --          {"busy", id of the holder ("" = none), its tenure, its lease}
 --          {"missing"} = the stream has no such group
@@ -62,7 +63,8 @@ local function acquire(stream, entries, lane, group, tenure, claim)
   redis.call("HSET", leases, "lane " .. lane, worker, "tenure " .. lane, tenure)
   local bytes = redis.pcall("MEMORY", "USAGE", stream, "SAMPLES", "5") -- a user may lack the right
   bytes = type(bytes) == "number" and bytes or 0
-  local reply = { "taken", from, mark, string.format("%.0f", now), redis.call("XLEN", stream), bytes }
+  local identity = redis.call("HGET", leases, "identity " .. group) or group
+  local reply = { "taken", from, mark, string.format("%.0f", now), redis.call("XLEN", stream), bytes, identity }
   for _, part in ipairs(redis.call("HGETALL", entries)) do -- more than `unpack` may return
     reply[#reply + 1] = part
   end

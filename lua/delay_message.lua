@@ -2,7 +2,7 @@
 --
 -- KEYS     1 stream of the topic's lane  2 hash that records what was trimmed from the partition's streams
 --          3 set of the partition's topics  4 record of the request  5 sorted set of what falls due in the partition
---          6 hash of the partition's delayed messages  7 record of the idempotency key; absent without one
+--          6 hash of the partition's delayed messages  7 record of the idempotency key, or hash of effects; may be absent
 -- ARGV     1 key ("" = none)  2 data (JSON)  3 request id  4 trace id ("" = none)
 --          5 "+<milliseconds from now>" or "<Unix milliseconds>"  6 how many messages may wait in the partition
 --          7 attempt token: "" for a first attempt without idempotency key; else see lib/dedupe.lua

@@ -1,7 +1,8 @@
 -- Append a message to a topic.
 --
 -- KEYS     1 stream of the topic's lane  2 hash that records what was trimmed from the partition's streams
---          3 set of the partition's topics  4 record of the request  5 record of the idempotency key; absent without one
+--          3 set of the partition's topics  4 record of the request
+--          5 record of the idempotency key, or hash of effects, see lib/dedupe.lua; absent without either
 -- ARGV     1 topic  2 key ("" = none)  3 data (JSON)  4 request id  5 trace id ("" = none)
 --          6 "" = do not trim; else the limits, see lib/retention.lua
 --          7 attempt token: "" for a first attempt without idempotency key; else see lib/dedupe.lua
@@ -41,9 +42,12 @@ local function append_message()
   return append("key", key, "trace", trace)
 end
 
-local first = attempt_token == "" and redis.call("EXISTS", request_record) == 0
+local mark = attempt_token ~= "" and string.byte(attempt_token) -- "!" and "@": an effect of a handler, see lib/effect.lua
+local is_effect = mark == 33 or mark == 64 and require("lib.effect").is_unknown(redis.call, idempotency_record, attempt_token)
+local first = (attempt_token == "" or is_effect) and redis.call("EXISTS", request_record) == 0
 if first and limits == "" then
-  return append_message()
+  local reply = append_message()
+  return is_effect and require("lib.effect").record(redis.call, idempotency_record, attempt_token, reply) or reply
 end
 
 -- PARTS
@@ -60,7 +64,8 @@ local function append_and_trim()
 end
 
 if first then
-  return append_and_trim()
+  local reply = append_and_trim()
+  return is_effect and require("lib.effect").record(redis.call, idempotency_record, attempt_token, reply) or reply
 end
 local dedupe = require("lib.dedupe")
 local keys = {

@@ -4,7 +4,8 @@
 --          3 set of the partition's scopes  4 event stream of the key's lane
 --          5 record of the request          6 hash that records what was trimmed from the streams
 --          7 sorted set of what falls due; 6 and 7 are absent in a set or update without options
---          8 record of the idempotency key; absent without one
+--          8 record of the idempotency key, or hash of effects, see lib/dedupe.lua; absent without one; the hash stands at 6 if 6
+--            and 7 are absent
 --          The names of KEYS 1 and 5 end with the scope and with the request id, so that neither is sent twice
 -- ARGV     1 key
 --          2 kind of change; or "<kind>\n<trace id>"; or "<kind>\n<trace id>\n<expected>\n<limits>\n<attempt token>\n<ttl>":
@@ -44,6 +45,9 @@
 
 local values, revisions, _, events, request_record, trimmed, due, idempotency_record = unpack(KEYS)
 local key, kind, parameter = unpack(ARGV, 1, 3)
+if not due then
+  idempotency_record, trimmed = trimmed, nil
+end
 local FIRST_PARAMETER, FIRST_OPERATION = 3, 4 -- where the parameters of the kind begin, and the operations of an update
 
 local write = require("lib.write")
@@ -58,27 +62,35 @@ local _, tag = string.find(values, "}:", 1, true) -- all keys begin with the sam
 local scope, request = sub(values, tag + 7), sub(request_record, tag + 9) -- behind "state:" and "request:"
 local old = redis.call("HGET", values, key)
 local expires = old and (string.byte(old, -4) or 0) <= 32 -- canonical JSON does not end with white space: it may expire
+local mark = attempt_token ~= "" and string.byte(attempt_token) -- "!" and "@": an effect of a handler, see lib/effect.lua
+local is_effect = mark == 33 or mark == 64 and require("lib.effect").is_unknown(redis.call, idempotency_record, attempt_token)
 -- A first attempt only checks that no later one left a record.
-local is_first = attempt_token == "" and redis.call("EXISTS", request_record) == 0
+local is_first = (attempt_token == "" or is_effect) and redis.call("EXISTS", request_record) == 0
 
 -- A script creates its functions again in every call, so the most frequent changes return before the functions that they do not
 -- need.
 if is_first and #expected + #limits + #ttl == 0 and not expires then
+  local reply
   if kind == "set" and old then
-    return write(redis, KEYS, scope, key, request, trace, nil, old, parameter, nil, "new", parameter, "old", old)
+    reply = write(redis, KEYS, scope, key, request, trace, nil, old, parameter, nil, "new", parameter, "old", old)
   elseif kind == "set" then
-    return write(redis, KEYS, scope, key, request, trace, nil, old, parameter, nil, "new", parameter)
+    reply = write(redis, KEYS, scope, key, request, trace, nil, old, parameter, nil, "new", parameter)
   elseif old and (kind == "update" or kind == "strict update") then
     local text, first, last = require("lib.direct")(old, #old - 3, ARGV, FIRST_OPERATION)
     if text and #text <= parameter + 3 then -- with the mark
-      return write(redis, KEYS, scope, key, request, trace, nil, old, require("lib.event_fields")(old, text, first, last))
+      reply = write(redis, KEYS, scope, key, request, trace, nil, old, require("lib.event_fields")(old, text, first, last))
     end
+  end
+  if reply and is_effect then
+    return require("lib.effect").record(redis.call, idempotency_record, attempt_token, reply, kind, parameter)
+  elseif reply then
+    return reply
   end
 end
 
 -- PARTS
 
-if is_first and #expected + #limits == 0 and (expires or ttl ~= "") then
+if is_first and not is_effect and #expected + #limits == 0 and (expires or ttl ~= "") then
   local change = require("lib.direct_expiry")
   local reply = change(redis, KEYS, ARGV, FIRST_OPERATION, scope, key, request, trace, kind, ttl, old, expires)
   if reply then
@@ -163,7 +175,7 @@ local function change_once()
   local dedupe = require("lib.dedupe")
   local keys = {
     record = request_record, key = idempotency_record, stream = events, trimmed = trimmed, hash = revisions,
-    newest = redis.call("HGET", revisions, key),
+    newest = redis.call("HGET", revisions, key), kind = kind, parameter = parameter,
   }
   local action, known = dedupe.decide(redis.call, keys, request, attempt_token)
   if action == "answer" then
@@ -177,4 +189,15 @@ local function change_once()
   return reply
 end
 
-return is_first and change() or change_once()
+-- Change the key, and record the reply if the change is an effect.
+local function change_first()
+  local reply = change()
+  if not is_effect then
+    return reply
+  elseif is_deletion then
+    require("lib.full").allow_writes(redis.call, revisions) -- a deletion that found nothing has not written yet
+  end
+  return require("lib.effect").record(redis.call, idempotency_record, attempt_token, reply, kind, parameter)
+end
+
+return is_first and change_first() or change_once()

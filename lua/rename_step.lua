@@ -3,16 +3,16 @@
 -- FLAGS    allow-oom
 -- KEYS     1 hash of the partition's leases  2 stream of the old name's dead letters  3 stream of the new name's dead letters
 --          4... for each stream on which the step may have a group: the stream, the hashes of the lane's entries by both names
--- ARGV     1 old name  2 new name
+-- ARGV     1 old name  2 new name  3 an identity that no step has had, for the next step of the old name
 -- RETURNS  {number of groups renamed, number of dead letters}; -1 = the new name has groups or dead letters: nothing changed
 -- ERRORS   none of its own
 -- COST     the number of streams, and of the groups of each
--- INVARIANT a group keeps its position. Works over maxmemory.
+-- INVARIANT a group keeps its position, and the step its identity (see lib/lease.lua). Works over maxmemory.
 
 local full = require("lib.full")
 
 local leases, dead, new_dead = KEYS[1], KEYS[2], KEYS[3]
-local old, new = ARGV[1], ARGV[2]
+local old, new, next_identity = ARGV[1], ARGV[2], ARGV[3]
 local FIRST_STREAM = 4
 
 -- Return the low-water marks of both groups of a stream; nil = there is no such group.
@@ -61,6 +61,10 @@ if letters > 0 then
   redis.call("RENAME", dead, new_dead)
 end
 redis.call("HDEL", leases, "forgotten " .. old)
+if renamed > 0 or letters > 0 then
+  local identity = redis.call("HGET", leases, "identity " .. old) or old
+  redis.call("HSET", leases, "identity " .. new, identity, "identity " .. old, next_identity)
+end
 if letters > 0 and renamed == 0 then
   redis.call("HSET", leases, "forgotten " .. new, "")
 end

@@ -1,7 +1,8 @@
 -- Check and change several values, and append messages, in one atomic step.
 --
 -- KEYS     1 record of the request  2 hash that records what was trimmed from the streams  3 sorted set of what falls due
---          4 set of the partition's scopes  5 set of the partition's topics  6 record of the idempotency key, or KEYS 1 again
+--          4 set of the partition's scopes  5 set of the partition's topics
+--          6 record of the idempotency key, or hash of effects (lib/dedupe.lua), or KEYS 1 again
 --          7... what the items name by their numbers: hashes of values, hashes of revisions, streams. All lie in one partition.
 --          The name of KEYS 1 ends with the request id, and those of the values' hashes with the scope
 -- ARGV     1 options, one a line: trace id; the most bytes of old and new values together; attempt token (lib/dedupe.lua);
@@ -13,8 +14,9 @@
 --            "set", "drop", "update", "strict update"   key, then the parameters of the kind, and the ttl, as in mutate.lua
 -- RETURNS  {a word for each item, the texts of the updates}, and what follows them in the reply of mutate.lua
 --          A word is the revision of the change; where there was nothing to change, that of the value ("0-0" if another client
---          wrote it), or "-" if there is none; "-" for a check; the id of a message. The texts are "<bytes>:<text>", one
---          after the other. The status SEARCHING does not occur: a request always leaves a record
+--          wrote it), or "-" if there is none; "-" for a check; the id of a message. The texts are "<bytes>:<text>", one after
+--          the other; those of an effect are those of the sets, too
+--          the status SEARCHING does not occur: a request always leaves a record
 -- ERRORS   OVERSIZE <bytes>   REUSED   UNKNOWN <reason>
 --          TRANSACTION <index of the item, from 0> and one of these errors of mutate.lua: CONFLICT   TOOLARGE   CORRUPT
 --          KEYMISSING   PATHMISSING   BADINDEX   WRONGKIND   TESTFAILED   OVERFLOW   TOODEEP   TOOMUCH
@@ -38,6 +40,7 @@ local request = sub(request_record, tag + 9) -- behind "request:"
 
 local bytes = 0 -- of the old and new values so far
 local budget = { cost = 0 } -- of the updates
+local is_effect = string.find(attempt_token, "[@!]") -- a repetition may have other values: so it gets those of the sets
 local only_deletes = true -- whether the call may run over maxmemory
 local groups, group_list = {}, {} -- the scopes
 local sequence = {} -- the keys and messages, in the order of their events
@@ -158,7 +161,7 @@ local function plan_item(index, cursor, last)
     parameters[offset + 1] = ARGV[first + offset]
   end
   local failure = change(place, kind, ttl, parameters)
-  if not failure and (kind == "update" or kind == "strict update") then
+  if not failure and (kind == "update" or kind == "strict update" or (is_effect and kind == "set")) then
     texts[#texts + 1] = #place.text .. ":" .. place.text
   end
   return failure

@@ -7,8 +7,11 @@
 --
 -- An attempt token is "" for a first attempt without idempotency key, else
 -- "<attempt>:<start by the server's clock, milliseconds; 0 = unknown>:<milliseconds since>:<lifetime of the key>:<fingerprint>".
+-- For an effect of a handler, "@<id of the call>" stands for the fingerprint, and the key is a hash with that field for a record.
+-- The arguments are not compared then: the next attempt of the handler may have others. A first attempt at such a call has the
+-- token "@<id of the call, 16 digits><lifetime; empty = the hash keeps its own>", or "!" for "@"; see lib/effect.lua.
 -- The record of a request is "<attempt>\n", then "<revision>\n<text>" once it was applied, or "?<id>" while the search goes on.
--- The record of an idempotency key is "<fingerprint>\n<revision>\n<text>".
+-- The record of an idempotency key is "<fingerprint>\n<revision>\n<text>", that of an effect "<revision>\n<text>".
 -- Over maxmemory the outcome of an earlier attempt is still found, recorded and returned. No change follows in such a call.
 -- A reply without revision is recorded as "\n": the request was valid and there was nothing to change.
 --
@@ -26,11 +29,14 @@ local FIRST = { attempt = 1, began = 0, elapsed = 0 } -- the most frequent token
 local function parse(attempt_token)
   if attempt_token == "" then
     return FIRST
+  elseif string.find(attempt_token, "^[@!]") then
+    local effect, lifetime = string.sub(attempt_token, 2, 17), string.sub(attempt_token, 18)
+    return { attempt = 1, began = 0, elapsed = 0, effect = effect, lifetime = lifetime }
   end
-  local attempt, began, elapsed, lifetime, fingerprint = string.match(attempt_token, "^(%d+):(%d+):(%d+):(%d+):(%x*)$")
+  local attempt, began, elapsed, lifetime, kind, name = string.match(attempt_token, "^(%d+):(%d+):(%d+):(%d+):(@?)(%x*)$")
   return {
     attempt = tonumber(attempt or 1), began = tonumber(began or 0), elapsed = tonumber(elapsed or 0),
-    lifetime = lifetime, fingerprint = fingerprint,
+    lifetime = lifetime, fingerprint = name, effect = kind == "@" and name,
   }
 end
 
@@ -116,9 +122,21 @@ local function remember(call, keys, asked, reply)
   elseif keys.lifetime and not reply.err then
     call("SET", keys.record, "1\n" .. done, "PX", keys.lifetime)
   end
-  if keys.key and not reply.err then
+  if asked.effect then
+    require("lib.effect").record(call, keys.key, "@" .. asked.effect .. asked.lifetime, reply, keys.kind, keys.parameter)
+  elseif keys.key and not reply.err then
     call("SET", keys.key, asked.fingerprint .. "\n" .. done, "PX", asked.lifetime)
   end
+end
+
+-- Return what the record of an effect decides, as `decide` does.
+local function decide_by_effect(call, keys, asked, known)
+  full.allow_writes(call, keys.hash)
+  call("HSET", keys.key, asked.effect, known) -- a write on this connection, so that its WAIT covers the first attempt's
+  if asked.lifetime ~= "" then
+    call("PEXPIRE", keys.key, asked.lifetime)
+  end
+  return "answer", reply_of_record(known)
 end
 
 -- Return what an idempotency record decides, as `decide` does.
@@ -173,11 +191,15 @@ end
 --
 -- Decide what to do with an attempt at a request: "apply", where nothing was written yet; or "answer" and with what: the reply
 -- of an earlier attempt, an error, or the status SEARCHING (call again). `keys` has record, key (that of the idempotency key,
--- if any), stream, trimmed, newest (the revision of the key; false = none), and hash (a hash of the script, for
--- full.allow_writes).
+-- if any, or the hash of effects), stream, trimmed, newest (the revision of the key; false = none), hash (one of the script, for
+-- full.allow_writes), and kind and parameter (see lib/effect.lua).
 local function decide(call, keys, request, attempt_token)
   local asked = parse(attempt_token)
-  local known = keys.key and call("GET", keys.key)
+  local known = asked.effect and call("HGET", keys.key, asked.effect)
+  if known then
+    return decide_by_effect(call, keys, asked, known)
+  end
+  known = keys.key and not asked.effect and call("GET", keys.key)
   if known then
     return decide_by_key(call, keys, asked, known)
   end

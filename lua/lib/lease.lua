@@ -3,6 +3,7 @@
 --   "lane <name>"       id of the worker that holds the lane; "" after it was released, so the hash lists every lane ever held
 --   "tenure <name>"     number of the time for which the worker holds it, counted by the worker
 --   "forgotten <step>"  "": the step was forgotten and left dead letters
+--   "identity <step>"   what stands for the step in ids that must stay the same when it is renamed; absent = its name
 -- Worker ids are never reused, nor are the tenures of one worker. A lane belongs to its holder until another worker takes it,
 -- also after the lease ran out. `call` is redis.call.
 --

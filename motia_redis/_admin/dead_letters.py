@@ -12,7 +12,7 @@ from motia_redis._admin.connections import open_namespace
 from motia_redis._admin.merging import merge
 from motia_redis._scripts import administration
 from motia_redis._steps import events
-from motia_redis._store import codec
+from motia_redis._store import codec, effects
 from motia_redis.errors import DeadLetterMissing, StepMissing
 
 if TYPE_CHECKING:
@@ -147,8 +147,8 @@ class DeadLetters:
     async def drop(self, step: str, id: str) -> None:
         """Delete a letter. Raises DeadLetterMissing."""
         async with open_namespace(self._state, f"dead letter {id}") as (router, keyspace):
-            place, entry_id = _place(keyspace, step, id)
-            if not await _drop(router, keyspace, place, [entry_id]):
+            letter = await self._get(router, keyspace, step, id)
+            if not await _drop(router, keyspace, _place(keyspace, step, id)[0], [letter]):
                 raise _missing(step, id)
 
     async def drop_all(self, step: str | None = None) -> int:
@@ -156,7 +156,7 @@ class DeadLetters:
         dropped = 0
         async with open_namespace(self._state, "dead letters") as (router, keyspace):
             async for place, page in _all_pages(router, keyspace, step):
-                dropped += await _drop(router, keyspace, place, [letter.id.partition("/")[2] for letter in page])
+                dropped += await _drop(router, keyspace, place, page)
         return dropped
 
     @staticmethod
@@ -297,6 +297,12 @@ def _retry_error(letter: DeadLetter, outcome: administration.RetryOutcome) -> De
             return StepMissing(f"{subject}: the step has no consumer group on {letter.stream}; start a worker that runs the step")
 
 
-async def _drop(router: Router, keyspace: Keyspace, place: _Place, ids: list[str]) -> int:
-    leases = keyspace.leases(place.stream)
-    return await administration.drop_dead_letters(router, dead=place.stream, leases=leases, step=place.step, ids=ids)
+async def _drop(router: Router, keyspace: Keyspace, place: _Place, letters: list[DeadLetter]) -> int:
+    """Delete letters of one place, and what their handlers have recorded of their effects. Return their number."""
+    found = {letter.id.partition("/")[2]: letter for letter in letters}
+    identity, removed = await administration.drop_dead_letters(
+        router, dead=place.stream, leases=keyspace.leases(place.stream), step=place.step, ids=list(found)
+    )
+    events = [effects.event_id(identity, found[entry_id].fields[b"stream"], found[entry_id].revision) for entry_id in removed]
+    await effects.free(router, keyspace, [(effects.record_name(event), None) for event in events])
+    return len(removed)

@@ -14,6 +14,7 @@ import orjson
 
 from motia_redis._admin.connections import open_namespace
 from motia_redis._admin.trimming import trim_streams
+from motia_redis._ids import random_id
 from motia_redis._scripts import administration
 from motia_redis._steps.wants import Wants
 from motia_redis._store.keyspace import partition_of
@@ -201,7 +202,8 @@ async def rename_step(state: StateManager, old: str, new: str) -> Renamed:
         places = streams | {keyspace.events(partition, 0) for partition, names in enumerate(known.steps) if old in names}
         if not places:
             raise StepMissing(f"there is no step {old!r} in namespace {state.namespace!r}: check it with `motia-redis status`")
-        counts = await administration.rename_step(router, _renamed_keys(keyspace, places, old, new), old=old, new=new)
+        names = {"old": old, "new": new, "next_identity": random_id(16)}
+        counts = await administration.rename_step(router, _renamed_keys(keyspace, places, old, new), **names)
     if None in counts:
         raise StepInUse(f"step {new!r} exists: forget it first (`motia-redis steps forget`), or choose another name")
     found = [count for count in counts if count is not None]

@@ -127,9 +127,15 @@ class RenamedCounts(NamedTuple):
     dead_letters: int
 
 
-async def rename_step(router: Router, partitions: Sequence[RenamedKeys], *, old: str, new: str) -> list[RenamedCounts | None]:
-    """Give what a step has in each partition to another name; None where the new name has something already."""
-    calls = [((leases, dead, new_dead, *chain.from_iterable(lanes)), (old, new)) for leases, dead, new_dead, lanes in partitions]
+async def rename_step(
+    router: Router, partitions: Sequence[RenamedKeys], *, old: str, new: str, next_identity: str
+) -> list[RenamedCounts | None]:
+    """Give what a step has in each partition to another name; None where the new name has something already.
+
+    `next_identity` is for the next step of the old name; no step has had it.
+    """
+    names = old, new, next_identity
+    calls = [((leases, dead, new_dead, *chain.from_iterable(lanes)), names) for leases, dead, new_dead, lanes in partitions]
     return [None if reply == -1 else RenamedCounts(*reply) for reply in await _RENAME_STEP.call_many(router, calls)]
 
 
@@ -139,7 +145,9 @@ async def retry_dead_letter(router: Router, letters: Sequence[Letter]) -> list[R
     return [_OUTCOMES[reply[0]] for reply in await _RETRY_DEAD_LETTER.call_many(router, calls)]
 
 
-async def drop_dead_letters(router: Router, *, dead: bytes, leases: bytes, step: str, ids: Sequence[str]) -> int:
-    """Delete dead letters of a step; return how many were deleted."""
-    removed: int = await _DROP_DEAD_LETTERS(router, (dead, leases), (step, *ids))
-    return removed
+async def drop_dead_letters(
+    router: Router, *, dead: bytes, leases: bytes, step: str, ids: Sequence[str]
+) -> tuple[str, list[str]]:
+    """Delete dead letters of a step; return the identity of the step, and the ids of those that were deleted."""
+    identity, *removed = await _DROP_DEAD_LETTERS(router, (dead, leases), (step, *ids))
+    return identity.decode(), [entry_id.decode() for entry_id in removed]

@@ -55,6 +55,7 @@ class Taken(NamedTuple):
     taken_at: int  #: by the server's clock, Unix milliseconds
     entry_bytes: int  #: mean size of an entry of the stream
     known: Mapping[str, bytes]  #: the hash of entries
+    identity: str  #: of the step: it stays when the step is renamed
 
 
 class Kept(NamedTuple):
@@ -107,9 +108,9 @@ def _outcome(reply: list[bytes]) -> Taken | Kept | Busy | Missing:
             return Missing()
         case b"busy":
             return Busy(reply[1].decode(), reply[2].decode(), reply[3])
-    _, origin, mark, now, length, size, *flat = reply
+    _, origin, mark, now, length, size, identity, *flat = reply
     known = {name.decode(errors="surrogateescape"): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
-    return Taken(origin == b"dead", mark.decode(), int(now), int(size) // max(1, int(length)), known)
+    return Taken(origin == b"dead", mark.decode(), int(now), int(size) // max(1, int(length)), known, identity.decode())
 
 
 async def progress(router: Router, lanes: Sequence[Progress], *, worker: str) -> list[Literal["ok", "lost", "missing"]]:

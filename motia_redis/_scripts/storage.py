@@ -75,7 +75,8 @@ class Transacted(NamedTuple):
     """The reply of `transact`."""
 
     words: Sequence[bytes]  #: for each item a revision, the id of a message, or "-"
-    texts: Sequence[bytes]  #: the new texts of the updates
+    texts: Sequence[bytes]  #: the new texts of the updates, and of the sets if `has_sets`
+    has_sets: bool
     mutated: Mutated
 
 
@@ -179,7 +180,8 @@ async def transact(
     arguments = (b"%b\n%d\n%b\n%d\n%b\n%b" % options, *items)
     (words, texts, *more), *rest = await _TRANSACT.call_with(router, keys, arguments, following)
     mutated = _mutated([None, None, *more], rest)
-    return Transacted(words.split(b" "), list(_split_texts(texts)), mutated)
+    is_effect = b"@" in options.attempt_token or b"!" in options.attempt_token
+    return Transacted(words.split(b" "), list(_split_texts(texts)), is_effect, mutated)
 
 
 def _split_texts(texts: bytes) -> Iterator[bytes]:

@@ -68,11 +68,19 @@ async def delay_message(router: Router, message: DelayedMessage, *, following: S
 
 
 async def cancel_message(
-    router: Router, keys: DueKeys, *, request_record: bytes, message: bytes, request: bytes, following: Sequence[Sequence[Any]]
+    router: Router,
+    keys: DueKeys,
+    *,
+    request_record: bytes,
+    message: bytes,
+    request: bytes,
+    effects: bytes | None,
+    attempt_token: bytes,
+    following: Sequence[Sequence[Any]],
 ) -> tuple[bool, list[Any]]:
     """Remove a message that waits. Return whether this request removed it, and the replies of the commands in `following`."""
-    keys_of_call = (keys.due, keys.delayed, request_record)
-    removed, *replies = await _CANCEL_MESSAGE.call_with(router, keys_of_call, (message, request), following)
+    keys_of_call = (keys.due, keys.delayed, request_record, *([] if effects is None else [effects]))
+    removed, *replies = await _CANCEL_MESSAGE.call_with(router, keys_of_call, (message, request, attempt_token), following)
     return removed == 1, replies
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from motia_redis._ids import random_id
 from motia_redis.errors import StepError
 
 if TYPE_CHECKING:
@@ -53,6 +55,17 @@ class FlowContext:
     trace_id: str
     trigger: TriggerInfo
     step_name: str
+    _event_id: bytes = field(default_factory=lambda: random_id(32).encode(), repr=False, compare=False)
+
+    def id(self, name: str = "") -> str:
+        """Return an id of 32 hex digits that is the same in every attempt at an event, for what has this name there.
+
+        It is another one for each event, step and name, and stays when the step is renamed, or its dead letter retried. Each HTTP
+        request has ids of its own, because its handler runs once. Raises StepError for a name that is not text.
+        """
+        if not isinstance(name, str):
+            raise StepError(f"ctx.id takes a name, not {name!r}")
+        return blake2b(self._event_id + b"\n\n" + name.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
     async def enqueue(self, message: Mapping[str, Any], *, delay: float | None = None, at: float | datetime | None = None) -> str:
         """Send a message to the steps with a `queue` trigger for its topic, and return its id.

@@ -45,6 +45,7 @@ class StepConfig(TypedDict, total=False):
     backoff: float  #: seconds before the second attempt, doubled with each further one; 0.5
     max_backoff: float  #: the longest of these pauses in seconds; 30, or `backoff` if that is longer
     timeout: float | None  #: seconds that one attempt of an async handler may take; None: no limit
+    effects_once: bool  #: a handler that runs again for the same event makes its changes and messages once; False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,6 +61,7 @@ class StepSettings:
     backoff: float
     max_backoff: float
     timeout: float | None
+    effects_once: bool
 
     @property
     def http_triggers(self) -> tuple[HttpTrigger, ...]:
@@ -185,6 +187,7 @@ _OPTIONS: dict[str, tuple[Callable[[object], bool], str]] = {
     "backoff": (_is_seconds, "a number of seconds over 0"),
     "max_backoff": (_is_seconds, "a number of seconds over 0"),
     "timeout": (lambda value: value is None or _is_seconds(value), "a number of seconds over 0, or None"),
+    "effects_once": (lambda value: isinstance(value, bool), "True or False"),
 }
 
 
@@ -212,6 +215,7 @@ def _checked_settings(config: StepConfig) -> StepSettings:
         backoff=backoff,
         max_backoff=max_backoff,
         timeout=config.get("timeout"),
+        effects_once=config.get("effects_once", False),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from motia_redis._store import codec, keyspace, patch
+from motia_redis._store import codec, effects, keyspace, patch
 from motia_redis._store.expiry import KEEP, UNSET, ScopeTtls, Ttl
 from motia_redis._store.mutations import ANY
 from motia_redis._store.reading import Reading
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from motia_redis._store import types
+    from motia_redis._store.claims import Claim
     from motia_redis._store.mutations import Mutations
 
 _MODIFY_PAUSES = (0.01, 1.0)  # seconds: first and longest, between the attempts of `modify`
@@ -55,9 +56,22 @@ class Changing(Reading):
         RevisionConflict, IdempotencyKeyReused, StateUnavailable, NotDurable. Nothing is changed after an error, but see
         StateUnavailable and NotDurable.
         """
+        return await self._set(scope, key, value, ttl=ttl, if_revision=if_revision, idempotency_key=idempotency_key)
+
+    async def _set(
+        self,
+        scope: str,
+        key: str,
+        value: Any,
+        *,
+        ttl: Ttl,
+        if_revision: str | None,
+        idempotency_key: str | None = None,
+        effect: Claim | None = None,
+    ) -> Any:
         subject, scope_bytes, key_bytes = self._names(scope, key)
         change = [b"set", codec.encode(value, subject=subject, max_bytes=self.limits.value_bytes) + codec.CANONICAL_MARK]
-        await self._mutations.apply(
+        reply = await self._mutations.apply(
             subject,
             scope_bytes,
             key_bytes,
@@ -65,7 +79,10 @@ class Changing(Reading):
             ttl=self._ttls.of_set(subject, scope, ttl),
             if_revision=if_revision,
             idempotency_key=idempotency_key,
+            effect=effect,
         )
+        if reply.text and effects.current() is not None:  # what an earlier attempt of the handler stored
+            return codec.decode(reply.text, subject=subject)
         return value
 
     async def update(
@@ -120,13 +137,17 @@ class Changing(Reading):
         new revision, so it is overwritten. Cost: two round trips for each attempt, O(bytes of both values). Raises the errors of
         `set`, CorruptValue, InvalidValue if `function` returns None, and RevisionConflict after `attempts` attempts.
         """
-        subject, _, _ = self._names(scope, key)
+        subject, scope_bytes, key_bytes = self._names(scope, key)
         if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
             raise StateError(f"{subject}: attempts of modify must be a number from 1, not {attempts!r:.80}")
         if not callable(function):
             raise StateError(
                 f"{subject}: modify takes a function, which gets the value and returns the new one: {function!r:.80}"
             )
+        claim = self._mutations.claims.effect(None, b"modify", scope_bytes, key_bytes)
+        known = await self._mutations.claims.read_effect(subject, claim, scope_bytes)
+        if known is not None:
+            return codec.decode(known.text or b"", subject=subject)
         backoff = Backoff(*_MODIFY_PAUSES, least=0.1)
         for attempt in range(1, attempts + 1):
             entry = await self.entry(scope, key)
@@ -139,7 +160,8 @@ class Changing(Reading):
                     "to delete the value, use delete(); to store null, use set()"
                 )
             try:
-                return await self.set(scope, key, value, ttl=ttl, if_revision=entry.revision if entry else None)
+                revision = entry.revision if entry else None
+                return await self._set(scope, key, value, ttl=ttl, if_revision=revision, effect=claim)
             except RevisionConflict as error:
                 conflict = error
             if attempt < attempts:
@@ -184,8 +206,13 @@ class Changing(Reading):
         three if `durability` is not `memory`. Raises InvalidName, StateUnavailable, NotDurable.
         """
         values, scan = await self._scan(scope)
+        subject, encoded = f"scope {scope!r:.200}", scope.encode()
+        claim = self._mutations.claims.effect(None, b"clear", encoded)
+        if await self._mutations.claims.read_effect(subject, claim, encoded) is not None:
+            return
         async for page in scan.fields(values):
-            await self._mutations.delete(f"scope {scope!r:.200}", scope.encode(), page)
+            await self._mutations.delete(subject, encoded, page)
+        await self._mutations.claims.write_effect(subject, claim, encoded)
 
     def transaction(self, *, idempotency_key: str | None = None) -> Transaction:
         """Return a transaction: `async with state.transaction() as tx`, and in the block `tx.check`, `set`, `update`, ...

@@ -162,6 +162,10 @@ class Keyspace:
         """Return the record of an idempotency key in the stream's partition."""
         return _tag(stream) + b"idempotency:" + name
 
+    def effects(self, stream: bytes, event: bytes) -> bytes:
+        """Return the hash with the outcomes of a handler's calls for one event, in the stream's partition."""
+        return _tag(stream) + b"effects:" + event
+
     @property
     def workers(self) -> bytes:
         """The hash of the namespace's workers."""

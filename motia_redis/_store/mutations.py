@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from hashlib import blake2b
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,6 +13,7 @@ from motia_redis._ids import generator, random_id
 from motia_redis._scripts import error_codes, timing
 from motia_redis._scripts import storage as scripts
 from motia_redis._store import keyspace
+from motia_redis._store.claims import Claims
 from motia_redis._store.sweeping import due_keys
 from motia_redis._tracing import current_trace_id
 from motia_redis._transport.failures import ErrorReply
@@ -22,6 +22,7 @@ from motia_redis.errors import RevisionConflict, StateError, StateUnavailable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from motia_redis._store.claims import Claim
     from motia_redis._store.durability import Durability
     from motia_redis._store.limits import Limits
     from motia_redis._store.retries import Attempt, Retries
@@ -45,11 +46,10 @@ class Mutations:
     """Send the mutations and messages of one manager. All attempts at one call carry the same request id."""
 
     def __init__(self, retries: Retries, limits: Limits, durability: Durability, idempotency_seconds: float) -> None:
+        self.claims = Claims(retries, limits, idempotency_seconds)
         self._retries = retries
-        self._limits = limits
         self._durability = durability
         self._wait_commands = durability.wait_commands
-        self._lifetime = int(idempotency_seconds * 1000)
         self._next_trim = 0.0
         self._full_until = 0.0
 
@@ -64,16 +64,17 @@ class Mutations:
         if_revision: str | None = ANY,
         idempotency_key: str | None = None,
         operations: object = None,
+        effect: Claim | None = None,
     ) -> scripts.Mutated:
         """Apply one mutation of one key once and return the reply of the script. Error messages show `operations`.
 
-        `ttl` is the time to live as the script takes it.
+        `ttl` is the time to live as the script takes it. `effect` is that of a call of another name, see `Claims.effect`.
         """
         request = _request_id()
         expected = b"" if if_revision is ANY else keyspace.encode_revision(if_revision, subject, "if_revision")
-        claim = _NO_CLAIM
+        claim = effect or self.claims.effect(idempotency_key, change[0], scope, key)
         if idempotency_key is not None:
-            claim = self._claim(idempotency_key, [b"state", scope, key], [expected, ttl, *change])
+            claim = self.claims.by_key(idempotency_key, [b"state", scope, key], [expected, ttl, *change])
 
         async def attempt(session: Session, attempt: Attempt) -> scripts.Mutated:
             attempt_token = claim.attempt_token(attempt)
@@ -85,7 +86,7 @@ class Mutations:
                 request=request,
                 expected=expected,
                 attempt_token=attempt_token,
-                claim=claim.name,
+                claim=claim,
                 ttl=ttl,
             )
             try:
@@ -106,21 +107,25 @@ class Mutations:
             if isinstance(known, RevisionConflict):
                 known.expected = if_revision
             raise known from None
+        claim.confirm()
         if reply.created_scope:
             await self._check_layout(subject)
         return reply
 
     async def transact(self, items: Sequence[Item], *, most_bytes: int, idempotency_key: str | None) -> scripts.Transacted:
         """Apply the items of a transaction once, all or none, and return the reply of the script. There is at least one."""
-        subject, request, claim = "transaction", _request_id(), _NO_CLAIM
+        subject, request, tag = "transaction", _request_id(), keyspace.tag(items[0].scope_bytes)
+        # Other attempts of a handler may change other values of these keys, but it is the same call.
+        places = keyspace.join(part for item in items for part in (item.kind, item.scope_bytes, item.key_bytes))
+        claim = self.claims.effect(idempotency_key, b"transaction", tag, places)
         if idempotency_key is not None:
             call = [part for item in items for part in item.fingerprint()]
-            claim = self._claim(idempotency_key, [b"transaction", keyspace.tag(items[0].scope_bytes)], call)
+            claim = self.claims.by_key(idempotency_key, [b"transaction", tag], call)
 
         async def attempt(session: Session, attempt: Attempt) -> scripts.Transacted:
             names, trims = session.keyspace, self._trims_now()
             keys = names.transaction_keys(names.partition(items[0].scope_bytes), request)
-            keys.append(names.idempotency(keys[0], claim.name) if claim.name else keys[0])
+            keys.append(claim.record(names, keys[0]) if claim.name else keys[0])
             numbers: dict[bytes, int] = {}
             arguments = [part for item in items for part in item.encode(names, numbers)]
             options = scripts.TransactOptions(
@@ -140,6 +145,7 @@ class Mutations:
         except ErrorReply as error:
             known = _to_error(subject, error, items)
             raise known from known.__cause__
+        claim.confirm()
         if reply.mutated.created_scope:
             await self._check_layout(subject)
         return reply
@@ -149,10 +155,10 @@ class Mutations:
     ) -> str:
         """Append one message to a topic once, or keep it until it is due, and return its id."""
         request = _request_id()
-        claim = _NO_CLAIM
+        claim = self.claims.effect(idempotency_key, b"enqueue", topic)
         if idempotency_key is not None:
             call, ahead = ([key, data], 0) if due is None else ([key, data, due.given], due.ahead())
-            claim = self._claim(idempotency_key, [b"topic", topic], call, ahead=ahead)
+            claim = self.claims.by_key(idempotency_key, [b"topic", topic], call, ahead=ahead)
 
         async def attempt(session: Session, attempt: Attempt) -> scripts.Enqueued:
             names = session.keyspace
@@ -161,7 +167,7 @@ class Mutations:
             message_id = keyspace.message_id(partition, request)
             attempt_token = claim.attempt_token(attempt)
             request_record = names.request(stream, message_id)
-            idempotency_record = names.idempotency(stream, claim.name) if claim.name else None
+            idempotency_record = claim.record(names, stream) if claim.name else None
             try:
                 if due is None:
                     message = scripts.Message(
@@ -204,6 +210,7 @@ class Mutations:
             reply = await self._retries.run(subject, attempt, is_mutation=True)
         except ErrorReply as error:
             raise _to_error(subject, error) from None
+        claim.confirm()
         if reply.created_stream:
             await self._check_layout(subject)
         return reply.request.decode()
@@ -211,8 +218,9 @@ class Mutations:
     async def cancel(self, message_id: str) -> bool:
         """Remove a message that waits for its time, and return whether it waited. Raises InvalidName."""
         subject, request = f"message {message_id!r:.80}", _request_id()
+        claim = self.claims.effect(None, b"cancel", str(message_id).encode(errors="replace"))
 
-        async def attempt(session: Session, _: Attempt) -> bool:
+        async def attempt(session: Session, attempt: Attempt) -> bool:
             names = session.keyspace
             keys = due_keys(names, names.message_partition(message_id))
             record = names.request(keys.due, message_id.encode())
@@ -222,6 +230,8 @@ class Mutations:
                 request_record=record,
                 message=message_id.encode(),
                 request=request,
+                effects=claim.record(names, keys.due) if claim.name else None,
+                attempt_token=claim.attempt_token(attempt),
                 following=self._wait_commands,
             )
             if removed and replies:
@@ -260,7 +270,7 @@ class Mutations:
         expected: bytes = b"",
         attempt_token: bytes = b"",
         limits: bytes | None = None,
-        claim: bytes = b"",
+        claim: Claim | None = None,
         ttl: bytes = b"",
     ) -> scripts.Mutation:
         """Build the call of the mutation script for one key."""
@@ -272,10 +282,11 @@ class Mutations:
         elif limits is None:
             limits = session.settings.trimming if self._trims_now() else b""
         options = scripts.options(trace=_trace(), expected=expected, limits=limits, attempt_token=attempt_token, ttl=ttl)
-        if is_deletion or expected or limits or attempt_token or ttl:  # a deletion trims on a full server
+        is_new_effect = attempt_token.startswith((b"@", b"!"))
+        if is_deletion or expected or limits or (attempt_token and not is_new_effect) or ttl:  # a deletion trims on a full server
             keys += session.keyspace.trimmed(keys[3]), session.keyspace.due(keyspace.partition_of(keys[3]))
-        if claim:
-            keys.append(session.keyspace.idempotency(keys[3], claim))
+        if claim is not None and claim.name:
+            keys.append(claim.record(session.keyspace, keys[3]))
         return scripts.Mutation(keys, key, change, options)
 
     async def _check_layout(self, subject: object) -> None:
@@ -314,30 +325,6 @@ class Mutations:
             _log.error(
                 "%s: the stream is over the hard cap: %d entries were dropped that no step had handled", subject, reply.dropped
             )
-
-    def _claim(self, idempotency_key: str, place: list[bytes], call: list[bytes], *, ahead: int = 0) -> IdempotencyClaim:
-        """Return the claim of a call whose effect comes in `ahead` milliseconds: its record is kept for as much longer."""
-        given = keyspace.encode_name("idempotency_key", idempotency_key, self._limits.name_bytes)
-        name = blake2b(keyspace.join([*place, given]), digest_size=16).hexdigest().encode()
-        fingerprint = blake2b(keyspace.join(call), digest_size=8).hexdigest()
-        return IdempotencyClaim(name, b"%d:%s" % (self._lifetime + ahead, fingerprint.encode()))
-
-
-class IdempotencyClaim:
-    """Hold the idempotency claim of a call as the scripts take it. `name` identifies its record; it is empty without a claim."""
-
-    def __init__(self, name: bytes, claim: bytes) -> None:
-        self.name = name
-        self._claim = claim
-
-    def attempt_token(self, attempt: Attempt) -> bytes:
-        """Return the attempt token of an attempt. It is empty for a first attempt without an idempotency key."""
-        if not self.name and attempt.number == 1:
-            return b""
-        return b"%d:%d:%d:%s" % (attempt.number, attempt.began, attempt.elapsed, self._claim)
-
-
-_NO_CLAIM = IdempotencyClaim(b"", b"0:")
 
 
 def _to_error(subject: object, error: ErrorReply, operations: object = None) -> StateError:

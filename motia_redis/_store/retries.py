@@ -48,6 +48,11 @@ class Retries:
         self._sessions = sessions
         self._deadline = deadline
 
+    @property
+    def place(self) -> tuple[str, str]:
+        """Return the URL and the namespace of the calls."""
+        return self._sessions.url, self._sessions.namespace
+
     async def run(self, subject: object, call: Callable[[Session, Attempt], Awaitable[_T]], *, is_mutation: bool = False) -> _T:
         """Return the result of `call`. Repeat it after each transient error until the deadline.
 

@@ -175,9 +175,9 @@ def _read(items: Sequence[Item], reply: scripts.Transacted) -> _Results:
             continue
         place = item.scope, item.key
         results.revisions[place] = None if word == b"-" else word.decode()
-        if item.method == "set":
+        if item.method == "set" and not reply.has_sets:
             results.values[place] = item.value
-        elif item.method == "update":
+        elif item.method in ("set", "update"):
             results.values[place] = codec.decode(next(texts), subject=item.subject)
         else:
             results.values.pop(place, None)

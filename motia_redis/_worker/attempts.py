@@ -19,6 +19,7 @@ from motia_redis._store.keyspace import partition_of
 from motia_redis._tracing import enter_trace
 from motia_redis._transport import outages
 from motia_redis._transport.backoff import Backoff
+from motia_redis._worker.effects import made_once
 from motia_redis._worker.entries import Known, StreamEntry
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from motia_redis._store.keyspace import Keyspace
     from motia_redis._store.manager import StateManager
     from motia_redis._transport.router import Router
+    from motia_redis._worker.effects import EffectRecords
     from motia_redis._worker.entries import PreparedCall
     from motia_redis._worker.handed import HandedEntries
     from motia_redis._worker.lanes import Delivery, Lane
@@ -92,6 +94,7 @@ class Attempts:
         worker: str,
         executor: Executor,
         handed: HandedEntries,
+        effects: EffectRecords,
         server_time: Callable[[], int],
         on_settled: Callable[[Lane], None],
     ) -> None:
@@ -102,6 +105,7 @@ class Attempts:
         self._worker = worker
         self._executor = executor
         self.follow = handed.follow
+        self._effects = effects
         self._server_time = server_time
         self._on_settled = on_settled
         self.on_waiting: Callable[[bool], None] = _nothing  #: told while a task waits for Redis: another may handle entries
@@ -160,7 +164,8 @@ class Attempts:
         """Decide what follows from an attempt that failed, or whose lane was given away meanwhile."""
         delivery.error = None
         if error is None:
-            await self._settle(delivery, None)
+            if await self._settle(delivery, None) and delivery.effects is not None:
+                self._effects.free([delivery.effects])
             return Outcome.FINISHED
         if isinstance(error, NotWanted) or delivery.attempts >= delivery.lane.subscription.step.max_attempts:
             return await self._dead_letter(delivery, error)
@@ -180,7 +185,7 @@ class Attempts:
             if reply is not None:
                 _log.error("step %s: %s was trimmed before it was handled", lane.subscription.group, delivery.id)
             return None
-        entry = StreamEntry(lane.stream, delivery.id, reply[0][1])
+        entry = StreamEntry(lane.stream, delivery.id, reply[0][1], lane.identity)
         delivery.unpark(entry)
         return entry
 
@@ -245,13 +250,16 @@ class Attempts:
         """Call the handler if a trigger matches. Raise what user code raises."""
         subscription = delivery.lane.subscription
         matcher = subscription.matcher
+        if subscription.step.effects_once:
+            await self._effects.begin(delivery, entry)
         if delivery.is_matched:
             call: PreparedCall | None = matcher.prepare(entry, self._state, delivery.trace_id, delivery.attempts)
         else:
             call, delivery.call = delivery.call, None
             call = call or await matcher.match(entry, self._state, delivery.trace_id, delivery.attempts)
         if call is not None:
-            await invocation.call(subscription.step.handler, call.input, call.ctx, self._executor, delivery.report_block)
+            with made_once(delivery):
+                await invocation.call(subscription.step.handler, call.input, call.ctx, self._executor, delivery.report_block)
         elif entry.is_retry_for(subscription.group):
             raise NotWanted(_NOT_WANTED)
 
@@ -292,6 +300,7 @@ class Attempts:
             )
 
         added = await self._with_right(delivery, move)
+        delivery.effects = None  # they stay as long as the dead letter
         if added is not None:
             lane.note_recorded(delivery.id)
             text = f"step {step}: gave up after {delivery.attempts} attempts: {fault.line}"
@@ -300,8 +309,11 @@ class Attempts:
             _report(logging.ERROR, text, delivery, error, fault, **({"show": f"motia-redis dead show {place}"} if added else {}))
         return Outcome.FINISHED
 
-    async def _settle(self, delivery: Delivery, known: Known | None, *, goes_on: bool = False) -> None:
-        """Record what is known of an entry; None = it is finished. `goes_on`: this worker is about to run it."""
+    async def _settle(self, delivery: Delivery, known: Known | None, *, goes_on: bool = False) -> bool:
+        """Record what is known of an entry; None = it is finished. `goes_on`: this worker is about to run it.
+
+        Return whether it was recorded.
+        """
 
         async def settle() -> bool | None:
             owner = self._worker if goes_on and delivery.handed else ""
@@ -314,8 +326,10 @@ class Attempts:
                 value="" if known is None else known._replace(owner=owner).encode(),
             )
 
-        if await self._with_right(delivery, settle) is not None and delivery.is_current and known is not None:
+        is_recorded = await self._with_right(delivery, settle) is not None
+        if is_recorded and delivery.is_current and known is not None:
             delivery.lane.note_recorded(delivery.id)
+        return is_recorded
 
     async def _with_right(self, delivery: Delivery, send: Callable[[], Awaitable[_T | None]]) -> _T | None:
         """Send what only the holder of the lane, or the worker that runs the entry, may do. Return None if it was not accepted.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from motia_redis._store.effects import event_id
 from motia_redis._tracing import new_trace_id
 
 if TYPE_CHECKING:
@@ -20,6 +21,12 @@ class StreamEntry:
     stream: bytes
     id: str
     fields: Mapping[bytes, bytes]
+    identity: str = ""  #: of the step that handles the entry
+
+    @property
+    def event_id(self) -> bytes:
+        """Return what names the event for the step: the same for all attempts, also after a retry as a dead letter."""
+        return event_id(self.identity, self.stream, self.revision)
 
     @property
     def order_key(self) -> tuple[bytes, bytes]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from motia_redis._scripts.delivery import Taken
     from motia_redis._steps.wants import Wants
+    from motia_redis._store.effects import EventEffects
     from motia_redis._worker.entries import PreparedCall, StreamEntry
     from motia_redis._worker.subscriptions import Subscription
 
@@ -73,6 +74,7 @@ class Delivery:
     error: BaseException | None = None  #: of an attempt, until it is decided what follows
     last_fault: str = ""  #: how the last attempt made here failed
     is_matched: bool = False  #: a trigger without a condition fits: no attempt has to match
+    effects: EventEffects | None = None  #: of the attempts made here, if the step wants its effects once
     call: PreparedCall | None = None  #: for the first attempt, if conditions were asked when the entry was read
 
     def __str__(self) -> str:
@@ -130,6 +132,8 @@ class Lane:
         self.stream = keys.stream
         self.subscription = subscription
         self.lease = lease  #: of this worker in the lane's partition
+        self.identity = ""  #: of the step
+        self.taken_at = 0  #: by the server's clock: nobody else has handled what was written later, Unix milliseconds
         self.tenure = ""  #: empty while this worker does not hold the lane
         self.releasing = False  #: the next progress releases the lane
         self.others: Sequence[Wants] = ()  #: what other live versions of the step want
@@ -145,13 +149,14 @@ class Lane:
         self._removable: list[str | bytes] = []  #: of these, finished ones
         self._ahead: dict[str, bytes] = {}  #: fields of entries beyond the position
         self._suspects = 0
-        self._suspects_until = 0
         # Entries are read in the order of their ids, so sequence numbers compare like ids, and cost less. What the last holder
         # had recorded has number 0.
         self._sequence = 0  #: of the last entry read
         self._finished = self._reported = 0  #: of the last entry finished, and of the position recorded
         self._finished_id = self._reported_id = ""
         self._dirty = False
+        self._effects: list[EventEffects] = []  #: of entries finished since the last progress
+        self._recorded_effects: list[EventEffects] = []  #: of those that the last progress recorded as finished
         self._rewrite: dict[str, None] = {}  #: fields of which Redis may not know, because a progress failed
         self._tell_position = False  #: record how far the lane was read, although nothing is finished
         self._progresses = self._progresses_seen = 0
@@ -187,7 +192,7 @@ class Lane:
         self._rewrite = {}
         self._dirty = True
         self._suspects = _SUSPECTS if taken.holder_crashed else 0
-        self._suspects_until = taken.taken_at
+        self.identity, self.taken_at = taken.identity, taken.taken_at
         self.entry_bytes = taken.entry_bytes
         self.restart_batch()
 
@@ -197,6 +202,7 @@ class Lane:
         self._unfinished, self._unrecorded, self.left = {}, {}, {}
         self.backlog.clear()
         self._rewrite = {}
+        self._effects = []
         self._dirty = False
 
     def restart_batch(self) -> None:
@@ -226,7 +232,7 @@ class Lane:
 
     def is_suspect(self, entry_id: str, *, listed: bool) -> bool:
         """Return whether the entry may have ended the process of the lane's last holder. `listed`: Redis has a field for it."""
-        if not self._suspects or order(entry_id)[0] > self._suspects_until:
+        if not self._suspects or order(entry_id)[0] > self.taken_at:
             return False
         self._suspects -= not listed
         return True
@@ -250,6 +256,8 @@ class Lane:
             self._removable.append(entry_id)
         if delivery is not None and delivery.sequence > self._finished:
             self._finished, self._finished_id = delivery.sequence, entry_id
+        if delivery is not None and delivery.effects is not None:
+            self._effects.append(delivery.effects)
         was_dirty, self._dirty = self._dirty, True
         return not was_dirty
 
@@ -317,6 +325,7 @@ class Lane:
         self._reported, self._reported_id = place, position
         self._dirty = self._tell_position = False
         self._progresses += 1
+        self._recorded_effects, self._effects = self._effects, []
         return Progress(self.keys, self.tenure, self.releasing, mark, position if is_open else "", written, removed)
 
     def end_progress(self, progress: Progress, *, done: bool) -> None:
@@ -325,7 +334,13 @@ class Lane:
         if not done and self.tenure == progress.tenure:
             self._rewrite.update((entry_id, None) for entry_id, _ in progress.written if entry_id in self._unfinished)
             self._removable += progress.removed
+            self._effects += self._recorded_effects
             self._dirty = True
+
+    def take_recorded_effects(self) -> list[EventEffects]:
+        """Return the effects of the entries whose end the last progress has recorded, once."""
+        found, self._recorded_effects = self._recorded_effects, []
+        return found
 
     def _value(self, entry_id: str, worker: str) -> str:
         delivery = self.running.get(entry_id) or self._unfinished[entry_id]

@@ -89,7 +89,7 @@ class Matcher:
         if entry.fields[b"type"] == b"topic":
             return self._message(entry, state, trace_id, attempt)
         change = events.decode_change(entry.revision, entry.fields)
-        return PreparedCall(change, self._context(change, state, trace_id, attempt))
+        return PreparedCall(change, self._context(entry, change, state, trace_id, attempt))
 
     async def match(self, entry: StreamEntry, state: StateManager, trace_id: str, attempt: int) -> PreparedCall | None:
         """Return the call for an attempt; None when no trigger matches. Raise what a condition raises."""
@@ -133,7 +133,7 @@ class Matcher:
         ctx: FlowContext | None = None
         for trigger in candidates:
             if ctx is None and trigger.takes_ctx:
-                ctx = self._context(change, state, trace_id, attempt)
+                ctx = self._context(entry, change, state, trace_id, attempt)
             if trigger.condition is not None:
                 answer = invocation.call_here(trigger.condition, change, ctx)
                 if not isinstance(answer, bool) and inspect.isawaitable(answer):
@@ -141,7 +141,7 @@ class Matcher:
                     answer = yield answer
                 if not answer:
                     continue
-            return PreparedCall(change, ctx or self._context(change, state, trace_id or new_trace_id(), attempt))
+            return PreparedCall(change, ctx or self._context(entry, change, state, trace_id or new_trace_id(), attempt))
         return None
 
     def _is_for_none_of_them(self, fields: Mapping[bytes, bytes]) -> bool:
@@ -153,7 +153,9 @@ class Matcher:
         scope, key = fields[b"scope"], fields[b"key"]
         return [trigger for trigger in self._triggers if trigger.scope in (None, scope) and trigger.key in (None, key)]
 
-    def _context(self, change: StateTriggerInput, state: StateManager, trace_id: str, attempt: int) -> FlowContext:
+    def _context(
+        self, entry: StreamEntry, change: StateTriggerInput, state: StateManager, trace_id: str, attempt: int
+    ) -> FlowContext:
         info = TriggerInfo(
             type="state",
             scope=change.group_id,
@@ -162,7 +164,7 @@ class Matcher:
             revision=change.revision,
             attempt=attempt,
         )
-        return FlowContext(state=state, logger=self._logger, trace_id=trace_id, trigger=info, step_name=self._step_name)
+        return self._flow_context(entry, info, state, trace_id)
 
     def _message(self, entry: StreamEntry, state: StateManager, trace_id: str, attempt: int) -> PreparedCall:
         data = events.decode_message(entry.id, entry.fields)
@@ -173,5 +175,14 @@ class Matcher:
             message_id=entry.fields[b"request"].decode(),
             attempt=attempt,
         )
-        ctx = FlowContext(state=state, logger=self._logger, trace_id=trace_id, trigger=info, step_name=self._step_name)
-        return PreparedCall(data, ctx)
+        return PreparedCall(data, self._flow_context(entry, info, state, trace_id))
+
+    def _flow_context(self, entry: StreamEntry, info: TriggerInfo, state: StateManager, trace_id: str) -> FlowContext:
+        return FlowContext(
+            state=state,
+            logger=self._logger,
+            trace_id=trace_id,
+            trigger=info,
+            step_name=self._step_name,
+            _event_id=entry.event_id,
+        )

@@ -15,6 +15,7 @@ from motia_redis._worker.partition_tasks import PartitionTasks
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from motia_redis._store.effects import EventEffects
     from motia_redis._transport.router import Router
     from motia_redis._worker.lanes import Lane
 
@@ -27,7 +28,8 @@ class ProgressReporter:
     """Record the progress of this process's lanes, and release the lanes that are to be released.
 
     `on_released` is called with a lane that was released, `on_lost` with one that another worker has taken or that has no group,
-    `on_recorded` with the leases' key of a partition and the streams whose progress was recorded.
+    `on_recorded` with the leases' key of a partition and the streams whose progress was recorded, `free_effects` with the effects
+    of entries that are finished by the word of Redis.
     """
 
     def __init__(
@@ -38,12 +40,14 @@ class ProgressReporter:
         on_released: Callable[[Lane], None],
         on_lost: Callable[[Lane], None],
         on_recorded: Callable[[bytes, Iterable[bytes]], None],
+        free_effects: Callable[[Iterable[EventEffects]], None],
     ) -> None:
         self._router = router
         self._worker = worker
         self._on_released = on_released
         self._on_lost = on_lost
         self._on_recorded = on_recorded
+        self._free_effects = free_effects
         self._changed: dict[bytes, dict[Lane, None]] = {}  # by partition
         self._tasks = PartitionTasks(self._run)
 
@@ -88,6 +92,9 @@ class ProgressReporter:
             for lane, progress in steps:
                 lane.end_progress(progress, done=outcomes is not None)
         for (lane, progress), outcome in zip(steps, outcomes, strict=True):
+            recorded = lane.take_recorded_effects()
+            if recorded and outcome == "ok":  # else the next holder handles the entries again
+                self._free_effects(recorded)
             if lane.tenure != progress.tenure:
                 continue  # it has ended meanwhile
             if outcome != "ok":

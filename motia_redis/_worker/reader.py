@@ -112,7 +112,7 @@ class Reader:
             lane.pass_by(entry_id)
             return
         subscription = lane.subscription
-        entry = StreamEntry(lane.stream, entry_id, fields)
+        entry = StreamEntry(lane.stream, entry_id, fields, lane.identity)
         suspect = lane.is_suspect(entry_id, listed=listed)
         match = subscription.matcher.match_when_read(entry, self._state)
         if match is MatchResult.FILTERED and any(wants.match(fields) for wants in lane.others):

@@ -22,6 +22,7 @@ from motia_redis._transport.failures import ErrorReply
 from motia_redis._transport.outages import Outage
 from motia_redis._worker.attempts import Attempts
 from motia_redis._worker.dispatcher import Dispatcher
+from motia_redis._worker.effects import EffectRecords
 from motia_redis._worker.handed import HandedEntries
 from motia_redis._worker.lanes import Lane, Lease, lane_name
 from motia_redis._worker.leases import PartitionLeases
@@ -207,12 +208,14 @@ class _Run:
             on_change=self._assignment_changed,
         )
         self._trimmer = StreamTrimmer(router, keyspace, state, topic_streams=_topic_streams(subscriptions, keyspace))
+        self._effects = EffectRecords(state, router, keyspace)
         self._reporter = ProgressReporter(
             router,
             worker=worker,
             on_released=self._ended,
             on_lost=self._lost,
             on_recorded=self._trimmer.note,
+            free_effects=self._effects.free,
         )
         self._handed = HandedEntries(router, worker=worker, lease_of=self._membership.lease_of)
         self._attempts = Attempts(
@@ -222,6 +225,7 @@ class _Run:
             worker=worker,
             executor=executor,
             handed=self._handed,
+            effects=self._effects,
             server_time=self._membership.server_time,
             on_settled=self._reporter.changed,
         )
@@ -281,6 +285,7 @@ class _Run:
             await self._handed.aclose()
             await self._reporter.aclose()
             await self._trimmer.aclose()
+            await self._effects.aclose()
 
     def running(self) -> list[str]:
         """Describe the handlers that run."""

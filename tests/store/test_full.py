@@ -11,7 +11,9 @@ import redis
 from motia_redis import StateManager
 from motia_redis._admin.dead_letters import DeadLetters
 from motia_redis._admin.registry import forget_step
+from motia_redis._store import effects
 from motia_redis.errors import OutcomeUnknown, StateUnavailable
+from tests.store.test_effects import begin
 from tests.store.test_once import Faults
 from tests.support.clocks import set_namespace_clock
 from tests.support.servers import PACKAGED, RedisServer, packaged
@@ -269,3 +271,17 @@ async def test_clear_waits_for_durability_on_a_full_redis(own: redis.Redis) -> N
         fill_up(own)
         await state.clear("big")
         assert await state.count("big") == 0
+
+
+async def test_effects_that_are_deletions_are_recorded_and_found(own: redis.Redis, manager: StateManager) -> None:
+    for number in range(100):
+        await manager.set("users", f"u{number}", VALUE)
+    fill_up(own)
+    try:
+        for _ in range(2):  # attempts of a handler
+            begin(manager)
+            assert await manager.delete("users", "u0") == VALUE
+            assert await manager.delete("users", "nobody") is None
+            await refuses(manager.set("users", "new", 1))
+    finally:
+        effects.enter(None)

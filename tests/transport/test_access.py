@@ -14,7 +14,7 @@ import fakeredis
 import pytest
 import redis
 
-from motia_redis import StateManager, queue
+from motia_redis import StateManager, queue, step
 from motia_redis import state as state_trigger
 from motia_redis._admin.dead_letters import DeadLetters
 from motia_redis._admin.doctor import examine
@@ -25,6 +25,7 @@ from tests.support.certificates import create_certificate
 from tests.support.clusters import Process, free_port
 from tests.support.dead_letters import FailingHandler, failing_step, wait_for_dead_letters
 from tests.support.servers import PACKAGED, has_functions, packaged
+from tests.support.waiting import until
 from tests.support.workers import Recorder, record, working
 
 if TYPE_CHECKING:
@@ -35,6 +36,13 @@ if TYPE_CHECKING:
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "operating.md"
 INCREMENT = [{"op": "increment", "path": "/n", "value": 1}]
+
+
+async def make_effects(input: Any, ctx: Any) -> None:
+    """Change something as a handler does that makes its effects once."""
+    await ctx.state.clear("cache")
+    await ctx.state.update("log", "cleared", [{"op": "add", "path": "", "value": 1}])
+    await ctx.state.cancel(await ctx.enqueue({"topic": "never", "data": 1}, delay=1000))
 
 
 async def make_all_calls(state: StateManager) -> None:
@@ -52,6 +60,7 @@ async def make_all_calls(state: StateManager) -> None:
     steps = [
         record(recorder, state_trigger(scope="orders"), queue("mail")),
         failing_step(failing, "Sick", state_trigger(scope="orders")),
+        step({"name": "Once", "triggers": [state_trigger(scope="orders")], "effects_once": True}).handle(make_effects),
     ]
     async with working(state, *steps):
         await state.set("orders", "one", 1)
@@ -67,7 +76,13 @@ async def make_all_calls(state: StateManager) -> None:
         await letters.retry("Sick", found[0].id)
         await failing.received.wait(1)
         status = await read_status(state)
-        assert (len(status.steps), status.delayed) == (2, 1)
+        assert (len(status.steps), status.delayed) == (3, 1)
+
+        async def has_cleared() -> bool:
+            return await state.get("log", "cleared") == 1
+
+        await until(has_cleared, "the effects were made")
+    await state.clear("log")
     assert await state.list("orders") == [1]
     assert sorted(await state.list_groups()) == ["orders", "users"]
     await state.clear("orders")

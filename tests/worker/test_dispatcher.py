@@ -168,7 +168,7 @@ async def test_key_whose_lane_is_lost_and_taken_again_at_once_runs_one_entry_at_
     dispatcher = Dispatcher(cast("Any", attempts), concurrency=4, on_progress=lambda _: None)
 
     def take(tenure: str) -> None:
-        lane.take(tenure, Taken(holder_crashed=False, mark="0-0", taken_at=0, entry_bytes=0, known={}))
+        lane.take(tenure, Taken(holder_crashed=False, mark="0-0", taken_at=0, entry_bytes=0, known={}, identity="Record"))
         for number in (1, 2):
             fields = {b"type": b"state:created", b"scope": b"users", b"key": b"ann"}
             entry = StreamEntry(stream, f"{number}-0", fields)
