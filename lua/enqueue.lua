@@ -42,7 +42,7 @@ local function append_message()
   return append("key", key, "trace", trace)
 end
 
-local mark = attempt_token ~= "" and string.byte(attempt_token) -- "!" and "@": an effect of a handler, see lib/effect.lua
+local mark = attempt_token ~= "" and string.byte(attempt_token) -- of effects "!" or "@", see lib/effect.lua
 local is_effect = mark == 33 or mark == 64 and require("lib.effect").is_unknown(redis.call, idempotency_record, attempt_token)
 local first = (attempt_token == "" or is_effect) and redis.call("EXISTS", request_record) == 0
 if first and limits == "" then

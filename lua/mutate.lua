@@ -45,9 +45,6 @@
 
 local values, revisions, _, events, request_record, trimmed, due, idempotency_record = unpack(KEYS)
 local key, kind, parameter = unpack(ARGV, 1, 3)
-if not due then
-  idempotency_record, trimmed = trimmed, nil
-end
 local FIRST_PARAMETER, FIRST_OPERATION = 3, 4 -- where the parameters of the kind begin, and the operations of an update
 
 local write = require("lib.write")
@@ -62,8 +59,12 @@ local _, tag = string.find(values, "}:", 1, true) -- all keys begin with the sam
 local scope, request = sub(values, tag + 7), sub(request_record, tag + 9) -- behind "state:" and "request:"
 local old = redis.call("HGET", values, key)
 local expires = old and (string.byte(old, -4) or 0) <= 32 -- canonical JSON does not end with white space: it may expire
-local mark = attempt_token ~= "" and string.byte(attempt_token) -- "!" and "@": an effect of a handler, see lib/effect.lua
-local is_effect = mark == 33 or mark == 64 and require("lib.effect").is_unknown(redis.call, idempotency_record, attempt_token)
+local is_effect = false -- a call of a handler that was not made before, see lib/effect.lua
+if attempt_token ~= "" then
+  idempotency_record = idempotency_record or not due and trimmed
+  local mark = string.byte(attempt_token) -- of effects "!" or "@"
+  is_effect = mark == 33 or mark == 64 and require("lib.effect").is_unknown(redis.call, idempotency_record, attempt_token)
+end
 -- A first attempt only checks that no later one left a record.
 local is_first = (attempt_token == "" or is_effect) and redis.call("EXISTS", request_record) == 0
 

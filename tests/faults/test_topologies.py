@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.crc import key_slot
 
-from motia_redis import StateManager, queue
+from motia_redis import StateManager, queue, step
 from motia_redis import state as state_trigger
 from motia_redis._admin.dead_letters import DeadLetters
 from motia_redis._admin.doctor import examine
@@ -179,6 +179,41 @@ async def test_slot_migration_under_load_loses_no_change_and_no_event(cluster: C
     for number, count in done.items():
         assert list(dict.fromkeys(seen[f"scope{number}"])) == list(range(1, count + 1)), "an event is missing or out of order"
     print(f"{moved} slots moved under load: {acknowledged} increments, none lost, {len(recorder.inputs)} events handled")
+
+
+async def test_effects_are_made_once_and_their_records_freed_while_slots_move(cluster: Cluster, namespace: str) -> None:
+    jobs, accounts, finished = 100, 20, Counter[str]()
+
+    async def handler(input: Any, ctx: Any) -> None:
+        number = int(input.item_id)
+        await ctx.state.update(f"account{number % accounts}", "sum", INCREMENT)
+        await ctx.state.update(f"account{(number + 7) % accounts}", "sum", INCREMENT)
+        await ctx.enqueue({"topic": f"receipts{number % accounts}", "data": number})
+        if ctx.trigger.attempt < 3:
+            raise ValueError("a crash behind the last change")
+        finished[input.item_id] += 1
+
+    recorder = Recorder()
+    receipts = record(recorder, *(queue(f"receipts{number}") for number in range(accounts)))
+    triggers = [state_trigger(scope="jobs")]
+    once = step({"name": "Once", "triggers": triggers, "effects_once": True, "backoff": 0.2}).handle(handler)
+    async with StateManager(cluster.url, namespace=namespace) as state:
+        async with working(state, once, receipts):
+            for number in range(jobs):
+                await state.set("jobs", str(number), number)
+            for partition in range(16):
+                slot = key_slot(f"{{{namespace}:{partition}}}".encode())
+                await asyncio.to_thread(cluster.migrate, slot, (cluster.owner(slot) + 1) % 3, during=lambda: time.sleep(0.02))
+
+            async def freed() -> bool:
+                kept = [key for node in cluster.processes for key in node.client.keys(f"{{{namespace}:*}}:effects:*")]
+                return len(finished) == jobs and not kept
+
+            await until(freed, "all jobs are done, and no record is left")
+            await recorder.wait(jobs)
+        sums = [await state.get(f"account{number}", "sum") for number in range(accounts)]
+    assert sums == [{"n": 2 * jobs // accounts}] * accounts
+    assert sorted(recorder.inputs) == list(range(jobs))
 
 
 async def test_values_expire_once_while_their_slots_move_and_are_changed(cluster: Cluster, namespace: str) -> None:

@@ -101,6 +101,7 @@ async def is_known(input: StateTriggerInput, ctx: FlowContext) -> bool:
     "backoff": 0.1,
     "max_backoff": 10,
     "timeout": 2.5,
+    "effects_once": True,
     "flows": ("orders",),
 })  # fmt: skip
 async def ship(input: StateTriggerInput, ctx: FlowContext) -> None:
@@ -108,7 +109,7 @@ async def ship(input: StateTriggerInput, ctx: FlowContext) -> None:
     assert_type(ctx.trigger, TriggerInfo)
     trigger: TriggerType = ctx.trigger.type
     ctx.logger.info(f"{kind} by {trigger}", {"revision": input.revision, "at": input.timestamp})
-    await ctx.enqueue({"topic": "mail", "data": {"order": input.item_id}, "key": input.item_id})
+    await ctx.enqueue({"topic": "mail", "data": {"order": input.item_id, "id": ctx.id("mail")}, "key": input.item_id})
 
 
 @step({"name": "SendMail", "triggers": [queue("mail")]})
