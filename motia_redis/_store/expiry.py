@@ -50,7 +50,9 @@ class ScopeTtls:
     """
 
     def __init__(self, defaults: Mapping[str, float]) -> None:
-        self.defaults = {scope: check_ttl(f"ttl of scope {scope!r:.200}", ttl) for scope, ttl in defaults.items()}
+        self.defaults: dict[str, float] = {
+            scope: check_ttl(f"ttl of scope {scope!r:.200}", ttl) for scope, ttl in defaults.items()
+        }
 
     def of_set(self, subject: Subject, scope: str, ttl: object) -> bytes:
         """Return the time to live of a value that is set."""

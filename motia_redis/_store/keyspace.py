@@ -46,8 +46,8 @@ class Subject:
     __slots__ = ("key", "scope")
 
     def __init__(self, scope: object, key: object) -> None:
-        self.scope = scope
-        self.key = key
+        self.scope: object = scope
+        self.key: object = key
 
     def __str__(self) -> str:
         return f"scope {self.scope!r:.200} key {self.key!r:.200}"

@@ -46,7 +46,7 @@ class Mutations:
     """Send the mutations and messages of one manager. All attempts at one call carry the same request id."""
 
     def __init__(self, retries: Retries, limits: Limits, durability: Durability, idempotency_seconds: float) -> None:
-        self.claims = Claims(retries, limits, idempotency_seconds)
+        self.claims: Claims = Claims(retries, limits, idempotency_seconds)
         self._retries = retries
         self._durability = durability
         self._wait_commands = durability.wait_commands
@@ -112,7 +112,7 @@ class Mutations:
             await self._check_layout(subject)
         return reply
 
-    async def transact(self, items: Sequence[Item], *, most_bytes: int, idempotency_key: str | None) -> scripts.Transacted:
+    async def transact(self, items: Sequence[Item], most_bytes: int, idempotency_key: str | None) -> scripts.Transacted:
         """Apply the items of a transaction once, all or none, and return the reply of the script. There is at least one."""
         subject, request, tag = "transaction", _request_id(), keyspace.tag(items[0].scope_bytes)
         # Other attempts of a handler may change other values of these keys, but it is the same call.

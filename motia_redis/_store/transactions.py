@@ -15,7 +15,7 @@ from motia_redis._store.transaction_items import Item
 from motia_redis.errors import DifferentTags, TransactionMisused, TransactionTooLarge
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from motia_redis._store import types
     from motia_redis._store.expiry import ScopeTtls, Ttl
     from motia_redis._store.limits import Limits
-    from motia_redis._store.mutations import Mutations
+
+    Transact = Callable[[Sequence[Item], int, str | None], Awaitable[scripts.Transacted]]  # Mutations.transact
 
 _open: ContextVar[tuple[asyncio.Task[Any] | None, Transaction] | None] = ContextVar("motia_redis_transaction", default=None)
 _ANY_SIZE = 2**50  # bytes
@@ -40,8 +41,8 @@ class Transaction:
     Redis that `set` raises; nothing is changed then, but see StateUnavailable and NotDurable.
     """
 
-    def __init__(self, mutations: Mutations, limits: Limits, ttls: ScopeTtls, idempotency_key: str | None) -> None:
-        self._mutations, self._limits, self._ttls = mutations, limits, ttls
+    def __init__(self, transact: Transact, limits: Limits, ttls: ScopeTtls, idempotency_key: str | None) -> None:
+        self._transact, self._limits, self._ttls = transact, limits, ttls
         self._idempotency_key = idempotency_key
         self._items: list[Item] = []
         self._bytes = 0  # of new values
@@ -154,12 +155,14 @@ class Transaction:
             return
         # One change alone may be as large as a call of its own.
         most_bytes = self._limits.transaction_bytes if len(self._items) > 1 else _ANY_SIZE
-        reply = await self._mutations.transact(self._items, most_bytes=most_bytes, idempotency_key=self._idempotency_key)
+        reply = await self._transact(self._items, most_bytes, self._idempotency_key)
         self._results = _read(self._items, reply)
 
 
 @dataclass(frozen=True, slots=True)
 class _Results:
+    """What a transaction has made."""
+
     revisions: dict[tuple[str, str], str | None]
     values: dict[tuple[str, str], Any]
     message_ids: list[str]

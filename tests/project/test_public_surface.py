@@ -70,7 +70,6 @@ VERBS = {
 INTERNAL = {
     ("StateManager.connect", "Keyspace"),
     ("StateManager.open_router", "Router"),
-    ("Transaction", "Mutations"),
     ("Transaction", "ScopeTtls"),
 }
 
