@@ -42,8 +42,10 @@ local function append_message()
   return append("key", key, "trace", trace)
 end
 
-local mark = attempt_token ~= "" and string.byte(attempt_token) -- of effects "!" or "@", see lib/effect.lua
-local is_effect = mark == 33 or mark == 64 and require("lib.effect").is_unknown(redis.call, idempotency_record, attempt_token)
+local is_effect = false -- a call of a handler that was not made before, see lib/effect.lua
+if string.byte(attempt_token) == 64 then
+  is_effect = not redis.call("HGET", idempotency_record, string.sub(attempt_token, 2, 17))
+end
 local first = (attempt_token == "" or is_effect) and redis.call("EXISTS", request_record) == 0
 if first and limits == "" then
   local reply = append_message()

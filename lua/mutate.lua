@@ -62,8 +62,7 @@ local expires = old and (string.byte(old, -4) or 0) <= 32 -- canonical JSON does
 local is_effect = false -- a call of a handler that was not made before, see lib/effect.lua
 if attempt_token ~= "" then
   idempotency_record = idempotency_record or not due and trimmed
-  local mark = string.byte(attempt_token) -- of effects "!" or "@"
-  is_effect = mark == 33 or mark == 64 and require("lib.effect").is_unknown(redis.call, idempotency_record, attempt_token)
+  is_effect = string.byte(attempt_token) == 64 and not redis.call("HGET", idempotency_record, sub(attempt_token, 2, 17))
 end
 -- A first attempt only checks that no later one left a record.
 local is_first = (attempt_token == "" or is_effect) and redis.call("EXISTS", request_record) == 0

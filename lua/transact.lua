@@ -40,7 +40,7 @@ local request = sub(request_record, tag + 9) -- behind "request:"
 
 local bytes = 0 -- of the old and new values so far
 local budget = { cost = 0 } -- of the updates
-local is_effect = string.find(attempt_token, "[@!]") -- a repetition may have other values: so it gets those of the sets
+local is_effect = string.find(attempt_token, "@", 1, true) -- a repetition may have other values: so it gets those of the sets
 local only_deletes = true -- whether the call may run over maxmemory
 local groups, group_list = {}, {} -- the scopes
 local sequence = {} -- the keys and messages, in the order of their events

@@ -9,7 +9,7 @@
 -- "<attempt>:<start by the server's clock, milliseconds; 0 = unknown>:<milliseconds since>:<lifetime of the key>:<fingerprint>".
 -- For an effect of a handler, "@<id of the call>" stands for the fingerprint, and the key is a hash with that field for a record.
 -- The arguments are not compared then: the next attempt of the handler may have others. A first attempt at such a call has the
--- token "@<id of the call, 16 digits><lifetime; empty = the hash keeps its own>", or "!" for "@"; see lib/effect.lua.
+-- token "@<id of the call, 16 digits><lifetime; empty = the hash keeps its own>"; see lib/effect.lua.
 -- The record of a request is "<attempt>\n", then "<revision>\n<text>" once it was applied, or "?<id>" while the search goes on.
 -- The record of an idempotency key is "<fingerprint>\n<revision>\n<text>", that of an effect "<revision>\n<text>".
 -- Over maxmemory the outcome of an earlier attempt is still found, recorded and returned. No change follows in such a call.
@@ -29,7 +29,7 @@ local FIRST = { attempt = 1, began = 0, elapsed = 0 } -- the most frequent token
 local function parse(attempt_token)
   if attempt_token == "" then
     return FIRST
-  elseif string.find(attempt_token, "^[@!]") then
+  elseif string.byte(attempt_token) == 64 then
     local effect, lifetime = string.sub(attempt_token, 2, 17), string.sub(attempt_token, 18)
     return { attempt = 1, began = 0, elapsed = 0, effect = effect, lifetime = lifetime }
   end

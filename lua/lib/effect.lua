@@ -1,15 +1,10 @@
--- Makes a call of a handler once that was not sent before, see lib/dedupe.lua: a first attempt with the attempt token
--- "@<id of the call, 16 digits><lifetime, milliseconds; empty = the hash keeps its own>", or with "!" for "@" if there was no
--- earlier attempt of the handler: then there is nothing to look up. `call` is redis.call, `hash` holds the outcomes of the
--- event's calls. A script creates its functions again in every call, so this is not in lib/dedupe.lua, which has many.
-
--- Return whether no earlier attempt of the handler has made the call of a token "@...". COST: one HGET.
-local function is_unknown(call, hash, token)
-  return not call("HGET", hash, string.sub(token, 2, 17))
-end
+-- Records a call of a handler that was not made before. Its first attempt has the attempt token
+-- "@<id of the call, 16 digits><lifetime, milliseconds; empty = the hash keeps its own>", see lib/dedupe.lua. A script creates
+-- its functions again in every call, so this is not in lib/dedupe.lua, which has many.
 
 -- Record the outcome of the call, and return its reply. A repeated "set" returns its `parameter`, the value that was stored. An
 -- error is not recorded: the next attempt of the handler may have another outcome. COST: one HSET, and one PEXPIRE.
+-- `call` is redis.call, `hash` holds the outcomes of the event's calls.
 local function record(call, hash, token, reply, kind, parameter)
   if not reply.err then
     local text = kind == "set" and parameter or reply[2] or ""
@@ -21,4 +16,4 @@ local function record(call, hash, token, reply, kind, parameter)
   return reply
 end
 
-return { is_unknown = is_unknown, record = record }
+return { record = record }

@@ -180,7 +180,7 @@ async def transact(
     arguments = (b"%b\n%d\n%b\n%d\n%b\n%b" % options, *items)
     (words, texts, *more), *rest = await _TRANSACT.call_with(router, keys, arguments, following)
     mutated = _mutated([None, None, *more], rest)
-    is_effect = b"@" in options.attempt_token or b"!" in options.attempt_token
+    is_effect = b"@" in options.attempt_token
     return Transacted(words.split(b" "), list(_split_texts(texts)), is_effect, mutated)
 
 

@@ -87,8 +87,7 @@ class Effect:
         """Return the attempt token of an attempt to send the call. The first call of a scope or topic sets the lifetime."""
         if attempt.number > 1:
             return b"%d:%d:%d:%d:@%b" % (attempt.number, attempt.began, attempt.elapsed, self.lifetime, self.name)
-        mark = b"!" if self._running.is_first else b"@"
-        return mark + self.name if self._subject in self._running.kept else b"%b%b%d" % (mark, self.name, self.lifetime)
+        return b"@" + self.name if self._subject in self._running.kept else b"@%b%d" % (self.name, self.lifetime)
 
     def confirm(self) -> None:
         """Note that the call was made: the hash has a lifetime."""
@@ -98,11 +97,10 @@ class Effect:
 class Effects:
     """Count the calls of one attempt by their kind."""
 
-    __slots__ = ("_counts", "event", "is_first", "is_over", "kept")
+    __slots__ = ("_counts", "event", "is_over", "kept")
 
-    def __init__(self, event: EventEffects, *, is_first: bool = False) -> None:
+    def __init__(self, event: EventEffects) -> None:
         self.event = event
-        self.is_first = is_first  #: it is certain that no earlier attempt was made, anywhere
         self.is_over = False  #: the attempt succeeded: what still runs makes changes of its own
         self.kept: set[bytes] = set()  #: scopes and topics whose hash has got its lifetime in this attempt
         self._counts: dict[tuple[bytes, ...], Iterator[int]] = {}

@@ -282,7 +282,7 @@ class Mutations:
         elif limits is None:
             limits = session.settings.trimming if self._trims_now() else b""
         options = scripts.options(trace=_trace(), expected=expected, limits=limits, attempt_token=attempt_token, ttl=ttl)
-        is_new_effect = attempt_token.startswith((b"@", b"!"))
+        is_new_effect = attempt_token.startswith(b"@")
         if is_deletion or expected or limits or (attempt_token and not is_new_effect) or ttl:  # a deletion trims on a full server
             keys += session.keyspace.trimmed(keys[3]), session.keyspace.due(keyspace.partition_of(keys[3]))
         if claim is not None and claim.name:

@@ -92,7 +92,7 @@ def made_once(delivery: Delivery) -> Iterator[None]:
     if delivery.effects is None:
         yield
         return
-    running = effects.Effects(delivery.effects, is_first=delivery.attempts == 1 and delivery.effects.partitions is not None)
+    running = effects.Effects(delivery.effects)
     effects.enter(running)
     try:
         yield

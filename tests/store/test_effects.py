@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -35,7 +37,7 @@ async def faults(state: StateManager, monkeypatch: pytest.MonkeyPatch) -> Faults
 def begin(state: StateManager, *, is_first: bool = False) -> effects.EventEffects:
     """Begin an attempt at the one event of these tests. `is_first`: it is certain that there was no other."""
     event = effects.EventEffects(b"event", place=(state.url, state.namespace), lifetime=60_000, is_first=is_first)
-    effects.enter(effects.Effects(event, is_first=is_first))
+    effects.enter(effects.Effects(event))
     return event
 
 
@@ -96,6 +98,30 @@ async def test_late_first_attempt_changes_nothing(
     assert await state.update("users", "ann", INCREMENT) == {"n": 1}
     assert (await faults.held[0]())[1].startswith(b'{"n":1}'), "the late attempt gets the result of the repetition"
     assert len(events(raw, namespace)) == 1
+
+
+async def test_call_that_a_given_up_attempt_of_the_handler_has_sent_changes_nothing_when_it_comes_late(
+    state: StateManager, faults: Faults, raw: redis.Redis, namespace: str
+) -> None:
+    begin(state, is_first=True)
+    calls = (lambda: state.update("users", "ann", INCREMENT), lambda: state.enqueue("mail", 1))
+    for send in calls:
+        faults.hold = 1
+        faults.lost.clear()
+        call = asyncio.create_task(send())
+        await faults.lost.wait()
+        call.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await call
+    begin(state)
+    for send in calls:
+        await send()
+    for late in faults.held:
+        await late()
+    assert await state.get("users", "ann") == {"n": 1}
+    assert len(events(raw, namespace)) == 1
+    (topic,) = raw.scan_iter(f"{{{namespace}:*}}:topic:*")
+    assert raw.xlen(topic) == 1
 
 
 async def test_modify_counts_as_one_call(state: StateManager, raw: redis.Redis, namespace: str) -> None:
