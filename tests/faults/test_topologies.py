@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.crc import key_slot
 
-from motia_redis import StateManager, queue, step
+from motia_redis import Retention, StateManager, queue, step
 from motia_redis import state as state_trigger
 from motia_redis._admin.dead_letters import DeadLetters
 from motia_redis._admin.doctor import examine
@@ -21,6 +21,8 @@ from motia_redis._admin.registry import forget_step
 from motia_redis._admin.status import read_status
 from motia_redis._store.keyspace import layout_key
 from motia_redis.errors import StateError, StateUnavailable
+from tests.faults.test_transactions import Bank
+from tests.faults.test_transactions import run as run_bank
 from tests.faults.worker_processes import FULL
 from tests.support.clusters import Cluster, Process, Sentinels, free_port
 from tests.support.dead_letters import FailingHandler, failing_step, wait_for_dead_letters
@@ -214,6 +216,21 @@ async def test_effects_are_made_once_and_their_records_freed_while_slots_move(cl
         sums = [await state.get(f"account{number}", "sum") for number in range(accounts)]
     assert sums == [{"n": 2 * jobs // accounts}] * accounts
     assert sorted(recorder.inputs) == list(range(jobs))
+
+
+async def test_transactions_are_whole_while_their_slot_moves(cluster: Cluster, namespace: str) -> None:
+    async with StateManager(cluster.url, namespace=namespace, retention=Retention(entries=1_000_000)) as state:
+        bank = Bank(state)
+        await bank.open()
+        slot = key_slot((await state.connect()).values(b"{bank}/a"))
+
+        async def move() -> None:
+            for _ in range(24 if FULL else 4):
+                await asyncio.to_thread(cluster.migrate, slot, (cluster.owner(slot) + 1) % 3, during=lambda: time.sleep(0.1))
+
+        await run_bank(bank, 30 if FULL else 4, asyncio.create_task(move()))
+        assert not bank.unknown
+        await bank.check(*(node.client for node in cluster.processes))
 
 
 async def test_values_expire_once_while_their_slots_move_and_are_changed(cluster: Cluster, namespace: str) -> None:
