@@ -8,6 +8,7 @@ counts for the commands.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import sys
 import time
@@ -21,6 +22,7 @@ from benchmarks.common.rounds import Spread, ratio
 from benchmarks.common.server import Server, find_server
 from benchmarks.common.tables import figure, markdown, with_quartiles
 from motia_redis import StateManager
+from motia_redis._store import effects
 
 if TYPE_CHECKING:
     import argparse
@@ -34,6 +36,7 @@ EXAMPLES = """examples:
 """
 ROUNDS = 20
 SIZES = (2, 10, 50)
+SIZES_OF = {"reads": (*SIZES, 1000), "increments of a handler": (10,)}
 SCOPE, VALUES, EVENTS = "{bench}/accounts", "rival:values", "rival:events"
 VALUE = {"name": "someone", "n": 1000}
 INCREMENT: list[Operation] = [{"op": "increment", "path": "/n", "value": 1}]
@@ -45,6 +48,7 @@ class Calls:
     def __init__(self, state: StateManager, rival: Any, size: int) -> None:
         self.state, self.rival = state, rival
         self.keys = [f"key{number}" for number in range(size)]
+        self._events = itertools.count(size * 10**9)
 
     async def prepare(self) -> None:
         """Write all values."""
@@ -61,6 +65,14 @@ class Calls:
         """Do the same by single calls."""
         for key in self.keys:
             await self.state.update(SCOPE, key, INCREMENT)
+
+    async def updates_as_effects(self) -> None:
+        """Do the same as a handler of a step with `effects_once`, with all calls for one event."""
+        place = (self.state.url, self.state.namespace)
+        event = effects.EventEffects(b"%016x" % next(self._events), place=place, lifetime=10_000, is_first=True)
+        effects.enter(effects.Effects(event))
+        await self.updates_one_by_one()
+        effects.enter(None)
 
     async def watch_loop(self) -> None:
         """Do the same by redis-py's optimistic locking."""
@@ -124,6 +136,7 @@ GROUPS: dict[str, dict[str, Callable[[Calls], Awaitable[None]]]] = {
         "set, one by one": Calls.sets_one_by_one,
         "redis-py, MULTI/EXEC": Calls.multi_exec,
     },
+    "increments of a handler": {"effects once": Calls.updates_as_effects, "without": Calls.updates_one_by_one},
     "reads": {"get_many": Calls.get_many, "get, one by one": Calls.gets_one_by_one, "redis-py, HMGET": Calls.hmget},
 }
 
@@ -145,7 +158,7 @@ async def measure(server: Server, rounds: int) -> dict[str, Any]:
     try:
         async with StateManager(server.url, namespace="bench") as state:
             for group in GROUPS:
-                for size in (*SIZES, 1000) if group == "reads" else SIZES:
+                for size in SIZES_OF.get(group, SIZES):
                     program.progress(f"{size} {group}")
                     calls = Calls(state, rival, size)
                     await calls.prepare()

@@ -47,7 +47,7 @@ class Transaction:
         self._items: list[Item] = []
         self._bytes = 0  # of new values
         self._tag: tuple[bytes, str] | None = None  # of the first scope, and that scope
-        self._state = "new"  # "open" in the block, "ended" behind it, "applied" with results
+        self._state = "new"  # "open" in the block, "ended" behind it
         self._results: _Results | None = None
 
     @property
