@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from motia_redis._store import codec, effects, keyspace, patch
@@ -15,7 +16,7 @@ from motia_redis._transport.backoff import Backoff
 from motia_redis.errors import InvalidName, InvalidValue, RevisionConflict, StateError, TransactionTooLarge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from datetime import datetime
 
     from motia_redis._store import types
@@ -230,6 +231,8 @@ class Changing(Reading):
         transaction, one after the other, and an error leaves those before it. `ttl` works as in `set`. Cost: one round trip for
         each step, O(bytes of the old and the new values). Raises the errors of `set`.
         """
+        if not isinstance(values, Mapping):
+            raise InvalidValue(f"scope {scope!r:.200}: set_many takes a dict of keys and values, not {type(values).__name__}")
         await self._in_steps(list(values.items()), lambda tx, item: tx.set(scope, *item, ttl=ttl), atomic=atomic)
 
     async def delete_many(self, scope: str, keys: Iterable[str], *, atomic: bool = True) -> int:
@@ -237,8 +240,8 @@ class Changing(Reading):
 
         `atomic` works as in `set_many`. Cost and errors are those of `set_many`.
         """
-        if isinstance(keys, str):
-            raise InvalidName(f"delete_many takes several keys, not one text: [{keys!r:.80}]")
+        if isinstance(keys, str | bytes):
+            raise InvalidName(f"scope {scope!r:.200}: delete_many takes several keys, not one text: [{keys!r:.80}]")
         steps = await self._in_steps(list(dict.fromkeys(keys)), lambda tx, key: tx.delete(scope, key), atomic=atomic)
         return sum(revision is not None for tx in steps for revision in tx.revisions.values())
 

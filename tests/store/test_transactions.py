@@ -598,6 +598,8 @@ async def test_set_many_and_delete_many_are_one_transaction(state: StateManager,
         await state.delete_many("users", "bob")
     with pytest.raises(InvalidValue):
         await state.set_many("users", {"ann": 1, "x": {1, 2}})
+    with pytest.raises(InvalidValue, match="takes a dict of keys and values, not list"):
+        await state.set_many("users", [("ann", 1)])  # type: ignore[arg-type]
     assert await state.keys("users") == ["bob"]
 
 
