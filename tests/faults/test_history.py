@@ -166,6 +166,29 @@ async def test_build_that_retries_without_the_request_id_is_detected(server: Pro
             "gave no time to live; its value expires at None, not",
             id="lets an update lose the time",
         ),
+        pytest.param(
+            "lua/transact.lua",
+            'return actual ~= expected and "CONFLICT " .. actual or nil',
+            "return nil",
+            "required the revision .*, and changed the value of",
+            id="ignores the checks of transactions",
+        ),
+        pytest.param(
+            "lua/transact.lua",
+            'place.event = old and "state:updated" or "state:created"',
+            'place.event = place ~= sequence[2] and (old and "state:updated" or "state:created")',
+            "have events of the requests|was acknowledged, and has no event",
+            id="leaves out the second event of a transaction",
+        ),
+        pytest.param(
+            "motia_redis/_store/transactions.py",
+            "reply = await self._transact(self._items, most_bytes, self._idempotency_key)",
+            "reply = await self._transact(self._items[:1], most_bytes, None); more = self._items[1:]; "
+            "rest = await self._transact(more, most_bytes, None) if more else None; reply = reply if rest is None else "
+            "reply._replace(words=[*reply.words, *rest.words], texts=[*reply.texts, *rest.texts])",
+            "have events of the requests",
+            id="applies a transaction in two scripts",
+        ),
     ],
 )
 async def test_build_with_a_defect_in_the_script_is_detected(

@@ -222,3 +222,29 @@ def test_value_has_one_delete_that_may_have_removed_it(calls: list[Call], messag
     else:
         with pytest.raises(Violation, match=message):
             check(calls, events, stored)
+
+
+@pytest.mark.parametrize(
+    ("requests", "outcome", "violation"),
+    [
+        (("r1", "r1"), "ok", None),
+        ((None, None), "unknown", None),
+        (("r1", "r2"), "ok", "have events of the requests"),
+        (("r1", None), "unknown", "have events of the requests"),
+    ],
+)
+def test_changes_of_a_transaction_have_events_of_one_request(
+    requests: tuple[str | None, str | None], outcome: str, violation: str | None
+) -> None:
+    calls = [Call(key, "set", 10, 20, outcome, token=key, count=0, together="t") for key in "ab"]
+    events = {
+        key: [Event(f"{number}-0", request, None, Value(key, 0))]
+        for number, (key, request) in enumerate(zip("ab", requests, strict=True), 1)
+        if request
+    }
+    stored: dict[str, tuple[Value | None, str | None]] = {key: (found[0].new, found[0].revision) for key, found in events.items()}
+    if violation is None:
+        check(calls, events, stored)
+        return
+    with pytest.raises(Violation, match=violation):
+        check(calls, events, stored)

@@ -37,6 +37,7 @@ class Call:
     revision: str | None = None  #: the revision that was read, or that a rejected call found; None: there was no value
     expected: str | None = ANY  #: the revision that the change required; None: the key must have no value
     count: int | None = None  #: the counter that a set or modify writes, or that an update returned
+    together: str = ""  #: the transaction that made the change: the same text for all changes of one
     ttl: float | None = None  #: the time to live that a set or update gave, in seconds; None: it named none
 
 

@@ -11,6 +11,7 @@ The events of a key give an order of its changes. The history of the key is line
 - each value has the time to live that its call gave it; an update without one keeps the time,
 - an expiry belongs to no call, and takes effect at the time of its value or later; no other change takes effect then,
 - a read may miss a value whose time has come, and shows it no longer,
+- the changes of a transaction have events of one request, or none has an event,
 - each call can have taken effect at one moment between its start and its end.
 """
 
@@ -75,14 +76,28 @@ def check(
     by_key: dict[str, list[Call]] = {}
     for call in calls:
         by_key.setdefault(call.key, []).append(call)
-    requests = Counter(event.request for found in events.values() for event in found if event.request is not None)
-    _require(not requests or max(requests.values()) == 1, "a request has more than one event")
+    requests = Counter((key, event.request) for key, found in events.items() for event in found if event.request is not None)
+    _require(not requests or max(requests.values()) == 1, "a request has more than one event of a key")
+    _check_transactions([call for found in by_key.values() for call in found], events)
     for key in by_key.keys() | events.keys():
         try:
             _check_key(by_key.get(key, []), events.get(key, []), stored.get(key, (None, None)), clock)
         except Violation as violation:
             raise Violation(f"{key}: {violation}") from None
     return sum(map(len, by_key.values()))
+
+
+def _check_transactions(calls: Iterable[Call], events: dict[str, list[Event]]) -> None:
+    """Require that all changes of a transaction have events of one request, or none."""
+    written_by = {event.new.token: event.request for found in events.values() for event in found if event.new}
+    together: dict[str, set[str | None]] = {}
+    for call in calls:
+        if call.together and call.outcome != "rejected":
+            together.setdefault(call.together, set()).add(written_by.get(call.token))
+    for name, found in together.items():
+        _require(len(found) == 1, f"the changes of transaction {name} have events of the requests {sorted(map(str, found))}")
+    of_transactions = Counter(next(iter(found)) for found in together.values() if found != {None})
+    _require(not of_transactions or max(of_transactions.values()) == 1, "two transactions have the same request")
 
 
 def _require(holds: bool, violation: str) -> None:

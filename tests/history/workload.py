@@ -12,19 +12,19 @@ import random
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
 from motia_redis import StateManager
 from motia_redis._store.limits import Retention
-from motia_redis.errors import RevisionConflict, StateUnavailable
+from motia_redis.errors import RevisionConflict, StateUnavailable, TransactionFailed
 from tests.history.calls import ANY, Call, value_of
 
 SCOPE = "history"
 TTLS = {"set": [None, None, None, 0.005, 0.03, 0.2], "update": [None] * 9 + [0.03]}  # seconds
 READS = ("get", "entry")
-KINDS = [*READS, "set", "set", "update", "update", "update", "modify", "modify", "delete", "delete"]
+KINDS = [*READS, "set", "set", "update", "update", "update", "modify", "modify", "delete", "delete", "together", "together"]
 
 
 async def _make(state: StateManager, call: Call) -> None:
@@ -41,12 +41,15 @@ async def _make(state: StateManager, call: Call) -> None:
         case "set" | "modify":
             await state.set(SCOPE, call.key, {"n": call.count, "token": call.token}, **condition)
         case "update":
-            change = [{"op": "increment", "path": "/n", "value": 1}, {"op": "replace", "path": "/token", "value": call.token}]
-            value = await state.update(SCOPE, call.key, change, **condition)
+            value = await state.update(SCOPE, call.key, _operations(call), **condition)
             assert value["token"] == call.token, "update returned another value than it wrote"
             call.count = value["n"]
         case "delete":
             call.seen = value_of(await state.delete(SCOPE, call.key, **condition))
+
+
+def _operations(call: Call) -> Any:
+    return [{"op": "increment", "path": "/n", "value": 1}, {"op": "replace", "path": "/token", "value": call.token}]
 
 
 class _Task:
@@ -64,6 +67,9 @@ class _Task:
     async def step(self) -> None:
         """Make one random call; before a change that requires a revision, also read it."""
         key, kind = f"key{self._choose.randrange(self._keys)}", self._choose.choice(KINDS)
+        if kind == "together":
+            await self._change_together()
+            return
         if kind in READS:
             await self._call(Call(key, kind, 0))
             return
@@ -80,6 +86,51 @@ class _Task:
             call.expected = self._old.get(key, ANY)
         if await self._call(call) and call.outcome == "ok" and call.expected not in (ANY, None):
             self._old[key] = call.expected  # the change gave the key another revision, or the key has no value
+
+    async def _change_together(self) -> None:
+        """Change two keys in one transaction, which may require revisions of them."""
+        keys = [f"key{number}" for number in self._choose.sample(range(self._keys), 2)]
+        calls = [Call(key, self._choose.choice(["set", "update"]), 0) for key in keys]
+        for call in calls:
+            call.count = self._choose.randrange(100) if call.kind == "set" else None
+            if self._choose.random() < 0.4:
+                read = Call(call.key, "entry", 0)
+                if not await self._call(read):
+                    return
+                call.expected = read.revision
+            elif self._choose.random() < 0.2:
+                call.expected = self._old.get(call.key, ANY)
+            self._number += 1
+            call.token = f"{self._name}.{self._number}"
+            call.together = calls[0].token
+            call.start = time.monotonic_ns()
+        calls = await self._transact(calls)
+        for call in calls:
+            call.end = time.monotonic_ns()
+        self._calls += calls
+
+    async def _transact(self, calls: list[Call]) -> list[Call]:
+        """Make the changes in one transaction, and record what it returns. Return the calls of which something is known."""
+        try:
+            async with self._state.transaction() as tx:
+                for call in calls:
+                    if call.kind == "set":
+                        tx.set(SCOPE, call.key, {"n": call.count, "token": call.token})
+                    else:
+                        tx.update(SCOPE, call.key, _operations(call))
+                    if call.expected != ANY:
+                        tx.check(SCOPE, call.key, call.expected)
+        except TransactionFailed as error:
+            (failed,) = (call for call in calls if call.key == error.key)
+            failed.outcome, failed.revision = "rejected", cast("RevisionConflict", error.__cause__).actual
+            return [failed]
+        except StateUnavailable as error:
+            for call in calls:
+                call.outcome = "unknown"
+            return calls if error.maybe_applied else []
+        for call in calls:
+            call.count = tx.values[SCOPE, call.key]["n"]
+        return calls
 
     async def update_before_and_after_the_time(self) -> None:
         """Update keys of this task before and after the time of their values, so that no defect escapes by luck."""
