@@ -54,7 +54,7 @@ def url_of(server: Process, user: str = "") -> str:
 def calls(server: Process) -> dict[str, int]:
     """Return how often each command that has to do with scripts was called since CONFIG RESETSTAT."""
     stats: Any = server.client.info("commandstats")
-    names = ("fcall", "evalsha", "eval", "function|load", "function|list", "function|delete")
+    names = ("fcall", "evalsha", "eval", "script|load", "function|load", "function|list", "function|delete")
     return {name: found["calls"] for name in names if (found := stats.get(f"cmdstat_{name}"))}
 
 
@@ -106,7 +106,7 @@ def test_library_has_a_function_for_each_entry_point_with_the_flags_of_its_heade
     assert (name, engine) == (LIBRARY.name.encode(), b"LUA")
     flags = {function[1].decode().removeprefix(f"{LIBRARY.name}_"): {flag.decode() for flag in function[5]} for function in found}
     assert flags.keys() == {path.stem for path in loader.directory().glob("*.lua")}
-    assert {name for name, given in flags.items() if not given} == {"mutate", "enqueue", "delay_message"}, (
+    assert {name for name, given in flags.items() if not given} == {"mutate", "transact", "enqueue", "delay_message"}, (
         "a full server must refuse these"
     )
     assert {name for name, given in flags.items() if given == {"no-writes"}} == {
@@ -312,7 +312,7 @@ async def test_variable_forbids_functions(own: Process, monkeypatch: pytest.Monk
     monkeypatch.setenv(functions.VARIABLE, "never")
     async with StateManager(url_of(own)) as state:
         await use(state)
-    assert calls(own).keys() == {"evalsha", "eval"}
+    assert calls(own).keys() == {"evalsha", "script|load"}
     monkeypatch.setenv(functions.VARIABLE, "no")
     with pytest.raises(StateError, match=r"MOTIA_REDIS_FUNCTIONS='no': must be \"auto\" or \"never\""):
         await StateManager(url_of(own), namespace="other").connect()
