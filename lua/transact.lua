@@ -182,9 +182,9 @@ local function plan_event(place)
 end
 
 -- Plan all items. Everything that will be written is read, because a read fails where another client put another type. Return
--- the number of events and messages.
+-- the number of events and messages, and that of the events.
 local function plan_all()
-  local index, cursor, count = 1, FIRST_ITEM, 0
+  local index, cursor, count, changes = 1, FIRST_ITEM, 0, 0
   while cursor <= #ARGV do
     local last = cursor + 5 + ARGV[cursor + 4]
     local failure = plan_item(index, cursor, last)
@@ -199,7 +199,7 @@ local function plan_all()
       redis.call("SISMEMBER", topics, item.topic)
     else
       plan_event(item)
-      count = count + (item.event and 1 or 0)
+      changes = changes + (item.event and 1 or 0)
       if item.event and not item.stored then
         redis.call("SISMEMBER", scopes, item.group.scope)
       end
@@ -208,7 +208,7 @@ local function plan_all()
       end
     end
   end
-  return count
+  return count + changes, changes
 end
 
 -- Append the event of a place and return its id, or the error of a stream that cannot take it.
@@ -240,8 +240,8 @@ local function append_message(item, mark)
   return redis.pcall("XADD", item.stream, "*", unpack(fields))
 end
 
--- Append `count` events and messages, and those of values that have expired, or none. Return them, or the error of a stream.
-local function append_all(count)
+-- Append `count` events and messages, `changes` of them events, and expiries before them, or none. Return them, or an error.
+local function append_all(count, changes)
   local appended, index = {}, 0
   local function append(add, item, mark)
     local id = add(item, mark)
@@ -257,7 +257,8 @@ local function append_all(count)
   for _, item in ipairs(sequence) do
     local refusal = item.expired and append(append_event, item)
     if not refusal and (item.topic or item.event) then
-      refusal = append(item.topic and append_message or append_event, item, request .. ":" .. count .. ":" .. index)
+      local mark = request .. ":" .. count .. ":" .. index .. ":" .. changes
+      refusal = append(item.topic and append_message or append_event, item, mark)
       index, item.revision = index + 1, item.appended
     end
     if refusal then
@@ -327,8 +328,7 @@ local function write_all()
   return is_new
 end
 
--- Trim one of the streams, so that the cost is that of one change; all of them, if the server is full. Return how many unhandled
--- entries a cap dropped.
+-- Trim one stream, as one change would; all of them, if the server is full. Return how many unhandled entries a cap dropped.
 local function trim(appended, is_full)
   local first = appended[1]
   local limits = first and (first[3] and topic_limits or event_limits) or ""
@@ -353,19 +353,19 @@ local function words_of_items()
 end
 
 local function run()
-  local done, count = pcall(plan_all)
+  local done, count, changes = pcall(plan_all)
   if not done then
     if type(count) == "table" and count.failure then
       return { err = count.failure }
     end
     error(count, 0)
   end
-  local appended, refusal = append_all(count)
+  local appended, refusal = append_all(count, changes)
   local is_full = false
   if refusal and only_deletes and require("lib.full").is_refusal(refusal) then
     is_full = true
     require("lib.full").allow_writes(redis.call, trimmed)
-    appended, refusal = append_all(count)
+    appended, refusal = append_all(count, changes)
   end
   if refusal then
     return refusal

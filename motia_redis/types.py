@@ -2,9 +2,10 @@
 
 from motia_redis._steps.context import TriggerType
 from motia_redis._steps.definitions import Step, StepConfig, StepDefinition
-from motia_redis._steps.inputs import DeleteReason, StateEventType, TransactionInfo
+from motia_redis._steps.inputs import StateEventType
 from motia_redis._steps.logs import Logger
 from motia_redis._steps.triggers import Condition, HttpMethod, HttpTrigger, QueueTrigger, StateTrigger, Trigger
+from motia_redis._store.events import DeleteReason, TransactionInfo
 from motia_redis._store.expiry import Keep, Ttl
 from motia_redis._store.transactions import Transaction
 from motia_redis._store.types import (

@@ -11,6 +11,7 @@
 --
 -- The hash `trimmed` holds for each stream
 --   "floor <stream>"    an id after all entries ever trimmed
+--   "removed <stream>"  how many entries were trimmed: with its length, how many the stream has ever had. A watch needs it
 --   "dropped <stream>"  how many entries were removed that nobody had handled
 --   "sample <stream>"   "<id> <time>": the id of the newest entry at that time; only if the stream's ids were ahead of the clock
 
@@ -58,8 +59,8 @@ local function size(entry)
   return bytes
 end
 
--- Remove the oldest entries of a stream, at most about `most` (nil = all that the threshold allows), and record the floor. Return
--- the number of entries removed, and whether all were removed that could be.
+-- Remove the oldest entries of a stream, at most about `most` (nil = all that the threshold allows), and record the floor and
+-- their number. Return the number, and whether all were removed that could be.
 local function trim_head(call, stream, trimmed, strategy, threshold, most)
   local limit = math.min(AT_ONCE, most or AT_ONCE)
   local count, bytes = 0, 0
@@ -82,6 +83,7 @@ local function trim_head(call, stream, trimmed, strategy, threshold, most)
   if count > 0 then
     local floor = first and first[1] or field(call("XINFO", "STREAM", stream), "last-generated-id")
     call("HSET", trimmed, "floor " .. stream, floor)
+    call("HINCRBY", trimmed, "removed " .. stream, count)
   end
   return count, finished
 end

@@ -17,6 +17,8 @@ _ENQUEUE: Final = loader.load("enqueue")
 _GET_ENTRY: Final = loader.load("get_entry")
 _SCAN_ITEMS: Final = loader.load("scan_items")
 _SCAN_KEYS: Final = loader.load("scan_keys")
+_SCAN_ENTRIES: Final = loader.load("scan_entries")
+_LANE_POSITIONS: Final = loader.load("lane_positions")
 _TRIM_STREAM: Final = loader.load("trim_stream")
 _MARK_WRITE: Final = loader.load("mark_write")
 _CHANGE_SETTINGS: Final = loader.load("change_settings")
@@ -137,6 +139,30 @@ class ItemsPage(NamedTuple):
     left: list[bytes]  #: keys that did not fit: the next page reads them first
 
 
+class EntriesPage(NamedTuple):
+    """The reply of `scan_entries`."""
+
+    cursor: int  #: where the next page begins, after the keys that are left; 0 and no key left = this page is the last one
+    entries: list[tuple[bytes, bytes, bytes]]  #: key, text and revision
+    left: list[bytes]  #: keys that did not fit: the next page reads them first
+
+
+class LanePosition(NamedTuple):
+    """How far a stream has come, as `lane_positions` answers."""
+
+    last: bytes  #: id of its last entry; "0-0" if there never was one
+    removed: int  #: entries that were trimmed
+    length: int  #: entries that are there
+    has_entry: int  #: 1 if the entry that was asked for is there
+
+
+class LanePositions(NamedTuple):
+    """The reply of `lane_positions`."""
+
+    time: int  #: of the server, in Unix milliseconds
+    lanes: list[LanePosition]
+
+
 async def mutate(router: Router, mutation: Mutation, *, following: Sequence[Sequence[Any]] = ()) -> Mutated:
     """Change one value and append its event. Commands in `following` run after it over the same connection."""
     # The most frequent call of all: it takes its parts from the tuple without a function call for each.
@@ -252,6 +278,29 @@ async def scan_keys(router: Router, node: Node, *, values: bytes, cursor: int, c
     """Return a page of about `count` keys, read at `node`: a cursor is valid for one node only."""
     following, keys, size = await _SCAN_KEYS.call_at(router, node, (values,), (cursor, count))
     return KeysPage(int(following), keys, size)
+
+
+async def scan_entries(
+    router: Router,
+    node: Node,
+    *,
+    values: bytes,
+    revisions: bytes,
+    cursor: int,
+    count: int,
+    max_bytes: int,
+    left: Sequence[bytes] = (),
+) -> EntriesPage:
+    """Return a page of a scope like `scan_items`, with the revisions."""
+    reply = await _SCAN_ENTRIES.call_at(router, node, (values, revisions), (cursor, count, max_bytes, *left))
+    following, items, rest, found = reply
+    return EntriesPage(int(following), list(zip(items[::2], items[1::2], found, strict=True)), rest)
+
+
+async def lane_positions(router: Router, *, trimmed: bytes, streams: Sequence[bytes], wanted: Sequence[bytes]) -> LanePositions:
+    """Return how far the streams of a partition have come. `wanted` names an entry to look for in each, or nothing."""
+    time, *lanes = await _LANE_POSITIONS(router, (trimmed, *streams), wanted)
+    return LanePositions(time, [LanePosition(*lane) for lane in lanes])
 
 
 async def ensure_layout(router: Router, *, layout: bytes | str, fields: Mapping[str, str]) -> dict[bytes, bytes]:

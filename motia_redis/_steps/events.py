@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from motia_redis._steps.inputs import StateTriggerInput, TransactionInfo
-from motia_redis._store import codec
+from motia_redis._steps.inputs import StateTriggerInput
+from motia_redis._store import codec, events
+from motia_redis._store.events import TransactionInfo
 from motia_redis.errors import CorruptValue
 
 if TYPE_CHECKING:
@@ -28,9 +29,7 @@ class _Event(NamedTuple):
 def decode_change(entry_id: str, fields: Fields) -> StateTriggerInput:
     """Return the change that an event describes.
 
-    An event has the whole new text, but only the differing bytes of the old text. The old text shares its other bytes with both
-    ends of the new text. A field that would be empty is left out. Raises CorruptValue if another client wrote the entry, or if a
-    text is not JSON.
+    Raises CorruptValue if another client wrote the entry, or if a text is not JSON.
     """
     try:
         return _decode_change(entry_id, fields)
@@ -44,33 +43,19 @@ def foreign_entry(entry_id: str) -> CorruptValue:
 
 
 def _decode_change(entry_id: str, fields: Fields) -> StateTriggerInput:
-    scope, key, new = fields[b"scope"].decode(), fields[b"key"].decode(), fields.get(b"new", b"")
-    event_type = fields[b"type"].decode()
+    scope, key, event_type = fields[b"scope"].decode(), fields[b"key"].decode(), fields[b"type"].decode()
     subject = _Event(entry_id, scope, key)
-    old_value = new_value = None
-    if event_type != "state:created":
-        old, kept = fields.get(b"old", b""), fields.get(b"kept")
-        if kept is not None:
-            prefix, suffix = map(int, kept.split(b":"))
-            old = new[:prefix] + old + new[len(new) - suffix :]
-        old_value = codec.decode(old, subject=subject)
-    if event_type != "state:deleted":
-        new_value = codec.decode(new, subject=subject)
+    old, new = events.texts(fields)
     return StateTriggerInput(
         group_id=scope,
         item_id=key,
-        old_value=old_value,
-        new_value=new_value,
+        old_value=None if old is None else codec.decode(old, subject=subject),
+        new_value=None if new is None else codec.decode(new, subject=subject),
         event_type=event_type,  # type: ignore[arg-type]  # triggers get no other type, see Wants.match
         revision=entry_id,
-        transaction=_decode_transaction(fields[b"transaction"]) if b"transaction" in fields else None,
-        reason=None if event_type != "state:deleted" else "expired" if fields.get(b"reason") == b"expired" else "deleted",
+        transaction=TransactionInfo.decode(fields[b"transaction"]) if b"transaction" in fields else None,
+        reason=events.delete_reason(fields) if event_type == "state:deleted" else None,
     )
-
-
-def _decode_transaction(text: bytes) -> TransactionInfo:
-    name, size, index = text.decode().split(":")
-    return TransactionInfo(name, int(size), int(index))
 
 
 def decode_message(entry_id: str, fields: Fields) -> Any:

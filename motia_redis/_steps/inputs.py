@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from motia_redis._store.events import DeleteReason, TransactionInfo  # noqa: TC001 - pydantic and others resolve these at run time
+
 #: The type of a change of a key.
 StateEventType: TypeAlias = Literal["state:created", "state:updated", "state:deleted"]
-#: Why a key was deleted: by a call, or because its time to live had passed.
-DeleteReason: TypeAlias = Literal["deleted", "expired"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +41,6 @@ class ApiResponse:
     status: int = 200
     body: Any = None
     headers: dict[str, str | list[str]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class TransactionInfo:
-    """Say which transaction made a change."""
-
-    id: str
-    size: int  #: the number of its events: one for each key that it changed and each message
-    index: int  #: of this event among them, from 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

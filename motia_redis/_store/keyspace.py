@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 #: The version of everything that the library stores in Redis.
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 #: How names begin that the library keeps for values, messages and streams of its own.
 RESERVED = b"@motia/"
 _REVISION = re.compile("[0-9]{1,20}-[0-9]{1,20}")

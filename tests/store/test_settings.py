@@ -33,7 +33,7 @@ async def test_first_process_stores_its_settings_and_others_use_them(
         assert await second.settings() == Settings(OTHER, 3)
         assert (await second.settings()).trimming.startswith(b"7:1000000:13000"), "the deadline and 10 s"
     stored: Any = raw.hgetall(f"{namespace}:layout")
-    assert (stored[b"version"], stored[b"retention.entries"], stored[b"deadline"]) == (b"5", b"7", b"3")
+    assert (stored[b"version"], stored[b"retention.entries"], stored[b"deadline"]) == (b"6", b"7", b"3")
 
 
 async def test_default_settings_are_stored_when_nobody_gives_any(state: StateManager, raw: redis.Redis, namespace: str) -> None:
