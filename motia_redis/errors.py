@@ -33,6 +33,13 @@ script reports carry the same code there (`code` below); a test holds the two li
     │   └── OutcomeUnknown   whether a repeated change was applied cannot be told         UNKNOWN
     ├── NotDurable           the change stands, but not as safely as was asked for
     ├── IdempotencyKeyReused the key stands for another call                              REUSED
+    ├── HistoryGone          events that a watch needs were trimmed, or are of another layout
+    ├── HistoryForked        the server has lost events that a watch has shown
+    ├── InvalidCursor        a text that is no cursor of a watch
+    ├── WatchOverflow        a watch that is read too slowly
+    ├── MirrorTooLarge       a mirror whose values have more bytes than it may hold
+    ├── Stale                a mirror that is older than it may be
+    ├── WatchMisused         a watch that is used twice, or outside of its block
     ├── DeadLetterMissing    no such dead letter, or one without its event
     ├── StepMissing          no step of that name is known to Redis
     ├── StepInUse            a live worker runs the step
@@ -48,7 +55,10 @@ __all__ = [
     "CorruptValue",
     "DeadLetterMissing",
     "DifferentTags",
+    "HistoryForked",
+    "HistoryGone",
     "IdempotencyKeyReused",
+    "InvalidCursor",
     "InvalidName",
     "InvalidOperation",
     "InvalidPointer",
@@ -56,12 +66,14 @@ __all__ = [
     "InvalidValue",
     "KeyMissing",
     "LayoutMismatch",
+    "MirrorTooLarge",
     "NotDurable",
     "NumberOverflow",
     "OutcomeUnknown",
     "PathMissing",
     "RevisionConflict",
     "SettingsMismatch",
+    "Stale",
     "StateError",
     "StateUnavailable",
     "StepError",
@@ -77,6 +89,8 @@ __all__ = [
     "TransactionTooLarge",
     "UpdateFailed",
     "ValueTooLarge",
+    "WatchMisused",
+    "WatchOverflow",
     "WrongKind",
 ]
 
@@ -260,6 +274,34 @@ class IdempotencyKeyReused(StateError):
     """Report an idempotency key that was used by a call with other arguments; nothing was changed."""
 
     code: ClassVar[str | None] = "REUSED"
+
+
+class HistoryGone(StateError):
+    """Report that events which a watch needs were trimmed, or that its cursor is of another layout or namespace."""
+
+
+class HistoryForked(StateError):
+    """Report that the server has lost events that a watch has shown: in a fail-over, or by a restart without all of its data."""
+
+
+class InvalidCursor(StateError):
+    """Report a `start` of a watch that is no cursor; nothing was sent."""
+
+
+class WatchOverflow(StateError):
+    """Report that a watch was read more slowly than changes came: it ends after the items that waited."""
+
+
+class MirrorTooLarge(StateError):
+    """Report that the values of a mirror have more bytes than `max_bytes`: the mirror has ended."""
+
+
+class Stale(StateError):
+    """Report that a mirror was not known to be current for `max_age` seconds."""
+
+
+class WatchMisused(StateError):
+    """Report a watch that is used twice, read outside of its block, or given a cursor or arguments that do not fit."""
 
 
 class DeadLetterMissing(StateError):

@@ -7,6 +7,7 @@ from motia_redis._steps.logs import Logger
 from motia_redis._steps.triggers import Condition, HttpMethod, HttpTrigger, QueueTrigger, StateTrigger, Trigger
 from motia_redis._store.events import DeleteReason, TransactionInfo
 from motia_redis._store.expiry import Keep, Ttl
+from motia_redis._store.mirror import Mirror
 from motia_redis._store.transactions import Transaction
 from motia_redis._store.types import (
     Durability,
@@ -24,9 +25,15 @@ from motia_redis._store.types import (
     PatchRemove,
     PatchValue,
 )
+from motia_redis._store.watch import Watch
+from motia_redis._store.watch_items import Bookmark, Change, ChangeReason, ChangeType, Synced, WatchItem
 from motia_redis._transport.endpoint import Credentials
 
 __all__ = [
+    "Bookmark",
+    "Change",
+    "ChangeReason",
+    "ChangeType",
     "Condition",
     "Credentials",
     "DeleteReason",
@@ -41,6 +48,7 @@ __all__ = [
     "HttpTrigger",
     "Keep",
     "Logger",
+    "Mirror",
     "Operation",
     "PatchMerge",
     "PatchMove",
@@ -54,9 +62,12 @@ __all__ = [
     "Step",
     "StepConfig",
     "StepDefinition",
+    "Synced",
     "Transaction",
     "TransactionInfo",
     "Trigger",
     "TriggerType",
     "Ttl",
+    "Watch",
+    "WatchItem",
 ]

@@ -80,8 +80,8 @@ class Keyspace:
     """Name the keys of one namespace with one layout, without access to Redis."""
 
     def __init__(self, namespace: str, layout: Layout) -> None:
-        self.namespace = check_namespace(namespace)
-        self.layout = layout
+        self.namespace: str = check_namespace(namespace)
+        self.layout: Layout = layout
         self._partitions = [
             _Partition(f"{{{namespace}:{partition}}}:".encode(), layout.lanes) for partition in range(layout.partitions)
         ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from motia_redis._store.changing import Changing
 from motia_redis._store.durability import Durability
 from motia_redis._store.expiry import ScopeTtls
+from motia_redis._store.following import Following
 from motia_redis._store.limits import Limits, check_seconds
 from motia_redis._store.mutations import Mutations
 from motia_redis._store.retries import Retries
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from motia_redis._transport.router import Router
 
 
-class StateManager(Changing):
+class StateManager(Changing, Following):
     """Read and change JSON state that many processes share in Redis.
 
     A manager connects on first use. Any number of tasks and event loops may use it. Each mutation is one script call in Redis:

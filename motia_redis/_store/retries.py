@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _PAUSES = (0.02, 1.0)  # seconds: first and longest
+_PERSISTENCE = 0.5  # seconds before a call whose deadline has passed is made again, where nobody waits for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,14 @@ class Retries:
             return await call(session, FIRST)
         except (RedisError, OSError) as error:
             return await self._repeat(subject, call, began, session, error, is_mutation=is_mutation)
+
+    async def persist(self, call: Callable[[], Awaitable[_T]]) -> _T:
+        """Return the result of `call`, which calls `run`. Repeat it as long as Redis is away: for work that nobody waits for."""
+        while True:
+            try:
+                return await call()
+            except StateUnavailable:
+                await asyncio.sleep(_PERSISTENCE)
 
     async def check_layout(self, subject: object) -> None:
         """Look at the layout of the namespace again, because Redis may have lost its data; see `Sessions.check_layout`."""

@@ -83,6 +83,20 @@ class Scan:
 
         return self._pages(key, read, PageSize(), ahead=ahead)
 
+    def entries(self, values: bytes, revisions: bytes) -> AsyncGenerator[list[tuple[bytes, bytes, bytes]]]:
+        """Yield the keys, texts and revisions of a scope. The next page is read while one is processed."""
+
+        async def read(router: Router, node: Node, cursor: Any, count: int) -> tuple[Any, Any, int]:
+            left: Sequence[bytes] = ()
+            if isinstance(cursor, _Position):
+                cursor, left = cursor
+            cursor, page, left = await scripts.scan_entries(
+                router, node, values=values, revisions=revisions, cursor=cursor, count=count, max_bytes=PAGE_BYTES, left=left
+            )
+            return _Position(cursor, left) if left else cursor, page, sum(len(key) + len(text) for key, text, _ in page)
+
+        return self._pages(values, read, PageSize(), ahead=True)
+
     def fields(self, key: bytes) -> AsyncGenerator[list[bytes]]:
         """Yield the fields of a hash; the values stay in Redis."""
 

@@ -8,11 +8,13 @@ import os
 import threading
 import weakref
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
 from motia_redis._store import keyspace
+from motia_redis._store.feed import Feed
 from motia_redis._store.keyspace import Keyspace
 from motia_redis._store.namespaces import StoredLayout, open_namespace, restore_layout
 from motia_redis._store.sweeping import Sweeper
@@ -21,7 +23,7 @@ from motia_redis._transport.outages import Outage
 from motia_redis.errors import LayoutMismatch, StateError, StateUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from motia_redis._store.durability import Durability
     from motia_redis._store.keyspace import Layout
@@ -50,6 +52,8 @@ class Session:
     closer: AsyncGenerator[None]
     clock: ServerClock
     settings: Settings
+    closing: list[Callable[[], Awaitable[None]]] = field(default_factory=list)  #: what ends before the connections are closed
+    feed: Feed | None = None  #: what the watches of the event loop read, once there was one
     losses: int = 0  #: connections that had ended when the layout was last checked; another number: check it again
 
 
@@ -77,12 +81,12 @@ class Sessions:
         credentials: Credentials | None,
         sweep: bool = False,
     ) -> None:
-        self.given_url = url
-        self.sweep = sweep
-        self.credentials = credentials
-        self.given_namespace = None if namespace is None else keyspace.check_namespace(namespace)
-        self.layout = layout
-        self.given = given
+        self.given_url: str | None = url
+        self.sweep: bool = sweep
+        self.credentials: Credentials | None = credentials
+        self.given_namespace: str | None = None if namespace is None else keyspace.check_namespace(namespace)
+        self.layout: Layout | None = layout
+        self.given: GivenSettings = given
         self._durability = durability
         self._endpoint: endpoint.Endpoint | None = None
         self._creating = threading.Lock()
@@ -183,6 +187,23 @@ class Sessions:
             if (text := self.given.mismatch(stored)) is not None:
                 _log.warning("namespace %r: this process uses the stored settings: %s", session.keyspace.namespace, text)
 
+    def feed_of(self, session: Session) -> Feed:
+        """Return what the watches of a session read. It is made for the first one."""
+
+        async def check_layout() -> None:
+            await self.check_layout(session)
+
+        if session.feed is None:
+            session.feed = Feed(
+                session.router,
+                session.keyspace,
+                new_outage=lambda effect: Outage(self.url, _log, effect),
+                check_layout=check_layout,
+                revive=self.revive,
+            )
+            session.closing.append(session.feed.aclose)
+        return session.feed
+
     async def revive(self) -> None:
         """Start the embedded server again if it has ended. Raises StateUnavailable if the server cannot be started."""
         if self._endpoint is not None:
@@ -210,17 +231,19 @@ class Sessions:
     async def _open(self, loop: asyncio.AbstractEventLoop) -> Session:
         namespace = keyspace.check_namespace(self.namespace)
         router = await self.open_router(reply_timeout=ATTEMPT_TIMEOUT + self._durability.timeout)
-        sweeps: list[asyncio.Task[None]] = []
-        closer = _close_with_loop(router, weakref.ref(self), loop, sweeps)
+        closing: list[Callable[[], Awaitable[None]]] = []
+        closer = _close_with_loop(router, weakref.ref(self), loop, closing)
         await anext(closer)
         try:
             opened = await self._open_namespace(router, namespace)
         except BaseException:
             await closer.aclose()
             raise
-        session = Session(router, Keyspace(namespace, opened.stored.layout), closer, opened.clock, opened.stored.settings)
+        session = Session(
+            router, Keyspace(namespace, opened.stored.layout), closer, opened.clock, opened.stored.settings, closing
+        )
         if self.sweep:
-            sweeps.append(loop.create_task(self._new_sweeper(session).run()))
+            closing.append(partial(_cancel, loop.create_task(self._new_sweeper(session).run())))
         return session
 
     def _new_sweeper(self, session: Session) -> Sweeper:
@@ -262,9 +285,12 @@ class Sessions:
 
 
 async def _close_with_loop(
-    router: Router, sessions: weakref.ref[Sessions], loop: asyncio.AbstractEventLoop, tasks: list[asyncio.Task[None]]
+    router: Router,
+    sessions: weakref.ref[Sessions],
+    loop: asyncio.AbstractEventLoop,
+    closing: list[Callable[[], Awaitable[None]]],
 ) -> AsyncGenerator[None]:
-    """End the tasks and close the router when the event loop shuts down its asynchronous generators, as `asyncio.run` does.
+    """Call `closing` and close the router when the event loop shuts down its asynchronous generators, as `asyncio.run` does.
 
     A program that never closes its manager therefore leaves no open connection and no session.
     """
@@ -277,7 +303,11 @@ async def _close_with_loop(
         session = slot and (slot.session or slot.refused)
         if owner is not None and session and session.router is router:
             owner._slots.pop(loop, None)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for end in closing:
+            await end()
         await router.aclose()
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])

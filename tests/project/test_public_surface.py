@@ -44,18 +44,20 @@ PUBLIC = {
         "rename_step",
     ],
     "motia_redis.errors": [
-        "BadIndex", "CorruptValue", "DeadLetterMissing", "DifferentTags", "IdempotencyKeyReused", "InvalidName",
-        "InvalidOperation", "InvalidPointer", "InvalidTime", "InvalidValue", "KeyMissing", "LayoutMismatch", "NotDurable",
-        "NumberOverflow", "OutcomeUnknown", "PathMissing", "RevisionConflict", "SettingsMismatch", "StateError",
+        "BadIndex", "CorruptValue", "DeadLetterMissing", "DifferentTags", "HistoryForked", "HistoryGone",
+        "IdempotencyKeyReused", "InvalidCursor", "InvalidName", "InvalidOperation", "InvalidPointer", "InvalidTime",
+        "InvalidValue", "KeyMissing", "LayoutMismatch", "MirrorTooLarge", "NotDurable", "NumberOverflow", "OutcomeUnknown",
+        "PathMissing", "RevisionConflict", "SettingsMismatch", "Stale", "StateError",
         "StateUnavailable", "StepError", "StepInUse", "StepMissing", "TestFailed", "TooDeep", "TooManyDelayed", "TooManyKeys",
         "TooMuchWork", "TransactionFailed", "TransactionMisused", "TransactionTooLarge", "UpdateFailed", "ValueTooLarge",
-        "WrongKind",
+        "WatchMisused", "WatchOverflow", "WrongKind",
     ],
     "motia_redis.types": [
-        "Condition", "Credentials", "DeleteReason", "Durability", "FieldMerge", "FieldNumber", "FieldNumberValue",
-        "FieldOperation", "FieldRemove", "FieldValue", "HttpMethod", "HttpTrigger", "Keep", "Logger", "Operation", "PatchMerge",
-        "PatchMove", "PatchNumber", "PatchOperation", "PatchRemove", "PatchValue", "QueueTrigger", "StateEventType",
-        "StateTrigger", "Step", "StepConfig", "StepDefinition", "Transaction", "TransactionInfo", "Trigger", "TriggerType", "Ttl",
+        "Bookmark", "Change", "ChangeReason", "ChangeType", "Condition", "Credentials", "DeleteReason", "Durability",
+        "FieldMerge", "FieldNumber", "FieldNumberValue", "FieldOperation", "FieldRemove", "FieldValue", "HttpMethod",
+        "HttpTrigger", "Keep", "Logger", "Mirror", "Operation", "PatchMerge", "PatchMove", "PatchNumber", "PatchOperation",
+        "PatchRemove", "PatchValue", "QueueTrigger", "StateEventType", "StateTrigger", "Step", "StepConfig", "StepDefinition",
+        "Synced", "Transaction", "TransactionInfo", "Trigger", "TriggerType", "Ttl", "Watch", "WatchItem",
     ],
 }  # fmt: skip
 NAMES = [(module, name) for module, names in PUBLIC.items() for name in names]
@@ -63,14 +65,19 @@ NAMES = [(module, name) for module, names in PUBLIC.items() for name in names]
 # The first words of our reference docstrings; a new one is added here when it is a verb.
 VERBS = {
     "Add", "Append", "Apply", "Bind", "Call", "Close", "Connect", "Consume", "Create", "Decrement", "Delete", "Describe", "Do",
-    "Fire", "Give", "Handle", "Have", "Hold", "Import", "Increment", "Limit", "Log", "Merge", "Move", "Read", "Remove", "Report",
-    "Require", "Retry", "Return", "Send", "Set", "Start", "Stop", "Store", "Tell", "Yield",
+    "End", "Fire", "Give", "Handle", "Have", "Hold", "Import", "Increment", "Limit", "Log", "Merge", "Move", "Read", "Remove",
+    "Report", "Require", "Retry", "Return", "Send", "Set", "Start", "Stop", "Store", "Tell", "Wait", "Yield",
 }  # fmt: skip
 # What public methods return, and a class that only the package creates takes, without a public name of its own.
 INTERNAL = {
     ("StateManager.connect", "Keyspace"),
     ("StateManager.open_router", "Router"),
     ("Transaction", "ScopeTtls"),
+    ("Change", "Event"),
+    ("Watch", "Retries"),
+    ("Watch", "Selection"),
+    ("Watch", "Sessions"),
+    ("Watch", "WatchOptions"),
 }
 
 

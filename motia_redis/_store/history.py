@@ -1,0 +1,81 @@
+"""Read the events after a cursor, page by page, in the order in which a watch shows them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from motia_redis._store.cursors import has_reached
+from motia_redis._store.feed import find_loss, look_at_lanes
+from motia_redis._store.lanes import PartitionLog
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from motia_redis._store.cursors import Positions
+    from motia_redis._store.keyspace import Keyspace
+    from motia_redis._store.lanes import Batch
+    from motia_redis._store.retries import Attempt, Retries
+    from motia_redis._store.sessions import Session
+
+_PAGE_ENTRIES = 100  # largest number of entries of one lane in a read
+_PAGE_BYTES = 1024 * 1024  # target size of a read
+_GROWTH = 4  # largest factor from the entries of one read to those of the next
+
+
+class History:
+    """Read lanes of some partitions from given positions on. `joins`: return the changes of a transaction together."""
+
+    def __init__(
+        self, retries: Retries, subject: object, keyspace: Keyspace, places: Mapping[int, Positions], *, joins: bool
+    ) -> None:
+        self.at_end = False  #: whether the last read found all that was there
+        self._retries = retries
+        self._subject = subject
+        self._count = 1  # entries of each lane in the next read: one value may have the largest size
+        self._logs = {
+            partition: PartitionLog({lane: keyspace.events(partition, lane) for lane in positions}, positions, joins=joins)
+            for partition, positions in places.items()
+        }
+
+    def positions(self) -> dict[int, Positions]:
+        """Return how far the events have been returned."""
+        return {partition: dict(log.done) for partition, log in self._logs.items()}
+
+    def has_reached(self, targets: Mapping[int, Positions]) -> bool:
+        """Return whether all events up to these positions have been returned."""
+        return all(
+            not log.has_part and all(has_reached(position, targets[partition][lane]) for lane, position in log.done.items())
+            for partition, log in self._logs.items()
+        )
+
+    async def read(self) -> dict[int, Batch]:
+        """Return the next events. Raises HistoryGone or HistoryForked if some before them are missing, and StateUnavailable."""
+        replies = await self._retries.run(self._subject, self._read)
+        self._adapt(replies)
+        batches = {partition: log.take(reply) for (partition, log), reply in zip(self._logs.items(), replies, strict=True)}
+        return {partition: batch for partition, batch in batches.items() if batch is not None}
+
+    async def _read(self, session: Session, _: Attempt) -> list[Mapping[bytes, Any]]:
+        commands = []
+        for log in self._logs.values():
+            streams = list(log.streams.values())
+            commands.append((streams[0], ("XREAD", "COUNT", self._count, "STREAMS", *streams, *log.places())))
+        replies: list[Mapping[bytes, Any]] = await session.router.gather(commands)
+        # What was there when the lanes are looked at, after the read, was also there when they were read.
+        looks = await asyncio.gather(
+            *(look_at_lanes(session.router, session.keyspace, number, log.read) for number, log in self._logs.items())
+        )
+        for (number, log), (_time, lanes) in zip(self._logs.items(), looks, strict=True):
+            if (loss := find_loss(session.keyspace, number, log.read, lanes)) is not None:
+                raise loss
+        return replies
+
+    def _adapt(self, replies: list[Mapping[bytes, Any]]) -> None:
+        """Set the size of the next read by this one."""
+        found = [entries for reply in replies for entries in reply.values()]
+        self.at_end = all(len(entries) < self._count for entries in found)
+        if found:
+            size = sum(len(value) for entries in found for _, fields in entries for value in fields.values())
+            fitting = _PAGE_BYTES * sum(map(len, found)) // max(size, 1) // len(found)
+            self._count = max(1, min(fitting, self._count * _GROWTH, _PAGE_ENTRIES))

@@ -1,0 +1,170 @@
+"""The events of one partition in the order in which watches get them: lane by lane, the changes of a transaction together."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from motia_redis._store.cursors import Position
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from motia_redis._store.cursors import Positions
+
+    Fields = Mapping[bytes, bytes]
+    Entries = Sequence[tuple[bytes, Fields]]
+
+
+class Event:
+    """One entry of a lane, or a value of a snapshot in the same form."""
+
+    __slots__ = ("changes", "fields", "id", "index", "is_last", "key", "lane", "number", "scope", "size", "transaction")
+
+    def __init__(self, lane: int, entry_id: bytes, number: int, fields: Fields) -> None:
+        self.lane: int = lane
+        self.id: bytes = entry_id
+        self.number: int = number  #: of the entry in its lane, see cursors.py
+        self.fields: Fields = fields
+        #: None: the entry is no change, or another client wrote it, or it is the retry of a dead letter
+        self.scope: bytes | None = None
+        self.key: bytes = b""
+        self.size: int = 0
+        self.transaction: bytes | None = None
+        self.index: int = 0  #: of the change in its transaction
+        self.changes: int = 0  #: of the transaction
+        self.is_last: bool = True  #: False: more changes of the transaction follow
+        if fields.get(b"type", b"").startswith(b"state:") and b"key" in fields and b"only" not in fields:
+            self.scope, self.key = fields.get(b"scope"), fields[b"key"]
+            self.size = len(fields.get(b"new", b"")) + len(fields.get(b"old", b""))
+            mark = fields.get(b"transaction")
+            if mark is not None:
+                self._join(mark)
+
+    def _join(self, mark: bytes) -> None:
+        try:
+            name, _, index, changes = mark.split(b":")
+            self.index, self.changes = int(index), int(changes)
+        except ValueError:
+            return
+        if self.changes > 1:
+            self.transaction = name
+
+
+class Batch:
+    """Events that were read together, and the positions before them."""
+
+    __slots__ = ("_after", "_count", "events", "start")
+
+    def __init__(self, start: Positions, events: list[Event]) -> None:
+        self.start: Positions = start
+        self.events: list[Event] = events
+        self._after = dict(start)  # positions after the first `_count` events
+        self._count = 0
+
+    def positions(self, index: int) -> tuple[Positions, tuple[bytes, int] | None]:
+        """Return the positions after an event of the batch. Inside of a transaction: those before it, and how far it has come.
+
+        Cost: little for one event after the other, else the number of events before it.
+        """
+        event = self.events[index]
+        end = index + 1
+        while end and not self.events[end - 1].is_last:  # the transaction is not complete
+            end -= 1
+        if end < self._count:
+            self._after, self._count = dict(self.start), 0
+        for passed in self.events[self._count : end]:
+            self._after[passed.lane] = Position(passed.id, passed.number)
+        self._count = end
+        mark = None if event.is_last or event.transaction is None else (event.transaction, event.index)
+        return dict(self._after), mark
+
+
+class PartitionLog:
+    """What was read of some lanes of a partition, and how far.
+
+    A transaction's events are appended by one script, so its changes stand in all lanes in the same order relative to those of
+    other transactions. A change of a transaction waits until the rest has been read, and holds up only what follows in its lane.
+    """
+
+    def __init__(self, streams: Mapping[int, bytes], positions: Positions, *, joins: bool = True) -> None:
+        self.streams = streams  #: by lane
+        self.read = dict(positions)  #: of the last entries read
+        self.done = dict(positions)  #: of the last events returned
+        self._joins = joins
+        self._waiting: dict[int, deque[Event]] = {}  # events behind a transaction that is not complete, by lane
+
+    @property
+    def has_part(self) -> bool:
+        """Return whether a transaction has been read in part."""
+        return bool(self._waiting)
+
+    def places(self) -> list[bytes]:
+        """Return the ids after which to read, in the order of the streams."""
+        return [self.read[lane].id for lane in self.streams]
+
+    def recount(self, lane: int, end: Position) -> None:
+        """Take over the number of the lane's last entry, if it has been read."""
+        if self.read[lane].id == end.id:
+            self.read[lane] = end
+        if self.done[lane].id == end.id:
+            self.done[lane] = end
+
+    def take(self, reply: Mapping[bytes, Entries]) -> Batch | None:
+        """Add the entries of a read, and return the events that can be delivered. None: there are none."""
+        ready: list[Event] = []
+        for lane, stream in self.streams.items():
+            entries = reply.get(stream)
+            if entries:
+                self._add(lane, entries, ready)
+        if self._waiting:
+            self._complete(ready)
+        if not ready:
+            return None
+        start = dict(self.done)
+        for event in ready:
+            self.done[event.lane] = Position(event.id, event.number)
+        return Batch(start, ready)
+
+    def _add(self, lane: int, entries: Entries, ready: list[Event]) -> None:
+        entry_id, number = self.read[lane]
+        waiting = self._waiting.get(lane)
+        for entry_id, fields in entries:
+            number += 1
+            event = Event(lane, entry_id, number, fields)
+            if waiting is None and event.transaction is not None and self._joins:
+                waiting = self._waiting[lane] = deque()
+            if waiting is None:
+                ready.append(event)
+            else:
+                waiting.append(event)
+        self.read[lane] = Position(entry_id, number)
+
+    def _complete(self, ready: list[Event]) -> None:
+        """Move to `ready` what waits for no transaction any more."""
+        has_moved = True
+        while has_moved:
+            has_moved = False
+            parts: dict[bytes, list[Event]] = {}
+            for waiting in self._waiting.values():
+                while waiting and waiting[0].transaction is None:
+                    ready.append(waiting.popleft())
+                for event in waiting:
+                    if event.transaction is None or event.transaction != waiting[0].transaction:
+                        break
+                    parts.setdefault(event.transaction, []).append(event)
+            for events in parts.values():
+                if len(events) >= events[0].changes:
+                    has_moved = True
+                    for event in events:
+                        self._waiting[event.lane].popleft()
+                        event.is_last = False
+                    events.sort(key=_index)
+                    events[-1].is_last = True
+                    ready += events
+        for lane in [lane for lane, waiting in self._waiting.items() if not waiting]:
+            del self._waiting[lane]
+
+
+def _index(event: Event) -> Any:
+    return event.index

@@ -1,0 +1,117 @@
+"""What a watch yields: changes, and marks between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+
+from motia_redis._store import codec, events, expiry
+from motia_redis._store.events import TransactionInfo
+from motia_redis._store.keyspace import Subject
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from motia_redis._store.lanes import Event
+
+#: What a `Change` says: the type of the change, or `state:snapshot` for a value that was there.
+ChangeType: TypeAlias = Literal["state:created", "state:updated", "state:deleted", "state:ttl", "state:snapshot"]
+#: Why a key is gone: by a call, because its time to live had passed, or found missing in a new snapshot.
+ChangeReason: TypeAlias = Literal["deleted", "expired", "resync"]
+
+SNAPSHOT, RESYNC = b"state:snapshot", b"resync"
+
+
+class Change:
+    """Hold one change of one key, or one value of a snapshot.
+
+    The values are decoded anew by each access, so that watches do not share them: keep what is used often in a variable.
+    """
+
+    __slots__ = ("_event", "_get_cursor", "key", "revision", "scope", "type")
+
+    def __init__(self, event: Event, get_cursor: Callable[[], str]) -> None:
+        self._event = event
+        self._get_cursor = get_cursor
+        self.scope: str = codec.decode_key(event.scope or b"")
+        self.key: str = codec.decode_key(event.key)
+        #: The id of the change event; `0-0` for a value that another client wrote, and for a key found missing.
+        self.revision: str = event.id.decode(errors="replace")
+        self.type: ChangeType = cast("ChangeType", event.fields[b"type"].decode(errors="replace"))
+
+    @property
+    def value(self) -> Any:
+        """Return the value after the change; None for a deletion. Raises CorruptValue if another client wrote no JSON."""
+        text = self._texts()[1]
+        return None if text is None else codec.decode(text, subject=Subject(self.scope, self.key))
+
+    @property
+    def old_value(self) -> Any:
+        """Return the value before the change; None if there was none, and for a value of a snapshot. Raises CorruptValue."""
+        text = self._texts()[0]
+        return None if text is None else codec.decode(text, subject=Subject(self.scope, self.key))
+
+    @property
+    def is_deletion(self) -> bool:
+        """Return whether the key has no value any more."""
+        return self.type == "state:deleted"
+
+    @property
+    def reason(self) -> ChangeReason | None:
+        """Return why the key is gone: `deleted`, `expired` or `resync`; None unless `type` is `state:deleted`."""
+        if self.type != "state:deleted":
+            return None
+        return "resync" if self._event.fields.get(b"reason") == RESYNC else events.delete_reason(self._event.fields)
+
+    @property
+    def transaction(self) -> TransactionInfo | None:
+        """Return which transaction made the change, if one did."""
+        mark = self._event.fields.get(b"transaction")
+        return None if mark is None else TransactionInfo.decode(mark)
+
+    @property
+    def timestamp(self) -> int:
+        """Return the time of the change by the server's clock, in Unix milliseconds; 0 if it is not known."""
+        return int(self.revision.partition("-")[0])
+
+    @property
+    def expires_at(self) -> float | None:
+        """Return the Unix time in seconds at which the value expires, or None."""
+        text = self._texts()[1]
+        return None if text is None else expiry.expires_at(text)
+
+    @property
+    def text(self) -> bytes | None:
+        """Return the JSON text of the value as it is stored; None for a deletion. It costs less than decoding it."""
+        return self._texts()[1]
+
+    @property
+    def cursor(self) -> str:
+        """Return where the watch has come with this item: `watch(..., start=cursor)` goes on after it."""
+        return self._get_cursor()
+
+    def _texts(self) -> tuple[bytes | None, bytes | None]:
+        fields = self._event.fields
+        return (None, fields[b"new"]) if fields[b"type"] == SNAPSHOT else events.texts(fields)
+
+    def __repr__(self) -> str:
+        return f"<Change {self.type} scope={self.scope!r} key={self.key!r} revision={self.revision}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """Mark the end of a snapshot: all that was there has been yielded, and all later changes follow."""
+
+    cursor: str  #: where the watch has come
+
+
+@dataclass(frozen=True, slots=True)
+class Bookmark:
+    """Tell that nothing has happened: all changes up to this point have been yielded."""
+
+    cursor: str  #: where the watch has come
+    timestamp: int  #: time of the last look at the server by its clock, in Unix milliseconds
+
+
+#: What a watch yields.
+WatchItem: TypeAlias = Change | Synced | Bookmark
