@@ -34,6 +34,14 @@ class Position(NamedTuple):
 Positions = dict[int, Position]  # by lane
 
 
+class Mark(NamedTuple):
+    """The place of a reader inside of a transaction; the positions are those before it."""
+
+    partition: int
+    transaction: bytes  #: its request id
+    seen: int  #: the index of the last of its changes that the reader has
+
+
 def order(entry_id: bytes) -> tuple[int, int]:
     """Return an entry id in a form that compares as Redis orders ids."""
     milliseconds, _, sequence = entry_id.partition(b"-")
@@ -69,7 +77,7 @@ class Cursor:
     namespace: str
     layout: tuple[int, int]  #: partitions and lanes
     places: Mapping[int, Positions] = field(default_factory=dict)  #: by partition; none: its snapshot was not complete
-    transaction: tuple[bytes, int] | None = None  #: request id of a transaction, and the last of its changes that was seen
+    mark: Mark | None = None
 
     def encode(self) -> str:
         """Return the cursor as text: about 15 characters for each lane that has had an entry."""
@@ -83,8 +91,8 @@ class Cursor:
                 numbers += lane, position.number
                 if position.number:
                     numbers += latest - milliseconds, sequence
-        name, index = self.transaction or (b"", 0)
-        numbers += index, len(name), len(namespace)
+        partition, name, index = self.mark or Mark(0, b"", 0)
+        numbers += partition, index, len(name), len(namespace)
         text = b"".join(map(_varint, numbers)) + name + namespace
         return _to_text(text + binascii.crc32(text).to_bytes(4, "big"))
 
@@ -114,12 +122,12 @@ class Cursor:
                 lane, number = _number(rest), _number(rest)
                 milliseconds, sequence = (latest - _number(rest), _number(rest)) if number else (0, 0)
                 place[lane] = Position(b"%d-%d" % (milliseconds, sequence), number)
-        index, name_size, namespace_size = (_number(rest) for _ in range(3))
+        partition, index, name_size, namespace_size = (_number(rest) for _ in range(4))
         ending = bytes(rest)
         if len(ending) != name_size + namespace_size:
             raise ValueError
-        transaction = (ending[:name_size], index) if name_size else None
-        return cls(ending[name_size:].decode(), (partitions, lanes), places, transaction)
+        mark = Mark(partition, ending[:name_size], index) if name_size else None
+        return cls(ending[name_size:].decode(), (partitions, lanes), places, mark)
 
     def problem(self, namespace: str, layout: Layout) -> str | None:
         """Return why the cursor cannot be used in a namespace with this layout, or None."""

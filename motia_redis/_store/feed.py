@@ -19,7 +19,7 @@ from motia_redis._store.cursors import end_of, has_reached, verdict
 from motia_redis._store.lanes import PartitionLog
 from motia_redis._transport import failures
 from motia_redis._transport.backoff import Backoff
-from motia_redis.errors import HistoryForked, HistoryGone, StateError, StateUnavailable
+from motia_redis.errors import HistoryForked, HistoryGone, StateUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -46,15 +46,11 @@ class Subscriber(Protocol):
 
     scope: bytes | None  #: None: all scopes
     key: bytes | None
+    lose: Callable[[HistoryGone | HistoryForked], None]  #: learns that events were lost, or that the server has another history
+    fail: Callable[[Exception], None]  #: learns that no more events come
 
     def push(self, partition: int, batch: Batch, index: int, event: Event) -> None:
         """Take an event of the scope and key."""
-
-    def lose(self, error: HistoryGone | HistoryForked) -> None:
-        """Learn that events were lost, or that the server has another history."""
-
-    def fail(self, error: StateError) -> None:
-        """Learn that no more events come."""
 
 
 async def look_at_lanes(
@@ -305,7 +301,7 @@ class _Reader:
                     with suppress(StateUnavailable):
                         await feed.revive()
                 await backoff.sleep()
-            except StateError as error:  # another layout
+            except Exception as error:  # noqa: BLE001 - another layout; or whatever it is, a watch must not fall silent
                 for partition in tuple(self._partitions):
                     for subscriber in partition.subscribers():
                         subscriber.fail(error)

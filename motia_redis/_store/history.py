@@ -12,7 +12,7 @@ from motia_redis._store.lanes import PartitionLog
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from motia_redis._store.cursors import Positions
+    from motia_redis._store.cursors import Mark, Positions
     from motia_redis._store.keyspace import Keyspace
     from motia_redis._store.lanes import Batch
     from motia_redis._store.retries import Attempt, Retries
@@ -24,17 +24,29 @@ _GROWTH = 4  # largest factor from the entries of one read to those of the next
 
 
 class History:
-    """Read lanes of some partitions from given positions on. `joins`: return the changes of a transaction together."""
+    """Read lanes of some partitions from given positions on. `joins` is that of `PartitionLog`, `mark` that of a cursor."""
 
     def __init__(
-        self, retries: Retries, subject: object, keyspace: Keyspace, places: Mapping[int, Positions], *, joins: bool
+        self,
+        retries: Retries,
+        subject: object,
+        keyspace: Keyspace,
+        places: Mapping[int, Positions],
+        *,
+        joins: bool,
+        mark: Mark | None,
     ) -> None:
         self.at_end = False  #: whether the last read found all that was there
         self._retries = retries
         self._subject = subject
         self._count = 1  # entries of each lane in the next read: one value may have the largest size
         self._logs = {
-            partition: PartitionLog({lane: keyspace.events(partition, lane) for lane in positions}, positions, joins=joins)
+            partition: PartitionLog(
+                {lane: keyspace.events(partition, lane) for lane in positions},
+                positions,
+                joins=joins,
+                first=mark.transaction if mark is not None and mark.partition == partition else None,
+            )
             for partition, positions in places.items()
         }
 

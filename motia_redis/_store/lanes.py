@@ -85,13 +85,22 @@ class PartitionLog:
 
     A transaction's events are appended by one script, so its changes stand in all lanes in the same order relative to those of
     other transactions. A change of a transaction waits until the rest has been read, and holds up only what follows in its lane.
+
+    Arguments:
+        streams: the lanes.
+        positions: after which to read them.
+        joins: False: a change does not wait for the rest of its transaction.
+        first: a transaction that comes next, because the reader has seen some of its changes; everything else waits for it.
     """
 
-    def __init__(self, streams: Mapping[int, bytes], positions: Positions, *, joins: bool = True) -> None:
+    def __init__(
+        self, streams: Mapping[int, bytes], positions: Positions, *, joins: bool = True, first: bytes | None = None
+    ) -> None:
         self.streams = streams  #: by lane
         self.read = dict(positions)  #: of the last entries read
         self.done = dict(positions)  #: of the last events returned
         self._joins = joins
+        self._first = first
         self._waiting: dict[int, deque[Event]] = {}  # events behind a transaction that is not complete, by lane
 
     @property
@@ -132,7 +141,7 @@ class PartitionLog:
         for entry_id, fields in entries:
             number += 1
             event = Event(lane, entry_id, number, fields)
-            if waiting is None and event.transaction is not None and self._joins:
+            if waiting is None and self._joins and (event.transaction is not None or self._first is not None):
                 waiting = self._waiting[lane] = deque()
             if waiting is None:
                 ready.append(event)
@@ -145,25 +154,32 @@ class PartitionLog:
         has_moved = True
         while has_moved:
             has_moved = False
-            parts: dict[bytes, list[Event]] = {}
-            for waiting in self._waiting.values():
-                while waiting and waiting[0].transaction is None:
-                    ready.append(waiting.popleft())
-                for event in waiting:
-                    if event.transaction is None or event.transaction != waiting[0].transaction:
-                        break
-                    parts.setdefault(event.transaction, []).append(event)
-            for events in parts.values():
-                if len(events) >= events[0].changes:
-                    has_moved = True
+            for events in self._heads().values():
+                if len(events) >= events[0].changes and self._first in (None, events[0].transaction):
+                    has_moved, self._first = True, None
                     for event in events:
                         self._waiting[event.lane].popleft()
                         event.is_last = False
                     events.sort(key=_index)
                     events[-1].is_last = True
                     ready += events
+            if self._first is None:
+                for waiting in self._waiting.values():
+                    while waiting and waiting[0].transaction is None:
+                        has_moved = True
+                        ready.append(waiting.popleft())
         for lane in [lane for lane, waiting in self._waiting.items() if not waiting]:
             del self._waiting[lane]
+
+    def _heads(self) -> dict[bytes, list[Event]]:
+        """Return the changes at the heads of the lanes that wait, by transaction."""
+        parts: dict[bytes, list[Event]] = {}
+        for waiting in self._waiting.values():
+            for event in waiting:
+                if event.transaction is None or event.transaction != waiting[0].transaction:
+                    break
+                parts.setdefault(event.transaction, []).append(event)
+        return parts
 
 
 def _index(event: Event) -> Any:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from motia_redis._store import codec
 from motia_redis._store.keyspace import Subject
 from motia_redis._store.watch_items import Change, Synced
-from motia_redis.errors import MirrorTooLarge, Stale, StateError, WatchMisused
+from motia_redis.errors import MirrorTooLarge, Stale, WatchMisused
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -50,7 +50,7 @@ class Mirror(Mapping[str, Any]):
         self._expires = 0  # entries with a time
         self._bytes = 0
         self._cursor = ""
-        self._failure: StateError | None = WatchMisused(f"{self!r}: use it inside of 'async with'")
+        self._failure: Exception | None = WatchMisused(f"{self!r}: use it inside of 'async with'")
         self._callbacks: dict[object, Callable[[Change], object]] = {}
         self._task: asyncio.Task[None] | None = None
         self._synced: asyncio.Future[None] | None = None
@@ -166,7 +166,7 @@ class Mirror(Mapping[str, Any]):
                     synced.set_result(None)
                 if not isinstance(item, Change):
                     self._cursor = item.cursor
-        except StateError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, a mirror must not fall silent
             self._failure = error
             if not synced.done():
                 synced.set_exception(error)

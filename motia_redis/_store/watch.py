@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from motia_redis._store import keyspace
-from motia_redis._store.cursors import Cursor, Position, end_of, order
+from motia_redis._store.cursors import Cursor, Mark, Position, end_of, order
 from motia_redis._store.feed import CHECK_INTERVAL, look_at_lanes
 from motia_redis._store.history import History
 from motia_redis._store.keyspace import RESERVED
@@ -17,7 +17,7 @@ from motia_redis._store.snapshots import Snapshot
 from motia_redis._store.watch_buffer import Buffer, Item, Place
 from motia_redis._store.watch_intake import Intake
 from motia_redis._store.watch_items import RESYNC, Bookmark, Change, Synced
-from motia_redis.errors import HistoryForked, HistoryGone, StateError, WatchMisused, WatchOverflow
+from motia_redis.errors import HistoryForked, HistoryGone, WatchMisused, WatchOverflow
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -57,7 +57,7 @@ class Watch:
         self._producer: asyncio.Task[None] | None = None  # reads history or a snapshot
         self._buffer = Buffer(options.buffer_items, options.buffer_bytes, latest=options.on_overflow == "latest")
         self._turn = 0
-        self._failure: StateError | None = None
+        self._failure: Exception | None = None
         self._has_ended = False
         self._intake = Intake(
             self._scope,
@@ -166,7 +166,7 @@ class Watch:
             self._intake.hold()
             self._produce(self._resync)
 
-    def _fail(self, error: StateError) -> None:
+    def _fail(self, error: Exception) -> None:
         """Fail after the items that wait."""
         if self._failure is None and not self._has_ended:
             self._failure = error
@@ -227,7 +227,7 @@ class Watch:
         if not is_synced:
             return self._cursor_of({}, None)
         found: dict[int, Positions] = {}
-        mark = None
+        mark: Mark | None = None
         for partition, (base, batch, index) in places.items():
             positions = found[partition] = {}
             if batch is not None and self._key is not None:
@@ -237,13 +237,13 @@ class Watch:
             if batch is not None:
                 after, inside = batch.positions(index)
                 positions.update(after)
-                mark = inside or mark
+                mark = Mark(partition, *inside) if inside is not None else mark
             for lane, position in (base or {}).items():
                 if lane not in positions or order(position.id) > order(positions[lane].id):
                     positions[lane] = position
         return self._cursor_of(found, mark)
 
-    def _cursor_of(self, places: Mapping[int, Positions], mark: tuple[bytes, int] | None) -> str:
+    def _cursor_of(self, places: Mapping[int, Positions], mark: Mark | None) -> str:
         names = self._keyspace
         chosen = {partition: {lane: positions[lane] for lane in self._lanes} for partition, positions in places.items()}
         return Cursor(names.namespace, (names.layout.partitions, names.layout.lanes), chosen, mark).encode()
@@ -291,7 +291,7 @@ class Watch:
                 await work()
             except (HistoryGone, HistoryForked) as error:
                 self._lose(error)
-            except StateError as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, a watch must not fall silent
                 self._fail(error)
             finally:
                 if self._producer is asyncio.current_task():
@@ -336,7 +336,7 @@ class Watch:
         """Read from a cursor up to where the feed is, and go on with it."""
         places = {number: {lane: cursor.places[number][lane] for lane in self._lanes} for number in self._partitions}
         self._places = {number: Place(positions) for number, positions in places.items()}
-        history = History(self._retries, self._selection, self._keyspace, places, joins=self._key is None)
+        history = History(self._retries, self._selection, self._keyspace, places, joins=self._key is None, mark=cursor.mark)
         targets: dict[int, Positions] | None = None
         while targets is None or not history.has_reached(targets):
             await self._buffer.room()
@@ -348,10 +348,10 @@ class Watch:
         self._intake.release(history.positions())
 
     def _append_history(self, partition: int, batch: Batch, cursor: Cursor) -> None:
-        name, seen = cursor.transaction or (None, 0)
+        mark = cursor.mark
         for index, event in enumerate(batch.events):
             is_shown = event.scope is not None and self._scope in (None, event.scope) and self._key in (None, event.key)
-            if is_shown and not (name is not None and event.transaction == name and event.index <= seen):
+            if is_shown and not (mark is not None and event.transaction == mark.transaction and event.index <= mark.seen):
                 self._append(event, partition, Place(None, batch, index))
 
     async def _resync(self) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from motia_redis._store.cursors import Positions
     from motia_redis._store.lanes import Batch, Event
-    from motia_redis.errors import HistoryForked, HistoryGone, StateError
+    from motia_redis.errors import HistoryForked, HistoryGone
 
 
 class Intake:
@@ -36,7 +36,7 @@ class Intake:
         append: Callable[[Event, int, Place], None],
         overflow: Callable[[], None],
         lose: Callable[[HistoryGone | HistoryForked], None],
-        fail: Callable[[StateError], None],
+        fail: Callable[[Exception], None],
     ) -> None:
         self.scope = scope
         self.key = key

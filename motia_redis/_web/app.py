@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from motia_redis.errors import StateError
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.routing import BaseRoute
 
     from motia_redis._steps.application import Application
     from motia_redis._store.manager import StateManager
 
 
 def create_web_app(
-    application: Application, state: StateManager, *, max_body_bytes: int = 1_048_576, cors_origins: Sequence[str] = ()
+    application: Application,
+    state: StateManager,
+    *,
+    max_body_bytes: int = 1_048_576,
+    cors_origins: Sequence[str] = (),
+    watch: str | None = None,
+    allow: Callable[[Request, str], bool | Awaitable[bool]] | None = None,
 ) -> Starlette:
     """Return an ASGI application that serves the HTTP triggers of an application.
 
@@ -28,9 +38,19 @@ def create_web_app(
         max_body_bytes: the largest request body; a larger one is answered with 413.
         cors_origins: the origins whose pages may read responses in a browser, such as `https://app.example.com`; `*` for all.
             Cookies are not allowed. Empty: no header of CORS is sent.
+        watch: the path below which a browser's `EventSource` follows scopes: with `/state`, the scope `carts` is at
+            `/state/carts`. None: nowhere. It needs the extra `sse`. Raises StateError without it.
+        allow: called with the request and the scope before a client follows it; a false result is a 403. It may be async. None:
+            every client may follow every scope.
     """
     return build_web_app(
-        application, state, max_body_bytes=max_body_bytes, cors_origins=cors_origins, is_outage_reported=lambda: False
+        application,
+        state,
+        max_body_bytes=max_body_bytes,
+        cors_origins=cors_origins,
+        is_outage_reported=lambda: False,
+        watch=watch,
+        allow=allow,
     )
 
 
@@ -41,6 +61,8 @@ def build_web_app(
     max_body_bytes: int,
     cors_origins: Sequence[str],
     is_outage_reported: Callable[[], bool],
+    watch: str | None = None,
+    allow: Callable[[Request, str], bool | Awaitable[bool]] | None = None,
 ) -> Starlette:
     """Do what `create_web_app` does. While `is_outage_reported` is true, the log is silent about requests that need Redis."""
     from starlette.applications import Starlette  # noqa: PLC0415 - see the module's docstring
@@ -60,5 +82,13 @@ def build_web_app(
         allow_headers=["*"],
         expose_headers=[TRACE_HEADER],
     )
-    routes = [EveryPath(Endpoint(application, state, max_body_bytes, is_outage_reported))]
+    routes: list[BaseRoute] = [EveryPath(Endpoint(application, state, max_body_bytes, is_outage_reported))]
+    if watch is not None:
+        if not watch.startswith("/"):
+            raise StateError(f"watch must be a path that begins with '/', not {watch!r:.200}")
+        try:
+            from motia_redis._web.events import StateEvents  # noqa: PLC0415
+        except ImportError:
+            raise StateError("watch needs the package sse-starlette: pip install 'motia-redis[sse]'") from None
+        routes.insert(0, StateEvents(state, allow).route(watch))
     return Starlette(routes=routes, middleware=[cors] if cors_origins else [])

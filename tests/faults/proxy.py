@@ -223,3 +223,33 @@ class StallProxy(Proxy):
             pass  # the other side has closed the connection
         finally:
             target.close()
+
+
+class CutProxy(Proxy):
+    """Forwards bytes in both directions, until `cut` closes all connections."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(port)
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    def cut(self) -> None:
+        """Close all connections at once; what is on its way is lost."""
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        other_reader, other = await asyncio.open_connection("127.0.0.1", self._to)
+        for source, target in ((reader, other), (other_reader, writer)):
+            self._writers.add(target)
+            self._start(self._forward(source, target))
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+                await writer.drain()
+        except OSError:
+            pass
+        finally:
+            self._writers.discard(writer)
+            writer.close()

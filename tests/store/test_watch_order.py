@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from motia_redis._scripts.storage import LanePosition
-from motia_redis._store.cursors import Cursor, Position, has_reached, order, verdict
+from motia_redis._store.cursors import Cursor, Mark, Position, has_reached, order, verdict
 from motia_redis._store.keyspace import Layout
 from motia_redis._store.lanes import Event, PartitionLog
 from motia_redis.errors import InvalidCursor
@@ -73,10 +73,11 @@ def test_order_of_lanes_and_transactions_holds_for_any_reads_and_from_any_place(
     changes = [event for event, _, _ in shown if event.scope is not None]
     for event, positions, mark in rnd.sample(shown, min(12, len(shown))):
         seen = {other for other, _, _ in shown[: [each for each, _, _ in shown].index(event) + 1]}
-        again = []
-        for later, _, _ in read(rnd, PartitionLog(STREAMS, positions), lanes):
-            if mark is None or later.transaction != mark[0] or later.index > mark[1]:
-                again.append(later)
+        log = PartitionLog(STREAMS, positions, first=mark and mark[0])
+        later = [each for each, _, _ in read(rnd, log, lanes)]
+        if mark is not None:  # the rest of the transaction comes first
+            assert {each.transaction for each in later[: later[0].changes]} == {mark[0]}
+        again = [each for each in later if mark is None or each.transaction != mark[0] or each.index > mark[1]]
         expected = {(each.lane, each.id) for each in changes if each not in seen}
         found = [(each.lane, each.id) for each in again if each.scope is not None]
         assert len(found) == len(set(found))
@@ -133,7 +134,7 @@ def test_cursor_is_what_was_encoded(seed: int) -> None:
     places: dict[int, Positions] = {}
     for partition in rnd.sample(range(16384), rnd.randrange(1, 20)):
         places[partition] = {lane: draw(rnd) for lane in rnd.sample(range(1024), rnd.randrange(1, 9))}
-    mark = (b"0123456789abcdef", rnd.randrange(100)) if rnd.random() < 0.5 else None
+    mark = Mark(rnd.randrange(16384), b"0123456789abcdef", rnd.randrange(100)) if rnd.random() < 0.5 else None
     cursor = Cursor("a.b:c", (16384, 1024), places, mark)
     assert Cursor.decode(cursor.encode()) == cursor
     assert Cursor.decode(Cursor("n", (1, 1)).encode()) == Cursor("n", (1, 1))
@@ -141,7 +142,7 @@ def test_cursor_is_what_was_encoded(seed: int) -> None:
 
 def test_any_bytes_are_no_cursor_or_one() -> None:
     rnd = random.Random(1)
-    text = Cursor("motia", (16, 8), {3: dict(START)}, (b"t", 1)).encode()
+    text = Cursor("motia", (16, 8), {3: dict(START)}, Mark(3, b"t", 1)).encode()
     for _ in range(3000):
         changed = list(text)
         for _ in range(rnd.randrange(1, 4)):
