@@ -16,17 +16,17 @@ from redis.exceptions import RedisError
 
 from motia_redis._scripts import storage as scripts
 from motia_redis._store.cursors import end_of, has_reached, verdict
-from motia_redis._store.lanes import PartitionLog
+from motia_redis._store.lanes import Item, PartitionLog
 from motia_redis._transport import failures
 from motia_redis._transport.backoff import Backoff
 from motia_redis.errors import HistoryForked, HistoryGone, StateUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from motia_redis._store.cursors import Positions
     from motia_redis._store.keyspace import Keyspace
-    from motia_redis._store.lanes import Batch, Event
+    from motia_redis._store.lanes import Batch
     from motia_redis._transport.outages import Outage
     from motia_redis._transport.router import Router
 
@@ -49,8 +49,8 @@ class Subscriber(Protocol):
     lose: Callable[[HistoryGone | HistoryForked], None]  #: learns that events were lost, or that the server has another history
     fail: Callable[[Exception], None]  #: learns that no more events come
 
-    def push(self, partition: int, batch: Batch, index: int, event: Event) -> None:
-        """Take an event of the scope and key."""
+    def push(self, items: Sequence[Item], size: int) -> None:
+        """Take events of the scope and key, and the bytes of their values."""
 
 
 async def look_at_lanes(
@@ -129,17 +129,23 @@ class _Partition:
         return found
 
     def deliver(self, batch: Batch) -> None:
+        """Pass the events of a batch on. Those of a scope, and of a key, are one list for all who follow it."""
         everything, scopes, keys, number = self._everything, self._scopes, self._keys, self.number
+        found: dict[Any, tuple[dict[Subscriber, None], list[Item]]] = {}
         for index, event in enumerate(batch.events):
             scope = event.scope
             if scope is None:
                 continue
-            for subscriber in tuple(scopes.get(scope, ())):
-                subscriber.push(number, batch, index, event)
-            for subscriber in tuple(keys.get((scope, event.key), ())):
-                subscriber.push(number, batch, index, event)
-            for subscriber in tuple(everything):
-                subscriber.push(number, batch, index, event)
+            item = Item(event, number, batch, index)
+            for name, place in ((scope, scopes), ((scope, event.key), keys)):
+                if name in place:
+                    found.setdefault(name, (place[name], []))[1].append(item)  # type: ignore[index]
+            if everything:
+                found.setdefault(None, (everything, []))[1].append(item)
+        for subscribers, items in found.values():
+            size = sum(item.event.size for item in items if item.event is not None)
+            for subscriber in tuple(subscribers):  # one that fails leaves
+                subscriber.push(items, size)
         self.wake()
 
     def wake(self) -> None:

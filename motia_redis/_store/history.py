@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from motia_redis._store.cursors import has_reached
 from motia_redis._store.feed import find_loss, look_at_lanes
 from motia_redis._store.lanes import PartitionLog
+from motia_redis.errors import HistoryForked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,6 +47,7 @@ class History:
                 positions,
                 joins=joins,
                 first=mark.transaction if mark is not None and mark.partition == partition else None,
+                is_history=True,
             )
             for partition, positions in places.items()
         }
@@ -66,6 +68,11 @@ class History:
         replies = await self._retries.run(self._subject, self._read)
         self._adapt(replies)
         batches = {partition: log.take(reply) for (partition, log), reply in zip(self._logs.items(), replies, strict=True)}
+        if self.at_end and (missing := [log.first for log in self._logs.values() if log.first is not None]):
+            raise HistoryForked(
+                f"transaction {missing[0].decode(errors='replace')}, of which this cursor has seen a part, is not there: "
+                "the server has lost writes: start with 'snapshot', or give on_gap='resync'"
+            )
         return {partition: batch for partition, batch in batches.items() if batch is not None}
 
     async def _read(self, session: Session, _: Attempt) -> list[Mapping[bytes, Any]]:

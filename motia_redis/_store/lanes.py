@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from motia_redis._store.cursors import Position
 
@@ -52,12 +52,13 @@ class Event:
 
 
 class Batch:
-    """Events that were read together, and the positions before them."""
+    """Events that were read together, and the positions before them. `is_history`: one watch has read them for itself."""
 
-    __slots__ = ("_after", "_count", "events", "start")
+    __slots__ = ("_after", "_count", "events", "is_history", "start")
 
-    def __init__(self, start: Positions, events: list[Event]) -> None:
+    def __init__(self, start: Positions, events: list[Event], *, is_history: bool) -> None:
         self.start: Positions = start
+        self.is_history: bool = is_history
         self.events: list[Event] = events
         self._after = dict(start)  # positions after the first `_count` events
         self._count = 0
@@ -80,6 +81,15 @@ class Batch:
         return dict(self._after), mark
 
 
+class Item(NamedTuple):
+    """An event on its way to the readers of watches, which share it. Without an event it is the end of a snapshot."""
+
+    event: Event | None
+    partition: int = 0
+    batch: Batch | None = None  #: None: a value of a snapshot, or a key that is gone
+    at: int = 0  #: place of the event in the batch
+
+
 class PartitionLog:
     """What was read of some lanes of a partition, and how far.
 
@@ -91,17 +101,30 @@ class PartitionLog:
         positions: after which to read them.
         joins: False: a change does not wait for the rest of its transaction.
         first: a transaction that comes next, because the reader has seen some of its changes; everything else waits for it.
+        is_history: see `Batch`.
     """
 
     def __init__(
-        self, streams: Mapping[int, bytes], positions: Positions, *, joins: bool = True, first: bytes | None = None
+        self,
+        streams: Mapping[int, bytes],
+        positions: Positions,
+        *,
+        joins: bool = True,
+        first: bytes | None = None,
+        is_history: bool = False,
     ) -> None:
         self.streams = streams  #: by lane
         self.read = dict(positions)  #: of the last entries read
         self.done = dict(positions)  #: of the last events returned
         self._joins = joins
         self._first = first
+        self._is_history = is_history
         self._waiting: dict[int, deque[Event]] = {}  # events behind a transaction that is not complete, by lane
+
+    @property
+    def first(self) -> bytes | None:
+        """Return the transaction that comes next, until it has come."""
+        return self._first
 
     @property
     def has_part(self) -> bool:
@@ -133,7 +156,7 @@ class PartitionLog:
         start = dict(self.done)
         for event in ready:
             self.done[event.lane] = Position(event.id, event.number)
-        return Batch(start, ready)
+        return Batch(start, ready, is_history=self._is_history)
 
     def _add(self, lane: int, entries: Entries, ready: list[Event]) -> None:
         entry_id, number = self.read[lane]

@@ -12,15 +12,15 @@ from motia_redis._store.cursors import Cursor, Mark, Position, end_of, order
 from motia_redis._store.feed import CHECK_INTERVAL, look_at_lanes
 from motia_redis._store.history import History
 from motia_redis._store.keyspace import RESERVED
-from motia_redis._store.lanes import Event
+from motia_redis._store.lanes import Event, Item
 from motia_redis._store.snapshots import Snapshot
-from motia_redis._store.watch_buffer import Buffer, Item, Place
+from motia_redis._store.watch_buffer import Buffer
 from motia_redis._store.watch_intake import Intake
 from motia_redis._store.watch_items import RESYNC, Bookmark, Change, Synced
 from motia_redis.errors import HistoryForked, HistoryGone, WatchMisused, WatchOverflow
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from motia_redis._store.lanes import Batch
     from motia_redis._store.retries import Attempt, Retries
     from motia_redis._store.sessions import Session, Sessions
-    from motia_redis._store.watch_items import WatchItem
+    from motia_redis._store.watch_items import Place, WatchItem
     from motia_redis._store.watch_options import Selection, WatchOptions
 
 _BOOKMARK = 5.0  # seconds without an item after which a bookmark comes
@@ -56,6 +56,7 @@ class Watch:
         self._partitions: list[int] = []
         self._producer: asyncio.Task[None] | None = None  # reads history or a snapshot
         self._buffer = Buffer(options.buffer_items, options.buffer_bytes, latest=options.on_overflow == "latest")
+        self._items = self._buffer.items
         self._turn = 0
         self._failure: Exception | None = None
         self._has_ended = False
@@ -63,8 +64,8 @@ class Watch:
             self._scope,
             self._key,
             most=options.buffer_items,
-            latest=self._buffer.latest,
-            append=self._append,
+            thins_out=self._buffer.latest,
+            take=self._take,
             overflow=self._overflow,
             lose=self._lose,
             fail=self._fail,
@@ -106,7 +107,7 @@ class Watch:
             self._turn = 0
             await asyncio.sleep(0)
         while True:
-            if self._buffer:
+            if self._items:
                 return self._pop()
             if self._has_ended:
                 raise StopAsyncIteration
@@ -146,7 +147,7 @@ class Watch:
         while self._producer is not None:
             await asyncio.wait([self._producer])
         await asyncio.gather(*(self._feed.reach(partition, ends[partition]) for partition in self._partitions))
-        added = self._buffer.added
+        added = self._buffer.taken + len(self._items)
         # The reader takes them at once; an event would cost each item more.
         while self._buffer.taken < added and self._failure is None:  # noqa: ASYNC110
             await asyncio.sleep(0)
@@ -178,16 +179,26 @@ class Watch:
 
     # -- items --------------------------------------------------------------------------------------------------------
 
-    def _append(self, event: Event, partition: int = 0, place: Place | None = None) -> None:
-        """Add an event, if the watch shows it, to what waits for the reader."""
-        if not event.key.startswith(self._prefix) or self._failure is not None:
+    def _take(self, items: Sequence[Item], size: int) -> None:
+        """Add events that the watch shows, with so many bytes of values, to what waits for the reader."""
+        if self._failure is not None:
             return
-        if self._scope is None and (event.scope or b"").startswith(RESERVED):
-            return
+        if self._prefix or self._scope is None:
+            items = [item for item in items if item.event is not None and self._shows(item.event)]
+            size = sum(item.event.size for item in items if item.event is not None)
         if self._snapshot is not None:
-            self._snapshot.note(event)
-        if not self._buffer.add(Item(event, partition, place)):
+            for item in items:
+                if item.event is not None:
+                    self._snapshot.note(item.event)
+        if not self._buffer.add(items, size):
             self._overflow()
+
+    def _shows(self, event: Event) -> bool:
+        return event.key.startswith(self._prefix) and not (self._scope is None and (event.scope or b"").startswith(RESERVED))
+
+    def _show(self, event: Event) -> None:
+        """Add a value of a snapshot, or a key that is gone."""
+        self._take([Item(event)], event.size)
 
     def _overflow(self) -> None:
         most = self._buffer
@@ -200,30 +211,31 @@ class Watch:
         )
 
     def _pop(self) -> WatchItem:
-        event, partition, place = self._buffer.pop()
+        event, partition, batch, index = self._buffer.pop()
         if event is None:
             self._is_synced = True
-            return Synced(self._encode(self._places, is_synced=True))
+            return Synced(self.cursor_at(self._places, is_synced=True))
         if self._resyncs:
             name = (event.scope or b"", event.key)
             if event.fields[b"type"] == b"state:deleted":
                 self._known.discard(name)
             else:
                 self._known.add(name)
-        if place is not None:
-            self._places = {**self._places, partition: place} if self._scope is None else {partition: place}
-        return Change(event, partial(self._encode, self._places, is_synced=self._is_synced))
+        if batch is not None:
+            place = (None if batch.is_history else self._intake.base[partition], batch, index)
+            self._places = {partition: place} if self._scope is not None else {**self._places, partition: place}
+        return Change(event, self, self._places, is_synced=self._is_synced)
 
     def _bookmark(self) -> Bookmark | None:
         """Return a bookmark if everything up to now has been shown."""
         age = self.age
-        if age is None or age > CHECK_INTERVAL or not self._is_synced or self._buffer:
+        if age is None or age > CHECK_INTERVAL or not self._is_synced or self._items:
             return None
         places = {partition: self._feed.positions(partition) for partition in self._partitions}
         return Bookmark(self._cursor_of(places, None), self._feed.checked_at(self._partitions))
 
-    def _encode(self, places: Mapping[int, Place], *, is_synced: bool) -> str:
-        """Return the cursor of an item at these places."""
+    def cursor_at(self, places: Mapping[int, Place], *, is_synced: bool) -> str:
+        """Return the cursor of an item at these places, for the items that the watch has yielded."""
         if not is_synced:
             return self._cursor_of({}, None)
         found: dict[int, Positions] = {}
@@ -305,13 +317,13 @@ class Watch:
         """Let the feed deliver. Return positions, all of whose later events it delivers. Until then they are held back."""
         feed, partitions = self._feed, self._partitions
         self._intake.hold()
-        closed = [partition for partition in partitions if not feed.is_open(partition)]
-        ends = await self._ends(closed)
-        opened = [feed.open(partition, ends[partition]) for partition in closed]
+        has_opened_all = False
+        ends: dict[int, Positions] = {}
+        while closed := [partition for partition in partitions if not feed.is_open(partition)]:  # others may close some meanwhile
+            ends = await self._ends(closed)
+            has_opened_all = all(feed.open(partition, ends[partition]) for partition in closed) and closed == partitions
         feed.register(self._intake, partitions)
-        if len(closed) == len(partitions) and all(opened):
-            return ends
-        return await self._ends(partitions)
+        return ends if has_opened_all else await self._ends(partitions)
 
     async def _ends(self, partitions: list[int]) -> dict[int, Positions]:
         """Return the positions of the ends of all lanes of some partitions."""
@@ -329,30 +341,31 @@ class Watch:
     async def _rejoin(self) -> None:
         """Go on from now."""
         positions = await self._join()
-        self._places = {partition: Place(base) for partition, base in positions.items()}
+        self._places = {partition: (base, None, 0) for partition, base in positions.items()}
         self._intake.release(positions)
 
     async def _catch_up(self, cursor: Cursor) -> None:
         """Read from a cursor up to where the feed is, and go on with it."""
         places = {number: {lane: cursor.places[number][lane] for lane in self._lanes} for number in self._partitions}
-        self._places = {number: Place(positions) for number, positions in places.items()}
+        self._places = {number: (positions, None, 0) for number, positions in places.items()}
         history = History(self._retries, self._selection, self._keyspace, places, joins=self._key is None, mark=cursor.mark)
         targets: dict[int, Positions] | None = None
         while targets is None or not history.has_reached(targets):
             await self._buffer.room()
             for partition, batch in (await self._retries.persist(history.read)).items():
-                self._append_history(partition, batch, cursor)
+                self._take_history(partition, batch, cursor)
             if targets is None and history.at_end:
                 await self._retries.persist(self._join)
                 targets = {number: dict(self._feed.positions(number)) for number in self._partitions}
         self._intake.release(history.positions())
 
-    def _append_history(self, partition: int, batch: Batch, cursor: Cursor) -> None:
-        mark = cursor.mark
+    def _take_history(self, partition: int, batch: Batch, cursor: Cursor) -> None:
+        mark, items = cursor.mark, []
         for index, event in enumerate(batch.events):
             is_shown = event.scope is not None and self._scope in (None, event.scope) and self._key in (None, event.key)
             if is_shown and not (mark is not None and event.transaction == mark.transaction and event.index <= mark.seen):
-                self._append(event, partition, Place(None, batch, index))
+                items.append(Item(event, partition, batch, index))
+        self._take(items, sum(item.event.size for item in items if item.event is not None))
 
     async def _resync(self) -> None:
         await self._retries.persist(self._rejoin)
@@ -361,7 +374,7 @@ class Watch:
     async def _take_snapshot(self) -> None:
         """Show what is there, and what is gone, while the feed goes on."""
         self._snapshot = snapshot = Snapshot(
-            self._retries, self._selection, self._keyspace, self._intake.base, show=self._append, room=self._buffer.room
+            self._retries, self._selection, self._keyspace, self._intake.base, show=self._show, room=self._buffer.room
         )
         await snapshot.show(self._scope, self._key)
         ends = await self._retries.persist(partial(self._ends, self._partitions))
@@ -370,5 +383,5 @@ class Watch:
         self._snapshot = None
         for scope, key in snapshot.missing(self._known):
             fields = {b"type": b"state:deleted", b"scope": scope, b"key": key, b"old": b"null", b"reason": RESYNC}
-            self._append(Event(0, b"0-0", 0, fields))
-        self._buffer.add(Item(None))
+            self._show(Event(0, b"0-0", 0, fields))
+        self._buffer.add([Item(None)], 0)

@@ -4,27 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from motia_redis._store.cursors import Positions
-    from motia_redis._store.lanes import Batch, Event
+    from collections.abc import Sequence
 
-
-class Place(NamedTuple):
-    """Where a reader is in a partition: behind an event of a batch, and at least at `base`."""
-
-    base: Positions | None
-    batch: Batch | None = None
-    at: int = 0  #: index of the event in the batch
-
-
-class Item(NamedTuple):
-    """An item that waits for the reader. Without an event it is the end of a snapshot."""
-
-    event: Event | None
-    partition: int = 0
-    place: Place | None = None  #: None: a value of a snapshot
+    from motia_redis._store.lanes import Item
 
 
 class Buffer:
@@ -34,58 +19,47 @@ class Buffer:
         self.most_items = most_items
         self.most_bytes = most_bytes
         self.latest = latest
-        self.added = 0  #: items ever added
-        self._items: deque[Item] = deque()
+        self.items: deque[Item] = deque()
+        self.taken = 0  #: items that were read
         self._bytes = 0
         self._wakes: asyncio.Future[None] | None = None
-        self._has_room = asyncio.Event()
+        self._room: asyncio.Future[None] | None = None
 
-    def __len__(self) -> int:
-        return len(self._items)
-
-    @property
-    def taken(self) -> int:
-        """Return how many items were removed in one way or another."""
-        return self.added - len(self._items)
-
-    def add(self, item: Item) -> bool:
-        """Add an item. Return False if there are too many."""
-        self._items.append(item)
-        self.added += 1
-        if item.event is not None:
-            self._bytes += item.event.size
+    def add(self, items: Sequence[Item], size: int) -> bool:
+        """Add items with so many bytes of values. Return False if there are too many."""
+        self.items.extend(items)
+        self._bytes += size
         if self._wakes is not None:
             self.wake()
         return not self._is_over(1) or (self.latest and self._compact())
 
     def _is_over(self, part: float) -> bool:
-        return len(self._items) > self.most_items * part or self._bytes > self.most_bytes * part
+        return len(self.items) > self.most_items * part or self._bytes > self.most_bytes * part
 
     def _compact(self) -> bool:
         """Keep the last item of each key. Return whether a quarter is free then; else each further item would cost a pass."""
-        latest: dict[tuple[bytes | None, bytes] | None, Item] = {}
-        for item in self._items:
-            name = None if item.event is None else (item.event.scope, item.event.key)
-            latest.pop(name, None)
-            latest[name] = item
-        self._items = deque(latest.values())
-        self._bytes = sum(item.event.size for item in self._items if item.event is not None)
+        kept = list(latest(self.items))
+        self.items.clear()
+        self.items.extend(kept)
+        self._bytes = sum(item.event.size for item in kept if item.event is not None)
         return not self._is_over(0.75)
 
     def pop(self) -> Item:
         """Remove the first item and return it."""
-        item = self._items.popleft()
+        item = self.items.popleft()
+        self.taken += 1
         if item.event is not None:
             self._bytes -= item.event.size
-        if not self._has_room.is_set() and not self._is_over(0.5):
-            self._has_room.set()
+        if self._room is not None and not self._is_over(0.5):
+            self._has_room()
         return item
 
     def clear(self) -> None:
         """Remove all items."""
-        self._items.clear()
+        self.taken += len(self.items)
+        self.items.clear()
         self._bytes = 0
-        self._has_room.set()
+        self._has_room()
 
     def wake(self) -> None:
         """End `wait`."""
@@ -105,7 +79,22 @@ class Buffer:
         return True
 
     async def room(self) -> None:
-        """Wait until half of the buffer is free."""
+        """Wait until half of the buffer is free. For one task."""
         if self._is_over(0.5):
-            self._has_room.clear()
-            await self._has_room.wait()
+            self._room = asyncio.get_running_loop().create_future()
+            await self._room
+
+    def _has_room(self) -> None:
+        room, self._room = self._room, None
+        if room is not None and not room.done():
+            room.set_result(None)
+
+
+def latest(items: Sequence[Item] | deque[Item]) -> list[Item]:
+    """Return the last item of each key, in the order of these."""
+    kept: dict[tuple[bytes | None, bytes] | None, Item] = {}
+    for item in items:
+        name = None if item.event is None else (item.event.scope, item.event.key)
+        kept.pop(name, None)
+        kept[name] = item
+    return list(kept.values())

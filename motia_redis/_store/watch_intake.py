@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from motia_redis._store.cursors import order
-from motia_redis._store.watch_buffer import Place
+from motia_redis._store.watch_buffer import latest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from motia_redis._store.cursors import Positions
-    from motia_redis._store.lanes import Batch, Event
+    from motia_redis._store.lanes import Item
     from motia_redis.errors import HistoryForked, HistoryGone
 
 
@@ -20,8 +20,8 @@ class Intake:
 
     Arguments:
         scope, key: what the feed delivers; None: all.
-        most: how many events may be held back; `latest`: if they are more, only the last of each key.
-        append: takes an event, its partition and its place.
+        most: how many events may be held back; `thins_out`: if they are more, only the last of each key.
+        take: takes items, and the bytes of their values.
         overflow: learns that too many are held back.
         lose, fail: see `feed.Subscriber`.
     """
@@ -32,8 +32,8 @@ class Intake:
         key: bytes | None,
         *,
         most: int,
-        latest: bool,
-        append: Callable[[Event, int, Place], None],
+        thins_out: bool,
+        take: Callable[[Sequence[Item], int], None],
         overflow: Callable[[], None],
         lose: Callable[[HistoryGone | HistoryForked], None],
         fail: Callable[[Exception], None],
@@ -42,13 +42,13 @@ class Intake:
         self.key = key
         self.lose = lose
         self.fail = fail
+        self.base: dict[int, Positions] = {}  #: after which positions the watch goes on
         self._most = most
-        self._latest = latest
-        self._append = append
+        self._thins_out = thins_out
+        self._take = take
         self._overflow = overflow
-        self._held: list[tuple[int, Batch, int, Event]] | None = []
+        self._held: list[Item] | None = []
         self._floors: dict[tuple[int, int], tuple[int, int]] = {}  # ids up to which events of (partition, lane) were shown
-        self.base: dict[int, Positions] = {}  #: where the watch goes on
 
     def hold(self) -> None:
         """Hold back what is delivered from now on, and forget what was held back."""
@@ -61,27 +61,34 @@ class Intake:
             (partition, lane): order(position.id) for partition, lanes in positions.items() for lane, position in lanes.items()
         }
         held, self._held = self._held or [], None
-        for arguments in held:
-            self.push(*arguments)
+        self.push(held, sum(item.event.size for item in held if item.event is not None))
 
-    def push(self, partition: int, batch: Batch, index: int, event: Event) -> None:
-        """Take an event of the scope and key from the feed."""
+    def push(self, items: Sequence[Item], size: int) -> None:
+        """Take events of the scope and key from the feed, and the bytes of their values."""
         if self._held is not None:
-            self._held.append((partition, batch, index, event))
+            self._held.extend(items)
             if len(self._held) > self._most:
                 self._thin_out()
-            return
-        if self._floors:
-            floor = self._floors.get((partition, event.lane))
-            if floor is not None:
-                if order(event.id) <= floor:
-                    return
-                del self._floors[partition, event.lane]
-        self._append(event, partition, Place(self.base[partition], batch, index))
+        elif self._floors:
+            new = [item for item in items if self._is_new(item)]
+            self._take(new, sum(item.event.size for item in new if item.event is not None))
+        else:
+            self._take(items, size)
+
+    def _is_new(self, item: Item) -> bool:
+        event = item.event
+        if event is None:
+            return True
+        floor = self._floors.get((item.partition, event.lane))
+        if floor is not None:
+            if order(event.id) <= floor:
+                return False
+            del self._floors[item.partition, event.lane]
+        return True
 
     def _thin_out(self) -> None:
-        if self._latest and self._held is not None:
-            self._held = list({(each[3].scope, each[3].key): each for each in self._held}.values())
+        if self._thins_out and self._held is not None:
+            self._held = latest(self._held)
             if len(self._held) <= self._most * 3 // 4:
                 return
         self._overflow()

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast
 
 from motia_redis._store import codec, events, expiry
 from motia_redis._store.events import TransactionInfo
 from motia_redis._store.keyspace import Subject
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Mapping
 
-    from motia_redis._store.lanes import Event
+    from motia_redis._store.cursors import Positions
+    from motia_redis._store.lanes import Batch, Event
 
 #: What a `Change` says: the type of the change, or `state:snapshot` for a value that was there.
 ChangeType: TypeAlias = Literal["state:created", "state:updated", "state:deleted", "state:ttl", "state:snapshot"]
@@ -22,22 +23,50 @@ ChangeReason: TypeAlias = Literal["deleted", "expired", "resync"]
 SNAPSHOT, RESYNC = b"state:snapshot", b"resync"
 
 
+#: Where a reader is in a partition: behind an event of a batch, and at least at the first part.
+Place: TypeAlias = "tuple[Positions | None, Batch | None, int]"
+
+
+class CursorMaker(Protocol):
+    """A watch, as its items see it."""
+
+    def cursor_at(self, places: Mapping[int, Place], *, is_synced: bool) -> str:
+        """Return the cursor of an item at these places."""
+
+
 class Change:
     """Hold one change of one key, or one value of a snapshot.
 
     The values are decoded anew by each access, so that watches do not share them: keep what is used often in a variable.
     """
 
-    __slots__ = ("_event", "_get_cursor", "key", "revision", "scope", "type")
+    __slots__ = ("_event", "_is_synced", "_places", "_watch")
 
-    def __init__(self, event: Event, get_cursor: Callable[[], str]) -> None:
+    def __init__(self, event: Event, watch: CursorMaker, places: Mapping[int, Place], *, is_synced: bool) -> None:
         self._event = event
-        self._get_cursor = get_cursor
-        self.scope: str = codec.decode_key(event.scope or b"")
-        self.key: str = codec.decode_key(event.key)
-        #: The id of the change event; `0-0` for a value that another client wrote, and for a key found missing.
-        self.revision: str = event.id.decode(errors="replace")
-        self.type: ChangeType = cast("ChangeType", event.fields[b"type"].decode(errors="replace"))
+        self._watch = watch
+        self._places = places
+        self._is_synced = is_synced
+
+    @property
+    def scope(self) -> str:
+        """Return the scope."""
+        return codec.decode_key(self._event.scope or b"")
+
+    @property
+    def key(self) -> str:
+        """Return the key."""
+        return codec.decode_key(self._event.key)
+
+    @property
+    def type(self) -> ChangeType:
+        """Return what has happened."""
+        return cast("ChangeType", self._event.fields[b"type"].decode(errors="replace"))
+
+    @property
+    def revision(self) -> str:
+        """Return the id of the change event; `0-0` for a value that another client wrote, and for a key found missing."""
+        return self._event.id.decode(errors="replace")
 
     @property
     def value(self) -> Any:
@@ -88,7 +117,7 @@ class Change:
     @property
     def cursor(self) -> str:
         """Return where the watch has come with this item: `watch(..., start=cursor)` goes on after it."""
-        return self._get_cursor()
+        return self._watch.cursor_at(self._places, is_synced=self._is_synced)
 
     def _texts(self) -> tuple[bytes | None, bytes | None]:
         fields = self._event.fields

@@ -49,8 +49,8 @@ class Run:
         ]
 
     @asynccontextmanager
-    async def going_on(self) -> AsyncIterator[Writers]:
-        """Write and watch; at the end wait until all watches have seen the last change."""
+    async def going_on(self, patience: float = 60) -> AsyncIterator[Writers]:
+        """Write and watch; at the end wait until all watches have seen the last changes. Raises TimeoutError if they do not."""
         async with self.writing, self.watching:
             tasks = [asyncio.create_task(recorder.run()) for recorder in self.recorders]
             writers = Writers(self.writing, self.rnd)
@@ -59,7 +59,7 @@ class Run:
                 yield writers
                 await writers.until_more(50)
                 await writers.end()
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(patience):
                     await asyncio.gather(*tasks)
             finally:
                 for task in tasks:
@@ -189,8 +189,8 @@ async def test_watch_of_a_process_that_slept_while_events_were_trimmed_says_so(t
 def torn(patch: pytest.MonkeyPatch) -> None:
     init = PartitionLog.__init__
 
-    def never_joins(self: PartitionLog, streams: Any, positions: Any, **_: Any) -> None:
-        init(self, streams, positions, joins=False)
+    def never_joins(self: PartitionLog, streams: Any, positions: Any, **options: Any) -> None:
+        init(self, streams, positions, **{**options, "joins": False, "first": None})
 
     patch.setattr(PartitionLog, "__init__", never_joins)
 
@@ -250,12 +250,12 @@ async def test_build_without_a_mechanism_is_detected(build: Any, tmp_path: Path,
         server.start()
         for seed in range(20):
             run = Run(url, seed=seed, restarts=0.05)
-            async with run.going_on() as writers:
-                await writers.until_more(300)
             try:
+                async with run.going_on(5) as writers:
+                    await writers.until_more(300)
                 await run.check(url, [server.client])
-            except Violation as violation:
-                print(violation)
+            except (Violation, TimeoutError) as fault:
+                print(repr(fault))
                 return
             server.client.flushall()
     finally:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import redis
 
+from motia_redis._store.keyspace import Keyspace, Layout
 from motia_redis.errors import HistoryForked, HistoryGone, StateError, StateUnavailable
 from motia_redis.types import Change, Synced
 from tests.support.waiting import until_holds
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from motia_redis import StateManager
-    from motia_redis._store.keyspace import Keyspace
 
 SCOPES = ("{watched}/one", "{watched}/two")
 KEYS = [f"key {number}" for number in range(12)]
-END = "end"
+# One key of each lane: what comes before its change in the lane has been shown when it has.
+ENDS = list({Keyspace("motia", Layout()).lane(b"end %d" % number): f"end {number}" for number in range(200)}.values())
 
 
 class Violation(AssertionError):
@@ -55,8 +56,9 @@ class Recorder:
         self._restarts = restarts
 
     async def run(self) -> None:
-        """Record until the change of the key `END` of each scope has come."""
-        ends = set(SCOPES) if self._scope is None else {self._scope}
+        """Record until the changes of the keys `ENDS` of each scope have come."""
+        scopes = SCOPES if self._scope is None else [self._scope]
+        ends = {(scope, key) for scope in scopes for key in ENDS}
         while True:
             try:
                 async with self._state.watch(self._scope, start=self._start, buffer_items=50_000) as watch:
@@ -66,8 +68,7 @@ class Recorder:
                             mark = item.transaction
                             self.counts["changes"] += 1
                             self.shown.append(Shown(item.scope, item.key, item.revision, item.type, mark and mark.id))
-                            if item.key == END:
-                                ends.discard(item.scope)
+                            ends.discard((item.scope, item.key))
                             if not ends:
                                 return
                         elif isinstance(item, Synced):
@@ -174,12 +175,17 @@ class Writers:
         self._stop.set()
         await asyncio.gather(*self._tasks)
         for scope in SCOPES:
-            while True:
-                try:
-                    await self._state.set(scope, END, 1)
-                    break
-                except StateError:
-                    await asyncio.sleep(0.1)
+            for key in ENDS:
+                await self._set_in_the_end(scope, key)
+
+    async def _set_in_the_end(self, scope: str, key: str) -> None:
+        is_set = False
+        while not is_set:
+            try:
+                await self._state.set(scope, key, 1)
+                is_set = True
+            except StateError:
+                await asyncio.sleep(0.1)
 
 
 async def stored_places(state: StateManager) -> set[tuple[str, str]]:

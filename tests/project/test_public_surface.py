@@ -73,6 +73,7 @@ INTERNAL = {
     ("StateManager.connect", "Keyspace"),
     ("StateManager.open_router", "Router"),
     ("Transaction", "ScopeTtls"),
+    ("Change", "CursorMaker"),
     ("Change", "Event"),
     ("Watch", "Retries"),
     ("Watch", "Selection"),
