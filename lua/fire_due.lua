@@ -19,12 +19,13 @@
 
 local clock = require("lib.clock")
 local delayed_messages = require("lib.delayed")
-local erase = require("lib.erase")
+local append = require("lib.erase").append
 local expiry = require("lib.expiry")
 local full = require("lib.full")
 
 local due, delayed, trimmed, topics, scopes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local most, most_bytes, limits = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+local event_limits = string.match(limits, "^(.*):%d+:%d+:%d+$") or ""
 local FIRST_OTHER = 6
 
 local now = clock.due_time(redis.call, trimmed)
@@ -88,18 +89,43 @@ function fire.message(id)
   return "done"
 end
 
+-- Scopes whose values expire in this call, by the name of their hash: {revisions, scope, error, keys that have expired}. All of
+-- their keys are deleted together at the end, because one call costs less than many.
+local groups = {}
+local places = {} -- by "<lane>:<bytes of the scope>:<scope>": {group, stream of the lane, name of the hash}; false = not given
+
+local function find_place(prefix, lane, scope)
+  local place = places[prefix]
+  if place == nil then
+    local values, revisions, events = tag .. "state:" .. scope, tag .. "revision:" .. scope, tag .. "events:" .. lane
+    place = false
+    if has_keys(values, revisions, events) then
+      local group = groups[values]
+      if not group then
+        local found = redis.pcall("HEXISTS", revisions, "") -- a deletion from another type would fail after the events
+        group = { revisions = revisions, scope = scope, failure = type(found) == "table" and found.err, keys = {} }
+        groups[values] = group
+      end
+      place = { group = group, events = events, values = values }
+    end
+    places[prefix] = place
+  end
+  return place
+end
+
 -- The time behind the value counts: the value may have been changed since.
 function fire.expiry(what, member)
   local lane, size, first = string.match(what, "^(%d+):(%d+):()")
   if not lane then
     return "the name of the value cannot be read"
   end
-  local scope, key = string.sub(what, first, first + size - 1), string.sub(what, first + size)
-  local values, revisions, events = tag .. "state:" .. scope, tag .. "revision:" .. scope, tag .. "events:" .. lane
-  if not has_keys(values, revisions, events) then
+  local last = first + size - 1
+  local place = find_place(string.sub(what, 1, last), lane, string.sub(what, first, last))
+  if not place then
     return "left"
   end
-  local text = redis.pcall("HGET", values, key)
+  local group, key = place.group, string.sub(what, last + 1)
+  local text = redis.pcall("HGET", place.values, key)
   if type(text) == "table" then
     return text.err
   end
@@ -109,15 +135,29 @@ function fire.expiry(what, member)
   elseif time > now then
     redis.call("ZADD", due, string.format("%.0f", time), member)
     return "left"
+  elseif group.failure then
+    return group.failure
   end
   bytes = bytes + #text
-  local keys = { values, revisions, scopes, events }
-  local reply = erase(redis, keys, scope, key, nil, "", text)
-  if reply.err then
-    return reply.err
+  local revision = append(redis.pcall, place.events, group.scope, key, nil, "", text)
+  if type(revision) == "table" then
+    return revision.err
   end
-  newest, newest_stream, newest_limits = reply[1], events, string.match(limits, "^(.*):%d+:%d+:%d+$") or ""
+  group.keys[#group.keys + 1] = key
+  newest, newest_stream, newest_limits = revision, place.events, event_limits
   return "done"
+end
+
+local function delete_expired()
+  for values, group in pairs(groups) do
+    if group.keys[1] then
+      redis.call("HDEL", group.revisions, unpack(group.keys))
+      redis.call("HDEL", values, unpack(group.keys))
+      if redis.call("EXISTS", values) == 0 then
+        redis.pcall("SREM", scopes, group.scope)
+      end
+    end
+  end
 end
 
 full.allow_writes(redis.call, trimmed)
@@ -135,6 +175,7 @@ for _, member in ipairs(redis.call("ZRANGEBYSCORE", due, "-inf", string.format("
     break
   end
 end
+delete_expired()
 if #happened > 0 then
   redis.call("ZREM", due, unpack(happened))
 end

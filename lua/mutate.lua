@@ -109,7 +109,7 @@ end
 
 -- Delete the value `text`; without `by_request` it has expired. A call that deletes does so on a full server, too.
 local function delete(by_request, text, returned)
-  local erase, full = require("lib.erase"), require("lib.full")
+  local erase, full = require("lib.erase").erase, require("lib.full")
   local reply = erase(redis, KEYS, scope, key, by_request, trace, text, returned)
   if is_deletion and full.is_refusal(reply) then
     is_full = true

@@ -1,21 +1,25 @@
 -- Writes one deletion that was planned, as write.lua writes other changes.
 
+-- Append the event of a deletion and return its id, or the error of the stream. Without `request` the value `old` has expired.
+-- `attempt` is redis.pcall. COST: the bytes of the old value.
+local function append(attempt, events, scope, key, request, trace, old)
+  if not request then
+    return attempt("XADD", events, "*", "type", "state:deleted", "scope", scope, "key", key, "old", old, "reason", "expired")
+  elseif trace == "" then
+    return attempt("XADD", events, "*", "type", "state:deleted", "scope", scope, "key", key, "request", request, "old", old)
+  end
+  return attempt(
+    "XADD", events, "*", "type", "state:deleted", "scope", scope, "key", key, "request", request, "trace", trace, "old", old
+  )
+end
+
 -- Delete `key`, which holds `old`, and return the reply {revision, returned}. If Redis refuses the event, nothing was written
 -- yet: return the error. The parameters are those of write.lua; without `request` the value has expired. COST: the bytes of the
 -- old value.
 local function erase(server, keys, scope, key, request, trace, old, returned)
   local call, attempt = server.call, server.pcall
   local values, revisions, scopes, events = keys[1], keys[2], keys[3], keys[4]
-  local revision
-  if not request then
-    revision = attempt("XADD", events, "*", "type", "state:deleted", "scope", scope, "key", key, "old", old, "reason", "expired")
-  elseif trace == "" then
-    revision = attempt("XADD", events, "*", "type", "state:deleted", "scope", scope, "key", key, "request", request, "old", old)
-  else
-    revision = attempt(
-      "XADD", events, "*", "type", "state:deleted", "scope", scope, "key", key, "request", request, "trace", trace, "old", old
-    )
-  end
+  local revision = append(attempt, events, scope, key, request, trace, old)
   if type(revision) == "table" then
     return revision
   end
@@ -32,4 +36,4 @@ local function erase(server, keys, scope, key, request, trace, old, returned)
   return { revision, returned }
 end
 
-return erase
+return { append = append, erase = erase }
