@@ -21,11 +21,11 @@ from motia_redis._admin.registry import forget_step
 from motia_redis._admin.status import read_status
 from motia_redis._store.keyspace import layout_key
 from motia_redis.errors import StateError, StateUnavailable
-from tests.faults.test_transactions import Bank
-from tests.faults.test_transactions import run as run_bank
+from tests.faults.bank import TASKS, Bank
 from tests.faults.worker_processes import FULL
 from tests.support.clusters import Cluster, Process, Sentinels, free_port
 from tests.support.dead_letters import FailingHandler, failing_step, wait_for_dead_letters
+from tests.support.gates import Gate
 from tests.support.waiting import until, wait_until
 from tests.support.workers import Recorder, record, working
 
@@ -218,17 +218,19 @@ async def test_effects_are_made_once_and_their_records_freed_while_slots_move(cl
     assert sorted(recorder.inputs) == list(range(jobs))
 
 
-async def test_transactions_are_whole_while_their_slot_moves(cluster: Cluster, namespace: str) -> None:
+async def test_transactions_are_whole_while_their_slot_moves(
+    cluster: Cluster, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with StateManager(cluster.url, namespace=namespace, retention=Retention(entries=1_000_000)) as state:
-        bank = Bank(state)
+        bank = Bank(state, state, Gate(monkeypatch))
         await bank.open()
         slot = key_slot((await state.connect()).values(b"{bank}/a"))
-
-        async def move() -> None:
+        async with bank.busy():
             for _ in range(24 if FULL else 4):
+                await bank.acknowledge(TASKS)
+                await bank.confirm(1)
                 await asyncio.to_thread(cluster.migrate, slot, (cluster.owner(slot) + 1) % 3, during=lambda: time.sleep(0.1))
-
-        await run_bank(bank, 30 if FULL else 4, asyncio.create_task(move()))
+            await bank.acknowledge(TASKS)
         assert not bank.unknown
         await bank.check(*(node.client for node in cluster.processes))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -29,6 +28,8 @@ from motia_redis.errors import (
 )
 from tests.store.test_once import Faults
 from tests.support.clocks import set_namespace_clock
+from tests.support.gates import Gate
+from tests.support.waiting import until, until_holds
 
 if TYPE_CHECKING:
     import redis
@@ -540,42 +541,47 @@ async def test_unreachable_server_is_an_error(state: StateManager, faults: Fault
 # -- together ------------------------------------------------------------------------------------------------------------------
 
 
-async def test_transfers_at_once_keep_the_sum(state: StateManager) -> None:
+async def test_transfers_at_once_keep_the_sum(state: StateManager, monkeypatch: pytest.MonkeyPatch) -> None:
     accounts = [(scope, f"{number}") for scope in (CARTS, STOCK) for number in range(5)]
     for scope, key in accounts:
         await state.set(scope, key, {"n": 100})
-    done = asyncio.Event()
+    gate, transfers, are_enough = Gate(monkeypatch), 0, False
 
     async def transfer(number: int) -> None:
+        nonlocal transfers
         source, target = accounts[number % 10], accounts[(number * 7 + 3) % 10]
-        for _ in range(5):
+        while not are_enough:
             async with state.transaction() as tx:
                 tx.update(*source, [{"op": "decrement", "path": "/n", "value": 1}])
                 tx.update(*target, [{"op": "increment", "path": "/n", "value": 1}])
+            transfers += 1
 
-    async def audit() -> int:
-        """Read all accounts, and count the sums that a transaction of checks alone confirms."""
-        confirmed = 0
-        for turn in itertools.count():
-            entries = {place: await state.entry(*place) for place in accounts}
-            try:
-                async with state.transaction() as tx:
-                    for place, entry in entries.items():
-                        tx.check(*place, entry.revision if entry else None)
-            except TransactionFailed:
-                if not done.is_set():
-                    continue
-            else:
-                assert sum(entry.value["n"] for entry in entries.values() if entry) == 1000, f"turn {turn}"
-                confirmed += 1
-            if done.is_set() and confirmed:
-                return confirmed
-        return confirmed
+    async def make_more() -> None:
+        enough = transfers + 64
+        await until_holds(lambda: transfers >= enough, "64 more transfers")
 
-    audits = [asyncio.create_task(audit()) for _ in range(4)]
-    await asyncio.gather(*(transfer(number) for number in range(64)))
-    done.set()
-    assert all(await asyncio.gather(*audits))
+    async def audit() -> bool:
+        """Read all accounts, and return whether a transaction of checks alone confirms that they were there at one moment."""
+        entries = {place: await state.entry(*place) for place in accounts}
+        try:
+            async with state.transaction() as tx:
+                for place, entry in entries.items():
+                    tx.check(*place, entry.revision if entry else None)
+        except TransactionFailed:
+            return False
+        assert sum(entry.value["n"] for entry in entries.values() if entry) == 1000
+        return True
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(64):
+            group.create_task(transfer(number))
+        for _ in range(10):
+            await make_more()
+            async with gate.closed():  # transfers wait to be sent: when those that were sent before have ended, the sum stays
+                await until(audit, "an audit is confirmed")
+                assert gate.waiting
+        are_enough = True
+    assert await audit()
 
 
 # -- set_many, delete_many -----------------------------------------------------------------------------------------------------
