@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import random
+from itertools import count
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import pytest
 
-from motia_redis import KEEP, StateManager
+from motia_redis import KEEP, Layout, StateManager
 from motia_redis._admin.scheduled import Scheduled
 from motia_redis._admin.status import read_status
+from motia_redis._scripts import timing
 from motia_redis._steps.events import decode_change
 from motia_redis._store import expiry
+from motia_redis._store import sweeping as sweeps
 from motia_redis._store.codec import CANONICAL_MARK
+from motia_redis._store.keyspace import Keyspace
 from motia_redis.errors import CorruptValue, StateUnavailable
 from tests.fuzzing import old_text
 from tests.store.test_expiry_text import spell
@@ -323,3 +328,22 @@ async def test_value_that_is_no_json_can_be_deleted_before_it_expires(state: Sta
         with pytest.raises(CorruptValue):
             await call
     assert not raw.exists(names.values)
+
+
+async def test_call_that_counts_waits_for_what_is_due_for_a_second_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More falls due all the time: without the bound the call would never end."""
+    clock, batches = count(step=0.3), 0
+
+    async def look(*_: Any) -> list[timing.Fired]:
+        return [timing.Fired(0, 0.0, 0, [], [])]
+
+    async def fire(*_: Any, **__: Any) -> timing.Fired:
+        nonlocal batches
+        batches += 1
+        assert batches < 100, "the call does not end"
+        return timing.Fired(200, 0.0, 0, [], [])
+
+    monkeypatch.setattr(sweeps, "timing", Mock(fire_due_many=look, fire_due=fire))
+    monkeypatch.setattr(sweeps, "time", Mock(monotonic=lambda: next(clock)))
+    assert await sweeps.settle(Mock(), Keyspace("motia", Layout()), [3], b"")
+    assert batches == 3
