@@ -10,10 +10,9 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.common import machine, program, results
+from benchmarks.common import machine, program
 from benchmarks.common.children import Child
 from benchmarks.common.failures import BenchmarkFailed
 from benchmarks.common.server import Server, find_server
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """examples:
   python -m benchmarks.time --quick
-  python -m benchmarks.time --json time.json
+  python -m benchmarks.time
 """
 _BYTES = 100  # of the data of a message, and of a value
 _FAR = 86_400.0  # seconds
@@ -64,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     options = _options(arguments)
     binary = options.server or find_server()
-    factor = 10 if options.quick else 1
+    factor = options.divide or (10 if options.quick else 1)
     rates = [Setting(1000, 4000), Setting(10_000, 40_000), Setting(50_000, 200_000), Setting(0, 100_000)]
     result: dict[str, Any] = {"machine": machine.describe(), "settings": {"data": f"{_BYTES} bytes"}, "due": [], "far": []}
     for kind in (MESSAGES, VALUES):
@@ -78,8 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 program.progress(f"{count:,} {kind.name} that are far")
                 result["far"].append(measure_far(server, kind, count, seconds=10.0 / factor))
     print(text(result))
-    if options.json:
-        program.progress(f"wrote {results.write('time', result, options.json)}")
+    if options.publish:
+        program.publish(program.Tables(text), "time", result, result["settings"]["redis"], options)
 
 
 def measure_rate(server: Server, kind: Kind, setting: Setting) -> dict[str, Any]:
@@ -279,7 +278,7 @@ def text(result: dict[str, Any]) -> str:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = program.new_parser("time", __doc__, EXAMPLES, rounds=1, quick="a tenth of the messages and values")
-    parser.add_argument("--json", metavar="PATH", type=Path, help="write the result")
+    parser.add_argument("--divide", type=int, metavar="N", help="measure with one of N messages and values; print only")
     return program.read_options(parser, arguments)
 
 

@@ -12,12 +12,11 @@ import itertools
 import json
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import redis.asyncio
 
-from benchmarks.common import machine, program, results
+from benchmarks.common import machine, program
 from benchmarks.common.rounds import Spread, ratio
 from benchmarks.common.server import Server, find_server
 from benchmarks.common.tables import figure, markdown, with_quartiles
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """examples:
   python -m benchmarks.together --quick
-  python -m benchmarks.together --json together.json
+  python -m benchmarks.together
 """
 ROUNDS = 20
 SIZES = (2, 10, 50)
@@ -147,8 +146,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with Server(options.server or find_server()) as server:
         result = asyncio.run(measure(server, options.rounds))
     print(text(result))
-    if options.json:
-        program.progress(f"wrote {results.write('together', result, options.json)}")
+    if options.publish:
+        program.publish(program.Tables(text), "together", result, result["settings"]["redis"], options)
 
 
 async def measure(server: Server, rounds: int) -> dict[str, Any]:
@@ -227,7 +226,6 @@ def text(result: dict[str, Any]) -> str:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = program.new_parser("together", __doc__, EXAMPLES, rounds=ROUNDS, quick="5 rounds")
-    parser.add_argument("--json", metavar="PATH", type=Path, help="write the result")
     return program.read_options(parser, arguments)
 
 

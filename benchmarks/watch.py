@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import orjson
 import redis.asyncio
 
-from benchmarks.common import machine, program, results
+from benchmarks.common import machine, program
 from benchmarks.common.rounds import Spread, ratio
 from benchmarks.common.server import Server, find_server
 from benchmarks.common.tables import figure, markdown, with_quartiles
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
 EXAMPLES = """examples:
   python -m benchmarks.watch --quick
-  python -m benchmarks.watch --json watch.json
+  python -m benchmarks.watch
 """
 ROUNDS = 10
-CHANGES, RATE = 200, 200  # of one round, and a second
+CHANGES, RATE = 200, 200  # of one round (a quick one has a quarter), and a second
 FANS = (1, 10, 100, 1000)
 DELIVERIES = 100_000  # of a round of fan-out, about
 KEYS = 1000
@@ -164,13 +164,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     options = _options(arguments)
     with Server(options.server or find_server()) as server:
-        result = asyncio.run(measure(server, options.rounds))
+        result = asyncio.run(measure(server, options.rounds, CHANGES // 4 if options.quick else CHANGES))
     print(text(result))
-    if options.json:
-        program.progress(f"wrote {results.write('watch', result, options.json)}")
+    if options.publish:
+        program.publish(program.Tables(text), "watch", result, result["settings"]["redis"], options)
 
 
-async def measure(server: Server, rounds: int) -> dict[str, Any]:
+async def measure(server: Server, rounds: int, changes: int) -> dict[str, Any]:
     """Run everything and return the figures."""
     folder = in_memory()
     missing: list[str] = []
@@ -187,7 +187,7 @@ async def measure(server: Server, rounds: int) -> dict[str, Any]:
                 except ImportError as error:
                     missing.append(f"{name}: {error}")
             program.progress("latency")
-            latencies = await measure_latency(stores, rounds)
+            latencies = await measure_latency(stores, rounds, changes)
             program.progress("fan-out")
             fans = [await measure_fan_out(state, fans, rounds) for fans in FANS]
             program.progress("watches of keys of their own")
@@ -207,7 +207,7 @@ def in_memory() -> Path:
     return Path(tempfile.mkdtemp(prefix="motia-bench-", dir=memory if memory.is_dir() else None))
 
 
-async def measure_latency(stores: dict[str, Store], rounds: int) -> list[dict[str, Any]]:
+async def measure_latency(stores: dict[str, Store], rounds: int, changes: int) -> list[dict[str, Any]]:
     """Let the stores alternate; return the milliseconds from a call to the watcher."""
     medians: dict[str, list[float]] = {name: [] for name in stores}
     worst: dict[str, list[float]] = {name: [] for name in stores}
@@ -215,7 +215,7 @@ async def measure_latency(stores: dict[str, Store], rounds: int) -> list[dict[st
         names = list(stores)
         first = turn % len(names)
         for name in names[first:] + names[:first]:
-            found = sorted(await latencies_of(stores[name]))
+            found = sorted(await latencies_of(stores[name], changes))
             if turn:
                 medians[name].append(found[len(found) // 2] * 1000)
                 worst[name].append(found[len(found) * 99 // 100] * 1000)
@@ -232,8 +232,8 @@ async def measure_latency(stores: dict[str, Store], rounds: int) -> list[dict[st
     ]
 
 
-async def latencies_of(store: Store) -> list[float]:
-    """Return the seconds from each of `CHANGES` calls to the watcher."""
+async def latencies_of(store: Store, changes: int) -> list[float]:
+    """Return the seconds from each of some calls to the watcher."""
     sent: dict[int, float] = {}
     found: list[float] = []
     begun, done = asyncio.Event(), asyncio.Event()
@@ -241,14 +241,14 @@ async def latencies_of(store: Store) -> list[float]:
     def take(value: int) -> None:
         if value in sent:
             found.append(time.perf_counter() - sent[value])
-        if len(found) == CHANGES:
+        if len(found) == changes:
             done.set()
 
     following = asyncio.create_task(store.follow(take, begun))
     try:
         await begun.wait()
         begin = time.perf_counter()
-        for number in range(CHANGES):
+        for number in range(changes):
             await asyncio.sleep(max(0.0, begin + number / RATE - time.perf_counter()))
             sent[number] = time.perf_counter()
             await store.set(number)
@@ -395,7 +395,6 @@ def text(result: dict[str, Any]) -> str:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = program.new_parser("watch", __doc__, EXAMPLES, rounds=ROUNDS, quick="5 rounds")
-    parser.add_argument("--json", metavar="PATH", type=Path, help="write the result")
     return program.read_options(parser, arguments)
 
 

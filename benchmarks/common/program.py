@@ -40,6 +40,20 @@ class Report(Protocol):
         """Return the HTML that shows the plots."""
 
 
+class Tables:
+    """A report without plots, made of a function that returns the tables."""
+
+    def __init__(self, text: Callable[[Result], str]) -> None:
+        self.text = text
+
+    def draw(self, result: Result, name: str) -> None:
+        """Draw nothing."""
+
+    def pictures(self, name: str) -> str:  # noqa: ARG002 - as `Report` has it
+        """Return nothing."""
+        return ""
+
+
 def new_parser(name: str, about: str | None, examples: str, *, rounds: int, quick: str) -> argparse.ArgumentParser:
     """Return a parser with the options that all programs have. `quick` describes a quick run in the help text."""
     parser = argparse.ArgumentParser(

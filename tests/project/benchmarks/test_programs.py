@@ -27,6 +27,9 @@ RUNS = {
     "update": ["--quick", "--rounds", "1", "--sizes", "200", "--no-plot"],
     "calls": ["--quick", "--rounds", "1", "--seconds", "0.005"],
     "triggers": ["--quick", "--rounds", "1", "--events", "200", "--rivals"],
+    "together": ["--quick", "--rounds", "1"],
+    "time": ["--quick", "--divide", "400"],
+    "watch": ["--quick", "--rounds", "1"],
     "growth": ["--quick", "--rounds", "1", "--only", "keys"],
     "growth, scopes": ["--quick", "--rounds", "1", "--only", "scopes"],
     "growth, workers": ["--quick", "--rounds", "1", "--only", "workers"],
@@ -104,6 +107,19 @@ def test_triggers_without_rivals_measures_ours_and_the_bare_loop(runs: Runs) -> 
     assert "| bare loop | " in printed
     assert "| two workers / one worker | 200 |" in printed
     assert "\n| 20 | 60 |" in printed
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("together", "| 50 | reads | redis-py, HMGET |"),
+        ("time", "| values: 250 at the same time | 250 |"),
+        ("watch", "| watchers of a scope | deliveries a second |"),
+        ("watch", "| object | redis-py, HGET |"),
+    ],
+)
+def test_program_prints_its_tables(runs: Runs, name: str, line: str) -> None:
+    assert line in runs.output(name)[0]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks import time as benchmark_time
+from benchmarks import together, watch
 from benchmarks.calling import goals as calls_goals
 from benchmarks.calling import report as calls_report
 from benchmarks.common import machine, plots, program, results, tables
@@ -23,14 +25,17 @@ from benchmarks.updating import report as update_report
 ROOT = Path(__file__).parent.parent.parent.parent
 
 
-@pytest.mark.parametrize("name", ["update", "update-redis-7.0", "calls", "triggers", "growth"])
+@pytest.mark.parametrize("name", ["update", "update-redis-7.0", "calls", "triggers", "growth", "together", "time", "watch"])
 def test_page_has_a_section_for_every_benchmark(name: str) -> None:
     assert tables.has(results.README, name)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "results").glob("*.json")), ids=lambda path: path.stem)
 def test_tables_of_the_page_match_the_result_file(path: Path) -> None:
-    reports = {"update": update_report, "calls": calls_report, "triggers": triggers_report, "growth": growth_report}
+    reports: dict[str, Any] = {
+        "update": update_report, "calls": calls_report, "triggers": triggers_report, "growth": growth_report,
+        "together": together, "time": benchmark_time, "watch": watch,
+    }  # fmt: skip
     result = json.loads(path.read_text())
     assert result["benchmark"] == path.stem
     assert reports[path.stem.partition("-")[0]].text(result).strip() in results.README.read_text()
