@@ -170,14 +170,42 @@ async def test_build_that_retries_without_the_request_id_is_detected(server: Pro
             "lua/transact.lua",
             'return actual ~= expected and "CONFLICT " .. actual or nil',
             "return nil",
-            "required the revision .*, and changed the value of",
+            "required the revision|had another revision|check at .* must be between",
             id="ignores the checks of transactions",
+        ),
+        pytest.param(
+            "lua/transact.lua",
+            "return check(place, ARGV[first])",
+            "return place.is_listed and check(place, ARGV[first]) or nil",
+            "had another revision|check at .* must be between|found no value, and required the revision",
+            id="ignores checks of keys that a transaction does not change",
+        ),
+        pytest.param(
+            "lua/transact.lua",
+            "index, item.revision = index + 1, item.appended",
+            "item.revision = item.appended",
+            "have the numbers and sizes",
+            id="gives all events of a transaction the number 0",
+        ),
+        pytest.param(
+            "lua/transact.lua",
+            "for _, group in ipairs(group_list) do",
+            "for _, group in ipairs({ group_list[1] }) do",
+            "has the old value|is stored|had another revision|found no value, and required the revision",
+            id="forgets the values of the second scope",
+        ),
+        pytest.param(
+            "lua/transact.lua",
+            "item.revision or (item.text and",
+            "(item.text and item.revision) or (item.text and",
+            "belongs to no call|delete .* (must be between|found no value)|have events of the requests",
+            id="returns no revision of a delete in a transaction",
         ),
         pytest.param(
             "lua/transact.lua",
             'place.event = old and "state:updated" or "state:created"',
             'place.event = place ~= sequence[2] and (old and "state:updated" or "state:created")',
-            "have events of the requests|was acknowledged, and has no event",
+            "have events of the requests|was acknowledged, and has no event|delete .* (must be between|found no value)",
             id="leaves out the second event of a transaction",
         ),
         pytest.param(
@@ -186,7 +214,7 @@ async def test_build_that_retries_without_the_request_id_is_detected(server: Pro
             "reply = await self._transact(self._items[:1], most_bytes, None); more = self._items[1:]; "
             "rest = await self._transact(more, most_bytes, None) if more else None; reply = reply if rest is None else "
             "reply._replace(words=[*reply.words, *rest.words], texts=[*reply.texts, *rest.texts])",
-            "have events of the requests",
+            "have events of the requests|belongs to no call|when the key had another revision",
             id="applies a transaction in two scripts",
         ),
     ],

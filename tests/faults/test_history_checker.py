@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from tests.history.calls import Call, Value
-from tests.history.check import Event, Violation, check
+from motia_redis._store.keyspace import tag
+from tests.history.calls import SCOPES, Call, Value, name_of, place_of
+from tests.history.check import Event, Part, Violation, check
 
 
 def history(*calls: Call) -> list[Call]:
@@ -224,21 +227,113 @@ def test_value_has_one_delete_that_may_have_removed_it(calls: list[Call], messag
             check(calls, events, stored)
 
 
+# One transaction sets k of the first scope, deletes k of the second one, and checks c.
+X, C = Value("x", 0), Value("c", 0)
+EARLIER = [Call("other:k", "set", 1, 2, token="x", count=0), Call("c", "set", 3, 4, token="c", count=0)]
+SET_TOGETHER = Call("k", "set", 10, 20, token="a", count=0, together="t", made="100-0")
+DELETE_TOGETHER = Call("other:k", "delete", 10, 20, token="d", together="t", made="100-1")
+CHECK = Call("c", "check", 10, 20, token="e", together="t", expected="20-0")
+X_CREATED, C_CREATED = Event("10-0", "r1", None, X), Event("20-0", "r2", None, C)
+A_CREATED = Event("100-0", "r3", None, A, part=Part("r3", 2, 0))
+X_DELETED = Event("100-1", "r3", X, None, part=Part("r3", 2, 1))
+
+
+def check_transaction(
+    *calls: Call,
+    k: Event | None = A_CREATED,
+    other: Event | None = X_DELETED,
+    c: Event | None = None,
+    violation: str | None = None,
+) -> None:
+    """Check these calls after EARLIER, where each key has one more event or none."""
+    events = {
+        "k": [event for event in (k,) if event],
+        "other:k": [event for event in (X_CREATED, other) if event],
+        "c": [event for event in (C_CREATED, c) if event],
+    }
+    stored: dict[str, tuple[Value | None, str | None]] = {
+        key: (found[-1].new, found[-1].revision) for key, found in events.items() if found and found[-1].new
+    }
+    recorded = [*EARLIER, *calls]
+    if violation is None:
+        assert check(recorded, events, stored) == len(recorded)
+        return
+    with pytest.raises(Violation, match=violation):
+        check(recorded, events, stored)
+
+
+def unknown(call: Call) -> Call:
+    return replace(call, outcome="unknown", made=None)
+
+
+def test_transaction_over_two_scopes_is_accepted() -> None:
+    check_transaction(SET_TOGETHER, DELETE_TOGETHER, CHECK)
+    check_transaction(*map(unknown, (SET_TOGETHER, DELETE_TOGETHER, CHECK)))
+    check_transaction(*map(unknown, (SET_TOGETHER, DELETE_TOGETHER, CHECK)), k=None, other=None)
+    check_transaction(replace(CHECK, expected="10-0", revision="20-0", outcome="rejected"), k=None, other=None)
+    check_transaction(CHECK, k=None, other=None)
+    alone = replace(A_CREATED, part=Part("r3", 1, 0))
+    check_transaction(SET_TOGETHER, k=alone, other=None)
+    check_transaction(SET_TOGETHER, Call("d", "delete", 10, 20, token="d", together="t"), k=alone, other=None)
+    check_transaction(SET_TOGETHER, Call("d", "check", 10, 20, token="d", together="t", expected=None), k=alone, other=None)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "violation"),
+    [
+        (Part("r3", 3, 0), Part("r3", 3, 1), "have the numbers and sizes"),
+        (Part("r3", 2, 1), Part("r3", 2, 1), "have the numbers and sizes"),
+        (Part("r3", 2, 1), Part("r3", 2, 2), "have the numbers and sizes"),
+        (Part("r3", 2, 0), Part("r3", 3, 1), "have the numbers and sizes"),
+        (Part("r3", 1, 0), Part("r3", 1, 0), "have the numbers and sizes"),
+        (Part("r4", 1, 0), Part("r3", 1, 0), "event 100-0 of request r3 has"),
+        (Part("r3", 1, 0), None, "delete d was made in a transaction, and its event has None"),
+        (None, Part("r3", 1, 0), "set a was made in a transaction, and its event has None"),
+    ],
+)
+def test_transaction_has_each_of_its_events_once(first: Part | None, second: Part | None, violation: str) -> None:
+    k, other = replace(A_CREATED, part=first), replace(X_DELETED, part=second)
+    check_transaction(SET_TOGETHER, DELETE_TOGETHER, k=k, other=other, violation=violation)
+    # Nor may the events be so if it is not known whether the transaction was applied.
+    if violation.startswith("have"):
+        check_transaction(unknown(SET_TOGETHER), unknown(DELETE_TOGETHER), k=k, other=other, violation=violation)
+
+
+def test_change_alone_and_expiry_belong_to_no_transaction() -> None:
+    alone = replace(SET_TOGETHER, together="", made=None)
+    part = Part("r3", 1, 0)
+    check_transaction(alone, k=replace(A_CREATED, part=None), other=None)
+    check_transaction(alone, k=replace(A_CREATED, part=part), other=None, violation="was not made in a transaction")
+    given_up = Call("other:k", "delete", 10, 20, "unknown", token="d")
+    check_transaction(given_up, k=None, other=replace(X_DELETED, part=None))
+    check_transaction(given_up, k=None, other=replace(X_DELETED, part=part), violation="belongs to no call")
+    set_with_ttl = replace(TTL_SET, start=500_000, end=1_500_000)
+    expiry = replace(EXPIRY, part=Part("r9", 1, 0))
+    with pytest.raises(Violation, match="event 100-0 of request None has"):
+        check([set_with_ttl], {"k": [TTL_CREATED, expiry]}, {})
+
+
 @pytest.mark.parametrize(
     ("requests", "outcome", "violation"),
     [
-        (("r1", "r1"), "ok", None),
+        (("r3", "r3"), "ok", None),
         ((None, None), "unknown", None),
-        (("r1", "r2"), "ok", "have events of the requests"),
-        (("r1", None), "unknown", "have events of the requests"),
+        ((None, None), "ok", "was acknowledged, and has no event"),
+        (("r3", "r4"), "ok", "have events of the requests"),
+        (("r3", None), "unknown", "have events of the requests"),
+        ((None, "r3"), "ok", "have events of the requests"),
     ],
 )
 def test_changes_of_a_transaction_have_events_of_one_request(
     requests: tuple[str | None, str | None], outcome: str, violation: str | None
 ) -> None:
-    calls = [Call(key, "set", 10, 20, outcome, token=key, count=0, together="t") for key in "ab"]
+    size = 2 if requests[0] == requests[1] else 1
+    calls = [
+        Call(key, "set", 10, 20, outcome, token=key, count=0, together="t", made=f"{number}-0" if outcome == "ok" else None)
+        for number, key in enumerate("ab", 1)
+    ]
     events = {
-        key: [Event(f"{number}-0", request, None, Value(key, 0))]
+        key: [Event(f"{number}-0", request, None, Value(key, 0), part=Part(request, size, number - 1 if size == 2 else 0))]
         for number, (key, request) in enumerate(zip("ab", requests, strict=True), 1)
         if request
     }
@@ -248,3 +343,93 @@ def test_changes_of_a_transaction_have_events_of_one_request(
         return
     with pytest.raises(Violation, match=violation):
         check(calls, events, stored)
+
+
+def test_two_transactions_have_two_requests() -> None:
+    again = replace(DELETE_TOGETHER, together="u")
+    check_transaction(SET_TOGETHER, again, violation="two transactions have the same request")
+
+
+@pytest.mark.parametrize(
+    ("calls", "events", "violation"),
+    [
+        # -- acknowledged
+        ((SET_TOGETHER, DELETE_TOGETHER), {"other": None, "k": replace(A_CREATED, part=Part("r3", 1, 0))}, "have events of the"),
+        ((SET_TOGETHER, replace(DELETE_TOGETHER, made=None)), {}, "belongs to no call"),
+        (
+            (SET_TOGETHER, replace(DELETE_TOGETHER, made=None)),
+            {"other": None, "k": replace(A_CREATED, part=Part("r3", 1, 0))},
+            "other:k: delete at 10 .* must be between 1 and 1",
+        ),
+        ((replace(SET_TOGETHER, made="99-0"), DELETE_TOGETHER), {}, "set a returned the revision 99-0, its event is 100-0"),
+        ((replace(SET_TOGETHER, made=None), DELETE_TOGETHER), {}, "set a returned the revision None, its event is 100-0"),
+        (
+            (SET_TOGETHER, replace(DELETE_TOGETHER, expected="9-0")),
+            {},
+            "delete d required the revision 9-0, and changed the value of 10-0",
+        ),
+        ((SET_TOGETHER, replace(DELETE_TOGETHER, outcome="rejected", expected="9-0", revision="10-0")), {}, "has an event"),
+        # -- unknown: the changes beside it tell whether it was made
+        (
+            (unknown(SET_TOGETHER), unknown(DELETE_TOGETHER)),
+            {"k": None, "other": replace(X_DELETED, part=Part("r3", 1, 0))},
+            "belongs to no call",
+        ),
+        (
+            (unknown(SET_TOGETHER), unknown(DELETE_TOGETHER)),
+            {"k": replace(A_CREATED, part=Part("r3", 1, 0)), "other": replace(X_DELETED, request="r4", part=Part("r4", 1, 0))},
+            "belongs to no call",
+        ),
+        ((unknown(SET_TOGETHER), replace(unknown(DELETE_TOGETHER), expected="9-0")), {}, "delete d required the revision 9-0"),
+    ],
+)
+def test_deletes_of_a_transaction_are_those_of_its_changes(
+    calls: tuple[Call, ...], events: dict[str, Event | None], violation: str
+) -> None:
+    check_transaction(*calls, **events, violation=violation)  # type: ignore[arg-type]
+
+
+C_CHANGED = Call("c", "update", 5, 25, token="f", count=1)
+F = Value("f", 1)
+
+
+@pytest.mark.parametrize(
+    ("check_of_c", "changed_at", "violation"),
+    [
+        (CHECK, 200, None),
+        (replace(CHECK, expected="50-0"), 50, None),
+        (CHECK, 50, "checked the revision 20-0 of c, and made the change 100-0 when the key had another revision"),
+        (replace(CHECK, expected="200-0"), 200, "when the key had another revision"),
+        (replace(CHECK, expected=None), 200, "checked the revision None of c"),
+        (unknown(CHECK), 200, None),
+        (unknown(CHECK), 50, "when the key had another revision"),
+        (replace(CHECK, outcome="rejected", expected="50-0", revision="50-0"), 50, "found the revision that it required"),
+    ],
+)
+def test_check_of_a_transaction_holds_when_its_changes_are_made(check_of_c: Call, changed_at: int, violation: str | None) -> None:
+    changed = Event(f"{changed_at}-0", "r5", C, F)
+    calls = [SET_TOGETHER, DELETE_TOGETHER, check_of_c, C_CHANGED]
+    if check_of_c.outcome == "unknown":
+        calls = [unknown(SET_TOGETHER), unknown(DELETE_TOGETHER), check_of_c, C_CHANGED]
+    check_transaction(*calls, c=changed, violation=violation)
+
+
+@pytest.mark.parametrize(
+    ("check_of_c", "violation"),
+    [
+        (replace(CHECK, expected="50-0"), None),
+        (CHECK, "c: check at 10 .* is at position 1, and must be between 2 and 2"),
+        (replace(CHECK, expected=None), "c: check at 10 .* must be between 2 and 2"),
+        (replace(CHECK, expected="60-0"), "saw a value that no change wrote"),
+        (replace(CHECK, expected="20-0", outcome="rejected", revision="60-0"), "saw a value that no change wrote"),
+    ],
+)
+def test_checks_alone_are_reads(check_of_c: Call, violation: str | None) -> None:
+    changed = Event("50-0", "r5", C, F)
+    check_transaction(check_of_c, replace(C_CHANGED, end=8), k=None, other=None, c=changed, violation=violation)
+
+
+def test_names_of_calls_tell_scopes_apart() -> None:
+    for scope in SCOPES.values():
+        assert place_of(name_of(scope, "key1")) == (scope, "key1")
+    assert len({tag(scope.encode()) for scope in SCOPES.values()}) == 1, "a transaction takes all of them"

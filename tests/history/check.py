@@ -12,6 +12,9 @@ The events of a key give an order of its changes. The history of the key is line
 - an expiry belongs to no call, and takes effect at the time of its value or later; no other change takes effect then,
 - a read may miss a value whose time has come, and shows it no longer,
 - the changes of a transaction have events of one request, or none has an event,
+- the events of a transaction have all numbers below their count once; other events have none,
+- the changes of a transaction have the revisions that it returned,
+- what a transaction checked alone held when its changes were made,
 - each call can have taken effect at one moment between its start and its end.
 """
 
@@ -20,8 +23,8 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import Counter
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from tests.history.calls import ANY
 
@@ -40,6 +43,14 @@ class Violation(AssertionError):
     """The history is not linearizable."""
 
 
+class Part(NamedTuple):
+    """The place of an event in its transaction."""
+
+    id: str
+    size: int  #: how many events the transaction has
+    index: int  #: of this event among them, from 0
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """A change as its event describes it. None: the key had no value."""
@@ -50,6 +61,7 @@ class Event:
     new: Value | None
     expires: int | None = None  #: when the new value expires, in Unix milliseconds
     is_expiry: bool = False
+    part: Part | None = None  #: None: no transaction made the change
 
     @property
     def time(self) -> int:
@@ -73,31 +85,90 @@ def check(
     `events` holds the events of each key in order. `stored` holds the stored value and revision of each key. `clock` is the Unix
     time in nanoseconds when the clock of the calls was 0.
     """
-    by_key: dict[str, list[Call]] = {}
-    for call in calls:
-        by_key.setdefault(call.key, []).append(call)
     requests = Counter((key, event.request) for key, found in events.items() for event in found if event.request is not None)
     _require(not requests or max(requests.values()) == 1, "a request has more than one event of a key")
-    _check_transactions([call for found in by_key.values() for call in found], events)
+    _check_parts(event for found in events.values() for event in found)
+    recorded = list(calls)
+    by_key: dict[str, list[Call]] = {}
+    for call in _check_transactions(recorded, events):
+        by_key.setdefault(call.key, []).append(call)
     for key in by_key.keys() | events.keys():
         try:
             _check_key(by_key.get(key, []), events.get(key, []), stored.get(key, (None, None)), clock)
         except Violation as violation:
             raise Violation(f"{key}: {violation}") from None
-    return sum(map(len, by_key.values()))
+    return len(recorded)
 
 
-def _check_transactions(calls: Iterable[Call], events: dict[str, list[Event]]) -> None:
-    """Require that all changes of a transaction have events of one request, or none."""
-    written_by = {event.new.token: event.request for found in events.values() for event in found if event.new}
-    together: dict[str, set[str | None]] = {}
+def _check_parts(events: Iterable[Event]) -> None:
+    """Require that each transaction has all of its events once, and that its id is their request."""
+    transactions: dict[str, list[Part]] = {}
+    for event in events:
+        if event.part is not None:
+            _require(event.part.id == event.request, f"event {event.revision} of request {event.request} has {event.part}")
+            transactions.setdefault(event.part.id, []).append(event.part)
+    for name, parts in transactions.items():
+        numbers = sorted((part.index, part.size) for part in parts)
+        _require(
+            numbers == [(index, len(parts)) for index in range(len(parts))],
+            f"the events of transaction {name} have the numbers and sizes {numbers}",
+        )
+
+
+def _check_transactions(calls: Iterable[Call], events: dict[str, list[Event]]) -> list[Call]:
+    """Require that all changes of a transaction have events of one request, or none, and that its checks held then.
+
+    Return the calls, with what this says about deletes whose outcome is unknown: their revision, or that they deleted nothing.
+    """
+    known: list[Call] = []
+    transactions: dict[str, list[Call]] = {}
     for call in calls:
         if call.together and call.outcome != "rejected":
-            together.setdefault(call.together, set()).add(written_by.get(call.token))
-    for name, found in together.items():
-        _require(len(found) == 1, f"the changes of transaction {name} have events of the requests {sorted(map(str, found))}")
-    of_transactions = Counter(next(iter(found)) for found in together.values() if found != {None})
-    _require(not of_transactions or max(of_transactions.values()) == 1, "two transactions have the same request")
+            transactions.setdefault(call.together, []).append(call)
+        else:
+            known.append(call)
+    written_by = {event.new.token: event for found in events.values() for event in found if event.new}
+    made_by = {(key, event.revision): event for key, found in events.items() for event in found}
+    of_request = {(key, event.request): event for key, found in events.items() for event in found if event.request is not None}
+    requests: Counter[str | None] = Counter()
+    for name, together in transactions.items():
+        found = [written_by.get(call.token) for call in together if call.kind in ("set", "update")]
+        found += [made_by.get((call.key, call.made)) for call in together if call.kind == "delete" and call.made is not None]
+        of = {event and event.request for event in found}
+        _require(len(of) <= 1, f"the changes of transaction {name} have events of the requests {sorted(map(str, of))}")
+        first = found[0] if found else None
+        for call in together:
+            if call.kind == "check" and first is not None:
+                _check_held(call, events.get(call.key, []), first)
+            if call.kind == "delete" and call.outcome == "unknown" and found:
+                # The changes beside it tell whether it was made.
+                deletion = first and of_request.get((call.key, first.request))
+                known += [replace(call, made=deletion.revision)] if deletion else []
+            else:
+                known.append(call)
+        if first is not None:
+            requests[first.request] += 1
+    _require(not requests or max(requests.values()) == 1, "two transactions have the same request")
+    return known
+
+
+def _check_held(check: Call, events: Sequence[Event], change: Event) -> None:
+    """Require that a key had the revision that was checked when another key was changed in the same transaction."""
+    time, before = change.time, None
+    for after in (*events, None):
+        begins, ends = before.time if before else -math.inf, after.time if after else math.inf
+        if begins - _EARLY <= time <= ends + _EARLY:
+            expires = before.expires if before and before.expires is not None else math.inf
+            has_value = before is not None and before.new is not None
+            if check.expected is None and (not has_value or expires <= time + _EARLY):
+                return
+            if before is not None and has_value and check.expected == before.revision and time <= expires + _HELD_UP:
+                return
+        before = after
+    raise Violation(
+        f"transaction {check.together} checked the revision {check.expected} of {check.key}, and made the change "
+        f"{change.revision} when the key had another revision"
+    )
 
 
 def _require(holds: bool, violation: str) -> None:
@@ -134,7 +205,10 @@ def _check_times(events: Sequence[Event]) -> None:
             _require(
                 time is not None and event.time >= time - _EARLY, f"event {event.revision} is an expiry before its time {time}"
             )
-            _require(event.new is None and event.request is None, f"the expiry {event.revision} has a request or a new value")
+            _require(
+                event.new is None and event.request is None and event.part is None,
+                f"the expiry {event.revision} has a request or a new value",
+            )
         elif time is not None:
             _require(event.time <= time + _HELD_UP, f"event {event.revision} changes {event.old}, which expired at {time}")
         time = event.expires
@@ -149,6 +223,7 @@ def _match(calls: list[Call], events: Sequence[Event], clock: int) -> list[_Chan
     """Find the call of each event, and check what it did. Require one event for each acknowledged change."""
     writers = {call.token: call for call in calls if call.kind in ("set", "modify", "update")}
     deleters: dict[Value, Call] = {}
+    deleters_together = {call.made: call for call in calls if call.kind == "delete" and call.made is not None}
     for call in calls:
         _check_condition(call)
         if call.kind == "delete" and call.outcome == "ok" and call.seen is not None:
@@ -160,7 +235,10 @@ def _match(calls: list[Call], events: Sequence[Event], clock: int) -> list[_Chan
         if event.is_expiry:
             found.append(None)
             continue
-        match = writers.get(event.new.token) if event.new else deleters.get(event.old) if event.old else None
+        if event.new:
+            match = writers.get(event.new.token)
+        else:
+            match = deleters_together.get(event.revision) or (deleters.get(event.old) if event.old else None)
         found.append(match)
         if match is not None:
             _require(_name(match) not in seen, f"{_name(match)} is applied twice")
@@ -173,13 +251,18 @@ def _match(calls: list[Call], events: Sequence[Event], clock: int) -> list[_Chan
             _check_effect(match, event, before and before.revision)
             _check_ttl(match, event, before and before.expires, clock)
         before = event if event.new is not None else None
-    for call in [*writers.values(), *deleters.values()]:
+    for call in [*writers.values(), *deleters.values(), *deleters_together.values()]:
         _require(call.outcome != "ok" or _name(call) in seen, f"{_name(call)} was acknowledged, and has no event")
     return _match_undecided(calls, events, found, clock)
 
 
 def _name(call: Call) -> str:
-    return f"the delete of {call.seen}" if call.kind == "delete" else f"{call.kind} {call.token}"
+    return f"the delete of {call.seen}" if call.kind == "delete" and not call.together else f"{call.kind} {call.token}"
+
+
+def _found_nothing(call: Call) -> bool:
+    """Return whether a delete says that there was no value."""
+    return call.kind == "delete" and call.outcome == "ok" and call.seen is None and call.made is None
 
 
 def _check_condition(call: Call) -> None:
@@ -189,7 +272,7 @@ def _check_condition(call: Call) -> None:
         _require(
             call.revision != call.expected, f"{call.kind} {call.token} was rejected, and found the revision that it required"
         )
-    elif call.outcome == "ok" and call.kind == "delete" and call.seen is None:
+    elif _found_nothing(call):
         _require(call.expected in (ANY, None), f"delete {call.token} found no value, and required the revision {call.expected}")
 
 
@@ -197,6 +280,13 @@ def _check_effect(call: Call, event: Event, before: str | None) -> None:
     """Require that an event does what its call says. `before` is the revision of the value that it changed."""
     name = _name(call)
     _require(call.outcome != "rejected", f"{name} was rejected, and has an event")
+    _require(
+        bool(call.together) == (event.part is not None),
+        f"{name} was {'' if call.together else 'not '}made in a transaction, and its event has {event.part}",
+    )
+    if call.together:
+        returned = (event.revision,) if call.outcome == "ok" else (event.revision, None)
+        _require(call.made in returned, f"{name} returned the revision {call.made}, its event is {event.revision}")
     _require(call.expected in (ANY, before), f"{name} required the revision {call.expected}, and changed the value of {before}")
     if event.new is None:
         return
@@ -228,7 +318,8 @@ def _match_undecided(calls: list[Call], events: Sequence[Event], found: Sequence
     preferred. It must have begun before the end of every later change.
     """
     undecided = sorted(
-        (call for call in calls if call.kind == "delete" and call.outcome == "unknown"), key=lambda call: call.start
+        (call for call in calls if call.kind == "delete" and call.outcome == "unknown" and call.made is None),
+        key=lambda call: call.start,
     )
     latest = [math.inf] * (len(events) + 1)
     for index in range(len(events) - 1, -1, -1):
@@ -243,6 +334,7 @@ def _match_undecided(calls: list[Call], events: Sequence[Event], found: Sequence
         if call is None:
             before = events[index - 1].revision if index and event.old is not None else None
             fitting = [call for call in undecided if call.expected in (ANY, before) and call.start <= latest[index + 1]]
+            fitting = [call for call in fitting if bool(call.together) == (event.part is not None)]
             _require(bool(fitting), f"event {event.revision} ({event.old} -> {event.new}) belongs to no call")
             call = min(fitting, key=lambda call: call.expected == ANY)  # of equals, the one that began first
             undecided.remove(call)
@@ -275,14 +367,14 @@ def _check_reads(calls: Iterable[Call], events: Sequence[Event], changes: Sequen
     # The highest position whose change ended before a time, and the lowest whose change began after a time.
     over = _Highest((change.end, index + 1) for index, change in enumerate(changes))
     begun = _Highest((-change.start, -index) for index, change in enumerate(changes))
-    reads = [call for call in calls if call.kind in ("get", "entry") or call.outcome == "rejected"]
-    reads += [call for call in calls if call.kind == "delete" and call.outcome == "ok" and call.seen is None]
+    reads = [call for call in calls if call.kind in ("get", "entry") or call.outcome == "rejected" or _found_nothing(call)]
+    reads += [replace(call, revision=call.expected) for call in calls if call.kind == "check" and call.outcome == "ok"]
     done: list[tuple[int, int]] = []  # end and position of the reads that have a position
     for read in sorted(reads, key=lambda read: read.start):
         subject = f"{read.kind} at {read.start} (saw {read.seen or read.revision})"
         low = max([over.at(read.start, 0), *(position for end, position in done if end < read.start)])
         high = -begun.at(-read.end, -len(changes))
-        if read.outcome == "rejected" or read.kind == "entry":
+        if read.outcome == "rejected" or read.kind in ("entry", "check"):
             places = by_revision.get(read.revision, []) if read.revision is not None else None
         else:
             places = by_token.get(read.seen, []) if read.seen is not None else None

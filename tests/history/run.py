@@ -14,9 +14,8 @@ import orjson
 from motia_redis._steps.events import decode_change
 from motia_redis._store import codec, expiry
 from motia_redis._store.keyspace import Keyspace, Layout
-from tests.history.calls import Value, from_json, value_of
-from tests.history.check import Event, check
-from tests.history.workload import SCOPE
+from tests.history.calls import SCOPES, Value, from_json, name_of, value_of
+from tests.history.check import Event, Part, check
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -72,13 +71,13 @@ async def record(
 def check_history(calls: list[Call], raw: redis.Redis) -> str:
     """Raise Violation unless the calls, the events and the stored values are linearizable; return a summary."""
     names = Keyspace("motia", Layout())
-    values, revisions = names.values(SCOPE.encode()), names.revisions(SCOPE.encode())
     events: dict[str, list[Event]] = {}
-    for stream in names.event_streams(SCOPE):
+    for stream in sorted({stream for scope in SCOPES.values() for stream in names.event_streams(scope)}):
         entries: Any = raw.xrange(stream)
         for entry_id, fields in entries:
             change = decode_change(entry_id.decode(), fields)
             request, expires = fields.get(b"request"), expiry.expires_at(fields.get(b"new", b""))
+            info = change.transaction
             event = Event(
                 change.revision,
                 request and request.decode(),
@@ -86,13 +85,15 @@ def check_history(calls: list[Call], raw: redis.Redis) -> str:
                 value_of(change.new_value),
                 expires=expires and round(expires * 1000),
                 is_expiry=change.reason == "expired",
+                part=info and Part(info.id, info.size, info.index),
             )
-            events.setdefault(change.item_id, []).append(event)
-    texts: Any = raw.hgetall(values)
-    stored_revisions: Any = raw.hgetall(revisions)
-    stored: dict[str, tuple[Value | None, str | None]] = {
-        key.decode(): (value_of(codec.decode(text, subject="")), stored_revisions[key].decode()) for key, text in texts.items()
-    }
+            events.setdefault(name_of(change.group_id, change.item_id), []).append(event)
+    stored: dict[str, tuple[Value | None, str | None]] = {}
+    for scope in SCOPES.values():
+        texts: Any = raw.hgetall(names.values(scope.encode()))
+        revisions: Any = raw.hgetall(names.revisions(scope.encode()))
+        for key, text in texts.items():
+            stored[name_of(scope, key.decode())] = value_of(codec.decode(text, subject="")), revisions[key].decode()
     count = check(calls, events, stored, clock=time.time_ns() - time.monotonic_ns())
     expiries = sum(event.is_expiry for found in events.values() for event in found)
     unknown = sum(call.outcome == "unknown" for call in calls)

@@ -19,11 +19,11 @@ import orjson
 from motia_redis import StateManager
 from motia_redis._store.limits import Retention
 from motia_redis.errors import RevisionConflict, StateUnavailable, TransactionFailed
-from tests.history.calls import ANY, Call, value_of
+from tests.history.calls import ANY, Call, place_of, value_of
 
-SCOPE = "history"
 TTLS = {"set": [None, None, None, 0.005, 0.03, 0.2], "update": [None] * 9 + [0.03]}  # seconds
 READS = ("get", "entry")
+OTHERS = ["other:key0", "other:key1"]  #: keys of the second scope
 KINDS = [*READS, "set", "set", "update", "update", "update", "modify", "modify", "delete", "delete", "together", "together"]
 
 
@@ -32,20 +32,21 @@ async def _make(state: StateManager, call: Call) -> None:
     condition: dict[str, Any] = {} if call.expected == ANY else {"if_revision": call.expected}
     if call.ttl is not None:
         condition["ttl"] = call.ttl
+    scope, key = place_of(call.key)
     match call.kind:
         case "get":
-            call.seen = value_of(await state.get(SCOPE, call.key))
+            call.seen = value_of(await state.get(scope, key))
         case "entry":
-            entry = await state.entry(SCOPE, call.key)
+            entry = await state.entry(scope, key)
             call.seen, call.revision = (value_of(entry.value), entry.revision) if entry else (None, None)
         case "set" | "modify":
-            await state.set(SCOPE, call.key, {"n": call.count, "token": call.token}, **condition)
+            await state.set(scope, key, {"n": call.count, "token": call.token}, **condition)
         case "update":
-            value = await state.update(SCOPE, call.key, _operations(call), **condition)
+            value = await state.update(scope, key, _operations(call), **condition)
             assert value["token"] == call.token, "update returned another value than it wrote"
             call.count = value["n"]
         case "delete":
-            call.seen = value_of(await state.delete(SCOPE, call.key, **condition))
+            call.seen = value_of(await state.delete(scope, key, **condition))
 
 
 def _operations(call: Call) -> Any:
@@ -58,7 +59,7 @@ class _Task:
     def __init__(self, state: StateManager, name: str, keys: int, choose: random.Random, calls: list[Call]) -> None:
         self._state = state
         self._name = name
-        self._keys = keys
+        self._keys = [f"key{number}" for number in range(keys)] + OTHERS
         self._choose = choose
         self._calls = calls
         self._number = 0
@@ -66,7 +67,7 @@ class _Task:
 
     async def step(self) -> None:
         """Make one random call; before a change that requires a revision, also read it."""
-        key, kind = f"key{self._choose.randrange(self._keys)}", self._choose.choice(KINDS)
+        key, kind = self._choose.choice(self._keys), self._choose.choice(KINDS)
         if kind == "together":
             await self._change_together()
             return
@@ -88,21 +89,23 @@ class _Task:
             self._old[key] = call.expected  # the change gave the key another revision, or the key has no value
 
     async def _change_together(self) -> None:
-        """Change two keys in one transaction, which may require revisions of them."""
-        keys = [f"key{number}" for number in self._choose.sample(range(self._keys), 2)]
-        calls = [Call(key, self._choose.choice(["set", "update"]), 0) for key in keys]
+        """Change and check two or three keys, of both scopes, in one transaction, which may require revisions of them."""
+        keys = self._choose.sample(self._keys, self._choose.choice([2, 2, 3]))
+        calls = [Call(key, self._choose.choice(["set", "update", "delete", "check"]), 0) for key in keys]
         for call in calls:
             call.count = self._choose.randrange(100) if call.kind == "set" else None
-            if self._choose.random() < 0.4:
+            is_check_of_old = call.kind == "check" and call.key in self._old and self._choose.random() < 0.2
+            if not is_check_of_old and (call.kind == "check" or self._choose.random() < 0.3):
                 read = Call(call.key, "entry", 0)
                 if not await self._call(read):
                     return
                 call.expected = read.revision
-            elif self._choose.random() < 0.2:
+            elif is_check_of_old or self._choose.random() < 0.15:
                 call.expected = self._old.get(call.key, ANY)
             self._number += 1
             call.token = f"{self._name}.{self._number}"
             call.together = calls[0].token
+        for call in calls:
             call.start = time.monotonic_ns()
         calls = await self._transact(calls)
         for call in calls:
@@ -114,14 +117,18 @@ class _Task:
         try:
             async with self._state.transaction() as tx:
                 for call in calls:
-                    if call.kind == "set":
-                        tx.set(SCOPE, call.key, {"n": call.count, "token": call.token})
-                    else:
-                        tx.update(SCOPE, call.key, _operations(call))
+                    scope, key = place_of(call.key)
+                    match call.kind:
+                        case "set":
+                            tx.set(scope, key, {"n": call.count, "token": call.token})
+                        case "update":
+                            tx.update(scope, key, _operations(call))
+                        case "delete":
+                            tx.delete(scope, key)
                     if call.expected != ANY:
-                        tx.check(SCOPE, call.key, call.expected)
+                        tx.check(scope, key, call.expected)
         except TransactionFailed as error:
-            (failed,) = (call for call in calls if call.key == error.key)
+            (failed,) = (call for call in calls if place_of(call.key) == (error.scope, error.key))
             failed.outcome, failed.revision = "rejected", cast("RevisionConflict", error.__cause__).actual
             return [failed]
         except StateUnavailable as error:
@@ -129,7 +136,10 @@ class _Task:
                 call.outcome = "unknown"
             return calls if error.maybe_applied else []
         for call in calls:
-            call.count = tx.values[SCOPE, call.key]["n"]
+            if call.kind != "check":
+                call.made = tx.revisions[place_of(call.key)]
+            if call.kind in ("set", "update"):
+                call.count = tx.values[place_of(call.key)]["n"]
         return calls
 
     async def update_before_and_after_the_time(self) -> None:
@@ -186,7 +196,7 @@ async def main() -> None:
         async def work(number: int) -> None:
             task = _Task(state, f"{given.name}.{number}", given.keys, random.Random(given.seed * 100 + number), calls)
             await task.update_before_and_after_the_time()
-            while not stop.exists() or sum(call.kind not in READS for call in calls) < given.changes:
+            while not stop.exists() or sum(call.kind not in (*READS, "check") for call in calls) < given.changes:
                 await task.step()
 
         tasks = (work(number) for number in range(given.tasks))
