@@ -26,6 +26,7 @@ from tests.support.clusters import Process, free_port
 from tests.support.dead_letters import FailingHandler, failing_step, wait_for_dead_letters
 from tests.support.servers import PACKAGED, has_functions, packaged
 from tests.support.waiting import until
+from tests.support.watching import take_changes, take_snapshot
 from tests.support.workers import Recorder, record, working
 
 if TYPE_CHECKING:
@@ -86,6 +87,13 @@ async def make_all_calls(state: StateManager) -> None:
     assert await state.list("orders") == [1]
     assert sorted(await state.list_groups()) == ["orders", "users"]
     await state.clear("orders")
+    async with state.watch("users", start="snapshot") as watch, state.mirror("users") as mirror:
+        assert [change.key for change in await take_snapshot(watch)] == ["ann"] == list(mirror)
+        await state.set("users", "bob", 1)
+        (change,) = await take_changes(watch, 1)
+        await state.delete("users", "bob")
+        async with state.watch("users", start=change.cursor) as later:
+            assert [change.type for change in await take_changes(later, 1)] == ["state:deleted"]
     assert (await state.delete("users", "ann"))["n"] == 3
     assert await state.list_groups() == []
 

@@ -44,14 +44,20 @@ from motia_redis.errors import (
     UpdateFailed,
 )
 from motia_redis.types import (
+    Bookmark,
+    Change,
+    ChangeReason,
+    ChangeType,
     Condition,
     Durability,
     HttpMethod,
+    Mirror,
     Operation,
     StateEventType,
     Step,
     StepConfig,
     StepDefinition,
+    Synced,
     Transaction,
     TransactionInfo,
     Trigger,
@@ -228,6 +234,22 @@ async def change(durability: Durability) -> None:
         assert_type(await state.count("users"), int)
         assert_type(await state.items("users"), dict[str, Any])
         assert_type(await state.list_groups(), list[str])
+        async with state.watch("users", prefix="a", start="snapshot", on_gap="resync") as watch:
+            async for item in watch:
+                match item:
+                    case Change():
+                        assert_type(item.type, ChangeType)
+                        assert_type(item.transaction, TransactionInfo | None)
+                        assert_type(item.reason, ChangeReason | None)
+                        assert_type(item.expires_at, float | None)
+                    case Synced() | Bookmark():
+                        assert_type(item.cursor, str)
+        async with state.mirror("flags", max_age=5) as flags:
+            assert_type(flags, Mirror)
+            assert_type(flags.age, float)
+            end = flags.on_change(lambda change: print(change.key))
+            end()
+            await flags.reached("1-1")
         async for key, _ in state.scan("users"):
             assert_type(key, str)
         await state.clear("users")
@@ -258,7 +280,7 @@ def route(method: HttpMethod, path: str) -> Trigger:
 async def work(manager: StateManager) -> None:
     application = Application((create, ship, send, audit_step))
     assert_type(load_application(["orders_step.py"]), Application)
-    web = create_web_app(application, manager, max_body_bytes=1024)
+    web = create_web_app(application, manager, max_body_bytes=1024, watch="/state", allow=lambda request, scope: scope == "carts")
     assert web.routes
     worker = Worker(application, manager, concurrency=8, lease=3.0)
     running = asyncio.create_task(worker.run())
