@@ -14,7 +14,7 @@ import pytest
 from motia_redis import StateManager
 from tests.faults.worker_processes import FULL, Load, WorkerProcesses
 from tests.support.servers import RedisServer
-from tests.support.waiting import until
+from tests.support.waiting import until, until_holds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +39,7 @@ async def test_killed_workers_lose_no_event_and_keep_the_order_of_each_key(
         rate = events / kills
         sending = asyncio.create_task(load.send(events, per_second=rate))
         for _ in range(kills):
-            await asyncio.sleep(1)
+            await load.recorded(events * 3 // (4 * kills))
             workers.replace(random.randrange(4))
         killed, handled = time.monotonic(), {(line[0], line[1]) for line in load.lines("record")}
         await sending
@@ -59,18 +59,27 @@ async def test_killed_workers_lose_no_event_and_keep_the_order_of_each_key(
 async def test_late_acknowledgements_of_a_paused_worker_are_rejected(
     state: StateManager, raw: redis.Redis, server: RedisServer, namespace: str, tmp_path: Path
 ) -> None:
-    events, keys, pauses = (20_000, 500, 4) if FULL else (2_000, 100, 1)
+    rate, keys, pauses = (670, 500, 4) if FULL else (270, 100, 1)
     load = Load(state, raw, namespace, keys=keys)
     with WorkerProcesses(tmp_path, server.url, namespace, RECORDER_PAUSE="0.02") as workers:
         workers.start(3)
         await workers.ready(3)
-        sending = asyncio.create_task(load.send(events, per_second=events / (pauses * 2.5 * LEASE)))
+        stop = asyncio.Event()
+        sending = asyncio.create_task(load.send_until(stop, per_second=rate))
+
+        def are_shared(count: int) -> bool:
+            holders = [lanes_by_worker(raw, namespace, step).keys() for step in ("Record", "Apply")]
+            return all(len(found) == count and b"" not in found for found in holders)
+
         for _ in range(pauses):
-            await asyncio.sleep(LEASE / 2)
+            await until_holds(lambda: are_shared(3), "the three workers share the lanes", deadline=60)
+            await load.recorded(100)
             paused = random.choice(workers.processes)
             paused.send_signal(signal.SIGSTOP)
-            await asyncio.sleep(2 * LEASE)
+            await until_holds(lambda: are_shared(2), "the others have taken the lanes of the paused worker", deadline=60)
             paused.send_signal(signal.SIGCONT)
+            await load.recorded(100)
+        stop.set()
         await sending
         await load.handled(deadline=60)
 
@@ -103,7 +112,7 @@ async def test_killed_redis_loses_no_event(namespace: str, tmp_path: Path) -> No
                 await workers.ready(2)
                 sending = asyncio.create_task(load.send(events, per_second=events / (kills * 3)))
                 for _ in range(kills):
-                    await asyncio.sleep(1.5)
+                    await load.recorded(events // kills // 4)
                     server.kill()
                     await asyncio.sleep(0.5)
                     await asyncio.to_thread(server.start)

@@ -17,6 +17,7 @@ from motia_redis._store.limits import Retention
 from motia_redis.errors import NotDurable, StateError
 from tests.faults.worker_processes import FULL
 from tests.support.servers import RedisServer, packaged
+from tests.support.waiting import until_holds
 
 INCREMENT = [{"op": "increment", "path": "/n", "value": 1}]
 KEYS = 8
@@ -36,12 +37,16 @@ async def test_killed_redis_keeps_every_acknowledged_change_with_its_event(tmp_p
                     done[key] += 1
                     assert value == {"n": done[key]}, "an increment was lost or applied twice"
 
+            async def make(more: int) -> None:
+                enough = done.total() + more
+                await until_holds(lambda: done.total() >= enough, f"{more} more changes", deadline=60)
+
             tasks = [asyncio.create_task(count(f"key{number}")) for number in range(KEYS)]
             for _ in range(kills):
-                await asyncio.sleep(random.uniform(0.2, 0.5))
+                await make(random.randrange(50, 400))
                 server.kill()
                 await asyncio.to_thread(server.start)
-            await asyncio.sleep(0.2)
+            await make(100)
             stop.set()
             await asyncio.gather(*tasks)
             with redis.Redis.from_url(server.url) as raw:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import time
 from collections import Counter
@@ -16,7 +17,7 @@ from motia_redis._steps.events import decode_change
 from motia_redis.errors import StateError
 from tests.faults.worker_processes import FULL, WorkerProcesses
 from tests.support.servers import RedisServer
-from tests.support.waiting import until
+from tests.support.waiting import until, until_holds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,13 +33,19 @@ class Values:
 
     def __init__(self, raw: redis.Redis, namespace: str) -> None:
         self.acknowledged: set[str] = set()
+        self.failed = 0
         self._raw = raw
         self._namespace = namespace
 
-    async def set(self, state: StateManager, count: int, *, over: float, ahead: float) -> None:
-        """Set values over some seconds; each expires up to `ahead` seconds later. Change every third one before, or after."""
+    async def set(self, state: StateManager, count: int, *, over: float, ahead: float, stop: asyncio.Event | None = None) -> None:
+        """Set values over some seconds, and go on until `stop`; each expires up to `ahead` seconds later.
+
+        Change every third one before, or after.
+        """
         began = time.monotonic()
-        for number in range(count):
+        for number in itertools.count():
+            if number >= count and (stop is None or stop.is_set()):
+                break
             key = f"key{number}"
             try:
                 await state.set(SCOPE, key, {"n": 0}, ttl=random.uniform(0.01, ahead))
@@ -48,8 +55,14 @@ class Values:
                     await state.update(SCOPE, other, [{"op": "increment", "path": "/n", "value": 1}], ttl=ahead)
                     self.acknowledged.add(other)
             except StateError:
+                self.failed += 1
                 continue
             await asyncio.sleep(max(0.0, began + over * number / count - time.monotonic()))
+
+    async def acknowledge(self, more: int) -> None:
+        """Wait until so many values more are acknowledged."""
+        enough = len(self.acknowledged) + more
+        await until_holds(lambda: len(self.acknowledged) >= enough, f"{more} more values", deadline=60)
 
     async def check(self, state: StateManager, *, deadline: float = 60) -> int:
         """Wait until all values have expired and that is handled; check the events. Return how many expiries there were."""
@@ -92,35 +105,38 @@ async def test_killed_workers_lose_no_expiry_and_write_none_twice(
     raw: redis.Redis, server: RedisServer, namespace: str, tmp_path: Path
 ) -> None:
     count, kills = (15_000, 8) if FULL else (800, 2)
-    values = Values(raw, namespace)
+    values, stop = Values(raw, namespace), asyncio.Event()
     async with StateManager(server.url, namespace=namespace, retention=KEPT) as state:
         with WorkerProcesses(tmp_path, server.url, namespace) as workers:
             workers.start(3)
             await workers.ready(3)
-            setting = asyncio.create_task(values.set(state, count, over=kills * 1.5, ahead=1.5))
-            for _ in range(kills):
-                await asyncio.sleep(1.5)
+            setting = asyncio.create_task(values.set(state, count, over=kills * 1.5, ahead=1.5, stop=stop))
+            for kill in range(kills):
+                await values.acknowledge(count * 3 // (4 * kills))
+                await workers.ready(3 + kill)
                 workers.replace(random.randrange(3))
+            stop.set()
             await setting
             print(f"{await values.check(state)} expiries, {kills} workers killed")
-    assert len(values.acknowledged) == count
+    assert not values.failed
 
 
 async def test_killed_redis_loses_no_expiry_and_writes_none_twice(namespace: str, tmp_path: Path) -> None:
     count, kills = (8_000, 6) if FULL else (500, 1)
     (tmp_path / "redis").mkdir()
     with RedisServer(tmp_path / "redis", "--appendonly", "yes", "--appendfsync", "always") as server:
-        values = Values(redis.Redis.from_url(server.url), namespace)
+        values, stop = Values(redis.Redis.from_url(server.url), namespace), asyncio.Event()
         async with StateManager(server.url, namespace=namespace, retention=KEPT) as state:
             with WorkerProcesses(tmp_path, server.url, namespace) as workers:
                 workers.start(2)
                 await workers.ready(2)
-                setting = asyncio.create_task(values.set(state, count, over=kills * 3, ahead=1.5))
+                setting = asyncio.create_task(values.set(state, count, over=kills * 3, ahead=1.5, stop=stop))
                 for _ in range(kills):
-                    await asyncio.sleep(1.5)
+                    await values.acknowledge(count // (2 * kills))
                     server.kill()
                     await asyncio.sleep(0.5)
                     await asyncio.to_thread(server.start)
+                stop.set()
                 await setting
                 print(f"{await values.check(state)} expiries, {kills} restarts of Redis")
 

@@ -210,12 +210,12 @@ async def test_jumps_of_the_servers_clock_stop_no_lane_and_run_nothing_twice(
         async with running(raw, *team):
             await state.set("slow", "key", 0)
             await until_holds(lambda: runs.by_key["slow/key"] != [], "the slow handler runs")
-            for ahead in (3600, 0, 10, 0):
+            for ahead in (3600, 0, 120, 0):  # seconds; far longer than the deadlines
                 clock.set(ahead)
                 await until_holds(lambda ahead=ahead: abs(clock_of(raw) - ahead) < 2, "the clock of the server has jumped")
                 began = time.monotonic()
                 await writer.write(30)
-                await until_holds(lambda: runs.has_all(keys, writer.events), "every event is handled", deadline=2 * LEASE + 2)
+                await until_holds(lambda: runs.has_all(keys, writer.events), "every event is handled")
                 print(f"{ahead} s ahead: handled after {time.monotonic() - began:.1f} s")
                 await asyncio.sleep(LEASE)  # what the jump would let run out has run out
             # The lease of a worker that ends while the clock is ahead looks valid for an hour.
@@ -226,7 +226,7 @@ async def test_jumps_of_the_servers_clock_stop_no_lane_and_run_nothing_twice(
             await asyncio.wait([ending])
             clock.set(0)
             began = time.monotonic()
-            await until_holds(lambda: is_shared(raw, 2), "its lanes are taken", deadline=3 * LEASE + 2)
+            await until_holds(lambda: is_shared(raw, 2), "its lanes are taken")
             print(f"lanes of a worker that crashed an hour ahead: taken after {time.monotonic() - began:.1f} s")
             assert len(runs.by_key["slow/key"]) == 1, "a handler began beside itself"
             slow.set()

@@ -26,7 +26,7 @@ from tests.faults.worker_processes import FULL
 from tests.support.clusters import Cluster, Process, Sentinels, free_port
 from tests.support.dead_letters import FailingHandler, failing_step, wait_for_dead_letters
 from tests.support.gates import Gate
-from tests.support.waiting import until, wait_until
+from tests.support.waiting import until, until_holds, wait_until
 from tests.support.workers import Recorder, record, working
 
 if TYPE_CHECKING:
@@ -362,8 +362,10 @@ async def test_loss_of_a_primary_loses_no_replicated_change(tmp_path_factory: py
                     done[number] = value["n"]
 
             tasks = [asyncio.create_task(count(number)) for number in range(scopes)]
+            await recorder.wait(1)  # a worker that cannot reach Redis while it starts ends
             for _ in range(kills):
-                await asyncio.sleep(0.5)
+                before = done.total()
+                await until_holds(lambda before=before: done.total() > before + 200, "the load is there", deadline=60)
                 before = done.total()
                 lost = sentinels.kill_primary()
 

@@ -142,6 +142,21 @@ class Load:
         found: Any = self._raw.lrange(f"log:{self._namespace}:{log}", 0, -1)
         return [line.decode().split() for line in found]
 
+    async def recorded(self, more: int) -> None:
+        """Wait until the handlers have recorded so many changes more: the load is there, and workers take it."""
+        enough: int | None = None
+
+        async def is_enough() -> bool:
+            nonlocal enough
+            try:
+                count: Any = self._raw.llen(f"log:{self._namespace}:record")
+            except RedisError:
+                return False
+            enough = count + more if enough is None else enough
+            return bool(count >= enough)
+
+        await until(is_enough, f"{more} more changes are recorded", deadline=60)
+
     async def handled(self, log: str = "record", *, deadline: float) -> float:
         """Wait until the handlers have recorded every change; return the seconds that this took."""
         began = time.monotonic()

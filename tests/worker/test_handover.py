@@ -9,7 +9,7 @@ from motia_redis import Worker, step
 from motia_redis import state as state_trigger
 from motia_redis._steps.application import Application
 from motia_redis._transport.router import Router
-from tests.support.waiting import until, until_holds
+from tests.support.waiting import DEADLINE, until, until_holds, within_deadline
 from tests.support.workers import Recorder, pending, record, working
 
 if TYPE_CHECKING:
@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from motia_redis import StateManager
     from motia_redis._steps.inputs import StateTriggerInput
 
-SETTLED = 1.5  # seconds, some heartbeats, in which lanes move to a worker that comes
+SETTLED = 1.5  # seconds, some heartbeats, in which lanes would move to a worker that comes
+
+
+def are_shared(raw: redis.Redis, namespace: str, workers: int) -> bool:
+    """Return whether so many workers hold the lanes, and each lane has a holder."""
+    fields = [item for key in raw.scan_iter(f"{{{namespace}:*:leases") for item in raw.hgetall(key).items()]
+    holders = [worker for name, worker in fields if name.startswith(b"lane ")]
+    return b"" not in holders and len(set(holders)) == workers
 
 
 class Gates:
@@ -63,7 +70,7 @@ async def test_read_that_arrives_when_its_lanes_have_moved_has_no_effect(
         await write(1)
         await until(is_held, "a read is held up")
         async with working(state, steps):
-            await asyncio.sleep(SETTLED)
+            await until_holds(lambda: are_shared(raw, namespace, 2), "the second worker has taken lanes")
             await write(2)
             gates.open = True
             gates.held[0].set()
@@ -110,7 +117,7 @@ async def test_lane_moves_at_once_and_only_the_key_of_a_running_handler_waits(
 
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(first.run())
-        await asyncio.sleep(1)
+        await until_holds(lambda: are_shared(raw, namespace, 1), "the first worker holds the lanes")
         for number in range(16):
             await state.set("users", f"slow{number}", "fails" if number == 3 else 0)
         await until(all_begun, "the slow handlers run")
@@ -146,27 +153,22 @@ async def test_lane_that_comes_back_while_its_handler_runs_goes_on_with_that_han
     async def all_begun() -> bool:
         return len(handler.notes) == 16
 
-    def shares(workers: int) -> bool:
-        fields = [item for key in raw.scan_iter(f"{{{namespace}:*:leases") for item in raw.hgetall(key).items()]
-        holders = [worker for name, worker in fields if name.startswith(b"lane ")]
-        return b"" not in holders and len(set(holders)) == workers
-
     async def drained() -> bool:
         return await pending(raw, namespace) == 0
 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(first.run())
-        await until_holds(lambda: shares(1), "the first worker holds the lanes")
+        await until_holds(lambda: are_shared(raw, namespace, 1), "the first worker holds the lanes")
         for number in range(16):
             await state.set("users", f"slow{number}", 0)
         await until(all_begun, "the slow handlers run")
         running = tasks.create_task(second.run())
-        await until_holds(lambda: shares(2), "the second worker has taken lanes")
+        await until_holds(lambda: are_shared(raw, namespace, 2), "the second worker has taken lanes")
         for number in range(16):
             await state.set("users", f"slow{number}", 1)
         second.stop()
         await running
-        await until_holds(lambda: shares(1), "the first worker has all lanes again")
+        await until_holds(lambda: are_shared(raw, namespace, 1), "the first worker has all lanes again")
         await state.set("users", "quick", 0)
         await until_holds(lambda: bool(handler.of("quick")), "the lanes are read again")
         assert sum(key.startswith("slow") for _, key, _ in handler.notes) == 16, "a handler began beside itself"
@@ -228,12 +230,13 @@ async def test_suspects_whose_handlers_ran_and_failed_run_side_by_side_again(sta
             await hang.wait()  # until its worker crashes
         elif runs[key] == 2:
             raise ValueError
-        await asyncio.wait_for(together.wait(), 10)
+        await within_deadline(together.wait())
         done.add(key)
 
     config: Any = {"name": "Step", "triggers": [state_trigger(scope="users")], "max_attempts": 4, "backoff": 0.05}
     application = Application((step(config).handle(handle),))
-    crashing = asyncio.create_task(Worker(application, state, lease=0.6).run())
+    lease = 2.0  # seconds; a lease that ended because the machine is busy would be a crash
+    crashing = asyncio.create_task(Worker(application, state, lease=lease).run())
     await state.connect()
     await Worker(application, state).prepare()
     for key in ("one", "two"):
@@ -241,8 +244,8 @@ async def test_suspects_whose_handlers_ran_and_failed_run_side_by_side_again(sta
     await until_holds(lambda: len(runs) == 2, "both handlers run")
     crashing.cancel()
     await asyncio.wait([crashing])
-    async with working(state, *application.steps, lease=0.6):
-        await until_holds(lambda: done == {"one", "two"}, "both are handled side by side")
+    async with working(state, *application.steps, lease=lease):
+        await until_holds(lambda: done == {"one", "two"}, "both are handled side by side", deadline=2 * DEADLINE)
     assert runs == {"one": 3, "two": 3}
 
 
@@ -297,7 +300,7 @@ async def test_worker_with_a_longer_lease_keeps_its_lanes_between_two_of_its_hea
 ) -> None:
     handler = SlowKeys()
     application = Application((step({"name": "Step", "triggers": [state_trigger(scope="users")]}).handle(handler),))
-    long, short = Worker(application, state, lease=6.0, heartbeat=1.5), Worker(application, state, lease=0.5, heartbeat=0.1)
+    long, short = Worker(application, state, lease=8.0, heartbeat=2.0), Worker(application, state, lease=1.0, heartbeat=0.1)
 
     def lanes() -> dict[bytes, bytes]:
         found = {name: value for key in raw.scan_iter(f"{{{namespace}:*:leases") for name, value in raw.hgetall(key).items()}
@@ -316,7 +319,7 @@ async def test_worker_with_a_longer_lease_keeps_its_lanes_between_two_of_its_hea
         tasks.create_task(short.run())
         await until_holds(lambda: len(holders()) == 2 and b"" not in holders(), "the lanes are shared")
         before = lanes()
-        await asyncio.sleep(2 * SETTLED)  # two heartbeats of the one, some leases of the other
+        await asyncio.sleep(4.0)  # two heartbeats of the one, four leases of the other
         assert lanes() == before
         assert len(handler.notes) == 16, "a handler began beside itself"
         handler.go.set()

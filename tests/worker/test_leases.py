@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from motia_redis._scripts import delivery
 from motia_redis._scripts.delivery import Busy, Kept, LaneKeys, Missing, Progress, Taken, Wanted
 from motia_redis._worker.lanes import lane_name
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from motia_redis import StateManager
@@ -68,6 +68,12 @@ class Guard:
         (group,) = await self.router.execute(self.keys.stream, "XINFO", "GROUPS", self.keys.stream)
         return group[b"last-delivered-id"].decode()
 
+    async def has_run_out(self) -> bool:
+        """Return whether the lease of the worker "one" has run out, by the clock of the server."""
+        seconds, microseconds = await self.router.execute(self.keys.leases, "TIME")
+        ends = await self.router.execute(self.keys.leases, "HGET", self.keys.leases, "worker one")
+        return int(ends) < int(seconds) * 1000 + int(microseconds) // 1000
+
     async def known(self) -> dict[str, str]:
         fields = await self.router.execute(self.keys.entries, "HGETALL", self.keys.entries)
         return {name.decode(): value.decode() for name, value in fields.items()}
@@ -102,7 +108,7 @@ async def test_lane_moves_only_from_the_lease_that_was_seen_to_end(guard: Guard)
     await guard.renew("one", 20)
     await guard.acquire("one")
     await guard.renew("two")
-    await asyncio.sleep(0.05)
+    await until(guard.has_run_out, "the lease of the first worker has run out")
     seen = await guard.acquire("two")
     assert isinstance(seen, Busy), "a lease that has run out is not enough: the server's clock may have jumped"
     claim = b"%b\n%b\n%b" % (seen.holder.encode(), seen.tenure.encode(), seen.lease)
