@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 from motia_redis._scripts import storage as scripts
 from motia_redis._store.cursors import end_of, has_reached, verdict
-from motia_redis._store.lanes import Item, PartitionLog
+from motia_redis._store.lanes import Item, PartitionLog, ReadSize
 from motia_redis._transport import failures
 from motia_redis._transport.backoff import Backoff
 from motia_redis.errors import HistoryForked, HistoryGone, StateUnavailable
@@ -35,9 +35,7 @@ _log = logging.getLogger("motia_redis.state")
 CHECK_INTERVAL = 5.0  #: seconds between two looks at the lanes
 _TRUST = 5.0  # seconds after a read in which no entry is trimmed that was not there then, up to the hard cap
 _BLOCK = 1000  # milliseconds of one blocking read; less than the time-out of a reply
-_READ_BYTES = 1024 * 1024  # target size of a read
 _READ_ENTRIES = 500  # largest number of entries of one lane in a read
-_GROWTH = 4  # largest factor from the entries of one read to those of the next
 _PAUSES = (0.05, 1.0)  # seconds: first and longest, while Redis is away
 
 
@@ -262,7 +260,7 @@ class _Reader:
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
         self._partitions: dict[_Partition, None] = {}
-        self._count = 1  # entries of each lane in the next read: one value may have the largest size
+        self._size = ReadSize(_READ_ENTRIES)
         self._answered = time.monotonic()  # when the last read began that was answered
         self._checked = 0.0
         self._losses = feed.router.losses
@@ -347,7 +345,7 @@ class _Reader:
         streams = [stream for _, log in logs for stream in log.streams.values()]
         places = [place for _, log in logs for place in log.places()]
         began = time.monotonic()
-        command = ("XREAD", "COUNT", self._count, "BLOCK", _BLOCK, "STREAMS", *streams, *places)
+        command = ("XREAD", "COUNT", self._size.count, "BLOCK", _BLOCK, "STREAMS", *streams, *places)
         self._reading = asyncio.ensure_future(self._feed.router.execute_blocking(streams[0], *command))
         reading = self._reading
         try:
@@ -362,7 +360,7 @@ class _Reader:
         if self._is_unsure():
             return  # this process may have slept, while entries were trimmed: what was read is read again
         self._answered = began
-        is_full = self._adapt(reply)
+        is_full = self._size.record(reply.values())
         for partition, log in logs:
             if partition in self._partitions and partition.log is log:
                 batch = log.take(reply)
@@ -370,16 +368,3 @@ class _Reader:
                     partition.confirmed = began
                 if batch is not None:
                     partition.deliver(batch)
-
-    def _adapt(self, reply: Mapping[bytes, Any]) -> bool:
-        """Set the size of the next read by this one. Return whether there may be more to read."""
-        entries = size = most = 0
-        for found in reply.values():
-            entries += len(found)
-            most = max(most, len(found))
-            size += sum(len(value) for _, fields in found for value in fields.values())
-        is_full = most >= self._count
-        if entries:
-            fitting = _READ_BYTES // max(1, size // entries * len(reply))
-            self._count = max(1, min(fitting, self._count * _GROWTH, _READ_ENTRIES))
-        return is_full

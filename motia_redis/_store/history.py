@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from motia_redis._store.cursors import has_reached
 from motia_redis._store.feed import find_loss, look_at_lanes
-from motia_redis._store.lanes import PartitionLog
+from motia_redis._store.lanes import PartitionLog, ReadSize
 from motia_redis.errors import HistoryForked
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from motia_redis._store.sessions import Session
 
 _PAGE_ENTRIES = 100  # largest number of entries of one lane in a read
-_PAGE_BYTES = 1024 * 1024  # target size of a read
-_GROWTH = 4  # largest factor from the entries of one read to those of the next
 
 
 class History:
@@ -40,7 +38,7 @@ class History:
         self.at_end = False  #: whether the last read found all that was there
         self._retries = retries
         self._subject = subject
-        self._count = 1  # entries of each lane in the next read: one value may have the largest size
+        self._size = ReadSize(_PAGE_ENTRIES)
         self._logs = {
             partition: PartitionLog(
                 {lane: keyspace.events(partition, lane) for lane in positions},
@@ -66,7 +64,7 @@ class History:
     async def read(self) -> dict[int, Batch]:
         """Return the next events. Raises HistoryGone or HistoryForked if some before them are missing, and StateUnavailable."""
         replies = await self._retries.run(self._subject, self._read)
-        self._adapt(replies)
+        self.at_end = not self._size.record([entries for reply in replies for entries in reply.values()])
         batches = {partition: log.take(reply) for (partition, log), reply in zip(self._logs.items(), replies, strict=True)}
         if self.at_end and (missing := [log.first for log in self._logs.values() if log.first is not None]):
             raise HistoryForked(
@@ -79,7 +77,7 @@ class History:
         commands = []
         for log in self._logs.values():
             streams = list(log.streams.values())
-            commands.append((streams[0], ("XREAD", "COUNT", self._count, "STREAMS", *streams, *log.places())))
+            commands.append((streams[0], ("XREAD", "COUNT", self._size.count, "STREAMS", *streams, *log.places())))
         replies: list[Mapping[bytes, Any]] = await session.router.gather(commands)
         # What was there when the lanes are looked at, after the read, was also there when they were read.
         looks = await asyncio.gather(
@@ -89,12 +87,3 @@ class History:
             if (loss := find_loss(session.keyspace, number, log.read, lanes)) is not None:
                 raise loss
         return replies
-
-    def _adapt(self, replies: list[Mapping[bytes, Any]]) -> None:
-        """Set the size of the next read by this one."""
-        found = [entries for reply in replies for entries in reply.values()]
-        self.at_end = all(len(entries) < self._count for entries in found)
-        if found:
-            size = sum(len(value) for entries in found for _, fields in entries for value in fields.values())
-            fitting = _PAGE_BYTES * sum(map(len, found)) // max(size, 1) // len(found)
-            self._count = max(1, min(fitting, self._count * _GROWTH, _PAGE_ENTRIES))

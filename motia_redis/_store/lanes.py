@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from motia_redis._store.cursors import Position
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from motia_redis._store.cursors import Positions
 
     Fields = Mapping[bytes, bytes]
     Entries = Sequence[tuple[bytes, Fields]]
+
+
+_READ_BYTES = 1024 * 1024  # target size of a read
+_GROWTH = 4  # largest factor from the entries of one read to those of the next
 
 
 class Event:
@@ -79,6 +83,23 @@ class Batch:
         self._count = end
         mark = None if event.is_last or event.transaction is None else (event.transaction, event.index)
         return dict(self._after), mark
+
+
+class ReadSize:
+    """Calculate how many entries of each lane the next read takes, from the sizes of the last one."""
+
+    def __init__(self, most: int) -> None:
+        self.count = 1  #: one value may have the largest size
+        self._most = most
+
+    def record(self, found: Collection[Entries]) -> bool:
+        """Record the entries of the lanes that a read has returned. Return whether there may be more."""
+        is_full = any(len(entries) >= self.count for entries in found)
+        if found:
+            size = sum(len(value) for entries in found for _, fields in entries for value in fields.values())
+            fitting = _READ_BYTES * sum(map(len, found)) // max(size, 1) // len(found)
+            self.count = max(1, min(fitting, self.count * _GROWTH, self._most))
+        return is_full
 
 
 class Item(NamedTuple):
