@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from motia_redis._store.cursors import Positions
     from motia_redis._store.keyspace import Keyspace
-    from motia_redis._store.lanes import Batch
+    from motia_redis._store.lanes import Batch, Event
     from motia_redis._transport.outages import Outage
     from motia_redis._transport.router import Router
 
@@ -126,11 +126,11 @@ class _Partition:
             found += place
         return found
 
-    def deliver(self, batch: Batch) -> None:
+    def deliver(self, batch: Batch, events: Sequence[Event]) -> None:
         """Pass the events of a batch on. Those of a scope, and of a key, are one list for all who follow it."""
         everything, scopes, keys, number = self._everything, self._scopes, self._keys, self.number
         found: dict[Any, tuple[dict[Subscriber, None], list[Item]]] = {}
-        for index, event in enumerate(batch.events):
+        for index, event in enumerate(events):
             scope = event.scope
             if scope is None:
                 continue
@@ -155,8 +155,9 @@ class _Partition:
             self.waiting = [(target, future) for target, future in self.waiting if not future.done()]
 
     def give_up(self) -> None:
-        """Tell those who wait for positions that nothing more comes."""
-        for _, future in self.waiting:
+        """Tell those who wait for positions that these do not come."""
+        waiting, self.waiting = self.waiting, []
+        for _, future in waiting:
             future.cancel()
 
 
@@ -235,7 +236,7 @@ class Feed:
         return min(self._partitions[partition].checked_at for partition in partitions)
 
     async def reach(self, partition: int, positions: Positions) -> None:
-        """Wait until everything up to these positions has been delivered, or the partition is read no further."""
+        """Wait until everything up to these positions has been delivered, or cannot be: the partition is read no further."""
         if (watched := self._partitions.get(partition)) is not None:
             future = asyncio.get_running_loop().create_future()
             watched.waiting.append((positions, future))
@@ -333,7 +334,7 @@ class _Reader:
                 partition.log = PartitionLog(partition.log.streams, ends)
                 for subscriber in partition.subscribers():
                     subscriber.lose(loss)
-                partition.wake()
+                partition.give_up()
                 continue
             for lane, position in found.items():  # another client may have trimmed the stream, which is not counted
                 partition.log.recount(lane, end_of(position))
@@ -363,8 +364,8 @@ class _Reader:
         is_full = self._size.record(reply.values())
         for partition, log in logs:
             if partition in self._partitions and partition.log is log:
-                batch = log.take(reply)
+                taken = log.take(reply)
                 if not is_full:
                     partition.confirmed = began
-                if batch is not None:
-                    partition.deliver(batch)
+                if taken is not None:
+                    partition.deliver(*taken)

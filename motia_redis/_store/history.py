@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from motia_redis._store.cursors import Mark, Positions
     from motia_redis._store.keyspace import Keyspace
-    from motia_redis._store.lanes import Batch
+    from motia_redis._store.lanes import Batch, Event
     from motia_redis._store.retries import Attempt, Retries
     from motia_redis._store.sessions import Session
 
@@ -61,17 +61,17 @@ class History:
             for partition, log in self._logs.items()
         )
 
-    async def read(self) -> dict[int, Batch]:
+    async def read(self) -> dict[int, tuple[Batch, list[Event]]]:
         """Return the next events. Raises HistoryGone or HistoryForked if some before them are missing, and StateUnavailable."""
         replies = await self._retries.run(self._subject, self._read)
         self.at_end = not self._size.record([entries for reply in replies for entries in reply.values()])
-        batches = {partition: log.take(reply) for (partition, log), reply in zip(self._logs.items(), replies, strict=True)}
+        taken = {partition: log.take(reply) for (partition, log), reply in zip(self._logs.items(), replies, strict=True)}
         if self.at_end and (missing := [log.first for log in self._logs.values() if log.first is not None]):
             raise HistoryForked(
                 f"transaction {missing[0].decode(errors='replace')}, of which this cursor has seen a part, is not there: "
                 "the server has lost writes: start with 'snapshot', or give on_gap='resync'"
             )
-        return {partition: batch for partition, batch in batches.items() if batch is not None}
+        return {partition: found for partition, found in taken.items() if found is not None}
 
     async def _read(self, session: Session, _: Attempt) -> list[Mapping[bytes, Any]]:
         commands = []

@@ -55,33 +55,55 @@ class Event:
             self.transaction = name
 
 
+class _Step(NamedTuple):
+    """What a batch keeps of an event."""
+
+    lane: int
+    position: Position
+    is_last: bool
+    transaction: bytes | None
+    place: int  #: in its transaction
+
+
 class Batch:
-    """Events that were read together, and the positions before them. `is_history`: one watch has read them for itself."""
+    """Where events that were read together stand. It keeps no values: an item of a watch refers to it for as long as it lives.
 
-    __slots__ = ("_after", "_count", "events", "is_history", "start")
+    Arguments:
+        start: the positions before the events.
+        is_history: one watch has read them for itself.
+    """
 
-    def __init__(self, start: Positions, events: list[Event], *, is_history: bool) -> None:
-        self.start: Positions = start
+    __slots__ = ("_after", "_count", "_start", "_steps", "is_history")
+
+    def __init__(self, start: Positions, events: Sequence[Event], *, is_history: bool) -> None:
         self.is_history: bool = is_history
-        self.events: list[Event] = events
+        self._start = start
+        self._steps = [
+            _Step(event.lane, Position(event.id, event.number), event.is_last, event.transaction, event.index) for event in events
+        ]
         self._after = dict(start)  # positions after the first `_count` events
         self._count = 0
+
+    def position(self, index: int) -> tuple[int, Position]:
+        """Return the lane of an event, and its position there."""
+        step = self._steps[index]
+        return step.lane, step.position
 
     def positions(self, index: int) -> tuple[Positions, tuple[bytes, int] | None]:
         """Return the positions after an event of the batch. Inside of a transaction: those before it, and how far it has come.
 
         Cost: little for one event after the other, else the number of events before it.
         """
-        event = self.events[index]
+        step = self._steps[index]
         end = index + 1
-        while end and not self.events[end - 1].is_last:  # the transaction is not complete
+        while end and not self._steps[end - 1].is_last:  # the transaction is not complete
             end -= 1
         if end < self._count:
-            self._after, self._count = dict(self.start), 0
-        for passed in self.events[self._count : end]:
-            self._after[passed.lane] = Position(passed.id, passed.number)
+            self._after, self._count = dict(self._start), 0
+        for passed in self._steps[self._count : end]:
+            self._after[passed.lane] = passed.position
         self._count = end
-        mark = None if event.is_last or event.transaction is None else (event.transaction, event.index)
+        mark = None if step.is_last or step.transaction is None else (step.transaction, step.place)
         return dict(self._after), mark
 
 
@@ -163,8 +185,8 @@ class PartitionLog:
         if self.done[lane].id == end.id:
             self.done[lane] = end
 
-    def take(self, reply: Mapping[bytes, Entries]) -> Batch | None:
-        """Add the entries of a read, and return the events that can be delivered. None: there are none."""
+    def take(self, reply: Mapping[bytes, Entries]) -> tuple[Batch, list[Event]] | None:
+        """Add the entries of a read, and return the events that can be delivered, with their batch. None: there are none."""
         ready: list[Event] = []
         for lane, stream in self.streams.items():
             entries = reply.get(stream)
@@ -177,7 +199,7 @@ class PartitionLog:
         start = dict(self.done)
         for event in ready:
             self.done[event.lane] = Position(event.id, event.number)
-        return Batch(start, ready, is_history=self._is_history)
+        return Batch(start, ready, is_history=self._is_history), ready
 
     def _add(self, lane: int, entries: Entries, ready: list[Event]) -> None:
         entry_id, number = self.read[lane]

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from motia_redis._store import keyspace
-from motia_redis._store.cursors import Cursor, Mark, Position, end_of, order
+from motia_redis._store.cursors import Cursor, Mark, end_of, order
 from motia_redis._store.feed import CHECK_INTERVAL, look_at_lanes
 from motia_redis._store.history import History
 from motia_redis._store.keyspace import RESERVED
@@ -60,6 +60,7 @@ class Watch:
         self._turn = 0
         self._failure: Exception | None = None
         self._has_ended = False
+        self._losses = 0  # of history, after which a new snapshot was taken
         self._intake = Intake(
             self._scope,
             self._key,
@@ -143,10 +144,13 @@ class Watch:
         StateError for text that is no revision, and the error of the watch.
         """
         keyspace.encode_revision(revision, self._selection, "revision")
-        ends = await self._retries.persist(partial(self._ends, self._partitions))
-        while self._producer is not None:
-            await asyncio.wait([self._producer])
-        await asyncio.gather(*(self._feed.reach(partition, ends[partition]) for partition in self._partitions))
+        losses = -1
+        while losses != self._losses and self._failure is None:  # after a loss the ends are others
+            losses = self._losses
+            ends = await self._retries.persist(partial(self._ends, self._partitions))
+            while self._producer is not None:
+                await asyncio.wait([self._producer])
+            await asyncio.gather(*(self._feed.reach(partition, ends[partition]) for partition in self._partitions))
         added = self._buffer.taken + len(self._items)
         # The reader takes them at once; an event would cost each item more.
         while self._buffer.taken < added and self._failure is None:  # noqa: ASYNC110
@@ -161,6 +165,7 @@ class Watch:
         if not self._resyncs:
             self._fail(type(error)(f"{self._selection}: {error}"))
         elif self._failure is None and not self._has_ended:
+            self._losses += 1
             self._buffer.clear()
             self._is_synced = False
             self._snapshot = None
@@ -243,8 +248,8 @@ class Watch:
         for partition, (base, batch, index) in places.items():
             positions = found[partition] = {}
             if batch is not None and self._key is not None:
-                event = batch.events[index]
-                positions[event.lane] = Position(event.id, event.number)
+                lane, position = batch.position(index)
+                positions[lane] = position
                 continue
             if batch is not None:
                 after, inside = batch.positions(index)
@@ -352,16 +357,16 @@ class Watch:
         targets: dict[int, Positions] | None = None
         while targets is None or not history.has_reached(targets):
             await self._buffer.room()
-            for partition, batch in (await self._retries.persist(history.read)).items():
-                self._take_history(partition, batch, cursor)
+            for partition, (batch, events) in (await self._retries.persist(history.read)).items():
+                self._take_history(partition, batch, events, cursor.mark)
             if targets is None and history.at_end:
                 await self._retries.persist(self._join)
                 targets = {number: dict(self._feed.positions(number)) for number in self._partitions}
         self._intake.release(history.positions())
 
-    def _take_history(self, partition: int, batch: Batch, cursor: Cursor) -> None:
-        mark, items = cursor.mark, []
-        for index, event in enumerate(batch.events):
+    def _take_history(self, partition: int, batch: Batch, events: Sequence[Event], mark: Mark | None) -> None:
+        items = []
+        for index, event in enumerate(events):
             is_shown = event.scope is not None and self._scope in (None, event.scope) and self._key in (None, event.key)
             if is_shown and not (mark is not None and event.transaction == mark.transaction and event.index <= mark.seen):
                 items.append(Item(event, partition, batch, index))

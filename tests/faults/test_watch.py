@@ -197,7 +197,7 @@ def torn(patch: pytest.MonkeyPatch) -> None:
 
 def cursor_too_far(patch: pytest.MonkeyPatch) -> None:
     positions = Batch.positions
-    patch.setattr(Batch, "positions", lambda self, _: (positions(self, len(self.events) - 1)[0], None))
+    patch.setattr(Batch, "positions", lambda self, _: (positions(self, len(self._steps) - 1)[0], None))
 
 
 def cursor_without_the_place_in_a_transaction(patch: pytest.MonkeyPatch) -> None:

@@ -58,10 +58,10 @@ def read(
             begin = log.read[lane].number
             if page := lanes[lane][begin : begin + rnd.randrange(4)]:
                 reply[STREAMS[lane]] = page
-        batch = log.take(reply)
-        for index in range(len(batch.events) if batch else 0):
-            assert batch is not None
-            yield batch.events[index], *batch.positions(index)
+        if (taken := log.take(reply)) is not None:
+            batch, events = taken
+            for index, event in enumerate(events):
+                yield event, *batch.positions(index)
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -106,11 +106,10 @@ def check(events: list[Event], lanes: dict[int, list[Entry]]) -> None:
 
 def test_watch_of_one_lane_does_not_wait_for_other_parts() -> None:
     log = PartitionLog({1: STREAMS[1]}, {1: START[1]}, joins=False)
-    batch = log.take(
-        {STREAMS[1]: [(b"1-0", {b"type": b"state:created", b"scope": b"s", b"key": b"k", b"transaction": b"t:3:0:3"})]}
-    )
-    assert batch is not None
-    assert [event.key for event in batch.events] == [b"k"]
+    fields = {b"type": b"state:created", b"scope": b"s", b"key": b"k", b"transaction": b"t:3:0:3"}
+    taken = log.take({STREAMS[1]: [(b"1-0", fields)]})
+    assert taken is not None
+    assert [event.key for event in taken[1]] == [b"k"]
 
 
 @pytest.mark.parametrize("mark", [b"", b"x", b"a:b:c:d", b"t:1:2", b"t:3:1:3:9"])
