@@ -96,7 +96,10 @@ async def test_settings_are_restored_with_the_layout(server: RedisServer, namesp
         assert (await other.settings()).retention == OTHER
 
 
-@pytest.mark.parametrize(("version", "text"), [(6, "newer motia-redis.*upgrade"), (2, "older motia-redis.*another namespace")])
+@pytest.mark.parametrize(
+    ("version", "text"),
+    [(keyspace.FORMAT_VERSION + 1, "newer motia-redis.*upgrade"), (2, "older motia-redis.*another namespace")],
+)
 async def test_other_format_version_is_refused_with_what_to_do(
     state: StateManager, server: RedisServer, namespace: str, raw: redis.Redis, version: int, text: str
 ) -> None:
