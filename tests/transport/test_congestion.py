@@ -56,6 +56,17 @@ async def test_call_without_reply_times_out_before_later_calls_do() -> None:
         await until_holds(connection.ended.done, "a closing connection ends after its last waiting call")
 
 
+async def test_answered_calls_are_not_timed_any_more() -> None:
+    """Otherwise a busy connection would remember each of the calls of a time-out's length."""
+    async with FakeRedis() as fake, open_peer(fake, reply_timeout=1000.0) as (connection, peer):
+        for number in range(1, 50):
+            call = connection.send(pack_get("a"))
+            await peer.wait_for_calls(number)
+            peer.write(bulk_reply(b"a"))
+            assert await within_deadline(call) == b"a"
+        assert len(connection._timeouts._deadlines) == 0
+
+
 async def write_part(connection: MultiplexedConnection, peer: Peer, data: bytes) -> None:
     """Let the peer write a part of a reply, and wait until it has arrived."""
     expected = connection._partial + len(data)
