@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         result["worst"] = measure_worst(server, min(options.rounds, WORST_CALLS))
     print(report.text(result))
     if options.publish:
-        program.publish(report, "update", result, servers["redis"], options)
+        program.publish(report, "update", result, servers["server"], options)
 
 
 def measure_increments(contenders: Mapping[str, Contender], sizes: Sequence[int], times: int, calls: int) -> list[dict[str, Any]]:
@@ -147,7 +147,7 @@ def _start(stack: ExitStack, binary: str) -> tuple[dict[str, Contender], dict[st
                 raise
             versions["rejson"] = f"left out: {error}"
             continue
-        versions["redis"] = server.version
+        versions |= {"server": server.name, "redis": server.version}
         if module:
             versions["rejson"] = server.modules["ReJSON"]
         contenders[kind.name] = kind(server)

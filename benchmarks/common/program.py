@@ -69,7 +69,7 @@ def new_parser(name: str, about: str | None, examples: str, *, rounds: int, quic
         "--server",
         metavar="PATH",
         help="redis-server to measure (default: that of the extra `bench`, else the one that embedded:// uses); "
-        f"results go to a section named after its version, such as {name}-redis-7.0",
+        f"results go to a section named after the server, such as {name}-redis-6.2",
     )
     parser.add_argument("--no-plot", action="store_true", help="do not draw plots")
     return parser
@@ -103,12 +103,12 @@ def run(main: Callable[[], None]) -> int:
     return 0
 
 
-def publish(report: Report, name: str, result: Result, version: str, options: argparse.Namespace) -> None:
+def publish(report: Report, name: str, result: Result, server: str, options: argparse.Namespace) -> None:
     """Write the section of README.md, the result file and the plots, if README.md has that section.
 
-    A server given by `--server` has a separate section, named after its `version`.
+    A server given by `--server` has a separate section, named after its name, such as `redis-6.2`.
     """
-    section = name if options.server is None else f"{name}-redis-{version.rpartition('.')[0]}"
+    section = name if options.server is None else f"{name}-{server}"
     if not tables.has(results.README, section):
         progress(f"README.md has no section {section}: the tables are only printed")
         return

@@ -85,6 +85,13 @@ class Server:
         return str(self.client.info("server")["redis_version"])
 
     @property
+    def name(self) -> str:
+        """The server's kind and version without the last part, such as `redis-8.2` or `valkey-9.1`."""
+        info = self.client.info("server")
+        kind = "valkey" if "valkey_version" in info else "redis"
+        return f"{kind}-{str(info[f'{kind}_version']).rpartition('.')[0]}"
+
+    @property
     def modules(self) -> dict[str, str]:
         """Name and version of the loaded modules."""
         return {item[b"name"].decode(): _dotted(item[b"ver"]) for item in self.client.module_list()}

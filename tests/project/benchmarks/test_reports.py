@@ -25,7 +25,9 @@ from benchmarks.updating import report as update_report
 ROOT = Path(__file__).parent.parent.parent.parent
 
 
-@pytest.mark.parametrize("name", ["update", "update-redis-7.0", "calls", "triggers", "growth", "together", "time", "watch"])
+@pytest.mark.parametrize(
+    "name", ["update", "update-redis-6.2", "update-valkey-9.1", "calls", "triggers", "growth", "together", "time", "watch"]
+)
 def test_page_has_a_section_for_every_benchmark(name: str) -> None:
     assert tables.has(results.README, name)
 
