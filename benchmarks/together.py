@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import redis.asyncio
 
 from benchmarks.common import machine, program
-from benchmarks.common.rounds import Spread, ratio
+from benchmarks.common.rounds import Spread, order, ratio
 from benchmarks.common.server import Server, find_server
 from benchmarks.common.tables import figure, markdown, with_quartiles
 from motia_redis import StateManager
@@ -174,9 +174,7 @@ async def measure_group(server: Server, calls: Calls, group: str, rounds: int) -
     times: dict[str, list[float]] = {name: [] for name in contenders}
     repeats = max(3, 200 // size)
     for turn in range(rounds + 1):  # the first one loads scripts and is left out
-        names = list(contenders)
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
+        for name in order(contenders, turn):
             before, start = server_microseconds(server), time.perf_counter()
             for _ in range(repeats):
                 await contenders[name](calls)
@@ -220,8 +218,7 @@ def text(result: dict[str, Any]) -> str:
         ]
         for row in result["figures"]
     ]
-    facts = ", ".join(f"{name} {value}" for name, value in {**result["machine"], **result["settings"]}.items())
-    return f"{facts}\n\n{markdown(head, rows, text_columns=3)}"
+    return f"{machine.conditions(result)}\n{markdown(head, rows, text_columns=3)}"
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -23,8 +23,8 @@ import orjson
 import redis.asyncio
 
 from benchmarks.common import machine, program
-from benchmarks.common.rounds import Spread, ratio
-from benchmarks.common.server import Server, find_server
+from benchmarks.common.rounds import Spread, order, ratio
+from benchmarks.common.server import Server, find_server, free_port
 from benchmarks.common.tables import figure, markdown, with_quartiles
 from motia_redis import StateManager
 from motia_redis.types import Change
@@ -107,12 +107,6 @@ class Etcd:
         begun.set()
         async for event in watch:
             take(orjson.loads(event.kv.value))
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
 
 
 @asynccontextmanager
@@ -212,9 +206,7 @@ async def measure_latency(stores: dict[str, Store], rounds: int, changes: int) -
     medians: dict[str, list[float]] = {name: [] for name in stores}
     worst: dict[str, list[float]] = {name: [] for name in stores}
     for turn in range(rounds + 1):  # the first one warms up, and is left out
-        names = list(stores)
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
+        for name in order(stores, turn):
             found = sorted(await latencies_of(stores[name], changes))
             if turn:
                 medians[name].append(found[len(found) // 2] * 1000)
@@ -364,7 +356,6 @@ def read_often(mapping: Any, key: str, count: int) -> float:
 
 def text(result: dict[str, Any]) -> str:
     """Return the report as Markdown."""
-    facts = ", ".join(f"{name} {value}" for name, value in {**result["machine"], **result["settings"]}.items())
     latency = [
         [
             row["name"],
@@ -384,7 +375,7 @@ def text(result: dict[str, Any]) -> str:
     reads = [[row["value"], row["by"], figure(row["read"]["median"]), with_quartiles(row["ratio"])] for row in result["reads"]]
     return "\n\n".join(
         [
-            facts,
+            machine.conditions(result),
             markdown(["store", "p50 ms", "first / this", "p99 ms", "first / this"], latency, text_columns=1),
             markdown(["watchers of a scope", "deliveries a second", "without the time of the writes"], fans),
             markdown(["server µs a change, 1 watcher", "1,000 watchers of own keys", "ratio"], many),

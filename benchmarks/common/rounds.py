@@ -11,7 +11,7 @@ from statistics import median, quantiles
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +35,19 @@ class Spread:
         return {"median": round(self.median, 3), "low": round(self.low, 3), "high": round(self.high, 3)}
 
 
+def order(names: Iterable[str], turn: int) -> list[str]:
+    """Return the contenders in the order of a round: each round starts with the next one."""
+    given = list(names)
+    first = turn % len(given)
+    return given[first:] + given[:first]
+
+
 def alternate(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
     """Call each contender once per round; each round starts with the next contender. Return the figures by round."""
     names = list(contenders)
     figures: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds):
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
+        for name in order(names, turn):
             figures[name].append(contenders[name]())
     return figures
 

@@ -58,7 +58,7 @@ class Server:
         self.folder = tempfile.TemporaryDirectory(prefix="motia-bench-")
         self.socket = str(Path(self.folder.name) / "redis.sock")
         self.url = f"unix://{self.socket}"
-        self.port = _free_port() if tcp else 0
+        self.port = free_port() if tcp else 0
         self.tcp_url = f"redis://127.0.0.1:{self.port}/0" if tcp else ""
         self._log = Path(self.folder.name) / "log"
         command = [binary, "--bind", "127.0.0.1", "--port", str(self.port)]
@@ -132,7 +132,8 @@ def microseconds_per_call(client: Any, command: str = "EVALSHA") -> float:
     return float(stats["usec"]) / float(stats["calls"])
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a free port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

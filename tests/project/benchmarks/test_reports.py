@@ -15,7 +15,7 @@ from benchmarks.calling import goals as calls_goals
 from benchmarks.calling import report as calls_report
 from benchmarks.common import machine, plots, program, results, tables
 from benchmarks.common.goals import Verdict
-from benchmarks.common.rounds import Spread, alternate, ratio
+from benchmarks.common.rounds import Spread, alternate, order, ratio
 from benchmarks.growing import report as growth_report
 from benchmarks.growing.series import Line, Series
 from benchmarks.triggering import goals as triggers_goals
@@ -48,6 +48,10 @@ def test_each_round_starts_with_the_next_contender() -> None:
     figures = alternate({name: lambda name=name: order.append(name) or 1.0 for name in "abc"}, 2)
     assert "".join(order) == "abcbca"
     assert figures == {"a": [1.0, 1.0], "b": [1.0, 1.0], "c": [1.0, 1.0]}
+
+
+def test_order_of_a_round_begins_with_the_next_contender_and_starts_over() -> None:
+    assert ["".join(order("abc", turn)) for turn in range(4)] == ["abc", "bca", "cab", "abc"]
 
 
 def test_ratio_is_the_median_of_the_ratios_of_each_round() -> None:
@@ -183,6 +187,61 @@ def test_report_of_growth_names_operations_that_grow_too_fast() -> None:
     assert "| get, µs | 50.0 | 50.0 | 50.0 | 0.00 | 0 | no |" in printed
     assert "| list, µs | 10.0 | 100 | 1,000 | 1.00 | 0 | **yes** |" in printed
     assert "filling: 2 s." in printed
+
+
+def together_result() -> dict[str, Any]:
+    ours = {"call": spread(50), "server": spread(20), "call ratio": spread(1.0), "server ratio": spread(1.0)}
+    rival = {"call": spread(100), "server": spread(5), "call ratio": spread(0.5), "server ratio": spread(4.0)}
+    same = {"group": "sets", "size": 10}
+    return {**FACTS, "figures": [{**same, "name": "transaction", **ours}, {**same, "name": "redis-py, MULTI/EXEC", **rival}]}
+
+
+def test_report_of_together_compares_the_first_contender_with_each() -> None:
+    printed = together.text(together_result())
+    assert printed.startswith(CONDITIONS)
+    assert "| 10 | sets | redis-py, MULTI/EXEC | 100 | 0.50 (0.45 to 0.55) | 5.00 | 4.00 (3.60 to 4.40) |" in printed
+
+
+def time_result() -> dict[str, Any]:
+    fell_due = {
+        "kind": "values", "setting": "1,000 a second", "count": 4000, "rate": 999.6, "late": {"p50": 1, "p99": 10, "max": 13},
+        "ping": {"p50": 0.08, "p99.9": 1.09, "max": 16.2}, "server µs": 120.4, "client µs": 9.5,
+    }  # fmt: skip
+    waits = {"kind": "values", "count": 1_000_000, "server": 0.0329, "process": 0.02, "bytes": 337.2}
+    return {**FACTS, "due": [fell_due], "far": [waits]}
+
+
+def test_report_of_time_shows_lateness_and_what_waiting_costs() -> None:
+    printed = benchmark_time.text(time_result())
+    assert printed.startswith(CONDITIONS)
+    row = "| values: 1,000 a second | 4,000 | 1,000 | 1.00 | 10.0 | 13.0 | 0.08 | 1.09 | 16.2 | 120 | 9.50 |"
+    assert row in printed
+    assert "| 1,000,000 values | 3.29 % | 2.00 % | 337 |" in printed
+
+
+@pytest.mark.parametrize(("percent", "found"), [(0, 1), (50, 6), (99, 10), (100, 10)])
+def test_percentile_is_one_of_the_values(percent: float, found: float) -> None:
+    assert benchmark_time.percentile(range(1, 11), percent) == found
+
+
+def watch_result() -> dict[str, Any]:
+    latency = {"p50": spread(0.5), "p99": spread(2), "p50 ratio": spread(1), "p99 ratio": spread(1)}
+    return {
+        **FACTS,
+        "latency": [{"name": "motia-redis", **latency}],
+        "fan-out": [{"watchers": 100, "deliveries": spread(500_000), "without writing": spread(700_000)}],
+        "keys": {"one": spread(5), "many": spread(6), "ratio": spread(1.2)},
+        "reads": [{"value": "number", "by": "mirror", "read": spread(0.1), "ratio": spread(1.0)}],
+    }
+
+
+def test_report_of_watch_names_the_version_of_the_client_and_of_the_server() -> None:
+    result = watch_result()
+    result["machine"] = {"redis": "8.1.0"}
+    printed = watch.text(result)
+    assert printed.startswith("Machine: redis 8.1.0.  \nSettings: redis 8.2.3, ")
+    assert "| 100 | 500,000 (450,000 to 550,000) | 700,000 (630,000 to 770,000) |" in printed
+    assert "| number | mirror | 0.10 | 1.00 (0.90 to 1.10) |" in printed
 
 
 @pytest.mark.skipif(not find_spec("matplotlib"), reason="matplotlib, of the extra bench, is not installed")
