@@ -277,7 +277,7 @@ def text(result: dict[str, Any]) -> str:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = program.new_parser("time", __doc__, EXAMPLES, rounds=1, quick="a tenth of the messages and values")
+    parser = program.new_parser("time", __doc__, EXAMPLES, rounds=None, quick="a tenth of the messages and values")
     parser.add_argument("--divide", type=int, metavar="N", help="measure with one of N messages and values; print only")
     return program.read_options(parser, arguments)
 

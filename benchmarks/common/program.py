@@ -54,8 +54,11 @@ class Tables:
         return ""
 
 
-def new_parser(name: str, about: str | None, examples: str, *, rounds: int, quick: str) -> argparse.ArgumentParser:
-    """Return a parser with the options that all programs have. `quick` describes a quick run in the help text."""
+def new_parser(name: str, about: str | None, examples: str, *, rounds: int | None, quick: str) -> argparse.ArgumentParser:
+    """Return a parser with the options that all programs have.
+
+    `rounds` is the default number of rounds; None: the program measures once. `quick` describes a quick run in the help text.
+    """
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{name}",
         description=about,
@@ -64,7 +67,8 @@ def new_parser(name: str, about: str | None, examples: str, *, rounds: int, quic
     )
     parser.set_defaults(full_rounds=rounds)
     parser.add_argument("--quick", action="store_true", help=f"{quick}; print only")
-    parser.add_argument("--rounds", type=int, help=f"number of rounds (default {rounds}, quick {QUICK_ROUNDS}); print only")
+    if rounds is not None:
+        parser.add_argument("--rounds", type=int, help=f"number of rounds (default {rounds}, quick {QUICK_ROUNDS}); print only")
     parser.add_argument(
         "--server",
         metavar="PATH",
@@ -76,16 +80,17 @@ def new_parser(name: str, about: str | None, examples: str, *, rounds: int, quic
 
 
 def read_options(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Return the options with `rounds` and `publish` set.
+    """Return the options with `publish` and, if the program has rounds, `rounds` set.
 
     `publish` tells whether the figures go into README.md: only if no option changes what is measured or how often.
     """
     options = parser.parse_args(arguments)
-    if options.rounds is not None and options.rounds < 1:
-        parser.error("--rounds must be at least 1")
     given = {name for name, value in vars(options).items() if value != parser.get_default(name)}
     options.publish = given <= set(_NEUTRAL_OPTIONS)
-    options.rounds = options.rounds or (QUICK_ROUNDS if options.quick else options.full_rounds)
+    if options.full_rounds is not None:
+        if options.rounds is not None and options.rounds < 1:
+            parser.error("--rounds must be at least 1")
+        options.rounds = options.rounds or (QUICK_ROUNDS if options.quick else options.full_rounds)
     return options
 
 

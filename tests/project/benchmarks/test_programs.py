@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from benchmarks import __main__ as everything
-from benchmarks.common import program, results
+from benchmarks import time as benchmark_time
+from benchmarks.common import program, results, tables
+from benchmarks.common.failures import BenchmarkFailed
+from benchmarks.common.server import Server, find_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -153,6 +156,21 @@ def test_quick_run_has_five_rounds_by_default() -> None:
     assert (options().rounds, options("--quick").rounds, options("--quick", "--rounds", "1").rounds) == (7, 5, 1)
 
 
+def test_program_without_rounds_has_no_such_option(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = program.new_parser("time", None, "", rounds=None, quick="less")
+    assert program.read_options(parser, []).publish
+    assert not program.read_options(parser, ["--quick"]).publish
+    with pytest.raises(SystemExit):
+        program.read_options(parser, ["--rounds", "2"])
+    assert "unrecognized arguments: --rounds 2" in capsys.readouterr().err
+
+
+def test_time_fails_if_something_did_not_happen() -> None:
+    kind = benchmark_time.Kind("values", benchmark_time.write_values, lambda _: False, lambda _: iter([(1, 1)]))  # one event
+    with Server(find_server()) as server, pytest.raises(BenchmarkFailed, match="values, 2 at the same time: 1 of 2 happened"):
+        benchmark_time.measure_rate(server, kind, benchmark_time.Setting(0, 2))
+
+
 class Made:
     """A report of a made-up benchmark."""
 
@@ -190,6 +208,17 @@ def test_figures_are_not_written_if_the_page_has_no_section_for_them(
     program.publish(Made(), "calls", {"figure": 3}, "redis-8.2", argparse.Namespace(server=None, no_plot=True))
     assert list(tmp_path.iterdir()) == [page]
     assert "no section calls" in capsys.readouterr().err
+
+
+def test_every_part_has_a_section_and_all_of_them_take_as_long_as_the_page_says() -> None:
+    page = results.README.read_text()
+    for part in everything.PARTS:
+        assert tables.has(results.README, part.name)
+        assert f"| [`{part.name}`](#{part.name}-" in page
+    assert sum(part.full for part in everything.PARTS) < 25 * 60
+    assert sum(part.quick for part in everything.PARTS) < 3 * 60
+    assert "run all benchmarks: under 25 minutes" in page
+    assert "all benchmarks in three minutes" in page
 
 
 @pytest.fixture
