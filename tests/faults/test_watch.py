@@ -14,7 +14,6 @@ from redis.crc import key_slot
 
 from motia_redis import Retention, StateManager
 from motia_redis._store.lanes import Batch, PartitionLog
-from motia_redis._store.snapshots import Snapshot
 from motia_redis._store.watch_intake import Intake
 from tests.faults.watchers import SCOPES, Recorder, Violation, Writers, check, read_lanes, stored_places
 from tests.faults.worker_processes import FULL
@@ -205,10 +204,6 @@ def cursor_without_the_place_in_a_transaction(patch: pytest.MonkeyPatch) -> None
     patch.setattr(Batch, "positions", lambda self, index: (positions(self, index)[0], None))
 
 
-def snapshot_beside_its_changes(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Snapshot, "note", lambda *_: None)
-
-
 def snapshot_of_what_has_changed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("motia_redis._store.snapshots.order", lambda _: (0, 0))
 
@@ -234,7 +229,7 @@ def events_shown_twice_after_joining(patch: pytest.MonkeyPatch) -> None:
 
 
 BUILDS = [
-    torn, cursor_too_far, cursor_without_the_place_in_a_transaction, snapshot_beside_its_changes, snapshot_of_what_has_changed,
+    torn, cursor_too_far, cursor_without_the_place_in_a_transaction, snapshot_of_what_has_changed,
     events_while_joining_lost, events_shown_twice_after_joining,
 ]  # fmt: skip
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import random
 from itertools import pairwise
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import pytest
 
 from motia_redis._scripts.storage import LanePosition
 from motia_redis._store.cursors import Cursor, Mark, Position, has_reached, order, verdict
-from motia_redis._store.keyspace import Layout
+from motia_redis._store.keyspace import Keyspace, Layout
 from motia_redis._store.lanes import Event, PartitionLog
+from motia_redis._store.snapshots import Snapshot
 from motia_redis.errors import InvalidCursor
 
 if TYPE_CHECKING:
@@ -187,3 +189,17 @@ def test_place_is_reached_by_number_or_by_id() -> None:
     assert has_reached(Position(b"5-0", 5), Position(b"9-0", 5))  # the entry with that id was taken back
     assert not has_reached(Position(b"5-0", 5), Position(b"5-1", 6))
     assert order(b"10-2") > order(b"9-30")
+
+
+def test_snapshot_leaves_out_what_a_delivered_change_has_shown_or_will_show() -> None:
+    """A page may be read before a change that is delivered before it, and after one that is still to come."""
+    names, shown = Keyspace("motia", Layout()), list[Event]()
+    partition = names.partition(b"s")
+    base = {partition: {lane: Position(b"5-0", 1) for lane in range(8)}}
+    snapshot = Snapshot(Mock(), "test", names, base, show=shown.append, room=Mock())
+    fields = {b"type": b"state:updated", b"scope": b"s", b"key": b"changed"}
+    snapshot.note(Event(0, b"6-0", 2, fields))
+    for key, revision in [(b"changed", b"4-0"), (b"later", b"6-0"), (b"old", b"5-0"), (b"foreign", b"0-0"), (b"broken", b"x")]:
+        snapshot._show_value(b"s", key, b"1", revision)
+    assert [event.key for event in shown] == [b"old", b"foreign", b"broken"]
+    assert snapshot.missing({(b"s", b"changed"), (b"s", b"gone")}) == {(b"s", b"gone")}
