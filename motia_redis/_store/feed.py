@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 from motia_redis._scripts import storage as scripts
 from motia_redis._store.cursors import end_of, has_reached, verdict
-from motia_redis._store.lanes import Item, PartitionLog, ReadSize
+from motia_redis._store.lanes import Item, PartitionLog, ReadSize, size_of
 from motia_redis._transport import failures
 from motia_redis._transport.backoff import Backoff
 from motia_redis.errors import HistoryForked, HistoryGone, StateUnavailable
@@ -141,7 +141,7 @@ class _Partition:
             if everything:
                 found.setdefault(None, (everything, []))[1].append(item)
         for subscribers, items in found.values():
-            size = sum(item.event.size for item in items if item.event is not None)
+            size = size_of(items)
             for subscriber in tuple(subscribers):  # one that fails leaves
                 subscriber.push(items, size)
         self.wake()
@@ -197,7 +197,7 @@ class Feed:
             return False
         streams = {lane: self.keyspace.events(partition, lane) for lane in positions}
         self._partitions[partition] = _Partition(partition, PartitionLog(streams, positions))
-        group = partition if self.router.is_cluster else 0
+        group = self._group(partition)
         reader = self._readers.get(group)
         if reader is None:
             reader = self._readers[group] = _Reader(self)
@@ -219,9 +219,13 @@ class Feed:
             if not partition.subscribers():
                 del self._partitions[number]
                 partition.give_up()
-                group = number if self.router.is_cluster else 0
+                group = self._group(number)
                 if self._readers[group].remove(partition):
                     del self._readers[group]
+
+    def _group(self, partition: int) -> int:
+        """Return which reader reads a partition."""
+        return partition if self.router.is_cluster else 0
 
     def positions(self, partition: int) -> Positions:
         """Return how far a partition has been delivered."""

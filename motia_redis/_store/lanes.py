@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from motia_redis._store.cursors import Position
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from motia_redis._store.cursors import Positions
 
@@ -131,6 +131,11 @@ class Item(NamedTuple):
     partition: int = 0
     batch: Batch | None = None  #: None: a value of a snapshot, or a key that is gone
     at: int = 0  #: place of the event in the batch
+
+
+def size_of(items: Iterable[Item]) -> int:
+    """Return the bytes of the values of items."""
+    return sum(item.event.size for item in items if item.event is not None)
 
 
 class PartitionLog:

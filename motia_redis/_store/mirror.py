@@ -50,10 +50,9 @@ class Mirror(Mapping[str, Any]):
         self._expires = 0  # entries with a time
         self._bytes = 0
         self._cursor = ""
-        self._failure: Exception | None = WatchMisused(f"{self!r}: use it inside of 'async with'")
+        self._failure: Exception | None = self._unopened()
         self._callbacks: dict[object, Callable[[Change], object]] = {}
         self._task: asyncio.Task[None] | None = None
-        self._synced: asyncio.Future[None] | None = None
         self._stack = AsyncExitStack()
 
     def __repr__(self) -> str:
@@ -63,10 +62,10 @@ class Mirror(Mapping[str, Any]):
 
     async def __aenter__(self) -> Self:
         await self._stack.enter_async_context(self._watch)
-        self._synced = asyncio.get_running_loop().create_future()
-        self._task = asyncio.create_task(self._follow(self._synced))
+        synced = asyncio.get_running_loop().create_future()
+        self._task = asyncio.create_task(self._follow(synced))
         try:
-            await self._synced
+            await synced
         except BaseException:
             await self._end()
             raise
@@ -77,7 +76,7 @@ class Mirror(Mapping[str, Any]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self._end()
-        self._failure = WatchMisused(f"{self!r}: use it inside of 'async with'")
+        self._failure = self._unopened()
 
     def __getitem__(self, key: str) -> Any:
         """Return the value of a key. Raises KeyError, Stale, CorruptValue, and the error that has ended the mirror."""
@@ -144,6 +143,9 @@ class Mirror(Mapping[str, Any]):
 
     # -- following ----------------------------------------------------------------------------------------------------
 
+    def _unopened(self) -> WatchMisused:
+        return WatchMisused(f"{self!r}: use it inside of 'async with'")
+
     def _check(self) -> None:
         if self._failure is not None:
             raise self._failure
@@ -162,10 +164,10 @@ class Mirror(Mapping[str, Any]):
             async for item in self._watch:
                 if isinstance(item, Change):
                     self._apply(item)
-                elif isinstance(item, Synced) and not synced.done():
+                    continue
+                self._cursor = item.cursor
+                if isinstance(item, Synced) and not synced.done():
                     synced.set_result(None)
-                if not isinstance(item, Change):
-                    self._cursor = item.cursor
         except Exception as error:  # noqa: BLE001 - whatever it is, a mirror must not fall silent
             self._failure = error
             if not synced.done():

@@ -69,9 +69,7 @@ class Scan:
         """Yield the fields and values of a hash."""
 
         async def read(router: Router, node: Node, cursor: Any, count: int) -> tuple[Any, Any, int]:
-            left: Sequence[bytes] = ()
-            if isinstance(cursor, _Position):
-                cursor, left = cursor
+            cursor, left = cursor if isinstance(cursor, _Position) else _Position(cursor, ())
             if count > _FEW and not left:
                 cursor, page = await router.execute_at(node, "HSCAN", key, cursor, "COUNT", count)
             else:
@@ -87,9 +85,7 @@ class Scan:
         """Yield the keys, texts and revisions of a scope. The next page is read while one is processed."""
 
         async def read(router: Router, node: Node, cursor: Any, count: int) -> tuple[Any, Any, int]:
-            left: Sequence[bytes] = ()
-            if isinstance(cursor, _Position):
-                cursor, left = cursor
+            cursor, left = cursor if isinstance(cursor, _Position) else _Position(cursor, ())
             cursor, page, left = await scripts.scan_entries(
                 router, node, values=values, revisions=revisions, cursor=cursor, count=count, max_bytes=PAGE_BYTES, left=left
             )

@@ -189,16 +189,12 @@ class Sessions:
 
     def feed_of(self, session: Session) -> Feed:
         """Return what the watches of a session read. It is made for the first one."""
-
-        async def check_layout() -> None:
-            await self.check_layout(session)
-
         if session.feed is None:
             session.feed = Feed(
                 session.router,
                 session.keyspace,
                 new_outage=lambda effect: Outage(self.url, _log, effect),
-                check_layout=check_layout,
+                check_layout=lambda: self.check_layout(session),
                 revive=self.revive,
             )
             session.closing.append(session.feed.aclose)

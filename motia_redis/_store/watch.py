@@ -12,7 +12,7 @@ from motia_redis._store.cursors import Cursor, Mark, end_of, order
 from motia_redis._store.feed import CHECK_INTERVAL, look_at_lanes
 from motia_redis._store.history import History
 from motia_redis._store.keyspace import RESERVED
-from motia_redis._store.lanes import Event, Item
+from motia_redis._store.lanes import Event, Item, size_of
 from motia_redis._store.snapshots import Snapshot
 from motia_redis._store.watch_buffer import Buffer
 from motia_redis._store.watch_intake import Intake
@@ -190,7 +190,7 @@ class Watch:
             return
         if self._prefix or self._scope is None:
             items = [item for item in items if item.event is not None and self._shows(item.event)]
-            size = sum(item.event.size for item in items if item.event is not None)
+            size = size_of(items)
         if self._snapshot is not None:
             for item in items:
                 if item.event is not None:
@@ -370,7 +370,7 @@ class Watch:
             is_shown = event.scope is not None and self._scope in (None, event.scope) and self._key in (None, event.key)
             if is_shown and not (mark is not None and event.transaction == mark.transaction and event.index <= mark.seen):
                 items.append(Item(event, partition, batch, index))
-        self._take(items, sum(item.event.size for item in items if item.event is not None))
+        self._take(items, size_of(items))
 
     async def _resync(self) -> None:
         await self._retries.persist(self._rejoin)

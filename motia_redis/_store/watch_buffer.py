@@ -6,6 +6,8 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
+from motia_redis._store.lanes import size_of
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -41,7 +43,7 @@ class Buffer:
         kept = list(latest(self.items))
         self.items.clear()
         self.items.extend(kept)
-        self._bytes = sum(item.event.size for item in kept if item.event is not None)
+        self._bytes = size_of(kept)
         return not self._is_over(0.75)
 
     def pop(self) -> Item:

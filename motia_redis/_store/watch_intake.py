@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from motia_redis._store.cursors import order
+from motia_redis._store.lanes import size_of
 from motia_redis._store.watch_buffer import latest
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Intake:
             (partition, lane): order(position.id) for partition, lanes in positions.items() for lane, position in lanes.items()
         }
         held, self._held = self._held or [], None
-        self.push(held, sum(item.event.size for item in held if item.event is not None))
+        self.push(held, size_of(held))
 
     def push(self, items: Sequence[Item], size: int) -> None:
         """Take events of the scope and key from the feed, and the bytes of their values."""
@@ -71,7 +72,7 @@ class Intake:
                 self._thin_out()
         elif self._floors:
             new = [item for item in items if self._is_new(item)]
-            self._take(new, sum(item.event.size for item in new if item.event is not None))
+            self._take(new, size_of(new))
         else:
             self._take(items, size)
 
