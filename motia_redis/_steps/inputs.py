@@ -53,7 +53,7 @@ class ApiResponse:
     headers: dict[str, str | list[str]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # without slots: Python 3.11 cannot make a StateTriggerInput[User](...) with them
 class StateTriggerInput(Generic[T_co]):
     """Hold one change of one key, as the handler and the condition of a state trigger get it.
 

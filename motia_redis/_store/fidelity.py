@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
-import re
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +15,8 @@ if TYPE_CHECKING:
 
 # Searches at memory speed come first: most texts hold no such number.
 _SAME_DIGIT = bytes.maketrans(b"123456789", b"0" * 9)
-_UNUSUAL = (b"0" * 16, b"e000", b"e+000", b"E000", b"E+000", b"NaN", b"Infinity")
-_LONG = re.compile(rb"(?<![0-9.])[0-9]{16,}(?![0-9.])|[0-9.]{20,}")
+_LONG = b"0" * 16
+_NUMBERS = bytes(byte if byte in b"0123456789." else 32 for byte in range(256))
 _MISSING = object()
 
 
@@ -98,13 +97,18 @@ def _is_comparable(one: Any, other: Any) -> bool:
 def may_hold_unusual_numbers(text: bytes) -> bool:
     """Return whether a text may hold numbers of many digits, or some that are not JSON's. Cost: a few passes at memory speed."""
     shape = text.translate(_SAME_DIGIT)
-    return any(mark in shape for mark in _UNUSUAL)
+    is_huge = b"e000" in shape or b"e+000" in shape or b"E000" in shape or b"E+000" in shape
+    return is_huge or _LONG in shape or b"NaN" in shape or b"Infinity" in shape
 
 
-def changed_number(text: bytes, dump: Callable[[], Any]) -> str | None:
-    """Return the place of the first number that has another value in the plain value that `dump` returns, or None."""
-    if _LONG.search(text) is None:
-        return None
+def changed_number(text: bytes, dump: Callable[[], Any], *, has_decimals: bool) -> str | None:
+    """Return the place of the first number that has another value in the plain value that `dump` returns, or None.
+
+    Only a decimal can have more digits behind its point than the float that pydantic reads.
+    """
+    words = text.translate(_NUMBERS).split()
+    if not any(len(word) >= 16 and (has_decimals or b"." not in word) for word in words):
+        return None  # a float has room for what is there
     return _changed(json.loads(text, parse_float=Decimal), dump(), "")
 
 

@@ -39,7 +39,7 @@ _CONCURRENT_SCANS = 16  # partitions that `list_groups` reads at the same time
 _KEYS_AT_ONCE = 1000  # keys of one HMGET: of small values about 0.1 ms of the server's time; 100,000 take 75 ms
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: Python 3.11 cannot make an Entry[User](...) with them
 class Entry(Generic[T_co]):
     """Hold a value and its revision, the id of the event that last changed the key. Revisions of a key only grow.
 

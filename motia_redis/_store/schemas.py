@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 
 from motia_redis._store import codec, fidelity, typed_fields
 from motia_redis._store.keyspace import Subject
-from motia_redis._store.typed_fields import pointer_token
+from motia_redis._store.typed_fields import MOST_TYPES, pointer_token
 from motia_redis.errors import SchemaMismatch, StateError
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ T = TypeVar("T")
 
 _INSTALL = "pip install 'motia-redis[typed]'"
 _REASONS = 3  # that a message tells
-_MOST_SCHEMAS = 1024  # types, and sets of fields of a type that `patch` was given
 _READ = "repair the value with an untyped set() or update(), or let the type accept it"
 _WRITE = "nothing was sent"
 
@@ -35,6 +34,7 @@ class Schema(Generic[T]):
 
     def __init__(self, model: type[T]) -> None:
         self.model = model
+        self._type: Any = model  # type checkers do not take type[T] for hashable
         self.name: str = getattr(model, "__name__", repr(model))
         self._pydantic = _pydantic(self.name)
         self._adapter = self._adapt()
@@ -61,7 +61,10 @@ class Schema(Generic[T]):
         if is_unusual:
             codec.decode(text, subject=subject)  # pydantic takes numbers that are not JSON's
         value = self._load(text, subject, "the stored value", _READ)
-        if is_unusual and (place := fidelity.changed_number(text, lambda: self._plain(value))) is not None:
+        place = None
+        if is_unusual or self._has_decimals:
+            place = fidelity.changed_number(text, lambda: self._plain(value), has_decimals=self._has_decimals)
+        if place is not None:
             reason = f"at {place!r}: the type of the field would change the number"
             raise self._mismatch(subject, place, f"the stored value does not match {self.name}: {reason}", _READ)
         return value
@@ -90,7 +93,8 @@ class Schema(Generic[T]):
         back = self._load(text, subject, "the value", _WRITE)
         place = fidelity.difference(value, back, self._pydantic.BaseModel)
         if place is not None:
-            reason = f"at {place!r}: what the type writes here is read back as another value"
+            where = f"at {place!r}: what the type writes here" if place else f"the {type(value).__name__}"
+            reason = f"{where} is read back as another value"
             raise self._mismatch(subject, place, f"the value does not match {self.name}: {reason}", _WRITE)
         return plain
 
@@ -99,14 +103,14 @@ class Schema(Generic[T]):
     @property
     def has_rules(self) -> bool:
         """Return whether functions of the type decide what is valid, so that a field alone does not tell."""
-        return typed_fields.has_rules(self.model)
+        return typed_fields.has_rules(self._type)
 
     def dump_fields(self, fields: Mapping[str, Any], subject: object) -> dict[str, Any]:
         """Return the members and plain values of some fields, by the names that JSON has for them.
 
         Checks each field by its type and its constraints. Raises SchemaMismatch and InvalidValue.
         """
-        known = typed_fields.fields_of(self.model)
+        known = typed_fields.fields_of(self._type)
         for name in fields:
             if name not in known:
                 names = ", ".join(known) or "no fields"
@@ -114,7 +118,7 @@ class Schema(Generic[T]):
                     subject, f"/{pointer_token(name)}", f"{self.name} has no field {name!r:.80} but {names}", _WRITE
                 )
         members = {known[name].member: value for name, value in fields.items()}
-        part = _part(cast("Any", self.model), tuple(sorted(fields)))
+        part = _part(self._type, tuple(sorted(fields)))
         return part.check_members(members, subject, self.name)
 
     def check_members(self, members: dict[str, Any], subject: object, name: str) -> dict[str, Any]:
@@ -138,6 +142,11 @@ class Schema(Generic[T]):
             return {name: whole[name] for name in members}
         except (KeyError, TypeError):
             raise StateError(f"{subject}: patch: {self.name} is not written with its fields as members: use modify()") from None
+
+    @cached_property
+    def _has_decimals(self) -> bool:
+        """Whether a part of the type may be a decimal."""
+        return "decimal" in repr(self._adapter.core_schema).lower()
 
     # -- pydantic -----------------------------------------------------------------------------------------------------
 
@@ -189,12 +198,12 @@ class Schema(Generic[T]):
         return SchemaMismatch(f"{subject}: {text}; {advice}", scope=scope, key=key, field=field)
 
 
-@lru_cache(_MOST_SCHEMAS)
+@lru_cache(MOST_TYPES)
 def _schema(model: Any) -> Schema[Any]:
     return Schema(model)
 
 
-@lru_cache(_MOST_SCHEMAS)
+@lru_cache(MOST_TYPES)
 def _part(model: Any, names: tuple[str, ...]) -> Schema[Any]:
     return Schema(typed_fields.part_of(model, names))
 

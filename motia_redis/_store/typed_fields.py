@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NotRequired, Required, get_args, get_origin
 
 from motia_redis.errors import StateError
@@ -10,6 +11,7 @@ from motia_redis.errors import StateError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+MOST_TYPES = 1024  # of which something is remembered
 # What pydantic calls the functions of a model that decide what is valid, or how it is written.
 _RULES = ("validators", "field_validators", "root_validators", "model_validators", "field_serializers", "model_serializers")
 
@@ -33,7 +35,8 @@ def is_typed_dict(model: object) -> bool:
     return typing_extensions.is_typeddict(model)
 
 
-def fields_of(model: type[Any]) -> Mapping[str, Field]:
+@lru_cache(MOST_TYPES)
+def fields_of(model: Any) -> Mapping[str, Field]:
     """Return the fields of a type by name. Raises StateError where they cannot be told."""
     import pydantic  # noqa: PLC0415  # only who has a typed scope needs it
 
@@ -45,7 +48,8 @@ def fields_of(model: type[Any]) -> Mapping[str, Field]:
     return _hinted_fields(model)
 
 
-def has_rules(model: type[Any]) -> bool:
+@lru_cache(MOST_TYPES)
+def has_rules(model: Any) -> bool:
     """Return whether functions of a type decide what is valid or how it is written; in doubt, they do."""
     import pydantic  # noqa: PLC0415
 
@@ -61,7 +65,7 @@ def has_rules(model: type[Any]) -> bool:
     return hasattr(model, "__post_init__") or (decorators is None and any(decorated))
 
 
-def part_of(model: type[Any], names: tuple[str, ...]) -> type[Any]:
+def part_of(model: Any, names: tuple[str, ...]) -> type[Any]:
     """Return a TypedDict of the members of these fields, with the configuration of the type."""
     import pydantic  # noqa: PLC0415
     import typing_extensions  # noqa: PLC0415  # pydantic takes no TypedDict of `typing` before Python 3.12

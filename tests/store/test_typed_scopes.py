@@ -17,6 +17,8 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import (
     AfterValidator,
     AliasChoices,
@@ -37,6 +39,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from typing_extensions import TypedDict
 
 from motia_redis import Entry, StateManager, stateManager
+from motia_redis._store.keyspace import Subject
 from motia_redis._store.schemas import Schema
 from motia_redis.errors import (
     CorruptValue,
@@ -293,8 +296,39 @@ async def test_decimal_of_more_digits_than_a_float_has_is_rejected_as_a_json_num
     (values,) = raw.keys(f"{{{namespace}:*}}:state:carts")
     raw.hset(values, "ann", '{"owner":"ann","items":[],"total":1.10}')
     assert await carts.get("ann") == Cart("ann", total=Decimal("1.1"))
-    raw.hset(values, "ann", '{"owner":"ann","items":[],"total":12345678901234567890.12345}')
-    assert (await mismatch(carts.get("ann"))).field == "/total"
+    for total in ("12345678901234567890.12345", "1234567890.12345678", "0.1234567890123456789"):
+        raw.hset(values, "ann", f'{{"owner":"ann","items":[],"total":{total}}}')
+        assert (await mismatch(carts.get("ann"))).field == "/total"
+    raw.hset(values, "ann", '{"owner":"ann","items":[],"total":123456789012345678901234567890}')
+    assert await carts.get("ann") == Cart("ann", total=Decimal(123456789012345678901234567890))
+
+
+class Numbers(BaseModel):
+    f: float = 0.0
+    d: Decimal = Decimal(0)
+    i: int = 0
+    both: int | float = 0
+
+
+@given(
+    st.sampled_from("fdi") | st.just("both"),
+    st.one_of(
+        st.integers(-(2**70), 2**70).map(str),
+        st.floats(allow_nan=False, allow_infinity=False).map(repr),
+        st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**30), max_value=10**30, places=12).map("{:f}".format),
+    ),
+)
+def test_number_is_read_without_a_change_or_rejected(name: str, text: str) -> None:
+    document = f'{{"x":[1],"{name}":{text}}}'.encode()
+    try:
+        value = getattr(Schema.of(Numbers).decode(document, subject=Subject("s", "k")), name)
+    except SchemaMismatch as mismatch:
+        place = mismatch.field
+    else:
+        place = f"/{name}"
+        is_rounded = isinstance(value, float) and not text.lstrip("-").isdigit()
+        assert value == (float(text) if is_rounded else Decimal(text))
+    assert place == f"/{name}"
 
 
 async def test_deletion_of_a_value_of_another_type_raises_and_stands(state: StateManager, users: TypedScope[User]) -> None:
@@ -346,6 +380,10 @@ async def test_value_of_another_type_is_rejected_before_anything_is_sent(
         assert (await mismatch(users.modify("ann", lambda _: value))).field == place
     assert await revision(state) == before
     assert await users.items() == {"ann": ANN}
+
+
+async def test_object_of_a_subclass_is_rejected_with_its_class(users: TypedScope[User]) -> None:
+    assert "the Member is read back as another value" in str(await mismatch(users.set("ann", Member(name="Ann", age=7))))
 
 
 class Lossy(BaseModel):

@@ -6,13 +6,14 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, model_validator
 
-from motia_redis import FlowContext, StateManager, StateTriggerInput, stateManager, step
+from motia_redis import Entry, FlowContext, StateManager, StateTriggerInput, stateManager, step
 from motia_redis import state as state_trigger
 from motia_redis._admin.dead_letters import DeadLetters
 from motia_redis.errors import StepError
 from tests.support.dead_letters import wait_for_dead_letters
+from tests.support.waiting import until
 from tests.support.workers import Recorder, record, working
 
 if TYPE_CHECKING:
@@ -132,6 +133,62 @@ async def test_each_trigger_of_a_step_gets_the_values_of_its_own_type(state: Sta
         await recorder.wait(1)
     assert asked == [User(name="Ann"), {"name": "Ann"}, Person(name="Ann")]
     assert recorder.inputs[0].new_value == Person(name="Ann")
+
+
+class Span(BaseModel):
+    first: int
+    last: int
+
+    @model_validator(mode="after")
+    def check(self) -> Span:
+        if self.last < self.first:
+            raise ValueError("last is before first")
+        return self
+
+
+async def test_handler_that_runs_again_makes_each_typed_change_once_and_gets_the_same_values(state: StateManager) -> None:
+    results: list[Any] = []
+    spans, typed = state.scope("spans", Span), users.using(state)
+
+    async def handler(input: StateTriggerInput[User], ctx: FlowContext) -> None:
+        assert ctx.trigger.attempt is not None
+        age = ctx.trigger.attempt
+        results.append(
+            [
+                await typed.set("bob", User(name="Bob", age=age)),
+                await typed.patch("bob", age=age + 10),
+                await spans.set("a", Span(first=age, last=20)),
+                await spans.patch("a", last=20 + age),
+                await typed.modify("bob", lambda user: User(name="Bob", age=(user.age if user else 0) + 100)),
+            ]
+        )
+        if age == 1:
+            raise ValueError("again")
+
+    once = record(handler, state_trigger(scope=users, key="ann"), backoff=0.01, effects_once=True)
+    async with working(state, once):
+        await typed.set("ann", User(name="Ann"))
+
+        async def ran_twice() -> bool:
+            return len(results) == 2
+
+        await until(ran_twice, "two attempts")
+    span = Span(first=1, last=20)
+    bob = [User(name="Bob", age=age) for age in (1, 11, 111)]
+    assert results == [[bob[0], bob[1], span, Span(first=1, last=21), bob[2]]] * 2
+    assert (await typed.get("bob"), await spans.get("a")) == (bob[2], Span(first=1, last=21))
+
+
+def test_input_of_a_type_can_be_made_and_resolved_by_pydantic() -> None:
+    given: Any = {"group_id": "users", "item_id": "ann", "event_type": "state:created", "revision": "5-1"}
+    ann = User(name="Ann")
+    made = StateTriggerInput[User](old_value=None, new_value=ann, **given)
+    assert (made.new_value, made.timestamp) == (ann, 5)
+    assert made == TypeAdapter(StateTriggerInput[User]).validate_python(
+        {"old_value": None, "new_value": {"name": "Ann"}, **given}
+    )
+    entry = Entry[User](ann, "5-1")
+    assert entry == Entry(ann, "5-1")
 
 
 def test_what_is_no_scope_is_rejected_by_the_step() -> None:
