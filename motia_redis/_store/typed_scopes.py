@@ -123,10 +123,9 @@ class TypedScope(Generic[T]):
         """Return all keys, as `StateManager.keys` does. Values of another type have theirs here, too."""
         return await self._untyped.keys(self._name)
 
-    async def scan(self) -> AsyncIterator[tuple[str, T]]:
+    def scan(self) -> AsyncIterator[tuple[str, T]]:
         """Yield keys and values, as `StateManager.scan` does. Raises SchemaMismatch at the first value of another type."""
-        async for item in self._typed.scan(self._name):
-            yield item
+        return self._typed.scan(self._name)
 
     async def count(self) -> int:
         """Return the number of keys, as `StateManager.count` does."""

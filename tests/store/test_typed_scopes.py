@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import inspect
 import pickle
 import subprocess
 import sys
@@ -38,7 +39,7 @@ from pydantic.alias_generators import to_camel
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from typing_extensions import TypedDict
 
-from motia_redis import Entry, StateManager, stateManager
+from motia_redis import Entry, StateManager, StateTriggerInput, stateManager, types
 from motia_redis._store.keyspace import Subject
 from motia_redis._store.schemas import Schema
 from motia_redis.errors import (
@@ -50,12 +51,10 @@ from motia_redis.errors import (
     SchemaMismatch,
     StateError,
 )
-from motia_redis.types import Change, Synced
+from motia_redis.types import Change, Synced, TypedScope
 
 if TYPE_CHECKING:
     import redis
-
-    from motia_redis.types import TypedScope
 
 
 class Color(Enum):
@@ -184,7 +183,38 @@ async def test_time_that_is_there_twice_keeps_its_offset(state: StateManager) ->
     assert read["since"].astimezone(UTC) == since.astimezone(UTC)
 
 
-async def test_arguments_are_those_of_the_untyped_calls(state: StateManager, users: TypedScope[User]) -> None:
+def parameters(method: Any) -> list[tuple[str, Any, Any]]:
+    found = inspect.signature(method).parameters.values()
+    return [(one.name, one.kind, one.default) for one in found if one.name not in ("self", "scope")]
+
+
+SCOPE_CALLS = [
+    name
+    for name, method in inspect.getmembers(StateManager, inspect.isfunction)
+    if not name.startswith("_") and "scope" in inspect.signature(method).parameters
+]
+
+
+@pytest.mark.parametrize("name", SCOPE_CALLS)
+def test_every_call_for_a_scope_is_there_with_the_same_arguments(name: str) -> None:
+    assert parameters(getattr(TypedScope, name)) == parameters(getattr(StateManager, name))
+
+
+def test_public_generic_types_can_be_subscripted_when_a_program_runs() -> None:
+    for generic in (
+        Entry,
+        StateTriggerInput,
+        types.Change,
+        types.Watch,
+        types.Mirror,
+        types.WatchItem,
+        types.Condition,
+        TypedScope,
+    ):
+        assert generic[User]  # type: ignore[index]
+
+
+async def test_arguments_are_those_of_the_untyped_calls_and_work(state: StateManager, users: TypedScope[User]) -> None:
     await users.set("ann", ANN, ttl=60, if_revision=None, idempotency_key="first")
     await users.set("ann", ANN, ttl=60, if_revision=None, idempotency_key="first")
     with pytest.raises(RevisionConflict):
