@@ -9,6 +9,7 @@ from motia_redis._store.events import DeleteReason, TransactionInfo
 from motia_redis._store.expiry import Keep, Ttl
 from motia_redis._store.mirror import Mirror
 from motia_redis._store.transactions import Transaction
+from motia_redis._store.typed_scopes import TypedScope
 from motia_redis._store.types import (
     Durability,
     FieldMerge,
@@ -68,6 +69,7 @@ __all__ = [
     "Trigger",
     "TriggerType",
     "Ttl",
+    "TypedScope",
     "Watch",
     "WatchItem",
 ]

@@ -5,12 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 from urllib.parse import unquote
 
 from motia_redis._steps.context import FlowContext
 from motia_redis._steps.inputs import StateTriggerInput
 from motia_redis._steps.invocation import check_function
+from motia_redis._store.typed_scopes import TypedScope
+
+if TYPE_CHECKING:
+    # `Condition` alone means `Condition[Any]`. Python knows such defaults from 3.13 on; type checkers know them here.
+    from typing_extensions import TypeVar
+
+    T = TypeVar("T", default=Any)
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 #: The methods that an http trigger accepts.
 HttpMethod: TypeAlias = Literal["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
@@ -18,7 +29,8 @@ HTTP_METHODS: tuple[HttpMethod, ...] = ("GET", "POST", "PUT", "PATCH", "DELETE",
 
 #: What decides whether a change fires: a sync or async function of `(input, ctx)` or `(input)`.
 Condition: TypeAlias = (
-    Callable[[StateTriggerInput, FlowContext], bool | Awaitable[bool]] | Callable[[StateTriggerInput], bool | Awaitable[bool]]
+    Callable[[StateTriggerInput[T], FlowContext], bool | Awaitable[bool]]
+    | Callable[[StateTriggerInput[T]], bool | Awaitable[bool]]
 )
 
 _PARAMETER = re.compile(r":[A-Za-z_][A-Za-z0-9_]*")
@@ -74,6 +86,7 @@ class StateTrigger:
     condition: Condition | None = None
     scope: str | None = None
     key: str | None = None
+    typed: TypedScope[Any] | None = None  #: what gives the values of the input their type
 
     def __str__(self) -> str:
         place = "/".join(name for name in (self.scope, self.key) if name is not None)
@@ -125,18 +138,28 @@ def http(method: HttpMethod, path: str) -> HttpTrigger:
     return HttpTrigger(method.upper() if isinstance(method, str) else method, path)  # type: ignore[arg-type]
 
 
-def state(condition: Condition | None = None, *, scope: str | None = None, key: str | None = None) -> StateTrigger:
+@overload
+def state(condition: Condition | None = None, *, scope: str | None = None, key: str | None = None) -> StateTrigger: ...
+@overload
+def state(condition: Condition[T] | None = None, *, scope: TypedScope[T], key: str | None = None) -> StateTrigger: ...
+def state(
+    condition: Condition[Any] | None = None, *, scope: str | TypedScope[Any] | None = None, key: str | None = None
+) -> StateTrigger:
     """Return a trigger that fires on changes of state.
 
     Arguments:
         condition: a function of `(input, ctx)` or `(input)` that decides whether a change fires. It must depend only on its
             input: it runs as soon as the event is read, while handlers of earlier events may still run. A sync one runs on
             the event loop and must not block. One that raises is a failed attempt.
-        scope: only changes of this scope fire. Scope and key are compared before the condition runs and cost less.
+        scope: only changes of this scope fire. Scope and key are compared before the condition runs and cost less. With a typed
+            scope (`stateManager.scope("users", User)`) the condition and the handler get a `StateTriggerInput[User]`: the values
+            are of its type, and an event with another value is a failed attempt, which raises SchemaMismatch.
         key: only changes of this key in `scope` fire.
 
     A trigger that does not fit is rejected with StepError by the step that is made with it.
     """
+    if isinstance(scope, TypedScope):
+        return StateTrigger(condition, scope.name, key, scope)
     return StateTrigger(condition, scope, key)
 
 

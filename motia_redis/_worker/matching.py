@@ -11,6 +11,7 @@ from motia_redis._steps import events, invocation
 from motia_redis._steps.context import FlowContext, TriggerInfo
 from motia_redis._steps.logs import Logger, enter_step
 from motia_redis._steps.wants import TTL_CHANGED
+from motia_redis._store import codec
 from motia_redis._tracing import enter_trace, new_trace_id
 from motia_redis._worker.entries import PreparedCall
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from motia_redis._steps.definitions import Step
     from motia_redis._steps.inputs import StateTriggerInput
     from motia_redis._steps.triggers import StateTrigger
+    from motia_redis._store.codec import Coder
     from motia_redis._store.manager import StateManager
     from motia_redis._worker.entries import StreamEntry
 
@@ -38,11 +40,12 @@ class MatchResult(Enum):
 class _Trigger:
     """A state trigger with encoded filters, and the properties of its condition."""
 
-    __slots__ = ("condition", "is_sync", "key", "scope", "takes_ctx")
+    __slots__ = ("coder", "condition", "is_sync", "key", "scope", "takes_ctx")
 
     def __init__(self, trigger: StateTrigger) -> None:
         self.scope = None if trigger.scope is None else trigger.scope.encode()
         self.key = None if trigger.key is None else trigger.key.encode()
+        self.coder: Coder[Any] = codec if trigger.typed is None else trigger.typed.coder
         self.condition: Any = trigger.condition
         condition = trigger.condition
         self.takes_ctx = condition is not None and invocation.takes_ctx(condition)
@@ -85,10 +88,10 @@ class Matcher:
         return MatchResult.DEFERRED
 
     def prepare(self, entry: StreamEntry, state: StateManager, trace_id: str, attempt: int) -> PreparedCall:
-        """Return the call for an attempt at an entry that is `MATCHED`. Raises CorruptValue."""
+        """Return the call for an attempt at an entry that is `MATCHED`. Raises CorruptValue and SchemaMismatch."""
         if entry.fields[b"type"] == b"topic":
             return self._message(entry, state, trace_id, attempt)
-        change = events.decode_change(entry.revision, entry.fields)
+        change = events.decode_change(entry.revision, entry.fields, self._candidates(entry.fields)[0].coder)
         return PreparedCall(change, self._context(entry, change, state, trace_id, attempt))
 
     async def match(self, entry: StreamEntry, state: StateManager, trace_id: str, attempt: int) -> PreparedCall | None:
@@ -129,9 +132,12 @@ class Matcher:
 
         Without a trace id no condition may take a context.
         """
-        change = events.decode_change(entry.revision, entry.fields)
+        change: StateTriggerInput | None = None
         ctx: FlowContext | None = None
+        coder: Coder[Any] = codec
         for trigger in candidates:
+            if change is None or trigger.coder is not coder:
+                coder, change = trigger.coder, events.decode_change(entry.revision, entry.fields, trigger.coder)
             if ctx is None and trigger.takes_ctx:
                 ctx = self._context(entry, change, state, trace_id, attempt)
             if trigger.condition is not None:

@@ -47,7 +47,7 @@ PUBLIC = {
         "BadIndex", "CorruptValue", "DeadLetterMissing", "DifferentTags", "HistoryForked", "HistoryGone",
         "IdempotencyKeyReused", "InvalidCursor", "InvalidName", "InvalidOperation", "InvalidPointer", "InvalidTime",
         "InvalidValue", "KeyMissing", "LayoutMismatch", "MirrorTooLarge", "NotDurable", "NumberOverflow", "OutcomeUnknown",
-        "PathMissing", "RevisionConflict", "SettingsMismatch", "Stale", "StateError",
+        "PathMissing", "RevisionConflict", "SchemaMismatch", "SettingsMismatch", "Stale", "StateError",
         "StateUnavailable", "StepError", "StepInUse", "StepMissing", "TestFailed", "TooDeep", "TooManyDelayed", "TooManyKeys",
         "TooMuchWork", "TransactionFailed", "TransactionMisused", "TransactionTooLarge", "UpdateFailed", "ValueTooLarge",
         "WatchMisused", "WatchOverflow", "WrongKind",
@@ -57,7 +57,7 @@ PUBLIC = {
         "FieldMerge", "FieldNumber", "FieldNumberValue", "FieldOperation", "FieldRemove", "FieldValue", "HttpMethod",
         "HttpTrigger", "Keep", "Logger", "Mirror", "Operation", "PatchMerge", "PatchMove", "PatchNumber", "PatchOperation",
         "PatchRemove", "PatchValue", "QueueTrigger", "StateEventType", "StateTrigger", "Step", "StepConfig", "StepDefinition",
-        "Synced", "Transaction", "TransactionInfo", "Trigger", "TriggerType", "Ttl", "Watch", "WatchItem",
+        "Synced", "Transaction", "TransactionInfo", "Trigger", "TriggerType", "Ttl", "TypedScope", "Watch", "WatchItem",
     ],
 }  # fmt: skip
 NAMES = [(module, name) for module, names in PUBLIC.items() for name in names]
@@ -73,8 +73,13 @@ INTERNAL = {
     ("StateManager.connect", "Keyspace"),
     ("StateManager.open_router", "Router"),
     ("Transaction", "ScopeTtls"),
+    ("Change", "Coder"),
     ("Change", "CursorMaker"),
     ("Change", "Event"),
+    ("Mirror", "Coder"),
+    ("TypedScope", "Scoping"),
+    ("TypedScope.using", "Scoping"),
+    ("Watch", "Coder"),
     ("Watch", "Retries"),
     ("Watch", "Selection"),
     ("Watch", "Sessions"),
@@ -155,10 +160,10 @@ def test_classes_in_public_signatures_have_a_public_name() -> None:
     assert used <= INTERNAL
 
 
-def test_importing_the_package_does_not_import_the_web_server_or_the_command() -> None:
+def test_importing_the_package_does_not_import_the_web_server_the_command_or_pydantic() -> None:
     program = "import sys, motia_redis, motia_redis.types; print(*sorted(m.split('.')[0] for m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
-    assert not {"starlette", "uvicorn", "click", "anyio"} & set(done.stdout.split())
+    assert not {"starlette", "uvicorn", "click", "anyio", "pydantic"} & set(done.stdout.split())
 
 
 def test_version_is_the_one_that_the_command_prints() -> None:
