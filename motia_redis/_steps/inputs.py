@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime  # noqa: TC003 - pydantic and others resolve these at run time
 from typing import Any, Literal, TypeAlias
 
-from motia_redis._store.events import DeleteReason, TransactionInfo  # noqa: TC001 - pydantic and others resolve these at run time
+from motia_redis._store.events import DeleteReason, TransactionInfo  # noqa: TC001 - as above
 
 #: The type of a change of a key.
 StateEventType: TypeAlias = Literal["state:created", "state:updated", "state:deleted"]
@@ -67,3 +68,19 @@ class StateTriggerInput:
     def __post_init__(self) -> None:
         if self.timestamp < 0:
             object.__setattr__(self, "timestamp", int(self.revision.partition("-")[0]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CronTriggerInput:
+    """Hold one time of a cron trigger, as its handler gets it.
+
+    `scheduled_at` is the time of the expression, in the time zone of the trigger. `fired_at` is when it fired, by the clock of
+    the Redis server, in the same zone: handlers may run later. Both stay the same in a retry. `expression` and `timezone` are
+    those of the trigger, the expression as its five fields.
+    """
+
+    scheduled_at: datetime
+    fired_at: datetime
+    expression: str
+    timezone: str
+    type: Literal["cron"] = "cron"
