@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from motia_redis._steps.inputs import StateTriggerInput
+from motia_redis._steps.inputs import CronTriggerInput, StateTriggerInput
 from motia_redis._store import codec, events
 from motia_redis._store.events import TransactionInfo
 from motia_redis.errors import CorruptValue
@@ -68,3 +69,16 @@ def decode_message(entry_id: str, fields: Fields) -> Any:
     except (KeyError, ValueError):
         raise foreign_entry(entry_id) from None
     return codec.decode(data, subject=f"message {entry_id} of topic {topic!r}")
+
+
+def decode_time(entry_id: str, fields: Fields) -> CronTriggerInput:
+    """Return the time of a cron trigger. Raises CorruptValue for an entry that is none."""
+    from motia_redis._steps.cron_times import zone_of  # noqa: PLC0415 - only steps with a cron trigger need cronsim
+
+    try:
+        timezone, _, expression = fields[b"schedule"].decode().partition(" ")
+        zone = zone_of(timezone)
+        scheduled, fired = (datetime.fromtimestamp(int(fields[name]) / 1000, zone) for name in (b"due", b"fired"))
+    except (KeyError, ValueError, OverflowError, OSError):
+        raise foreign_entry(entry_id) from None
+    return CronTriggerInput(scheduled_at=scheduled, fired_at=fired, expression=expression, timezone=timezone)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime  # noqa: TC003 - pydantic and others resolve these at run time
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias
 
-from motia_redis._store.events import DeleteReason, TransactionInfo  # noqa: TC001 - pydantic and others resolve these at run time
+from motia_redis._store.events import DeleteReason, TransactionInfo  # noqa: TC001 - as above
 
 if TYPE_CHECKING:
     # Alone it means `StateTriggerInput[Any]`. Python knows such defaults from 3.13 on; type checkers know them here.
@@ -79,3 +80,19 @@ class StateTriggerInput(Generic[T_co]):
     def __post_init__(self) -> None:
         if self.timestamp < 0:
             object.__setattr__(self, "timestamp", int(self.revision.partition("-")[0]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CronTriggerInput:
+    """Hold one time of a cron trigger, as its handler gets it.
+
+    `scheduled_at` is the time of the expression, in the time zone of the trigger. `fired_at` is when it fired, by the clock of
+    the Redis server, in the same zone: handlers may run later. Both stay the same in a retry. `expression` and `timezone` are
+    those of the trigger, the expression as its five fields.
+    """
+
+    scheduled_at: datetime
+    fired_at: datetime
+    expression: str
+    timezone: str
+    type: Literal["cron"] = "cron"

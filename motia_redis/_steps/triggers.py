@@ -1,4 +1,4 @@
-"""Triggers: the HTTP requests, changes of state and messages that a step reacts to."""
+"""Triggers: the HTTP requests, changes of state, messages and times that a step reacts to."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ Condition: TypeAlias = (
     Callable[[StateTriggerInput[T], FlowContext], bool | Awaitable[bool]]
     | Callable[[StateTriggerInput[T]], bool | Awaitable[bool]]
 )
+
+#: What becomes of the times that were missed: the latest fires, for all of them, or none.
+Missed: TypeAlias = Literal["once", "skip"]
+MISSED: tuple[Missed, ...] = ("once", "skip")
 
 _PARAMETER = re.compile(r":[A-Za-z_][A-Za-z0-9_]*")
 
@@ -120,8 +124,37 @@ class QueueTrigger:
         return None
 
 
-#: What http(...), state(...) and queue(...) return.
-Trigger: TypeAlias = HttpTrigger | StateTrigger | QueueTrigger
+@dataclass(frozen=True, slots=True)
+class CronTrigger:
+    """Describe the times that fire a step: those of a cron expression in a time zone."""
+
+    expression: str
+    timezone: str = "UTC"
+    missed: Missed = "once"
+
+    def __str__(self) -> str:
+        return f"cron {self.expression} ({self.timezone})"
+
+    @property
+    def schedule(self) -> str:
+        """The name of the schedule: its time zone, and the fields of its expression."""
+        from motia_redis._steps import cron_times  # noqa: PLC0415 - only steps with a cron trigger need cronsim
+
+        return f"{self.timezone} {cron_times.canonical(self.expression)}"
+
+    def problem(self) -> str | None:
+        """Return what is wrong with the trigger, or None."""
+        from motia_redis._steps import cron_times  # noqa: PLC0415 - as above
+
+        if problem := cron_times.expression_problem(self.expression) or cron_times.zone_problem(self.timezone):
+            return problem
+        if self.missed not in MISSED:
+            return f"'missed' of a cron trigger must be one of {', '.join(map(repr, MISSED))}, not {self.missed!r:.80}"
+        return None
+
+
+#: What http(...), state(...), queue(...) and cron(...) return.
+Trigger: TypeAlias = HttpTrigger | StateTrigger | QueueTrigger | CronTrigger
 
 
 def http(method: HttpMethod, path: str) -> HttpTrigger:
@@ -172,3 +205,20 @@ def queue(topic: str) -> QueueTrigger:
     A trigger that does not fit is rejected with StepError by the step that is made with it.
     """
     return QueueTrigger(topic)
+
+
+def cron(expression: str, *, timezone: str = "UTC", missed: Missed = "once") -> CronTrigger:
+    """Return a trigger that fires at times, each once over all workers. The clock of the Redis server decides.
+
+    Arguments:
+        expression: minute, hour, day of month, month and day of week, as for Debian's cron, such as `*/5 * * * *` and
+            `30 8 * * MON-FRI`; or `@hourly`, `@daily`, `@weekly`, `@monthly` or `@yearly`.
+        timezone: the IANA name of the time zone of the expression, such as `Europe/Berlin`.
+        missed: what happens when no worker has run, or Redis was away, at times of the expression. A time that is late by up to
+            60 s was not missed. "once": the latest of the times fires, once for all of them. "skip": none does.
+
+    A new or changed expression fires from the time on at which a worker runs with it first.
+
+    A trigger that does not fit is rejected with StepError by the step that is made with it.
+    """
+    return CronTrigger(expression, timezone, missed)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from motia_redis._steps import events, invocation
 from motia_redis._steps.context import FlowContext, TriggerInfo
 from motia_redis._steps.logs import Logger, enter_step
-from motia_redis._steps.wants import TTL_CHANGED
+from motia_redis._steps.wants import CRON, TTL_CHANGED
 from motia_redis._store import codec
 from motia_redis._tracing import enter_trace, new_trace_id
 from motia_redis._worker.entries import PreparedCall
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class MatchResult(Enum):
     """The outcome of `Matcher.match_when_read` when no trigger has matched yet."""
 
-    FILTERED = "the scope and key of no trigger fit: another version of the step may want the entry"
+    FILTERED = "the scope and key, or schedule, of no trigger fit: another version of the step may want the entry"
     UNWANTED = "no trigger matches"
     MATCHED = "a trigger without a condition fits: `Matcher.prepare` returns the call for each attempt"
     DEFERRED = "the attempt has to match: a condition is async, raised, or is missing"
@@ -59,6 +59,7 @@ class Matcher:
         self._step_name = step.name
         self._encoded_name = step.name.encode()
         self._triggers = [_Trigger(trigger) for trigger in step.state_triggers]
+        self._schedules = {trigger.schedule.encode() for trigger in step.cron_triggers}
         self._logger = Logger(step.name)
 
     def match_when_read(self, entry: StreamEntry, state: StateManager) -> PreparedCall | MatchResult:
@@ -71,9 +72,10 @@ class Matcher:
             fields = entry.fields
             if self._is_for_none_of_them(fields):
                 return MatchResult.UNWANTED
-            if fields[b"type"] == b"topic":
+            kind = fields[b"type"]
+            if kind == b"topic" or (kind == CRON and fields[b"schedule"] in self._schedules):
                 return MatchResult.MATCHED
-            candidates = self._candidates(fields)
+            candidates = [] if kind == CRON else self._candidates(fields)
             if not candidates:
                 return MatchResult.FILTERED
             if candidates[0].condition is None:
@@ -91,6 +93,8 @@ class Matcher:
         """Return the call for an attempt at an entry that is `MATCHED`. Raises CorruptValue and SchemaMismatch."""
         if entry.fields[b"type"] == b"topic":
             return self._message(entry, state, trace_id, attempt)
+        if entry.fields[b"type"] == CRON:
+            return self._time(entry, state, trace_id, attempt)
         change = events.decode_change(entry.revision, entry.fields, self._candidates(entry.fields)[0].coder)
         return PreparedCall(change, self._context(entry, change, state, trace_id, attempt))
 
@@ -182,6 +186,11 @@ class Matcher:
             attempt=attempt,
         )
         return PreparedCall(data, self._flow_context(entry, info, state, trace_id))
+
+    def _time(self, entry: StreamEntry, state: StateManager, trace_id: str, attempt: int) -> PreparedCall:
+        time = events.decode_time(entry.id, entry.fields)
+        info = TriggerInfo(type="cron", expression=time.expression, timezone=time.timezone, attempt=attempt)
+        return PreparedCall(time, self._flow_context(entry, info, state, trace_id))
 
     def _flow_context(self, entry: StreamEntry, info: TriggerInfo, state: StateManager, trace_id: str) -> FlowContext:
         return FlowContext(
