@@ -118,6 +118,10 @@ class Watch:
             if not await self._buffer.wait(_BOOKMARK) and (bookmark := self._bookmark()):
                 return bookmark
 
+    def waiting(self, most: int) -> list[WatchItem]:
+        """Return at most so many of the items that wait for the reader, without waiting for others."""
+        return [self._pop() for _ in range(min(most, len(self._items)))]
+
     async def close(self) -> None:
         """End the watch. `async for` ends, in whatever task it waits. Closing twice is allowed."""
         self._has_ended = True
