@@ -42,7 +42,7 @@ class Changing(Reading):
         RevisionConflict, IdempotencyKeyReused, StateUnavailable, NotDurable. Nothing is changed after an error, but see
         StateUnavailable and NotDurable.
         """
-        return self._run(self._state.set, scope, key, value, ttl=ttl, if_revision=if_revision, idempotency_key=idempotency_key)
+        return self._call(self._direct.set, scope, key, value, ttl=ttl, if_revision=if_revision, idempotency_key=idempotency_key)
 
     def update(
         self,
@@ -69,8 +69,8 @@ class Changing(Reading):
         value). Raises the errors of `set`, InvalidOperation, InvalidPointer, UpdateFailed (names the failing operation) and
         CorruptValue.
         """
-        return self._run(
-            self._state.update, scope, key, ops, strict, ttl=ttl, if_revision=if_revision, idempotency_key=idempotency_key
+        return self._call(
+            self._direct.update, scope, key, ops, strict, ttl=ttl, if_revision=if_revision, idempotency_key=idempotency_key
         )
 
     def modify(self, scope: str, key: str, function: Callable[[Any], Any], *, attempts: int = 10, ttl: Ttl = KEEP) -> Any:
@@ -96,7 +96,7 @@ class Changing(Reading):
         State triggers ignore that event. A value that never expires and still shall not is left alone, without an event. Cost:
         one round trip, O(bytes of the value). Raises the errors of `set` for names, times and Redis.
         """
-        return self._run(self._state.expire, scope, key, ttl)
+        return self._call(self._direct.expire, scope, key, ttl)
 
     def delete(self, scope: str, key: str, *, if_revision: str | None = ANY, idempotency_key: str | None = None) -> Any | None:
         """Remove a key and return its last value, or None. The removal and its event are written in one atomic step.
@@ -104,7 +104,7 @@ class Changing(Reading):
         Deleting a missing key changes nothing and has no event. `if_revision` and `idempotency_key` work as in `set`. Cost: one
         round trip, O(bytes of the value). Raises the errors of `set` for names and revisions, and CorruptValue.
         """
-        return self._run(self._state.delete, scope, key, if_revision=if_revision, idempotency_key=idempotency_key)
+        return self._call(self._direct.delete, scope, key, if_revision=if_revision, idempotency_key=idempotency_key)
 
     def clear(self, scope: str) -> None:
         """Delete all keys of a scope, with one event for each key.
@@ -163,7 +163,7 @@ class Changing(Reading):
         Cost: one round trip, O(bytes of `data`); for a delayed message also O(log of the number that wait). Raises InvalidName,
         InvalidValue, InvalidTime, ValueTooLarge, IdempotencyKeyReused, TooManyDelayed, StateUnavailable, NotDurable.
         """
-        return self._run(self._state.enqueue, topic, data, key=key, delay=delay, at=at, idempotency_key=idempotency_key)
+        return self._call(self._direct.enqueue, topic, data, key=key, delay=delay, at=at, idempotency_key=idempotency_key)
 
     def cancel(self, message_id: str) -> bool:
         """Remove a delayed message, in one atomic step. Return True if it waited, and False if it has been sent or cancelled.
@@ -171,4 +171,4 @@ class Changing(Reading):
         A message without a delay is sent at once. Cost: one round trip. Raises InvalidName for what is no id of a message,
         StateUnavailable, NotDurable.
         """
-        return self._run(self._state.cancel, message_id)
+        return self._call(self._direct.cancel, message_id)

@@ -122,9 +122,14 @@ class LoopThread:
             self._notify(self._start_new)  # the interrupt may have come before the wake-up
             self._notify(call.cancel)
             call.wait(_CANCEL_SECONDS)
-            error.add_note(f"{call.name} was cancelled: if it makes changes, they may have been made, or may be still")
+            note_interrupt(call.name, error)
             raise
         return call.result()
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Return the event loop."""
+        return self._loop
 
     def post(self, make: Callable[[], Coroutine[Any, Any, object]]) -> None:
         """Start a coroutine without waiting for it."""
@@ -214,6 +219,7 @@ class _Loop(asyncio.SelectorEventLoop):
 _starting = threading.Lock()
 _thread: LoopThread | None = None
 _is_exiting = False
+_closings: list[Callable[[], object]] = []  # what is called when the loop ends
 _renewals: list[Callable[[], object]] = []  # what a forked child calls
 _abandoned: list[LoopThread] = []  # in a forked child: what the garbage collector must not find
 
@@ -272,9 +278,21 @@ def _started(name: str) -> LoopThread:
         raise StateUnavailable(f"{name}: the process ends: nothing was sent") from error
 
 
+def note_interrupt(name: str, error: BaseException) -> None:
+    """Say in what has interrupted a call that it may have had effects."""
+    note = f"{name} was cancelled: if it makes changes, they may have been made, or may be still"
+    if not isinstance(error, StateUnavailable) and note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
+
+
 def on_fork(renew: Callable[[], object]) -> None:
     """Call a function in each forked child, after it has forgotten the loop of its parent."""
     _renewals.append(renew)
+
+
+def on_end(close: Callable[[], object]) -> None:
+    """Call a function when the loop of this process ends."""
+    _closings.append(close)
 
 
 def _forget() -> None:
@@ -293,6 +311,8 @@ def end() -> None:
     global _thread
     with _starting:
         old, _thread = _thread, None
+    for close in _closings:
+        close()
     if old is not None:
         old.end()
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from motia_redis._store import manager
 from motia_redis._sync import loop_thread
 from motia_redis._sync.changing import Changing
+from motia_redis._sync.direct import DirectState
 from motia_redis._sync.following import Following
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ class StateManager(Changing, Following):
             credentials=credentials,
             sweep=sweep,
         )
+        self._direct = DirectState(self._state)
         _managers.add(self)
 
     def __reduce__(self) -> tuple[partial[StateManager], tuple[()]]:
@@ -156,6 +158,8 @@ class StateManager(Changing, Following):
 
         An embedded server is released. At exit all connections are closed, also without this call.
         """
+        loop_thread.refuse_inside_loop("close")
+        self._direct.drop()
         self._run(self._state.close)
 
     def __enter__(self) -> Self:
@@ -167,8 +171,10 @@ class StateManager(Changing, Following):
 
     def _renew(self) -> None:
         """Give up the connections of the parent, in a forked child: the next call opens others."""
+        self._direct.abandon()
         _abandoned.append(self._state)
         self._state = copy.copy(self._state)
+        self._direct = DirectState(self._state)
 
 
 _managers: weakref.WeakSet[StateManager] = weakref.WeakSet()
@@ -180,7 +186,13 @@ def _renew_all() -> None:
         each._renew()
 
 
+def _abandon_all() -> None:
+    for each in tuple(_managers):
+        each._direct.abandon()
+
+
 loop_thread.on_fork(_renew_all)
+loop_thread.on_end(_abandon_all)
 
 #: The global instance. It needs no set-up.
 stateManager: StateManager = StateManager()  # noqa: N816  # Motia's name

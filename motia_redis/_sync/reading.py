@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from motia_redis._sync import loop_thread
 from motia_redis._sync.batches import in_batches
+from motia_redis._sync.direct import drive
 
 if TYPE_CHECKING:
     import builtins
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from motia_redis._store import manager
     from motia_redis._store.reading import Entry
+    from motia_redis._sync.direct import DirectState
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -22,9 +24,16 @@ class Reading:
     """The reading methods of the sync `StateManager`, and what runs all of them."""
 
     _state: manager.StateManager
+    _direct: DirectState  #: the same, for calls of one round trip
+
+    @staticmethod
+    def _call(method: Callable[_P, Coroutine[Any, Any, _T]], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Run a method of `_direct`."""
+        return drive(method.__name__, method, *args, **kwargs)
 
     @staticmethod
     def _run(method: Callable[_P, Coroutine[Any, Any, _T]], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Run a method of `_state`."""
         return loop_thread.run(method.__name__, method, *args, **kwargs)
 
     def get(self, scope: str, key: str) -> Any | None:
@@ -32,14 +41,14 @@ class Reading:
 
         Cost: one round trip, O(bytes of the value). Raises InvalidName, CorruptValue, StateUnavailable.
         """
-        return self._run(self._state.get, scope, key)
+        return self._call(self._direct.get, scope, key)
 
     def entry(self, scope: str, key: str) -> Entry | None:
         """Return the value and the revision of a key, read in one atomic step. Return None if the key has no value.
 
         A value that another client wrote into the hash has the revision `0-0`. Cost and errors are those of `get`.
         """
-        return self._run(self._state.entry, scope, key)
+        return self._call(self._direct.entry, scope, key)
 
     def get_many(self, scope: str, keys: Iterable[str], *, atomic: bool = True) -> dict[str, Any]:
         """Return a dict of those of `keys` that have a value, in the order given, and their values.
@@ -51,7 +60,9 @@ class Reading:
         Cost: one round trip, O(bytes of the values); with `atomic=False` one for each page of about 128 KiB, at most 500 keys.
         Raises InvalidName, TooManyKeys, CorruptValue, StateUnavailable.
         """
-        return self._run(self._state.get_many, scope, keys, atomic=atomic)
+        if atomic:
+            return self._call(self._direct.get_many, scope, keys)
+        return self._run(self._state.get_many, scope, keys, atomic=False)
 
     def list(self, scope: str) -> builtins.list[Any]:
         """Return all values of a scope, in no particular order.
