@@ -12,12 +12,13 @@ import dataclasses
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeVar, cast
 
 from redis.exceptions import RedisError
 
 from motia_redis._scripts import error_codes
-from motia_redis._store import manager
+from motia_redis._store import codec, expiry, keyspace, manager
+from motia_redis._store.keyspace import Subject
 from motia_redis._store.mutations import Mutations
 from motia_redis._store.retries import FIRST, Retries
 from motia_redis._store.sessions import ATTEMPT_TIMEOUT
@@ -38,8 +39,11 @@ if TYPE_CHECKING:
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-_LARGE_KEYS = 1024  # keys with large values that are remembered
+_KNOWN_NAMES = 1024  # keys with large values, and scopes, that are remembered
 _PAUSE = 1.0  # seconds after an attempt to open a connection that failed
+
+
+MISSED: Final[Any] = object()  #: no reply
 
 
 class _Elsewhere(Exception):
@@ -54,6 +58,7 @@ class _DirectRouter:
         self._router = router
         self._losses = router.losses
         self._large: set[Any] = set()  # keys with large values, which would delay the calls of others
+        self.hashes: dict[str, bytes] = {}  #: of scopes that were read: the names of the hashes of values
 
     @property
     def is_usable(self) -> bool:
@@ -79,10 +84,24 @@ class _DirectRouter:
                 raise reply
             raise _Elsewhere  # an error reply has changed nothing
         if isinstance(reply, bytes) and len(reply) >= LARGE:
-            if len(self._large) >= _LARGE_KEYS:
+            if len(self._large) >= _KNOWN_NAMES:
                 self._large.clear()
             self._large.add(key)
         return convert(command[0], reply)
+
+    def name_hash(self, scope: str, values: bytes) -> bytes:
+        """Remember and return the name of the hash with the values of a scope."""
+        if len(self.hashes) >= _KNOWN_NAMES:
+            self.hashes.clear()
+        self.hashes[scope] = values
+        return values
+
+    def read(self, values: bytes, key: bytes) -> Any:
+        """Return the reply of HGET, or MISSED: run the call in another way."""
+        if values in self._large:
+            return MISSED
+        reply = self.connection.send(pack(("HGET", values, key)))
+        return reply if reply is None or (type(reply) is bytes and len(reply) < LARGE) else MISSED
 
     async def pipeline(self, key: bytes | str, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """Run one command. Several, as for durability, are left to the loop."""
@@ -109,7 +128,7 @@ class _DirectRetries(Retries):
 
     async def run(self, subject: object, call: Callable[[Session, Attempt], Awaitable[_T]], *, is_mutation: bool = False) -> _T:
         """Return the result of `call`. Promises and errors are those of `Retries.run`."""
-        ours = self._current()
+        ours = self.current()
         if ours is None:
             return loop_thread.run(str(subject), self._retries.run, subject, call, is_mutation=is_mutation)
         began = time.monotonic()
@@ -120,15 +139,27 @@ class _DirectRetries(Retries):
         except (RedisError, OSError) as failure:
             if error_codes.is_script_error(failure):
                 raise
-            return loop_thread.run(
-                str(subject), self._retries.repeat, subject, call, began, ours.of_loop, failure, is_mutation=is_mutation
-            )
+            return self.go_on(subject, call, began, ours, failure, is_mutation=is_mutation)
+
+    def go_on(
+        self,
+        subject: object,
+        call: Callable[[Session, Attempt], Awaitable[_T]],
+        began: float,
+        ours: _Ours,
+        failure: Exception,
+        *,
+        is_mutation: bool = False,
+    ) -> _T:
+        """Return the result of a call whose attempt in this thread failed: the event loop repeats it."""
+        repeat = self._retries.repeat
+        return loop_thread.run(str(subject), repeat, subject, call, began, ours.of_loop, failure, is_mutation=is_mutation)
 
     async def check_layout(self, subject: object) -> None:
         """Look at the layout of the namespace again, in the event loop."""
         loop_thread.run(str(subject), self._retries.check_layout, subject)
 
-    def _current(self) -> _Ours | None:
+    def current(self) -> _Ours | None:
         """Return the session for threads, or None: the call is left to the loop."""
         thread = loop_thread.running()
         of_loop = None if thread is None else self._sessions.of(thread.loop)
@@ -195,6 +226,30 @@ class DirectState(manager.StateManager):
         self.__dict__.update(vars(state))
         self._retries = _DirectRetries(self._sessions, self._retries)
         self._mutations = Mutations(self._retries, self.limits, self.durability, self._idempotency_seconds)
+
+    def read(self, scope: str, key: str) -> Any | None:
+        """Return what `get` returns. It is `get` without a coroutine, which would take longer than all the rest."""
+        loop_thread.refuse_inside_loop("get")
+        ours = self._retries.current()
+        if ours is None:
+            return drive("get", self.get, scope, key)
+        router = ours.router
+        values = router.hashes.get(scope) if type(scope) is str else None
+        if values is None:
+            values = router.name_hash(scope, ours.session.keyspace.values(self._names(scope, key)[1]))
+        key_bytes = keyspace.encode_name("key", key, self.limits.name_bytes)
+        began = time.monotonic()
+        try:
+            text = router.read(values, key_bytes)
+        except (RedisError, OSError) as failure:
+
+            async def read_again(session: Session, _: Attempt) -> Any:
+                return await session.router.execute(values, "HGET", values, key_bytes)
+
+            text = self._retries.go_on(Subject(scope, key), read_again, began, ours, failure)
+        if text is MISSED:
+            return drive("get", self.get, scope, key)
+        return None if text is None or expiry.is_expired(text) else codec.decode(text, subject=Subject(scope, key))
 
     def drop(self) -> None:
         """Close the connection of the threads. The next call opens another one."""

@@ -41,7 +41,7 @@ class Reading:
 
         Cost: one round trip, O(bytes of the value). Raises InvalidName, CorruptValue, StateUnavailable.
         """
-        return self._call(self._direct.get, scope, key)
+        return self._direct.read(scope, key)
 
     def entry(self, scope: str, key: str) -> Entry | None:
         """Return the value and the revision of a key, read in one atomic step. Return None if the key has no value.

@@ -12,6 +12,7 @@ import struct
 import threading
 from collections import deque
 from contextlib import suppress
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final
 
 import hiredis
@@ -62,15 +63,25 @@ class BlockingConnection:
         self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=error_reply, notEnoughData=_INCOMPLETE)
         self._queue: deque[_Turn] = deque()  # only the leader takes out
         self._lead = threading.Lock()  # held by the leader, or for a thread that is about to lead
-        self._appointing = threading.Lock()  # while a thread is made the leader, or leaves
+        self._inside: set[int] = set()  # threads that send
+        self._appointing = threading.RLock()  # while a thread is made the leader, or leaves
 
     def __del__(self) -> None:
         self._sock.close()
 
     def send(self, data: bytes) -> Any:
         """Send one packed command and return its reply."""
-        if self._lead.acquire(blocking=False):
-            return self._exchange_for_all(data)
+        thread = get_ident()
+        if thread in self._inside:  # a signal handler, or a finalizer: it would wait for what it has interrupted
+            raise NotSent("the thread is in another call")
+        self._inside.add(thread)
+        try:
+            return self._exchange_for_all(data) if self._lead.acquire(blocking=False) else self._queue_up(data)
+        finally:
+            self._inside.discard(thread)
+
+    def _queue_up(self, data: bytes) -> Any:
+        """Wait for the reply of a command that another thread sends, or for the lead."""
         turn = _Turn(data)
         try:
             self._queue.append(turn)
