@@ -122,7 +122,7 @@ class Changing(Reading):
         topics must have the same tag. With `idempotency_key` a repeated transaction changes nothing and has the same results.
         Cost: one round trip; up to 100 checks, changes and messages, and 4 MiB of old and new values (`Limits`).
         """
-        return Transaction(self._state.transaction(idempotency_key=idempotency_key))
+        return Transaction(self._direct.transaction(idempotency_key=idempotency_key))
 
     def set_many(self, scope: str, values: Mapping[str, Any], *, ttl: Ttl = UNSET, atomic: bool = True) -> None:
         """Store the values of several keys of a scope, as one transaction: all or none.

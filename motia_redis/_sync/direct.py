@@ -23,7 +23,7 @@ from motia_redis._store.mutations import Mutations
 from motia_redis._store.retries import FIRST, Retries
 from motia_redis._store.sessions import ATTEMPT_TIMEOUT
 from motia_redis._sync import loop_thread
-from motia_redis._transport.blocking import BlockingConnection
+from motia_redis._transport.blocking import take_over
 from motia_redis._transport.failures import ErrorReply
 from motia_redis._transport.multiplexing import LARGE, pack
 from motia_redis._transport.replies import convert
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from motia_redis._store.retries import Attempt
     from motia_redis._store.sessions import Session, Sessions
+    from motia_redis._transport.blocking import BlockingConnection
     from motia_redis._transport.router import Router
 
 _P = ParamSpec("_P")
@@ -214,7 +215,7 @@ class _Ours(NamedTuple):
 
 async def _connect(session: Session) -> BlockingConnection | None:
     connection = await session.router.open_apart()
-    return None if connection is None else BlockingConnection(connection.detach(), ATTEMPT_TIMEOUT)
+    return None if connection is None else take_over(connection, ATTEMPT_TIMEOUT)
 
 
 class DirectState(manager.StateManager):

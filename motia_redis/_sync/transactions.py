@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from motia_redis._store.expiry import KEEP, UNSET
 from motia_redis._sync import loop_thread
+from motia_redis._sync.direct import drive
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,4 +76,4 @@ class Transaction:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self._transaction._end()
         if error is None:
-            loop_thread.run("transaction", self._transaction._apply)
+            drive("transaction", self._transaction._apply)

@@ -23,6 +23,8 @@ from motia_redis._transport.failures import ConnectionLost, NotSent, ProtocolMis
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from motia_redis._transport.multiplexing import MultiplexedConnection
+
 _MOST = 128  # commands of one write
 _READ = 64 * 1024
 _INCOMPLETE: Final = object()
@@ -32,7 +34,7 @@ _Pushed: Final = hiredis.PushNotification
 class _Turn:
     """A thread that queues with its command."""
 
-    __slots__ = ("data", "error", "is_gone", "leads", "reply", "wake")
+    __slots__ = ("data", "error", "is_gone", "leads", "next", "reply", "wake")
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -40,8 +42,15 @@ class _Turn:
         self.error: Exception | None = None
         self.leads = False
         self.is_gone = False  # it was interrupted
+        self.next: _Turn | None = None  # whom to wake next
         self.wake = threading.Lock()  # released when there is a reply or an error, or the thread leads
         self.wake.acquire()
+
+    def pass_on(self) -> None:
+        """Wake the next thread."""
+        following, self.next = self.next, None
+        if following is not None:
+            following.wake.release()
 
 
 class BlockingConnection:
@@ -94,6 +103,7 @@ class BlockingConnection:
         except BaseException:
             self._leave(turn)
             raise
+        turn.pass_on()
         if turn.leads:
             return self._exchange_for_all(data)
         if turn.error is not None:
@@ -137,9 +147,8 @@ class BlockingConnection:
         self._lead.release()
         if queue:
             self._appoint()  # first, so that the next exchange begins while these threads wake up
-        for turn, reply in zip(turns, replies[1:], strict=True):
-            turn.reply = reply
-            turn.wake.release()
+        if turns:
+            self._hand_out(turns, replies)
         return replies[0]
 
     def _exchange(self, data: bytes, count: int) -> Sequence[Any]:
@@ -165,6 +174,18 @@ class BlockingConnection:
         except InvalidResponse as error:
             raise ProtocolMismatch(str(error), sent=True) from error
 
+    def _hand_out(self, turns: Sequence[_Turn], replies: Sequence[Any]) -> None:
+        """Give the threads that queued their replies. Each wakes the next one: all at once would contend for the interpreter."""
+        with self._appointing:
+            following: _Turn | None = None
+            for number in range(len(turns) - 1, -1, -1):
+                turn = turns[number]
+                turn.reply = replies[number + 1]
+                if not turn.is_gone:
+                    turn.next, following = following, turn
+        if following is not None:
+            following.wake.release()
+
     def _appoint(self) -> None:
         """Let the first thread of the queue lead, if nobody does."""
         while self._queue and self._lead.acquire(blocking=False):
@@ -181,6 +202,7 @@ class BlockingConnection:
         with self._appointing:
             turn.is_gone = True
             leads = turn.leads
+        turn.pass_on()
         if leads:
             self._lead.release()
             self._appoint()
@@ -191,6 +213,13 @@ class BlockingConnection:
             while True:
                 turns.append(self._queue.popleft())
         _fail(turns, error)
+
+
+def take_over(connection: MultiplexedConnection, reply_timeout: float) -> BlockingConnection:
+    """Return an idle connection without TLS for threads. It ends for its event loop, not for the server."""
+    sock = connection._transport.get_extra_info("socket").dup()
+    connection.close()
+    return BlockingConnection(sock, reply_timeout)
 
 
 def _fail(turns: Sequence[_Turn], error: Exception) -> None:

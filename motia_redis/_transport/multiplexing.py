@@ -25,7 +25,6 @@ from redis.exceptions import InvalidResponse, RedisError
 from motia_redis._transport.failures import ConnectionLost, NotSent, ProtocolMismatch, ReplyTimeout, error_reply
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Awaitable, Callable, Sequence
 
     _Connect = Callable[[], Awaitable["MultiplexedConnection"]]
@@ -94,12 +93,6 @@ class MultiplexedConnection(asyncio.Protocol):
         """Close the connection. Calls that wait fail."""
         self.closing = True
         self._transport.abort()
-
-    def detach(self) -> socket.socket:
-        """Return the socket, without TLS, and end this connection, though not for the server. No call may wait."""
-        sock = cast("socket.socket", self._transport.get_extra_info("socket").dup())
-        self.close()
-        return sock
 
     def _flush(self) -> None:
         unsent = self._unsent
