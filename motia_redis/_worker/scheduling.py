@@ -61,19 +61,23 @@ class _Trigger:
     def __init__(self, trigger: CronTrigger, step: str) -> None:
         from motia_redis._steps.cron_times import Times, zone_of  # noqa: PLC0415 - only a cron trigger needs cronsim
 
-        self.said = NextTime(trigger.schedule, None, None, "time")
         self._trigger = trigger
+        self.ask()
         self._step = step
         self._times = Times(trigger.expression, zone_of(trigger.timezone))
 
+    def ask(self) -> None:
+        """Only ask how far the schedule has come: what was to be said may be out of date."""
+        self.said = NextTime(self._trigger.schedule, None, None, "time")
+
     def note(self, schedule: Schedule, now: int) -> bool:
         """Note how far the schedule had come at the time `now`. Return whether there is more to say."""
-        time, how = None, self.said.how
-        if schedule.next is None:
-            time, how = next_time(self._times, schedule.after, now, self._trigger.missed)
-            if time is not None and how != "time":
-                self._log_missed(schedule.after, time, now)
-        self.said = NextTime(self.said.schedule, schedule.after, time, how)
+        if schedule.next is not None:
+            return False
+        time, how = next_time(self._times, schedule.after, now, self._trigger.missed)
+        if time is not None and how != "time":
+            self._log_missed(schedule.after, time, now)
+        self.said = NextTime(self._trigger.schedule, schedule.after, time, how)
         return time is not None
 
     def _log_missed(self, after: int, time: int, now: int) -> None:
@@ -99,6 +103,11 @@ class _Step:
     def is_busy(self) -> bool:
         """Return whether the step needs to be looked at regularly."""
         return bool(self._triggers or self.unwanted)
+
+    def ask(self) -> None:
+        """Begin a look by asking how far all schedules have come."""
+        for trigger in self._triggers:
+            trigger.ask()
 
     def call(self) -> timing.ScheduleCall:
         """Return what to say about the schedules, those that have not been wanted for long included."""
@@ -185,6 +194,8 @@ async def schedule_now(router: Router, keyspace: Keyspace, steps: Iterable[Step]
 async def look(router: Router, steps: Sequence[_Step]) -> None:
     """Learn how far the schedules of these steps have come, and say which times are next. Raises errors of Redis."""
     pending = steps
+    for step in steps:
+        step.ask()
     for _ in range(_ROUNDS):
         if not pending:
             return

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from motia_redis import CronTriggerInput, FlowContext, StateManager, cron, queue, step
+from motia_redis import Application, CronTriggerInput, FlowContext, StateManager, Worker, cron, queue, step
 from motia_redis._admin.dead_letters import DeadLetters
 from motia_redis._admin.registry import forget_step, rename_step
 from motia_redis._admin.status import StepSchedule, read_status
@@ -238,6 +238,40 @@ async def test_times_of_an_outage_fire_once_or_not_at_all(
     outcome = "the latest fires now" if missed == "once" else "none of them fires"
     begin = "step Record: cron 0 3 * * * (UTC) missed its times after 2027-05-03 02:00:"
     assert all(line.startswith(begin) and line.endswith(outcome) for line in lines)
+
+
+async def test_what_a_worker_could_not_say_is_not_said_later(
+    state: StateManager, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Meanwhile it may be out of date: another time is the latest that was missed."""
+    async with working(state, record(Recorder(), cron(DAILY))):
+        await site.wait_for_next(AT_THREE)
+    await set_namespace_time(state, AT_THREE + timedelta(hours=1))
+    says, failed = timing.schedule, 0
+
+    async def fail_once(router: Router, steps: Any) -> Any:
+        nonlocal failed
+        if not failed and any(time.how == "late" for _, _, times in steps for time in times):
+            failed += 1
+            await set_namespace_time(state, AT_THREE + 2 * DAY + timedelta(hours=1))
+            raise OSError
+        return await says(router, steps)
+
+    recorder = Recorder()
+    worker = Worker(Application((record(recorder, cron(DAILY)),)), state)
+    monkeypatch.setattr("motia_redis._worker.worker.schedule_now", do_nothing)
+    monkeypatch.setattr(timing, "schedule", fail_once)
+    running = asyncio.create_task(worker.run())
+    await site.wait_for_next(AT_THREE + 3 * DAY)
+    await recorder.wait(1)
+    worker.stop()
+    await running
+    assert failed == 1
+    assert site.fired() == [AT_THREE + 2 * DAY]
+
+
+async def do_nothing(*arguments: object) -> None:
+    """Stand in for a part that another part makes up for."""
 
 
 async def test_missed_time_is_not_fired_before_a_worker_has_decided(router: Router, site: Site, state: StateManager) -> None:
