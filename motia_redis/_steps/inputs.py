@@ -102,9 +102,9 @@ class StateTriggerInput(Model, Generic[T_co]):
 class CronTriggerInput(Model):
     """Hold one time of a cron trigger, as its handler gets it.
 
-    `scheduled_at` is the time of the expression, in the time zone of the trigger. `fired_at` is when it fired, by the clock of
-    the Redis server, in the same zone: handlers may run later. Both stay the same in a retry. `expression` and `timezone` are
-    those of the trigger, the expression as its five fields.
+    `scheduled_at` is the time of the expression, and `fired_at` when it fired, by the clock of the Redis server; the handler may
+    run later. Both are local times of the trigger's time zone, with its offset from UTC then, and both stay the same in a retry.
+    `expression` and `timezone` are those of the trigger, the expression as its five fields.
     """
 
     scheduled_at: datetime
