@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Never, Required, TypedDict
+from typing import TYPE_CHECKING, Any, Generic, Never, Required, TypeAlias, TypedDict, cast, overload
 
+from motia_redis._steps.forms import old_key_problem, snake_case_keys, trigger_of
 from motia_redis._steps.invocation import check_function, is_async
+from motia_redis._steps.retrying import RetryPolicy, is_count, is_seconds
 from motia_redis._steps.triggers import CronTrigger, HttpTrigger, QueueTrigger, StateTrigger, Trigger
 from motia_redis.errors import StepError
 
@@ -25,21 +26,27 @@ else:
     R = TypeVar("R")
 
 MAX_NAME_LENGTH = 128
+
+#: Topics as text, or as dicts with `topic`, which Motia writes.
+Topics: TypeAlias = list[str] | tuple[str, ...] | list[dict[str, Any]]
 _ACCEPTED = "http(...), state(...), queue(...) or cron(...)"
 
 # A name becomes part of Redis keys and a consumer group's name, and is read in one-line logs.
-_NAME = re.compile(r"[\w.\-](?:[\w.\- ]*[\w.\-])?")
+_NAME = re.compile(r"[\w.\-:](?:[\w.\-: ]*[\w.\-:])?")
 
 
 class StepConfig(TypedDict, total=False):
     """Describe a step: its triggers and how events are delivered to it.
 
-    The delivery options apply to state, queue and cron triggers.
+    The delivery options apply to state, queue and cron triggers. At run time names in camel case are accepted, too.
     """
 
-    name: Required[str]  #: 1 to 128 letters, digits, `.`, `_`, `-` and inner spaces; unique in an application
-    triggers: Required[Sequence[Trigger]]  #: at least one of http(...), state(...), queue(...) and cron(...)
-    enqueues: list[str] | tuple[str, ...]  #: topics that the handler sends messages to; for readers
+    name: Required[str]  #: 1 to 128 letters, digits, `.`, `_`, `-`, `:` and inner spaces; unique in an application
+    triggers: Required[Sequence[Trigger | Mapping[str, Any]]]  #: http(...), state(...), queue(...), cron(...), or dicts of these
+    enqueues: Topics  #: topics that the handler sends messages to; for readers
+    virtual_enqueues: Topics  #: the same for messages that something else sends; for readers
+    virtual_subscribes: list[str] | tuple[str, ...]  #: topics that something else handles; for readers
+    include_files: list[str] | tuple[str, ...]  #: files that belong to the step; for readers
     description: str  #: for readers
     flows: list[str] | tuple[str, ...]  #: names of the flows that the step belongs to; for readers
     max_attempts: int  #: attempts at one event before it becomes a dead letter; 5
@@ -84,10 +91,10 @@ class StepSettings:
         """The cron triggers."""
         return tuple(trigger for trigger in self.triggers if isinstance(trigger, CronTrigger))
 
-    def pause(self, attempt: int) -> float:
-        """Return the seconds to wait after failed attempt number `attempt` (the first is 1)."""
-        # The exponent is capped because a float has no room for 2 ** 1024; by then the longest pause has long been reached.
-        return float(min(self.backoff * 2.0 ** min(attempt - 1, 500), self.max_backoff))
+    @property
+    def retries(self) -> RetryPolicy:
+        """How attempts are made at events and messages."""
+        return RetryPolicy(self.max_attempts, self.backoff, self.max_backoff, self.timeout)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -153,17 +160,25 @@ class StepDefinition:
         return f"<StepDefinition {self.settings.name!r}>"
 
 
-def step(config: StepConfig) -> StepDefinition:
+@overload
+def step(config: StepConfig) -> StepDefinition: ...
+@overload
+def step(config: StepConfig, handler: Callable[P, R]) -> Step[P, R]: ...
+
+
+def step(config: StepConfig, handler: Callable[..., Any] | None = None) -> StepDefinition | Step[..., Any]:
     """Return the definition of a step; bind its handler with `.handle(fn)` or use it as a decorator.
 
     Both give a `Step`, which is called like the handler, with the same types.
 
     Arguments:
         config: a dict with the keys `name` and `triggers`, and as needed those that `motia_redis.types.StepConfig` lists.
+        handler: what `.handle` takes; then the complete step is returned.
 
     Raises StepError for a configuration that does not fit; the message names the step and the key.
     """
-    return StepDefinition(config)
+    definition = StepDefinition(config)
+    return definition if handler is None else definition.handle(handler)
 
 
 def _is_text(value: object) -> bool:
@@ -174,25 +189,31 @@ def _is_texts(value: object) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(item, str) and item for item in value)
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def _is_enqueues(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(_topic_of(item) for item in value)
 
 
-def _is_seconds(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0 and math.isfinite(value)
+def _topic_of(item: object) -> str:
+    """Return the topic of an item of `enqueues`: text, or a dict or object with `topic`; "" for anything else."""
+    topic = item.get("topic") if isinstance(item, Mapping) else getattr(item, "topic", item)
+    return topic if isinstance(topic, str) else ""
 
 
+_TOPICS = 'a list of topics, or of dicts {"topic": ...}'
 # What each key of a configuration accepts: the test and its wording. `name` and the triggers are tested further.
 _OPTIONS: dict[str, tuple[Callable[[object], bool], str]] = {
     "name": (_is_text, "text"),
     "triggers": (lambda value: isinstance(value, list | tuple), "a list of http(...), state(...), queue(...) and cron(...)"),
-    "enqueues": (_is_texts, "a list of topics"),
+    "enqueues": (_is_enqueues, _TOPICS),
+    "virtual_enqueues": (_is_enqueues, _TOPICS),
+    "virtual_subscribes": (_is_texts, "a list of topics"),
+    "include_files": (_is_texts, "a list of files"),
     "description": (_is_text, "text"),
     "flows": (_is_texts, "a list of names"),
-    "max_attempts": (_is_count, "an integer of at least 1"),
-    "backoff": (_is_seconds, "a number of seconds over 0"),
-    "max_backoff": (_is_seconds, "a number of seconds over 0"),
-    "timeout": (lambda value: value is None or _is_seconds(value), "a number of seconds over 0, or None"),
+    "max_attempts": (is_count, "an integer of at least 1"),
+    "backoff": (is_seconds, "a number of seconds over 0"),
+    "max_backoff": (is_seconds, "a number of seconds over 0"),
+    "timeout": (lambda value: value is None or is_seconds(value), "a number of seconds over 0, or None"),
     "effects_once": (lambda value: isinstance(value, bool), "True or False"),
 }
 
@@ -200,12 +221,17 @@ _OPTIONS: dict[str, tuple[Callable[[object], bool], str]] = {
 def _checked_settings(config: StepConfig) -> StepSettings:
     """Return the settings that `config` describes. Raises StepError for what does not fit."""
     name = _checked_name(config)
+    config = cast("StepConfig", snake_case_keys(config))
+    if problem := old_key_problem(config):
+        raise StepError(f"step {name!r}: {problem}")
     for key, value in config.items():
         if key not in _OPTIONS:
             raise StepError(f"step {name!r}: unknown key {key!r}; accepted are {', '.join(_OPTIONS)}")
         accepts, wording = _OPTIONS[key]
         if not accepts(value):
             raise StepError(f"step {name!r}: {key!r} must be {wording}, not {value!r}")
+    if "triggers" not in config:
+        raise StepError(f"step {name!r}: 'triggers' is missing; it holds {_ACCEPTED}; an empty list for a step that never runs")
     backoff = config.get("backoff", 0.5)
     # A first pause over the default ceiling is what was asked for, so it raises the ceiling.
     max_backoff = config.get("max_backoff", max(30.0, backoff))
@@ -213,8 +239,8 @@ def _checked_settings(config: StepConfig) -> StepSettings:
         raise StepError(f"step {name!r}: 'max_backoff' ({max_backoff}) must not be under 'backoff' ({backoff})")
     return StepSettings(
         name=name,
-        triggers=_checked_triggers(name, config.get("triggers", ())),
-        enqueues=tuple(config.get("enqueues", ())),
+        triggers=_checked_triggers(name, config["triggers"]),
+        enqueues=tuple(map(_topic_of, config.get("enqueues", ()))),
         description=config.get("description", ""),
         flows=tuple(config.get("flows", ())),
         max_attempts=config.get("max_attempts", 5),
@@ -230,16 +256,20 @@ def _checked_name(config: object) -> str:
         raise StepError(f"a step is made from a dict with 'name' and 'triggers', not from {config!r}")
     name = config.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > MAX_NAME_LENGTH:
-        raise StepError(f"step {name!r}: 'name' must be 1 to {MAX_NAME_LENGTH} letters, digits, '.', '_', '-' and inner spaces")
+        raise StepError(
+            f"step {name!r}: 'name' must be 1 to {MAX_NAME_LENGTH} letters, digits, '.', '_', '-', ':' and inner spaces"
+        )
     return name
 
 
 def _checked_triggers(name: str, triggers: Sequence[object]) -> tuple[Trigger, ...]:
-    if not triggers:
-        raise StepError(f"step {name!r}: 'triggers' must hold at least one {_ACCEPTED}")
     checked: list[Trigger] = []
     schedules: set[str] = set()
-    for trigger in triggers:
+    for given in triggers:
+        try:
+            trigger = trigger_of(given) if isinstance(given, Mapping) else given
+        except StepError as error:
+            raise StepError(f"step {name!r}: {error}") from None
         if not isinstance(trigger, HttpTrigger | StateTrigger | QueueTrigger | CronTrigger):
             raise StepError(f"step {name!r}: {trigger!r} is no trigger; accepted are {_ACCEPTED}")
         if problem := trigger.problem():

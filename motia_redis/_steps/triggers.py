@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 from urllib.parse import unquote
@@ -11,6 +11,7 @@ from urllib.parse import unquote
 from motia_redis._steps.context import FlowContext
 from motia_redis._steps.inputs import StateTriggerInput
 from motia_redis._steps.invocation import check_function
+from motia_redis._steps.retrying import config_problem
 from motia_redis._store.typed_scopes import TypedScope
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ Condition: TypeAlias = (
     Callable[[StateTriggerInput[T], FlowContext], bool | Awaitable[bool]]
     | Callable[[StateTriggerInput[T]], bool | Awaitable[bool]]
 )
+
+#: The same for messages and times.
+InputCondition: TypeAlias = Callable[[Any, FlowContext], bool | Awaitable[bool]] | Callable[[Any], bool | Awaitable[bool]]
 
 #: What becomes of the times that were missed: the latest fires, for all of them, or none.
 Missed: TypeAlias = Literal["once", "skip"]
@@ -98,8 +102,8 @@ class StateTrigger:
 
     def problem(self) -> str | None:
         """Return what is wrong with the trigger, or None."""
-        if self.condition is not None and (problem := check_function(self.condition)):
-            return f"the condition of a state trigger {problem}"
+        if problem := _condition_problem(self.condition, "state"):
+            return problem
         for label, value in (("scope", self.scope), ("key", self.key)):
             if value is not None and (not isinstance(value, str) or not value):
                 return f"the {label} of a state trigger must be text that is not empty, not {value!r}"
@@ -110,18 +114,23 @@ class StateTrigger:
 
 @dataclass(frozen=True, slots=True)
 class QueueTrigger:
-    """Describe the messages that fire a step: those of one topic."""
+    """Describe the messages that fire a step: those of one topic, narrowed by a condition."""
 
     topic: str
+    condition: InputCondition | None = None
+    input: Any = None  #: for readers: what the data is
+    config: Mapping[str, Any] | None = None  #: how often and when attempts are made, where it is not as the step says
 
     def __str__(self) -> str:
-        return f"queue {self.topic}"
+        return f"queue {self.topic}" + ("" if self.condition is None else " (condition)")
 
     def problem(self) -> str | None:
         """Return what is wrong with the trigger, or None."""
         if not isinstance(self.topic, str) or not self.topic or not self.topic.isprintable():
             return f"the topic of a queue trigger must be printable text that is not empty, not {self.topic!r}"
-        return None
+        if self.config is not None and (problem := config_problem(self.config)):
+            return problem
+        return _condition_problem(self.condition, "queue")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +140,10 @@ class CronTrigger:
     expression: str
     timezone: str = "UTC"
     missed: Missed = "once"
+    condition: InputCondition | None = None
 
     def __str__(self) -> str:
-        return f"cron {self.expression} ({self.timezone})"
+        return f"cron {self.expression} ({self.timezone})" + ("" if self.condition is None else " (condition)")
 
     @property
     def schedule(self) -> str:
@@ -150,7 +160,13 @@ class CronTrigger:
             return problem
         if self.missed not in MISSED:
             return f"'missed' of a cron trigger must be one of {', '.join(map(repr, MISSED))}, not {self.missed!r:.80}"
-        return None
+        return _condition_problem(self.condition, "cron")
+
+
+def _condition_problem(condition: object, kind: str) -> str | None:
+    if condition is not None and (problem := check_function(condition)):
+        return f"the condition of a {kind} trigger {problem}"
+    return None
 
 
 #: What http(...), state(...), queue(...) and cron(...) return.
@@ -196,18 +212,36 @@ def state(
     return StateTrigger(condition, scope, key)
 
 
-def queue(topic: str) -> QueueTrigger:
+def queue(
+    topic: str,
+    *,
+    input: Any = None,
+    config: Mapping[str, Any] | None = None,
+    condition: InputCondition | None = None,
+) -> QueueTrigger:
     """Return a trigger that fires on messages of a topic.
 
     Arguments:
         topic: the topic that the messages are sent to with `enqueue`.
+        input: for readers: what the data of a message is. It is not checked.
+        config: how attempts are made at messages of this topic, where that is not as the step says: `max_retries` (after the
+            first attempt), `backoff_delay_ms` (before the second one), `backoff_type` ("fixed" or "exponential") and
+            `visibility_timeout` (seconds that an attempt of an async handler may take). Motia's names in camel case are
+            accepted, and its `type`, which changes nothing: messages with one key are handled in their order.
+        condition: a function of `(data, ctx)` or `(data)` that decides whether a message fires; see `state`. A message that fires
+            nothing is acknowledged.
 
     A trigger that does not fit is rejected with StepError by the step that is made with it.
     """
-    return QueueTrigger(topic)
+    given: Any = config
+    if hasattr(given, "model_dump"):  # an object of pydantic
+        given = given.model_dump()
+    return QueueTrigger(topic, condition, input, given)
 
 
-def cron(expression: str, *, timezone: str = "UTC", missed: Missed = "once") -> CronTrigger:
+def cron(
+    expression: str, *, timezone: str = "UTC", missed: Missed = "once", condition: InputCondition | None = None
+) -> CronTrigger:
     """Return a trigger that fires at times, each once over all workers. The clock of the Redis server decides.
 
     Arguments:
@@ -216,9 +250,10 @@ def cron(expression: str, *, timezone: str = "UTC", missed: Missed = "once") -> 
         timezone: the IANA name of the time zone of the expression, such as `Europe/Berlin`.
         missed: what happens when no worker has run, or Redis was away, at times of the expression. A time that is late by up to
             60 s was not missed. "once": the latest of the times fires, once for all of them. "skip": none does.
+        condition: a function of `(input, ctx)` or `(input)` that decides whether a time fires; see `state`.
 
     A new or changed expression fires from the time on at which a worker runs with it first.
 
     A trigger that does not fit is rejected with StepError by the step that is made with it.
     """
-    return CronTrigger(expression, timezone, missed)
+    return CronTrigger(expression, timezone, missed, condition)

@@ -115,7 +115,7 @@ class Attempts:
 
     def pause(self, delivery: Delivery) -> float:
         """Return how many seconds an entry has to wait before its next attempt."""
-        longest = delivery.lane.subscription.step.pause(max(1, delivery.attempts)) * 1.2
+        longest = delivery.lane.retries.pause(max(1, delivery.attempts)) * 1.2
         return max(0.0, min((delivery.due - self._server_time()) / 1000, longest))
 
     def when_alone(self, wake: Callable[[], None]) -> None:
@@ -142,7 +142,7 @@ class Attempts:
         error: BaseException | None
         if delivery.error is not None:
             error = delivery.error
-        elif delivery.unwanted or delivery.attempts >= step.max_attempts:
+        elif delivery.unwanted or delivery.attempts >= delivery.lane.retries.max_attempts:
             error = self._refusal(delivery)
         elif not delivery.suspect:
             error = await self._attempt(delivery, entry, task)
@@ -167,7 +167,7 @@ class Attempts:
             if await self._settle(delivery, None) and delivery.effects is not None:
                 self._effects.free([delivery.effects])
             return Outcome.FINISHED
-        if isinstance(error, NotWanted) or delivery.attempts >= delivery.lane.subscription.step.max_attempts:
+        if isinstance(error, NotWanted) or delivery.attempts >= delivery.lane.retries.max_attempts:
             return await self._dead_letter(delivery, error)
         return await self._fail(delivery, error)
 
@@ -215,7 +215,7 @@ class Attempts:
         A future whose exception is a GeneratorExit raises it into the task that awaits it. Python then closes what the task runs,
         from the inside out: this coroutine can return nothing.
         """
-        timeout = delivery.lane.subscription.step.timeout
+        timeout = delivery.lane.retries.timeout
         delivery.attempts += 1
         try:
             if timeout is None:
@@ -267,10 +267,12 @@ class Attempts:
 
     async def _fail(self, delivery: Delivery, error: BaseException) -> Outcome:
         """Record a failed attempt; the next one follows after a pause, wherever the lane is then."""
-        step = delivery.lane.subscription.step
-        pause = step.pause(delivery.attempts) * generator.uniform(0.8, 1.2)
+        step, retries = delivery.lane.subscription.step, delivery.lane.retries
+        pause = retries.pause(delivery.attempts) * generator.uniform(0.8, 1.2)
         fault = faults.describe(error)
-        text = f"step {step.name}: attempt {delivery.attempts} of {step.max_attempts} failed, next in {pause:.1f} s: {fault.line}"
+        text = (
+            f"step {step.name}: attempt {delivery.attempts} of {retries.max_attempts} failed, next in {pause:.1f} s: {fault.line}"
+        )
         _report(logging.WARNING, text, delivery, error, fault)
         delivery.due = self._server_time() + int(pause * 1000)
         await self._settle(delivery, Known(delivery.attempts, delivery.due))

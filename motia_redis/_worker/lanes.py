@@ -131,6 +131,7 @@ class Lane:
         self.keys = keys
         self.stream = keys.stream
         self.subscription = subscription
+        self.retries = subscription.retries(keys.stream)  #: how attempts are made at its entries
         self.lease = lease  #: of this worker in the lane's partition
         self.identity = ""  #: of the step
         self.taken_at = 0  #: by the server's clock: nobody else has handled what was written later, Unix milliseconds

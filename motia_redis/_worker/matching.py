@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextvars
 import inspect
+from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from motia_redis._steps import events, invocation
 from motia_redis._steps.context import FlowContext, TriggerInfo
 from motia_redis._steps.logs import Logger, enter_step
+from motia_redis._steps.triggers import CronTrigger, QueueTrigger, StateTrigger
 from motia_redis._steps.wants import CRON, TTL_CHANGED
 from motia_redis._store import codec
 from motia_redis._tracing import enter_trace, new_trace_id
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator, Mapping
 
     from motia_redis._steps.definitions import Step
-    from motia_redis._steps.inputs import StateTriggerInput
-    from motia_redis._steps.triggers import StateTrigger
     from motia_redis._store.codec import Coder
     from motia_redis._store.manager import StateManager
     from motia_redis._worker.entries import StreamEntry
@@ -31,21 +31,25 @@ if TYPE_CHECKING:
 class MatchResult(Enum):
     """The outcome of `Matcher.match_when_read` when no trigger has matched yet."""
 
-    FILTERED = "the scope and key, or schedule, of no trigger fit: another version of the step may want the entry"
+    FILTERED = "the scope and key, topic or schedule of no trigger fit: another version of the step may want the entry"
     UNWANTED = "no trigger matches"
     MATCHED = "a trigger without a condition fits: `Matcher.prepare` returns the call for each attempt"
     DEFERRED = "the attempt has to match: a condition is async, raised, or is missing"
 
 
 class _Trigger:
-    """A state trigger with encoded filters, and the properties of its condition."""
+    """A trigger of the step, its place among them, and the properties of its condition. A state trigger has encoded filters."""
 
-    __slots__ = ("coder", "condition", "is_sync", "key", "scope", "takes_ctx")
+    __slots__ = ("coder", "condition", "index", "is_sync", "key", "scope", "takes_ctx")
 
-    def __init__(self, trigger: StateTrigger) -> None:
-        self.scope = None if trigger.scope is None else trigger.scope.encode()
-        self.key = None if trigger.key is None else trigger.key.encode()
-        self.coder: Coder[Any] = codec if trigger.typed is None else trigger.typed.coder
+    def __init__(self, index: int, trigger: Any) -> None:
+        self.index = index
+        self.scope, self.key = None, None
+        self.coder: Coder[Any] = codec
+        if isinstance(trigger, StateTrigger):
+            self.scope = None if trigger.scope is None else trigger.scope.encode()
+            self.key = None if trigger.key is None else trigger.key.encode()
+            self.coder = codec if trigger.typed is None else trigger.typed.coder
         self.condition: Any = trigger.condition
         condition = trigger.condition
         self.takes_ctx = condition is not None and invocation.takes_ctx(condition)
@@ -58,8 +62,15 @@ class Matcher:
     def __init__(self, step: Step) -> None:
         self._step_name = step.name
         self._encoded_name = step.name.encode()
-        self._triggers = [_Trigger(trigger) for trigger in step.state_triggers]
-        self._schedules = {trigger.schedule.encode() for trigger in step.cron_triggers}
+        self._states: list[_Trigger] = []
+        self._named: dict[tuple[bytes, bytes], list[_Trigger]] = {}  # by type of entry, and topic or schedule
+        for index, trigger in enumerate(step.triggers):
+            if isinstance(trigger, StateTrigger):
+                self._states.append(_Trigger(index, trigger))
+            elif isinstance(trigger, QueueTrigger):
+                self._named.setdefault((b"topic", trigger.topic.encode()), []).append(_Trigger(index, trigger))
+            elif isinstance(trigger, CronTrigger):
+                self._named.setdefault((CRON, trigger.schedule.encode()), []).append(_Trigger(index, trigger))
         self._logger = Logger(step.name)
 
     def match_when_read(self, entry: StreamEntry, state: StateManager) -> PreparedCall | MatchResult:
@@ -72,10 +83,7 @@ class Matcher:
             fields = entry.fields
             if self._is_for_none_of_them(fields):
                 return MatchResult.UNWANTED
-            kind = fields[b"type"]
-            if kind == b"topic" or (kind == CRON and fields[b"schedule"] in self._schedules):
-                return MatchResult.MATCHED
-            candidates = [] if kind == CRON else self._candidates(fields)
+            candidates = self._candidates(fields)
             if not candidates:
                 return MatchResult.FILTERED
             if candidates[0].condition is None:
@@ -91,19 +99,17 @@ class Matcher:
 
     def prepare(self, entry: StreamEntry, state: StateManager, trace_id: str, attempt: int) -> PreparedCall:
         """Return the call for an attempt at an entry that is `MATCHED`. Raises CorruptValue and SchemaMismatch."""
-        if entry.fields[b"type"] == b"topic":
-            return self._message(entry, state, trace_id, attempt)
-        if entry.fields[b"type"] == CRON:
-            return self._time(entry, state, trace_id, attempt)
-        change = events.decode_change(entry.revision, entry.fields, self._candidates(entry.fields)[0].coder)
-        return PreparedCall(change, self._context(entry, change, state, trace_id, attempt))
+        trigger = self._candidates(entry.fields)[0]
+        value, info = _read(entry, trigger, attempt)
+        return PreparedCall(value, self._context(entry, value, info, state, trace_id))
 
     async def match(self, entry: StreamEntry, state: StateManager, trace_id: str, attempt: int) -> PreparedCall | None:
         """Return the call for an attempt; None when no trigger matches. Raise what a condition raises."""
-        fields = entry.fields
-        if not {b"type", b"scope", b"key"} <= fields.keys():
-            raise events.foreign_entry(entry.revision)
-        matching = self._matching(self._candidates(fields), entry, state, trace_id, attempt)
+        try:
+            candidates = self._candidates(entry.fields)
+        except KeyError:
+            raise events.foreign_entry(entry.revision) from None
+        matching = self._matching(candidates, entry, state, trace_id, attempt)
         answer = None
         while True:
             try:
@@ -136,22 +142,26 @@ class Matcher:
 
         Without a trace id no condition may take a context.
         """
-        change: StateTriggerInput | None = None
-        ctx: FlowContext | None = None
-        coder: Coder[Any] = codec
+        value: Any = None
+        info: TriggerInfo | None = None
+        coder: Coder[Any] | None = None
         for trigger in candidates:
-            if change is None or trigger.coder is not coder:
-                coder, change = trigger.coder, events.decode_change(entry.revision, entry.fields, trigger.coder)
-            if ctx is None and trigger.takes_ctx:
-                ctx = self._context(entry, change, state, trace_id, attempt)
+            if info is None or trigger.coder is not coder:
+                coder = trigger.coder
+                value, info = _read(entry, trigger, attempt)
+            elif info.index != trigger.index:
+                info = replace(info, index=trigger.index)
+            ctx: FlowContext | None = None
+            if trigger.takes_ctx:
+                ctx = self._context(entry, value, info, state, trace_id)
             if trigger.condition is not None:
-                answer = invocation.call_here(trigger.condition, change, ctx)
+                answer = invocation.call_here(trigger.condition, value, ctx)
                 if not isinstance(answer, bool) and inspect.isawaitable(answer):
                     trigger.is_sync = False  # its next entries are not matched when they are read
                     answer = yield answer
                 if not answer:
                     continue
-            return PreparedCall(change, ctx or self._context(entry, change, state, trace_id or new_trace_id(), attempt))
+            return PreparedCall(value, ctx or self._context(entry, value, info, state, trace_id or new_trace_id()))
         return None
 
     def _is_for_none_of_them(self, fields: Mapping[bytes, bytes]) -> bool:
@@ -159,45 +169,49 @@ class Matcher:
         return fields[b"type"] == TTL_CHANGED or (b"only" in fields and fields[b"only"] != self._encoded_name)
 
     def _candidates(self, fields: Mapping[bytes, bytes]) -> list[_Trigger]:
-        """Return the state triggers whose `scope` and `key` fit a change. Decode nothing."""
+        """Return the triggers that fit an entry but for their conditions. Decode nothing. Raises KeyError for a foreign entry."""
+        kind = fields[b"type"]
+        if kind in (b"topic", CRON):
+            return self._named.get((kind, fields[b"schedule" if kind == CRON else b"topic"]), [])
         scope, key = fields[b"scope"], fields[b"key"]
-        return [trigger for trigger in self._triggers if trigger.scope in (None, scope) and trigger.key in (None, key)]
+        return [trigger for trigger in self._states if trigger.scope in (None, scope) and trigger.key in (None, key)]
 
-    def _context(
-        self, entry: StreamEntry, change: StateTriggerInput, state: StateManager, trace_id: str, attempt: int
-    ) -> FlowContext:
-        info = TriggerInfo(
-            type="state",
-            scope=change.group_id,
-            key=change.item_id,
-            event_type=change.event_type,
-            revision=change.revision,
-            attempt=attempt,
-        )
-        return self._flow_context(entry, info, state, trace_id)
-
-    def _message(self, entry: StreamEntry, state: StateManager, trace_id: str, attempt: int) -> PreparedCall:
-        data = events.decode_message(entry.id, entry.fields)
-        info = TriggerInfo(
-            type="queue",
-            topic=entry.fields[b"topic"].decode(),
-            key=entry.fields.get(b"key", b"").decode() or None,
-            message_id=entry.fields[b"request"].decode(),
-            attempt=attempt,
-        )
-        return PreparedCall(data, self._flow_context(entry, info, state, trace_id))
-
-    def _time(self, entry: StreamEntry, state: StateManager, trace_id: str, attempt: int) -> PreparedCall:
-        time = events.decode_time(entry.id, entry.fields)
-        info = TriggerInfo(type="cron", expression=time.expression, timezone=time.timezone, attempt=attempt)
-        return PreparedCall(time, self._flow_context(entry, info, state, trace_id))
-
-    def _flow_context(self, entry: StreamEntry, info: TriggerInfo, state: StateManager, trace_id: str) -> FlowContext:
+    def _context(self, entry: StreamEntry, value: Any, info: TriggerInfo, state: StateManager, trace_id: str) -> FlowContext:
         return FlowContext(
             state=state,
             logger=self._logger,
             trace_id=trace_id,
             trigger=info,
             step_name=self._step_name,
+            input_value=value,
             _event_id=entry.event_id,
         )
+
+
+def _read(entry: StreamEntry, trigger: _Trigger, attempt: int) -> tuple[Any, TriggerInfo]:
+    """Return the input that an entry is for a trigger, and what the context tells of the trigger."""
+    kind = entry.fields[b"type"]
+    if kind == b"topic":
+        return events.decode_message(entry.id, entry.fields), TriggerInfo(
+            type="queue",
+            index=trigger.index,
+            topic=entry.fields[b"topic"].decode(),
+            key=entry.fields.get(b"key", b"").decode() or None,
+            message_id=entry.fields[b"request"].decode(),
+            attempt=attempt,
+        )
+    if kind == CRON:
+        time = events.decode_time(entry.id, entry.fields)
+        return time, TriggerInfo(
+            type="cron", index=trigger.index, expression=time.expression, timezone=time.timezone, attempt=attempt
+        )
+    change = events.decode_change(entry.revision, entry.fields, trigger.coder)
+    return change, TriggerInfo(
+        type="state",
+        index=trigger.index,
+        scope=change.group_id,
+        key=change.item_id,
+        event_type=change.event_type,
+        revision=change.revision,
+        attempt=attempt,
+    )

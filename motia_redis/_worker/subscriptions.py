@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from motia_redis._steps.invocation import is_async
+from motia_redis._steps.retrying import with_config
 from motia_redis._steps.wants import Wants
 from motia_redis._worker.matching import Matcher
 
@@ -11,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from motia_redis._steps.definitions import Step
+    from motia_redis._steps.retrying import RetryPolicy
     from motia_redis._store.keyspace import Keyspace
 
 _ENTRIES = 2048  # entries of one step that are read and not finished
@@ -95,3 +98,14 @@ class Subscription:
         self.matcher = Matcher(step)
         self.wants = Wants.of(step)
         self.streams = self.wants.streams(keyspace)
+        self._retries = step.retries
+        self._retries_of = {
+            stream: with_config(step.retries, trigger.config, can_time_out=is_async(step.handler))
+            for trigger in step.queue_triggers
+            if trigger.config
+            for stream in keyspace.topic_streams(trigger.topic)
+        }
+
+    def retries(self, stream: bytes) -> RetryPolicy:
+        """Return how attempts are made at the entries of a stream."""
+        return self._retries_of.get(stream, self._retries)

@@ -87,8 +87,8 @@ def test_missing_application_file_is_reported_in_one_line(name: str) -> None:
 
 
 def test_invalid_step_is_reported_in_one_line_with_file_and_line(tmp_path: Path) -> None:
-    (tmp_path / "app.py").write_text("from motia_redis import step\n\nstep({'name': 'S', 'triggers': []})\n")
-    assert error_line("run", "app.py", cwd=tmp_path).startswith("app.py:3: StepError: step 'S': 'triggers' must hold")
+    (tmp_path / "app.py").write_text("from motia_redis import step\n\nstep({'name': 'S', 'triggers': [1]})\n")
+    assert error_line("run", "app.py", cwd=tmp_path).startswith("app.py:3: StepError: step 'S': 1 is no trigger")
 
 
 def test_failing_application_file_is_reported_in_one_line_with_file_and_line(tmp_path: Path) -> None:

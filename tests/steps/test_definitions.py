@@ -52,11 +52,11 @@ def test_delivery_options_that_are_left_out_have_the_documented_defaults() -> No
 
 def test_pauses_double_up_to_the_longest_pause_at_any_attempt() -> None:
     made = step(config(backoff=0.5, max_backoff=3)).settings
-    assert [made.pause(attempt) for attempt in (1, 2, 3, 4, 5, 100_000)] == [0.5, 1.0, 2.0, 3.0, 3.0, 3.0]
+    assert [made.retries.pause(attempt) for attempt in (1, 2, 3, 4, 5, 100_000)] == [0.5, 1.0, 2.0, 3.0, 3.0, 3.0]
 
 
 def test_backoff_over_the_default_longest_pause_raises_the_longest_pause() -> None:
-    assert step(config(backoff=60)).settings.pause(3) == 60
+    assert step(config(backoff=60)).settings.retries.pause(3) == 60
 
 
 @pytest.mark.parametrize(
@@ -75,13 +75,12 @@ def test_backoff_over_the_default_longest_pause_raises_the_longest_pause() -> No
         ({"max_backoff": float("inf")}, "'max_backoff' must be a number"),
         ({"backoff": 2, "max_backoff": 1}, "'max_backoff' (1) must not be under 'backoff' (2)"),
         ({"timeout": "1"}, "'timeout' must be a number of seconds over 0, or None"),
-        ({"triggers": []}, "at least one http(...), state(...), queue(...) or cron(...)"),
         ({"triggers": [cron("61 * * * *")]}, "the minute of a cron trigger must be 0 to 59"),
         ({"triggers": [cron("@daily", timezone="Mars")]}, "IANA time zone such as 'Europe/Berlin', not 'Mars'"),
         ({"triggers": [cron("@daily", missed="all")]}, "'missed' of a cron trigger must be one of 'once', 'skip', not 'all'"),
         ({"triggers": [cron("0 0 * * *"), cron("@daily", missed="skip")]}, "cron @daily (UTC) stands twice in 'triggers'"),
         ({"triggers": queue("t")}, "'triggers' must be a list"),
-        ({"triggers": [{"type": "http"}]}, "is no trigger; accepted are http(...), state(...), queue(...)"),
+        ({"triggers": ["http"]}, "is no trigger; accepted are http(...), state(...), queue(...)"),
         ({"triggers": [http("FETCH", "/")]}, "GET, POST, PUT, PATCH, DELETE, HEAD, OPTIONS, not 'FETCH'"),
         ({"triggers": [http("GET", "users")]}, "begins with a slash, not 'users'"),
         ({"triggers": [http("GET", None)]}, "begins with a slash, not None"),  # type: ignore[arg-type]
@@ -105,7 +104,7 @@ def test_configuration_that_does_not_fit_is_rejected_with_the_name_of_the_step(b
     assert str(caught.value).startswith("step 'S': ")
 
 
-@pytest.mark.parametrize("name", [None, "", 3, "a\nb", "a\x00", "a:b", "a{b}", " a", "a ", "a" * 129])
+@pytest.mark.parametrize("name", [None, "", 3, "a\nb", "a\x00", "a{b}", " a", "a ", "a" * 129])
 def test_name_that_could_not_be_a_consumer_group_is_rejected(name: object) -> None:
     with pytest.raises(StepError, match="'name' must be 1 to 128 letters"):
         step({"name": name, "triggers": [queue("t")]})

@@ -199,7 +199,7 @@ def test_steps_without_handler_are_named_with_their_file(write: Any) -> None:
         ("raise ValueError\n", "app.py:1: ValueError"),
         ("def f():\n    raise KeyError('k')\nf()\n", "app.py:2: KeyError: 'k'"),
         ("import json\njson.loads('{')\n", "app.py:2: JSONDecodeError: Expecting property name"),
-        (HEAD + "\nstep({'name': 'S'})\n", "app.py:3: StepError: step 'S': 'triggers' must hold"),
+        (HEAD + "\nstep({'name': 'S'})\n", "app.py:3: StepError: step 'S': 'triggers' is missing"),
     ],
 )
 def test_exception_of_an_import_becomes_one_line_with_the_place_in_the_users_code(write: Any, text: str, says: str) -> None:

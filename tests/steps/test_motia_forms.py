@@ -5,10 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pydantic import BaseModel
 
-from motia_redis import ApiRequest, ApiResponse, CronTriggerInput, FlowContext, StateTriggerInput, SyncFlowContext, TriggerInfo
+from motia_redis import (
+    ApiRequest,
+    ApiResponse,
+    Application,
+    CronTriggerInput,
+    FlowContext,
+    StateTriggerInput,
+    SyncFlowContext,
+    TriggerInfo,
+    cron,
+    queue,
+    step,
+)
 from motia_redis._steps import invocation
 from motia_redis._steps.logs import Logger
+from motia_redis._steps.retrying import RetryPolicy, with_config
 from motia_redis.errors import StepError
 
 if TYPE_CHECKING:
@@ -100,6 +114,95 @@ async def test_plain_handler_gets_a_context_without_awaits(state: StateManager) 
     async_handler: Any = test_match_calls_the_handler_of_the_trigger_with_what_it_takes
     with pytest.raises(StepError, match="is async: make the step's handler async"):
         seen[0].match({"queue": async_handler})
+
+
+CONFIG: dict[str, Any] = {"name": "Orders::Create", "triggers": [queue("orders")]}
+
+
+async def handle(value: Any, ctx: Any) -> None: ...
+
+
+def test_configuration_of_motia_is_accepted() -> None:
+    made = step(
+        {
+            "name": "Orders::Create",
+            "triggers": [
+                {"type": "queue", "topic": "orders", "config": {"maxRetries": 2}},
+                {"type": "api", "method": "post", "path": "/orders"},
+                {"type": "cron", "expression": "@daily"},
+                {"type": "state", "scope": "orders"},
+            ],
+            "enqueues": ["a", {"topic": "b", "label": "second", "conditional": True}],  # type: ignore[list-item]
+            "virtualEnqueues": ["c"],  # type: ignore[typeddict-unknown-key]
+            "virtualSubscribes": ["d"],
+            "includeFiles": ["template.html"],
+            "flows": ["shop"],
+        },
+        handle,
+    )
+    assert [str(trigger) for trigger in made.triggers] == ["queue orders", "POST /orders", "cron @daily (UTC)", "state orders"]
+    assert made.enqueues == ("a", "b")
+    assert Application((made,)).worker_steps == (made,)
+
+
+def test_step_without_triggers_is_accepted() -> None:
+    never = step({"name": "Diagram", "triggers": []}, handle)
+    assert Application((never,)).worker_steps == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"emits": ["a"]}, "'emits' is a key of Motia 0.x; write 'enqueues': [...]"),
+        ({"subscribes": ["a"]}, "'subscribes' is a key of Motia 0.x; write 'triggers': [queue(topic)] for each topic"),
+        ({"type": "api"}, "'type' is a key of Motia 0.x; write 'triggers': [http(method, path)]"),
+        ({"triggers": [{"type": "event", "topic": "a"}]}, "the type 'event' is of Motia 0.x; write 'queue'"),
+        ({"triggers": [{"type": "cron", "cron": "* * * * *"}]}, "'cron' in a cron trigger is of Motia 0.x; write 'expression'"),
+        ({"triggers": [{"type": "socket"}]}, "the 'type' of a trigger must be one of 'http', 'api', 'queue', 'cron', 'state'"),
+        ({"triggers": [{"topic": "a"}]}, "not None"),
+        (
+            {"triggers": [{"type": "queue"}]},
+            "a queue trigger as a dict: missing a required argument: 'topic'; accepted are",
+        ),
+        ({"triggers": [{"type": "queue", "topic": "a", "scope": "b"}]}, "unexpected keyword argument 'scope'"),
+        ({"triggers": [queue("a", config={"maxRetries": -1})]}, "'maxRetries' in the config of a queue trigger must be"),
+        ({"triggers": [queue("a", config={"delaySeconds": 5})]}, "send a message that waits with enqueue(..., delay=)"),
+        ({"triggers": [queue("a", config={"concurrency": 2})]}, "has no 'concurrency' here"),
+        ({"triggers": [queue("a", config={"retries": 2})]}, "has no 'retries'; accepted are type, max_retries"),
+        ({"triggers": [queue("a", config=3)]}, "the config of a queue trigger must be a dict"),  # type: ignore[arg-type]
+        ({"triggers": [queue("a", condition=3)]}, "the condition of a queue trigger"),  # type: ignore[arg-type]
+        ({"triggers": [cron("@daily", condition=3)]}, "the condition of a cron trigger"),  # type: ignore[arg-type]
+        ({"enqueues": [3]}, "'enqueues' must be a list of topics, or of dicts"),
+    ],
+)
+def test_what_does_not_fit_says_what_to_write(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(StepError) as caught:
+        step({**CONFIG, **change})  # type: ignore[typeddict-item]
+    assert says in str(caught.value)
+    assert str(caught.value).startswith("step 'Orders::Create': ")
+
+
+def test_config_of_a_queue_says_how_attempts_are_made() -> None:
+    policy = RetryPolicy(5, 0.5, 30.0, None)
+    motias = {
+        "type": "fifo",
+        "maxRetries": 2,
+        "visibilityTimeout": 60,
+        "delaySeconds": 0,
+        "backoffType": None,
+        "concurrency": None,
+    }
+    assert with_config(policy, motias, can_time_out=True) == RetryPolicy(3, 0.5, 30.0, 60.0)
+    assert with_config(policy, motias, can_time_out=False) == RetryPolicy(3, 0.5, 30.0, None)
+    fixed = with_config(policy, {"backoff_type": "fixed", "backoff_delay_ms": 2000}, can_time_out=True)
+    assert [fixed.pause(attempt) for attempt in (1, 2, 9)] == [2.0, 2.0, 2.0]
+    grown = with_config(policy, {"backoffDelayMs": 40_000}, can_time_out=True)
+    assert [grown.pause(attempt) for attempt in (1, 2)] == [40.0, 40.0]
+
+    class Config(BaseModel):
+        max_retries: int = 1
+
+    assert queue("a", config=Config()).config == {"max_retries": 1}  # type: ignore[arg-type]
 
 
 def test_cron_input_is_dumped_with_its_times() -> None:

@@ -60,11 +60,11 @@ queue(7)  # type: ignore[arg-type]
 cron("@daily", missed="all")  # type: ignore[arg-type]
 cron("@daily", "UTC")  # type: ignore[call-arg]
 
-step({"name": "S", "triggers": [queue("t")], "max_atempts": 3})  # type: ignore[typeddict-unknown-key]
-step({"name": "S"})  # type: ignore[typeddict-item]
-step({"name": "S", "triggers": [queue("t")], "max_attempts": "3"})  # type: ignore[typeddict-item]
-step({"name": "S", "triggers": ["t"]})  # type: ignore[list-item]
-step({"name": "S", "triggers": [queue("t")], "enqueues": "t"})  # type: ignore[typeddict-item]
+step({"name": "S", "triggers": [queue("t")], "max_atempts": 3})  # type: ignore[call-overload]
+step({"name": "S"})  # type: ignore[call-overload]
+step({"name": "S", "triggers": [queue("t")], "max_attempts": "3"})  # type: ignore[call-overload]
+step({"name": "S", "triggers": ["t"]})  # type: ignore[call-overload]
+step({"name": "S", "triggers": [queue("t")], "enqueues": "t"})  # type: ignore[call-overload]
 config: StepConfig = {"triggers": [queue("t")]}  # type: ignore[typeddict-item]
 
 

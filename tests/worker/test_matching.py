@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from motia_redis import queue, step
 from motia_redis import state as state_trigger
-from motia_redis import step
 from motia_redis._worker.entries import StreamEntry
 from motia_redis._worker.matching import Matcher, MatchResult
 
@@ -23,7 +23,7 @@ class Panic(BaseException):
 def matcher(condition: Any) -> Matcher:
     async def handler(input: Any) -> None: ...
 
-    return Matcher(step({"name": "S", "triggers": [state_trigger(condition)]}).handle(handler))
+    return Matcher(step({"name": "S", "triggers": [state_trigger(condition), queue("mail")]}).handle(handler))
 
 
 MESSAGE = StreamEntry(b"events", "1-0", {b"type": b"topic", b"topic": b"mail", b"request": b"r", b"data": b"1"})
