@@ -92,6 +92,16 @@ async def read_api_request(request: Request, path_params: dict[str, str], max_bo
     )
 
 
+def media_type_of(content_type: str) -> str:
+    """Return the media type of a content type: lower-case, without parameters."""
+    return content_type.partition(";")[0].strip().lower()
+
+
+def is_json(media_type: str) -> bool:
+    """Return whether bodies of a media type are JSON. Those without one are."""
+    return media_type in ("", "application/json") or media_type.endswith("+json")
+
+
 def _gathered(pairs: Iterable[tuple[str, str]]) -> dict[str, str | list[str]]:
     """Return parameters by name: text, or a list of texts for a name given more than once."""
     found: dict[str, list[str]] = {}
@@ -124,7 +134,7 @@ def _decode(body: bytes, content_type: str) -> Any:
     kind, *parameters = (part.strip() for part in content_type.lower().split(";"))
     if kind.startswith("text/"):
         return _decode_text(body, parameters)
-    if kind in ("", "application/json") or kind.endswith("+json"):
+    if is_json(kind):
         return _decode_json(body)
     if kind == _FORM:
         return _decode_form(body)
