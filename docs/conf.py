@@ -37,11 +37,21 @@ def _resolve_public_name(app: Any, environment: Any, node: Any, content: Any) ->
     if not target.startswith("motia_redis."):
         return None
     domain = environment.domains["py"]
-    for module in ("motia_redis", "motia_redis.types", "motia_redis.admin", "motia_redis.errors"):
+    modules = ["motia_redis", "motia_redis.types", "motia_redis.admin", "motia_redis.errors", "motia_redis.sync"]
+    if target.startswith("motia_redis._sync."):
+        modules.reverse()  # its classes have the names of others
+    for module in modules:
         public = f"{module}.{target.rpartition('.')[2]}"
         if public != target and public in domain.objects:
             return domain.resolve_xref(environment, node["refdoc"], app.builder, "class", public, node, content)
     return None
+
+
+def _name_manager(app: Any, doctree: Any) -> None:
+    """Say which of the two classes `StateManager` an annotation means."""
+    module = "motia_redis.sync" if app.env.docname == "api/sync" else "motia_redis"
+    for node in doctree.findall(lambda node: node.get("reftarget") == "StateManager" if hasattr(node, "get") else False):
+        node["reftarget"] = f"{module}.StateManager"
 
 
 def _keep_colons(_app: Any, what: str, _name: str, _object: Any, _options: Any, lines: list[str]) -> None:
@@ -53,4 +63,5 @@ def _keep_colons(_app: Any, what: str, _name: str, _object: Any, _options: Any, 
 def setup(app: Any) -> None:
     """Register the functions of this file with Sphinx."""
     app.connect("autodoc-process-docstring", _keep_colons, priority=400)  # napoleon comes at 500
+    app.connect("doctree-read", _name_manager)
     app.connect("missing-reference", _resolve_public_name)

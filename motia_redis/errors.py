@@ -41,6 +41,7 @@ script reports carry the same code there (`code` below); a test holds the two li
     ├── MirrorTooLarge       a mirror whose values have more bytes than it may hold
     ├── Stale                a mirror that is older than it may be
     ├── WatchMisused         a watch that is used twice, or outside of its block
+    ├── EventLoopRunning     a call of `motia_redis.sync` in a thread whose event loop runs
     ├── DeadLetterMissing    no such dead letter, or one without its event
     ├── StepMissing          no step of that name is known to Redis
     ├── StepInUse            a live worker runs the step
@@ -56,6 +57,7 @@ __all__ = [
     "CorruptValue",
     "DeadLetterMissing",
     "DifferentTags",
+    "EventLoopRunning",
     "HistoryForked",
     "HistoryGone",
     "IdempotencyKeyReused",
@@ -318,6 +320,10 @@ class Stale(StateError):
 
 class WatchMisused(StateError):
     """Report a watch that is used twice, read outside of its block, or given a cursor or arguments that do not fit."""
+
+
+class EventLoopRunning(StateError):
+    """Report a call of `motia_redis.sync` in a thread whose event loop runs, which the call would stop; nothing was sent."""
 
 
 class DeadLetterMissing(StateError):

@@ -24,19 +24,19 @@ _FEATURE = b"feature."  # how fields of the layout begin that an older process m
 class ServerClock:
     """Estimate the server's clock from the revisions of changes."""
 
-    __slots__ = ("_monotonic", "_revision")
+    __slots__ = ("_seen",)
 
     def __init__(self, revision: bytes, monotonic: float) -> None:
-        self._revision = revision
-        self._monotonic = monotonic
+        self._seen = revision, monotonic  # one attribute, because threads may set the clock at once
 
     def update(self, revision: bytes) -> None:
         """Set the clock by the revision of a change that was just applied."""
-        self._revision, self._monotonic = revision, time.monotonic()
+        self._seen = revision, time.monotonic()
 
     def at(self, monotonic: float) -> int:
         """Return the server's time at a moment of `time.monotonic`, in Unix milliseconds. The result is never late."""
-        return int(self._revision.partition(b"-")[0]) + floor((monotonic - self._monotonic) * 1000)
+        revision, seen = self._seen
+        return int(revision.partition(b"-")[0]) + floor((monotonic - seen) * 1000)
 
 
 @dataclass(frozen=True, slots=True)

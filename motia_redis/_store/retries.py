@@ -68,7 +68,7 @@ class Retries:
                 await self._check_layout(session)
             return await call(session, FIRST)
         except (RedisError, OSError) as error:
-            return await self._repeat(subject, call, began, session, error, is_mutation=is_mutation)
+            return await self.repeat(subject, call, began, session, error, is_mutation=is_mutation)
 
     async def persist(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """Return the result of `call`, which calls `run`. Repeat it as long as Redis is away: for work that nobody waits for."""
@@ -86,7 +86,7 @@ class Retries:
 
         await self.run(subject, look)
 
-    async def _repeat(
+    async def repeat(
         self,
         subject: object,
         call: Callable[[Session, Attempt], Awaitable[_T]],
@@ -96,7 +96,7 @@ class Retries:
         *,
         is_mutation: bool,
     ) -> _T:
-        """Repeat a call whose first attempt failed."""
+        """Return the result of a call whose first attempt failed, at a moment of `time.monotonic`: repeat it as `run` does."""
         number, maybe_applied, backoff = 1, False, Backoff(*_PAUSES)
         server_began = session.clock.at(began)
         deadline = session.settings.deadline if self._deadline is None else self._deadline

@@ -128,7 +128,11 @@ class Sessions:
 
     def current(self) -> Session | None:
         """Return the session of the running loop, or None."""
-        slot = self._slots.get(asyncio.get_running_loop())
+        return self.of(asyncio.get_running_loop())
+
+    def of(self, loop: asyncio.AbstractEventLoop) -> Session | None:
+        """Return the session of an event loop, or None. Any thread may ask."""
+        slot = self._slots.get(loop)
         return slot.session if slot is not None else None
 
     async def get(self) -> Session:

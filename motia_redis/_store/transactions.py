@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Transact = Callable[[Sequence[Item], int, str | None], Awaitable[scripts.Transacted]]  # Mutations.transact
 
-_open: ContextVar[tuple[asyncio.Task[Any] | None, Transaction] | None] = ContextVar("motia_redis_transaction", default=None)
+_open: ContextVar[tuple[object, Transaction] | None] = ContextVar("motia_redis_transaction", default=None)
 _ANY_SIZE = 2**50  # bytes
 
 
@@ -49,6 +49,7 @@ class Transaction:
         self._tag: tuple[bytes, str] | None = None  # of the first scope, and that scope
         self._state = "new"  # "open" in the block, "ended" behind it
         self._results: _Results | None = None
+        self._block = "async with"  # how its block begins, for errors
 
     @property
     def revisions(self) -> dict[tuple[str, str], str | None]:
@@ -97,7 +98,7 @@ class Transaction:
     def _add(self, method: str, scope: str, key: str | None, kind: bytes, parameters: Sequence[bytes], **more: Any) -> None:
         if self._state != "open":
             raise TransactionMisused(
-                f"transaction: {method} outside of its block: call it inside of `async with state.transaction() as tx`"
+                f"transaction: {method} outside of its block: call it inside of `{self._block} state.transaction() as tx`"
             )
         is_message, most = kind == b"message", self._limits.name_bytes
         scope_bytes = keyspace.encode_name("topic" if is_message else "scope", scope, most)
@@ -134,22 +135,33 @@ class Transaction:
         return self._results
 
     async def __aenter__(self) -> Self:
-        task, opened = asyncio.current_task(), _open.get()
-        if self._state != "new":
-            raise TransactionMisused("transaction: it was used before: call state.transaction() for each one")
-        if opened is not None and opened[0] is task and opened[1]._state == "open":
-            raise TransactionMisused("transaction: it is inside of the block of another one: transactions do not nest")
-        self._state = "open"
-        _open.set((task, self))
+        self._begin(asyncio.current_task(), block="async with")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._end()
+        if error is None:
+            await self._apply()
+
+    def _begin(self, owner: object, *, block: str) -> None:
+        """Enter the block. `owner` is the task or thread that does so; `block` is how it is written."""
+        opened = _open.get()
+        if self._state != "new":
+            raise TransactionMisused("transaction: it was used before: call state.transaction() for each one")
+        if opened is not None and opened[0] is owner and opened[1]._state == "open":
+            raise TransactionMisused("transaction: it is inside of the block of another one: transactions do not nest")
+        self._state, self._block = "open", block
+        _open.set((owner, self))
+
+    def _end(self) -> None:
+        """Leave the block."""
         self._state = "ended"
         _open.set(None)
-        if error is not None:
-            return
+
+    async def _apply(self) -> None:
+        """Send what was collected."""
         if not self._items:
             self._results = _Results({}, {}, [])
             return

@@ -21,7 +21,6 @@ from motia_redis.errors import HistoryForked, HistoryGone, WatchMisused, WatchOv
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-    from types import TracebackType
     from typing import Self
 
     from motia_redis._store.codec import Coder
@@ -97,9 +96,7 @@ class Watch(Generic[T_co]):
             raise
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     def __aiter__(self) -> AsyncIterator[WatchItem[T_co]]:
@@ -120,6 +117,10 @@ class Watch(Generic[T_co]):
             self._session()
             if not await self._buffer.wait(_BOOKMARK) and (bookmark := self._bookmark()):
                 return bookmark
+
+    def waiting(self, most: int) -> list[WatchItem[T_co]]:
+        """Return at most so many of the items that wait for the reader."""
+        return [self._pop() for _ in range(min(most, len(self._items)))]
 
     async def close(self) -> None:
         """End the watch. `async for` ends, in whatever task it waits. Closing twice is allowed."""
@@ -390,9 +391,8 @@ class Watch(Generic[T_co]):
             self._retries, self._selection, self._keyspace, self._intake.base, show=self._show, room=self._buffer.room
         )
         await snapshot.show(self._scope, self._key)
-        ends = await self._retries.persist(partial(self._ends, self._partitions))
-        for partition in self._partitions:
-            await self._feed.reach(partition, ends[partition])
+        for partition, end in (await self._retries.persist(partial(self._ends, self._partitions))).items():
+            await self._feed.reach(partition, end)
         self._snapshot = None
         for scope, key in snapshot.missing(self._known):
             fields = {b"type": b"state:deleted", b"scope": scope, b"key": key, b"old": b"null", b"reason": RESYNC}

@@ -115,6 +115,12 @@ class Router:
             raise reply
         return reply
 
+    async def open_apart(self) -> MultiplexedConnection | None:
+        """Open a connection that no call uses, for the caller to close. None: with TLS, or if there may be several servers."""
+        if self._target.kind != "single" or self._slots[0].server.tls is not None:
+            return None
+        return await self._open(self._slots[0].server)
+
     async def gather(self, calls: Sequence[tuple[bytes | str, Command]], *, return_exceptions: bool = False) -> list[Any]:
         """Run one command for each key, all at once, and return the replies.
 

@@ -46,7 +46,7 @@ PUBLIC = {
         "rename_step",
     ],
     "motia_redis.errors": [
-        "BadIndex", "CorruptValue", "DeadLetterMissing", "DifferentTags", "HistoryForked", "HistoryGone",
+        "BadIndex", "CorruptValue", "DeadLetterMissing", "DifferentTags", "EventLoopRunning", "HistoryForked", "HistoryGone",
         "IdempotencyKeyReused", "InvalidCursor", "InvalidName", "InvalidOperation", "InvalidPointer", "InvalidTime",
         "InvalidValue", "KeyMissing", "LayoutMismatch", "MirrorTooLarge", "NotDurable", "NumberOverflow", "OutcomeUnknown",
         "PathMissing", "RevisionConflict", "SchemaMismatch", "SettingsMismatch", "Stale", "StateError",
@@ -54,6 +54,7 @@ PUBLIC = {
         "TooMuchWork", "TransactionFailed", "TransactionMisused", "TransactionTooLarge", "UpdateFailed", "ValueTooLarge",
         "WatchMisused", "WatchOverflow", "WrongKind",
     ],
+    "motia_redis.sync": ["Mirror", "StateManager", "Transaction", "TypedScope", "Watch", "stateManager", "state_manager"],
     "motia_redis.types": [
         "ApiCondition", "ApiMiddleware", "Bookmark", "Change", "ChangeReason", "ChangeType", "Condition", "Credentials",
         "CronTrigger", "DeleteReason", "Durability", "FieldMerge", "FieldNumber", "FieldNumberValue", "FieldOperation",
@@ -75,6 +76,7 @@ VERBS = {
 INTERNAL = {
     ("StateManager.connect", "Keyspace"),
     ("StateManager.open_router", "Router"),
+    ("sync.StateManager.connect", "Keyspace"),
     ("Transaction", "ScopeTtls"),
     ("Change", "Coder"),
     ("Change", "CursorMaker"),
@@ -82,6 +84,8 @@ INTERNAL = {
     ("Mirror", "Coder"),
     ("TypedScope", "Scoping"),
     ("TypedScope.using", "Scoping"),
+    ("sync.TypedScope", "Scoping"),
+    ("sync.TypedScope.using", "Scoping"),
     ("Watch", "Coder"),
     ("Watch", "Retries"),
     ("Watch", "Selection"),
@@ -101,6 +105,7 @@ def objects() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for module, name in NAMES:
         value = getattr(importlib.import_module(module), name)
+        name = f"sync.{name}" if module == "motia_redis.sync" else name  # noqa: PLW2901 - its classes have the names of others
         if inspect.isclass(value) or inspect.isfunction(value):
             found[name] = value
         if inspect.isclass(value):
