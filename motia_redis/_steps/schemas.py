@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
@@ -23,7 +24,6 @@ _LONGEST = 200  # characters of a path or a message
 # Each mismatch costs time, also those that are not reported, and who sends a document decides how many there are.
 _MOST_ERRORS = 10_000  # of pydantic, which counts them before it describes them
 _LARGE = 8192  # bytes: of a larger document, jsonschema_rs describes the first mismatch only
-_UNREAD: Any = object()
 
 
 class Mismatch(NamedTuple):
@@ -39,8 +39,8 @@ class Mismatch(NamedTuple):
 class Checker(Protocol):
     """Check documents by one schema."""
 
-    def check_json(self, text: bytes, document: Any = _UNREAD) -> list[Mismatch]:
-        """Return where a JSON text does not match, at most `MOST_MISMATCHES` places. `document` is its value, if it is read."""
+    def check_json(self, document: Any, size: int, /) -> list[Mismatch]:
+        """Return where the value of a JSON text of `size` bytes does not match, at most `MOST_MISMATCHES` places."""
 
     def check_plain(self, value: Any) -> list[Mismatch]:
         """Return where a value does not match that was not JSON: a form with its texts, a text, bytes or None."""
@@ -83,12 +83,15 @@ class _Type:
         except (pydantic.PydanticUserError, NameError, TypeError) as error:
             raise _no_schema(schema, f": {getattr(error, 'message', error)!s:.500}") from None
 
-    def check_json(self, text: bytes, document: Any = _UNREAD) -> list[Mismatch]:
+    def check_json(self, document: Any, _size: int, /) -> list[Mismatch]:
         try:
-            # What is handed on is the document as it is, so that a text must not pass for a number.
-            self._adapter.validate_json(text, strict=True)
+            # What is handed on is the document as it is, so that a text must not pass for a number. Pydantic does not get the
+            # text that was sent: of a member that is there twice, it may look at another one.
+            self._adapter.validate_json(_text(document), strict=True)
         except self._pydantic.ValidationError as error:
-            return _described(error, _read(text) if document is _UNREAD else document)
+            return _described(error, document)
+        except RecursionError:
+            return [Mismatch("", "the document is nested too deeply")]
         return []
 
     def check_plain(self, value: Any) -> list[Mismatch]:
@@ -126,20 +129,15 @@ class _JsonSchema:
             place = "".join(f"/{pointer_token(part)}" for part in getattr(error, "instance_path", ()))
             raise StepError(f"is no valid JSON Schema: {f'at {place!r}: ' if place else ''}{reason:.500}") from None
 
-    def check_json(self, text: bytes, document: Any = _UNREAD) -> list[Mismatch]:
-        if document is _UNREAD:
-            try:
-                document = orjson.loads(text)
-            except ValueError:
-                return [Mismatch("", "the text is not valid JSON")]
-        return self._check(document, len(text))
+    def check_json(self, document: Any, size: int, /) -> list[Mismatch]:
+        return self._check(document, size)
 
     def check_plain(self, value: Any) -> list[Mismatch]:
         if isinstance(value, bytes):
             return [Mismatch("", "bytes are no JSON value")]
         return self._check(value, _LARGE + 1)
 
-    def _check(self, document: Any, size: int) -> list[Mismatch]:
+    def _check(self, document: Any, size: int, /) -> list[Mismatch]:
         try:
             self._validator.validate(document)
         except self._error as error:
@@ -165,11 +163,11 @@ def _mismatch(path: str, message: str) -> Mismatch:
     return Mismatch(*(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…" for text in (path, message)))
 
 
-def _read(text: bytes) -> Any:
+def _text(document: Any) -> bytes:
     try:
-        return orjson.loads(text)
-    except ValueError:
-        return None
+        return orjson.dumps(document)
+    except TypeError:  # an integer of more than 64 bits, or over 254 levels
+        return json.dumps(document, ensure_ascii=False).encode()
 
 
 def _no_schema(schema: Any, reason: str = "") -> StepError:

@@ -93,8 +93,8 @@ async def read_api_request(request: Request, path_params: dict[str, str], max_bo
 
 
 def media_type_of(content_type: str) -> str:
-    """Return the media type of a content type: lower-case, without parameters."""
-    return content_type.partition(";")[0].strip().lower()
+    """Return the media type of a content type: lower-case, without parameters, the first of several."""
+    return re.split("[;,]", content_type, maxsplit=1)[0].strip().lower()
 
 
 def is_json(media_type: str) -> bool:
@@ -131,7 +131,8 @@ def _decode(body: bytes, content_type: str) -> Any:
     """Return a body as its content type says, or None if it is empty."""
     if not body:
         return None
-    kind, *parameters = (part.strip() for part in content_type.lower().split(";"))
+    kind = media_type_of(content_type)
+    parameters = [part.strip() for part in content_type.lower().split(";")[1:]]
     if kind.startswith("text/"):
         return _decode_text(body, parameters)
     if is_json(kind):

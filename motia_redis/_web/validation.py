@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from motia_redis._steps.inputs import ApiResponse
-from motia_redis._steps.schemas import checker_of
+from motia_redis._steps.schemas import Mismatch, checker_of
 from motia_redis._web.requests import is_json, media_type_of
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
     from motia_redis._steps.inputs import ApiRequest
-    from motia_redis._steps.schemas import Mismatch
     from motia_redis._steps.triggers import HttpTrigger
 
 
@@ -36,13 +37,13 @@ class Validation:
         return self._body is not None
 
     def rejection_of(self, request: ApiRequest) -> Rejection | None:
-        """Return the response to a request whose body does not match, as it was sent, or None."""
+        """Return the response to a request whose body, as the handler would get it, does not match, or None."""
         if self._body is None:
             return None
         if not request.raw_body:
             mismatches = self._body.check_plain(None)
         elif is_json(media_type_of(request.headers.get("content-type", ""))):
-            mismatches = self._body.check_json(request.raw_body, request.body)
+            mismatches = self._body.check_json(request.body, len(request.raw_body))
         else:
             mismatches = self._body.check_plain(request.body)
         if not mismatches:
@@ -61,5 +62,8 @@ class Validation:
         kind = media_type_of(response.headers.get("content-type", ""))
         body = bytes(response.body)
         if is_json(kind):
-            return checker.check_json(body)
+            try:
+                return checker.check_json(orjson.loads(body), len(body))
+            except orjson.JSONDecodeError:
+                return [Mismatch("", "the text is not valid JSON")]
         return checker.check_plain(body.decode(errors="replace") if kind.startswith("text/") else body)

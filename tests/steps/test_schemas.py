@@ -11,10 +11,10 @@ from datetime import date
 from typing import Annotated, Any, Literal, NamedTuple
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 from typing_extensions import TypedDict
 
-from motia_redis._steps.schemas import MOST_MISMATCHES, checker_of, schema_problem
+from motia_redis._steps.schemas import MOST_MISMATCHES, Mismatch, checker_of, schema_problem
 
 
 class Item(BaseModel):
@@ -63,8 +63,12 @@ ORDER = {
 }
 
 
+def check(schema: Any, document: Any) -> list[Mismatch]:
+    return checker_of(schema).check_json(document, len(json.dumps(document)))
+
+
 def places(schema: Any, document: Any) -> list[str]:
-    return [mismatch.path for mismatch in checker_of(schema).check_json(json.dumps(document).encode(), document)]
+    return [mismatch.path for mismatch in check(schema, document)]
 
 
 @pytest.mark.parametrize("schema", [Order, ORDER, Order.model_json_schema()], ids=["model", "JSON Schema", "of the model"])
@@ -86,7 +90,7 @@ def test_places_are_json_pointers_for_types_and_for_json_schemas(schema: Any, do
 
 def test_missing_member_is_named() -> None:
     assert places(Order, {"items": [{"sku": "a"}]}) == ["/items/0/count"]
-    (mismatch,) = checker_of(ORDER).check_json(b'{"items": [{"sku": "a"}]}')
+    (mismatch,) = check(ORDER, {"items": [{"sku": "a"}]})
     assert mismatch == ("/items/0", '"count" is a required property')
 
 
@@ -129,10 +133,8 @@ def test_form_is_checked_by_what_its_texts_mean_to_a_type() -> None:
     assert [m.path for m in checker_of(ORDER).check_plain({"items": "x"})] == ["/items"]
 
 
-def test_bytes_and_text_that_is_no_json_match_no_json_schema() -> None:
+def test_bytes_match_no_json_schema() -> None:
     assert [m.message for m in checker_of({}).check_plain(b"x")] == ["bytes are no JSON value"]
-    assert [m.message for m in checker_of({}).check_json(b"{")] == ["the text is not valid JSON"]
-    assert checker_of(Order).check_json(b"{")[0].path == ""
 
 
 @pytest.mark.parametrize(
@@ -147,7 +149,7 @@ def test_bytes_and_text_that_is_no_json_match_no_json_schema() -> None:
         ([Order], "must be a JSON Schema as a dict"),
         ({"type": "objekt"}, "is no valid JSON Schema: at '/type': "),
         ({"properties": {"a": {"required": "a"}}}, "is no valid JSON Schema: at '/properties/a/required': "),
-        ({"pattern": "("}, "is no valid JSON Schema: at '/pattern': "),
+        ({"pattern": "("}, "is no valid JSON Schema: "),
         ({"$ref": "#/nowhere"}, "is no valid JSON Schema: "),
         ({"$schema": "urn:unknown"}, "is no valid JSON Schema: "),
         ({"const": object()}, "is no valid JSON Schema: "),
@@ -166,6 +168,9 @@ def test_schema_that_contains_itself_is_rejected() -> None:
     assert str(schema_problem(endless)).startswith("is no valid JSON Schema: ")
 
 
+@pytest.mark.skipif(
+    not hasattr(TypeAdapter, "rebuild"), reason="before pydantic 2.10, the first document shows what is not defined"
+)
 def test_type_whose_parts_are_not_defined_is_rejected() -> None:
     class Incomplete(BaseModel):
         part: "Nowhere"  # type: ignore[name-defined]  # noqa: F821, UP037
@@ -200,8 +205,9 @@ SECRET = "hunter2" * 100
 
 
 @pytest.mark.parametrize("schema", [list[int], {"items": {"type": "integer"}}])
-def test_mismatches_are_few_and_hold_no_value(schema: Any) -> None:
-    mismatches = checker_of(schema).check_json(json.dumps([SECRET] * 50).encode(), [SECRET] * 5)
+@pytest.mark.parametrize("count", [1, 11, 50, 11_000])
+def test_mismatches_are_few_and_hold_no_value(schema: Any, count: int) -> None:
+    mismatches = check(schema, [SECRET] * count)
     assert 1 <= len(mismatches) <= MOST_MISMATCHES
     assert "hunter2" not in str(mismatches)
 
@@ -209,7 +215,7 @@ def test_mismatches_are_few_and_hold_no_value(schema: Any) -> None:
 @pytest.mark.parametrize("schema", [Item, {"properties": {}, "additionalProperties": False}, dict[str, int]])
 def test_long_member_names_are_cut(schema: Any) -> None:
     document = {"x" * 10_000: "y"}
-    for mismatch in checker_of(schema).check_json(json.dumps(document).encode(), document):
+    for mismatch in check(schema, document):
         assert len(mismatch.path) <= 201
         assert len(mismatch.message) <= 201
 
@@ -225,17 +231,23 @@ def test_long_member_names_are_cut(schema: Any) -> None:
     ids=["type", "JSON Schema", "unique", "pattern"],
 )
 def test_large_document_full_of_mismatches_is_reported_at_once(schema: Any, document: Any) -> None:
-    checker, text = checker_of(schema), json.dumps(document).encode()
+    checker, size = checker_of(schema), len(json.dumps(document))
     began = time.perf_counter()
-    assert checker.check_json(text, document)
+    assert checker.check_json(document, size)
     assert time.perf_counter() - began < 1.0
 
 
 @pytest.mark.parametrize(
     "schema", [{"$ref": "#/$defs/a", "$defs": {"a": {"items": {"$ref": "#/$defs/a"}}}}, list[Any]], ids=["JSON Schema", "type"]
 )
-def test_deeply_nested_document_is_rejected_or_accepted_without_an_error(schema: Any) -> None:
-    checker_of(schema).check_json(b"[" * 1000 + b"]" * 1000)
+@pytest.mark.parametrize("depth", [100, 300, 1000, 5000])
+def test_deeply_nested_document_raises_nothing(schema: Any, depth: int) -> None:
+    document: list[Any] = []
+    for _ in range(depth):
+        document = [document]
+    mismatches = checker_of(schema).check_json(document, depth)
+    assert [m.path for m in mismatches] in ([], [""])
+    assert mismatches or depth < 1000 or isinstance(schema, dict)
 
 
 def test_error_of_a_validator_is_raised() -> None:
@@ -248,7 +260,7 @@ def test_error_of_a_validator_is_raised() -> None:
             raise LookupError("away")
 
     with pytest.raises(LookupError):
-        checker_of(Failing).check_json(b'{"n": 1}')
+        check(Failing, {"n": 1})
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from motia_redis._steps.inputs import ApiRequest, ApiResponse
+from motia_redis.errors import StateUnavailable
 from tests.support.endpoints import client, route
 
 if TYPE_CHECKING:
@@ -101,6 +102,16 @@ async def test_middleware_catches_what_the_handler_raises_and_sees_the_answer_to
         wrong = await http_client.post("/", json=1)
     assert (missing.status_code, missing.text) == (404, "no such user")
     assert (wrong.status_code, wrong.headers["x-seen"]) == (400, "400")
+
+
+@pytest.mark.parametrize("schema", [dict[str, int], {"additionalProperties": {"type": "integer"}}], ids=["type", "JSON Schema"])
+async def test_what_a_middleware_changes_in_the_body_is_checked(schema: Any) -> None:
+    async def repair(request: ApiRequest, ctx: FlowContext, next: Next) -> ApiResponse:
+        request.body["n"] = int(request.body["n"])
+        return await next()
+
+    async with client(route("POST", "/", lambda r: {"body": r.body}, middleware=[repair], body_schema=schema)) as http_client:
+        assert (await http_client.post("/", json={"n": "1"})).json() == {"n": 1}
 
 
 class Panic(BaseException):
@@ -215,6 +226,44 @@ async def test_context_variable_that_a_middleware_sets_is_seen_by_the_handler_of
     async with client(route("GET", "/", handler, middleware=[login])) as http_client:
         assert (await http_client.get("/?in=1")).text == "ann"
         assert (await http_client.get("/")).text == "nobody"
+
+
+async def test_cancelled_request_cancels_its_middleware_and_its_handler() -> None:
+    began = asyncio.Event()
+    ended: list[str] = []
+
+    async def clean(request: ApiRequest, ctx: FlowContext, next: Next) -> ApiResponse:
+        try:
+            return await next()
+        finally:
+            ended.append("middleware")
+
+    async def handler(request: ApiRequest) -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("handler")
+
+    async with client(route("GET", "/", handler, middleware=[clean])) as http_client:
+        task = asyncio.create_task(http_client.get("/"))
+        await began.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert ended == ["handler", "middleware"]
+
+
+@pytest.mark.parametrize("place", ["middleware", "condition"])
+async def test_unavailable_redis_in_a_middleware_or_condition_returns_503(place: str) -> None:
+    async def fails(*args: Any) -> Any:
+        raise StateUnavailable("cannot reach Redis")
+
+    options: dict[str, Any] = {"middleware": [fails]} if place == "middleware" else {"condition": fails}
+    async with client(route("GET", "/", lambda request: None, **options)) as http_client:
+        response = await http_client.get("/")
+    assert response.status_code == 503
+    assert response.headers["retry-after"]
 
 
 # -- conditions -------------------------------------------------------------------------------------------------------

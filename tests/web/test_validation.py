@@ -84,6 +84,26 @@ async def test_body_of_any_content_type_is_checked(schema: Any, content: bytes, 
     assert response.status_code == status
 
 
+@BOTH
+@pytest.mark.parametrize("content_types", [["application/json", "text/plain"], ["application/json, text/plain"]], ids=len)
+async def test_json_is_checked_strictly_when_the_content_type_is_given_twice(schema: Any, content_types: list[str]) -> None:
+    headers = [("content-type", content_type) for content_type in content_types]
+    async with client(route("POST", "/", mirror, body_schema=schema)) as http_client:
+        wrong = await http_client.post("/", content=b'{"name": "Ann", "age": "3"}', headers=headers)
+        right = await http_client.post("/", content=b'{"name": "Ann", "age": 3}', headers=headers)
+    assert wrong.status_code == 400
+    assert right.json()["value"] == {"name": "Ann", "age": 3}
+
+
+@BOTH
+async def test_of_a_member_that_is_given_twice_the_last_is_checked_as_it_is_handed_on(schema: Any) -> None:
+    async with client(route("POST", "/", mirror, body_schema=schema)) as http_client:
+        wrong = await http_client.post("/", content=b'{"name": "Ann", "age": 3, "age": "3"}')
+        right = await http_client.post("/", content=b'{"name": "Ann", "age": "3", "age": 3}')
+    assert wrong.status_code == 400
+    assert right.json()["value"] == {"name": "Ann", "age": 3}
+
+
 async def test_schema_of_one_route_does_not_concern_another() -> None:
     strict = route("POST", "/", mirror, body_schema=User)
     async with client(strict, route("PUT", "/", mirror), route("POST", "/:id", mirror)) as http_client:
