@@ -6,14 +6,18 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from motia_redis._steps.context import FlowContext
+from motia_redis._steps.context import FlowContext, SyncFlowContext
 from motia_redis._steps.inputs import ApiRequest, ApiResponse
 from motia_redis._steps.invocation import check_middleware
 from motia_redis._steps.schemas import schema_problem
 from motia_redis._store.fidelity import show
 
-#: What runs around the handler of an http trigger: a function of `(request, ctx, next)`.
-ApiMiddleware: TypeAlias = Callable[[ApiRequest, FlowContext, Callable[[], Awaitable[ApiResponse]]], Any]
+#: What runs around the handler of an http trigger: an async function of `(request, ctx, next)`, or a plain one,
+#: which runs in a thread.
+ApiMiddleware: TypeAlias = (
+    Callable[[ApiRequest, FlowContext, Callable[[], Awaitable[ApiResponse]]], Any]
+    | Callable[[ApiRequest, SyncFlowContext, Callable[[], Awaitable[ApiResponse]]], Any]
+)
 
 #: What decides whether a request reaches the handler: a sync or async function of `(request, ctx)` or `(request)`.
 ApiCondition: TypeAlias = (

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from motia_redis._steps import faults
+from motia_redis._steps.ambient import plain_condition
+from motia_redis._steps.context import FlowContext
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator
@@ -37,17 +39,17 @@ def call(
 ) -> Awaitable[Any]:
     """Call `fn` with `input`, and `ctx` if it takes one; what is returned must be awaited at once, and gives the result.
 
-    An async function runs on the event loop; a sync one in a thread of `executor` (None: the loop's own), with the
-    caller's context variables, so that it cannot stop the loop. Whatever the function raises is raised, a BaseException too; only
-    what asyncio would take for its own becomes a `RuntimeError` (`SystemExit`, for example), since a handler may fail but not
-    end the process that works for others. `on_block` is called with the seconds for which an async function let nothing else
-    run on the loop, if they are many.
+    An async function runs on the event loop; a sync one in a thread of `executor` (None: the loop's own), with the caller's
+    context variables and a `SyncFlowContext`, so that it cannot stop the loop. Whatever the function raises is raised, a
+    BaseException too; only what asyncio would take for its own becomes a `RuntimeError` (`SystemExit`, for example), since a
+    handler may fail but not end the process that works for others. `on_block` is called with the seconds for which an async
+    function let nothing else run on the loop, if they are many.
     """
     try:
         with_ctx, on_loop = _kind(fn)
     except TypeError as exc:
         raise TypeError(f"{fn!r} {exc}") from None
-    args = (input, ctx) if with_ctx else (input,)
+    args = (input, ctx if on_loop else _for_thread(ctx)) if with_ctx else (input,)
     return Apart(_start(fn, args), on_block) if on_loop else _call_in_thread(fn, args, executor)
 
 
@@ -71,8 +73,14 @@ def check_middleware(fn: object) -> str | None:
 
 def call_middleware(fn: Function, request: Any, ctx: Any, following: Any) -> Awaitable[Any]:
     """Call a middleware as `call` does with a handler; `following` is its third argument."""
-    args = (request, ctx, following)
-    return Apart(_start(fn, args)) if _is_coroutine(fn) else _call_in_thread(fn, args, None)
+    if _is_coroutine(fn):
+        return Apart(_start(fn, (request, ctx, following)))
+    return _call_in_thread(fn, (request, _for_thread(ctx), following), None)
+
+
+def _for_thread(ctx: Any) -> Any:
+    """Return the context for a function that is no coroutine function."""
+    return ctx._in_thread() if isinstance(ctx, FlowContext) else ctx
 
 
 async def _call_in_thread(fn: Function, args: tuple[Any, ...], executor: Executor | None) -> Any:
@@ -137,8 +145,9 @@ def is_async(fn: Function) -> bool:
 
 
 def call_here(fn: Function, input: Any, ctx: Any) -> Any:
-    """Call `fn` like `call`, but in this thread, and return what it returns: for an async function, its coroutine."""
-    return _start(fn, (input, ctx) if _kind(fn).takes_ctx else (input,))
+    """Call a condition like `call`, but in this thread, and return what it returns: for an async function, its coroutine."""
+    with plain_condition():
+        return _start(fn, (input, ctx) if _kind(fn).takes_ctx else (input,))
 
 
 def _start(fn: Function, args: tuple[Any, ...]) -> Any:

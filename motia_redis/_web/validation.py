@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from motia_redis._steps.triggers import HttpTrigger
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rejection(ApiResponse):
     """Answer for the server instead of the handler. It stays one when a middleware replaces a part of it."""
 

@@ -19,7 +19,8 @@ from motia_redis._steps.logs import LOGGER_NAME
 PUBLIC = {
     "motia_redis": [
         "ApiRequest", "ApiResponse", "Application", "CronTriggerInput", "Entry", "FlowContext", "KEEP", "Layout", "Limits",
-        "QueryParam", "Retention", "StateManager", "StateTriggerInput", "TriggerInfo", "Worker", "__version__", "api",
+        "QueryParam", "Retention", "StateManager", "StateTriggerInput", "SyncFlowContext", "TriggerInfo", "Worker",
+        "__version__", "api",
         "create_web_app", "cron", "enqueue", "http", "load_application", "logger", "queue", "state", "stateManager",
         "state_manager", "step",
     ],

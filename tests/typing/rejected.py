@@ -17,6 +17,7 @@ from motia_redis import (
     FlowContext,
     StateManager,
     StateTriggerInput,
+    cron,
     http,
     queue,
     state,
@@ -65,6 +66,8 @@ http("GET", "/users", middleware=[is_on])  # type: ignore[list-item]
 http("GET", "/users", response_schema=[int])  # type: ignore[arg-type]
 http("GET", "/users", query_params=["page"])  # type: ignore[list-item]
 queue(7)  # type: ignore[arg-type]
+cron("@daily", missed="all")  # type: ignore[arg-type]
+cron("@daily", "UTC")  # type: ignore[call-arg]
 
 step({"name": "S", "triggers": [queue("t")], "max_atempts": 3})  # type: ignore[typeddict-unknown-key]
 step({"name": "S"})  # type: ignore[typeddict-item]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from motia_redis._steps.context import SyncFlowContext
 from motia_redis._steps.inputs import ApiRequest, ApiResponse
 from motia_redis.errors import StateUnavailable
 from tests.support.endpoints import client, route
@@ -73,6 +74,7 @@ async def test_sync_middleware_runs_in_a_thread_and_passes_on_what_next_returns(
 
     def outer(request: ApiRequest, ctx: FlowContext, next: Next) -> Any:
         threads.append(threading.current_thread())
+        assert isinstance(ctx, SyncFlowContext)
         return next() if request.query_params else {"status": 403}
 
     def handler(request: ApiRequest) -> dict[str, Any]:
