@@ -27,7 +27,10 @@ _LARGE = 8192  # bytes: of a larger document, jsonschema_rs describes the first 
 
 
 class Mismatch(NamedTuple):
-    """Tell where a document does not match its schema, as a JSON Pointer, and why. It holds no value of the document."""
+    """Tell where a document does not match its schema, as a JSON Pointer, and why.
+
+    It repeats no value of the document, but for the tag of a tagged union and what a user's validator says, cut to `_LONGEST`.
+    """
 
     path: str
     message: str

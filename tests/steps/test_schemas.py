@@ -212,6 +212,20 @@ def test_mismatches_are_few_and_hold_no_value(schema: Any, count: int) -> None:
     assert "hunter2" not in str(mismatches)
 
 
+def test_what_a_validator_says_is_cut() -> None:
+    class Talkative(BaseModel):
+        password: str
+
+        @field_validator("password")
+        @classmethod
+        def look(cls, password: str) -> str:
+            raise ValueError(f"{password} is too long")
+
+    ((path, message),) = check(Talkative, {"password": SECRET})
+    assert path == "/password"
+    assert len(message) <= 201
+
+
 @pytest.mark.parametrize("schema", [Item, {"properties": {}, "additionalProperties": False}, dict[str, int]])
 def test_long_member_names_are_cut(schema: Any) -> None:
     document = {"x" * 10_000: "y"}
