@@ -4,10 +4,11 @@ from motia_redis._steps.ambient import enqueue, state_manager, stateManager
 from motia_redis._steps.application import Application
 from motia_redis._steps.context import FlowContext, SyncFlowContext, TriggerInfo
 from motia_redis._steps.definitions import step
+from motia_redis._steps.http_options import QueryParam
 from motia_redis._steps.inputs import ApiRequest, ApiResponse, CronTriggerInput, StateTriggerInput
 from motia_redis._steps.loading import load_application
 from motia_redis._steps.logs import logger
-from motia_redis._steps.triggers import cron, http, queue, state
+from motia_redis._steps.triggers import api, cron, http, queue, state
 from motia_redis._store.expiry import KEEP
 from motia_redis._store.keyspace import Layout
 from motia_redis._store.limits import Limits, Retention
@@ -27,6 +28,7 @@ __all__ = [
     "FlowContext",
     "Layout",
     "Limits",
+    "QueryParam",
     "Retention",
     "StateManager",
     "StateTriggerInput",
@@ -34,6 +36,7 @@ __all__ = [
     "TriggerInfo",
     "Worker",
     "__version__",
+    "api",
     "create_web_app",
     "cron",
     "enqueue",

@@ -2,6 +2,7 @@
 
 from motia_redis._steps.context import TriggerType
 from motia_redis._steps.definitions import Step, StepConfig, StepDefinition
+from motia_redis._steps.http_options import ApiCondition, ApiMiddleware
 from motia_redis._steps.inputs import StateEventType
 from motia_redis._steps.logs import Logger
 from motia_redis._steps.triggers import (
@@ -40,6 +41,8 @@ from motia_redis._store.watch_items import Bookmark, Change, ChangeReason, Chang
 from motia_redis._transport.endpoint import Credentials
 
 __all__ = [
+    "ApiCondition",
+    "ApiMiddleware",
     "Bookmark",
     "Change",
     "ChangeReason",

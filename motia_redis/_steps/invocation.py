@@ -49,10 +49,38 @@ def call(
         with_ctx, on_loop = _kind(fn)
     except TypeError as exc:
         raise TypeError(f"{fn!r} {exc}") from None
-    if with_ctx and not on_loop and isinstance(ctx, FlowContext):
-        ctx = ctx._in_thread()
-    args = (input, ctx) if with_ctx else (input,)
+    args = (input, ctx if on_loop else _for_thread(ctx)) if with_ctx else (input,)
     return Apart(_start(fn, args), on_block) if on_loop else _call_in_thread(fn, args, executor)
+
+
+def check_middleware(fn: object) -> str | None:
+    """Return why `fn` can be no middleware, worded to follow its name, or None if it can."""
+    if not callable(fn):
+        return f"must be a function, not {fn!r:.80}"
+    try:
+        _is_coroutine(fn)
+        signature = inspect.signature(fn)
+    except TypeError as exc:
+        return str(exc)
+    except ValueError:  # some functions written in C do not tell
+        return None
+    try:
+        signature.bind(None, None, None)
+    except TypeError:
+        return f"must take (request, ctx, next), not {signature}"
+    return None
+
+
+def call_middleware(fn: Function, request: Any, ctx: Any, following: Any) -> Awaitable[Any]:
+    """Call a middleware as `call` does with a handler; `following` is its third argument."""
+    if _is_coroutine(fn):
+        return Apart(_start(fn, (request, ctx, following)))
+    return _call_in_thread(fn, (request, _for_thread(ctx), following), None)
+
+
+def _for_thread(ctx: Any) -> Any:
+    """Return the context for a function that is no coroutine function."""
+    return ctx._in_thread() if isinstance(ctx, FlowContext) else ctx
 
 
 async def _call_in_thread(fn: Function, args: tuple[Any, ...], executor: Executor | None) -> Any:
@@ -201,16 +229,21 @@ def _kind(fn: Function) -> _Kind:
 
 
 def _inspect(fn: Function) -> _Kind:
-    # For an object with __call__, the flags of the method tell what it is.
-    body = fn if inspect.isroutine(fn) or isinstance(fn, functools.partial) else getattr(fn, "__call__", fn)  # noqa: B004
-    if inspect.isgeneratorfunction(body) or inspect.isasyncgenfunction(body):
-        raise TypeError("must return, not yield")
-    is_coroutine = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(body)
+    is_coroutine = _is_coroutine(fn)
     try:
         signature = inspect.signature(fn)
     except ValueError:  # some functions written in C do not tell
         return _Kind(True, is_coroutine)
     return _Kind(_signature_takes_ctx(signature), is_coroutine)
+
+
+def _is_coroutine(fn: Function) -> bool:
+    """Tell whether a function is a coroutine function. Raises TypeError for a generator function."""
+    # For an object with __call__, the flags of the method tell what it is.
+    body = fn if inspect.isroutine(fn) or isinstance(fn, functools.partial) else getattr(fn, "__call__", fn)  # noqa: B004
+    if inspect.isgeneratorfunction(body) or inspect.isasyncgenfunction(body):
+        raise TypeError("must return, not yield")
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(body)
 
 
 def _signature_takes_ctx(signature: inspect.Signature) -> bool:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 from urllib.parse import unquote
 
 from motia_redis._steps.context import FlowContext
+from motia_redis._steps.http_options import (
+    ApiCondition,
+    ApiMiddleware,
+    QueryParam,
+    middleware_problem,
+    query_param,
+    query_params_problem,
+    response_status,
+    schemas_problem,
+)
 from motia_redis._steps.inputs import StateTriggerInput
 from motia_redis._steps.invocation import check_function
 from motia_redis._steps.retrying import config_problem
@@ -46,10 +56,18 @@ _PARAMETER = re.compile(r":[A-Za-z_][A-Za-z0-9_]*")
 
 @dataclass(frozen=True, slots=True)
 class HttpTrigger:
-    """Describe an HTTP route; `:name` as a whole path segment is a parameter."""
+    """Describe an HTTP route, with what its requests and responses must match and what runs around its handler.
+
+    `:name` as a whole path segment is a parameter.
+    """
 
     method: HttpMethod
     path: str
+    body_schema: Any = field(default=None, hash=False)
+    response_schema: Mapping[int, Any] = field(default_factory=dict[int, Any], hash=False)
+    query_params: tuple[QueryParam, ...] = ()
+    middleware: tuple[ApiMiddleware, ...] = ()
+    condition: ApiCondition | None = None
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
@@ -73,7 +91,14 @@ class HttpTrigger:
             return f"the path of an http trigger must be text that begins with a slash, not {self.path!r}"
         if "?" in self.path or "#" in self.path or not self.path.isprintable():
             return f"the path of an http trigger must have no query, fragment or control character: {self.path!r}"
-        return self._segment_problem()
+        if self.condition is not None and (problem := check_function(self.condition)):
+            return f"the condition of an http trigger {problem}"
+        return (
+            self._segment_problem()
+            or schemas_problem(self.body_schema, self.response_schema)
+            or query_params_problem(self.query_params)
+            or middleware_problem(self.middleware)
+        )
 
     def _segment_problem(self) -> str | None:
         segments = self.segments
@@ -173,18 +198,52 @@ def _condition_problem(condition: object, kind: str) -> str | None:
 Trigger: TypeAlias = HttpTrigger | StateTrigger | QueueTrigger | CronTrigger
 
 
-def http(method: HttpMethod, path: str) -> HttpTrigger:
-    """Return a trigger that fires on HTTP requests.
+def http(
+    method: HttpMethod,
+    path: str,
+    *,
+    body_schema: Any = None,
+    response_schema: Mapping[int, Any] | None = None,
+    query_params: Sequence[QueryParam | Mapping[str, str]] | None = None,
+    middleware: Sequence[ApiMiddleware] | None = None,
+    condition: ApiCondition | None = None,
+) -> HttpTrigger:
+    """Return a trigger that fires on HTTP requests. `api` is another name for this function.
 
     Arguments:
         method: the HTTP method. A route for GET also answers HEAD.
         path: the path, which begins with a slash. `:name` as a whole segment is a parameter: its decoded value is
             `request.path_params["name"]`. A literal segment takes precedence over a parameter.
+        body_schema: what the body of a request must match: a JSON Schema (a dict; needs the extra `jsonschema`), or a pydantic
+            model, a dataclass, a TypedDict or another type (needs the extra `typed`). Another body is answered with 400 and the
+            places that do not match. JSON is checked strictly: text is no number. The handler gets the plain body.
+        response_schema: a schema for each status. A response that does not match the schema of its status is not sent: the
+            answer is 500, and the log has the places. Other statuses are not checked.
+        query_params: the query parameters that the handler reads, each a QueryParam or a dict of its fields; for readers.
+        middleware: functions of `(request, ctx, next)`, async or sync, the first outermost. Each returns a response, its own
+            or that of `await next()`, which can be called once.
+        condition: a function of `(request, ctx)` or `(request)` that decides whether the request reaches middleware and handler.
+            If it returns a false value, the answer is 422. A sync one runs on the event loop and must not block.
 
     A trigger that does not fit is rejected with StepError by the step that is made with it.
     """
-    # Lower-case names are accepted at run time; type checkers know the standard spelling.
-    return HttpTrigger(method.upper() if isinstance(method, str) else method, path)  # type: ignore[arg-type]
+    # What does not fit is kept as it is, for `problem` to name it.
+    schemas: Any = {} if response_schema is None else response_schema
+    params: Any = () if query_params is None else query_params
+    functions: Any = () if middleware is None else middleware
+    return HttpTrigger(
+        # Lower-case names are accepted at run time; type checkers know the standard spelling.
+        method.upper() if isinstance(method, str) else method,  # type: ignore[arg-type]
+        path,
+        body_schema,
+        {response_status(status): schema for status, schema in schemas.items()} if isinstance(schemas, Mapping) else schemas,
+        tuple(map(query_param, params)) if isinstance(params, list | tuple) else params,
+        tuple(functions) if isinstance(functions, list | tuple) else functions,
+        condition,
+    )
+
+
+api = http
 
 
 @overload

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 
 from motia_redis._store import codec, fidelity, typed_fields
 from motia_redis._store.keyspace import Subject
-from motia_redis._store.typed_fields import MOST_TYPES, pointer_token
+from motia_redis._store.typed_fields import MOST_TYPES, pointer_of, pointer_token
 from motia_redis.errors import SchemaMismatch, StateError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from types import ModuleType
 
     from pydantic import TypeAdapter, ValidationError
@@ -225,20 +225,8 @@ def _problems(error: ValidationError, document: Any) -> list[tuple[str, str]]:
     problems = []
     for problem in error.errors(include_url=False, include_context=False)[:_REASONS]:
         is_missing = problem["type"] == "missing"
-        place = _pointer(problem["loc"], document, is_missing=is_missing)
+        place = pointer_of(problem["loc"], document, is_missing=is_missing)
         given = "" if is_missing else f", not {fidelity.show(problem['input'])}"
         reason = f"{problem['msg']}{given}"
         problems.append((place, f"at {place!r}: {reason}" if place else reason))
     return problems
-
-
-def _pointer(location: Sequence[int | str], document: Any, *, is_missing: bool) -> str:
-    """Return the JSON Pointer of pydantic's location, which also names branches of unions, of which a document knows nothing."""
-    path, here = "", document
-    for part in location:
-        try:
-            here = here[part]
-        except (KeyError, IndexError, TypeError):
-            continue
-        path += f"/{pointer_token(part)}"
-    return f"{path}/{pointer_token(location[-1])}" if is_missing and location else path

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NotRequired, Requi
 from motia_redis.errors import StateError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 MOST_TYPES = 1024  # of which something is remembered
 # What pydantic calls the functions of a model that decide what is valid, or how it is written.
@@ -26,6 +26,18 @@ class Field(NamedTuple):
 def pointer_token(name: object) -> str:
     """Return a member name or index as a part of a JSON Pointer."""
     return str(name).replace("~", "~0").replace("/", "~1")
+
+
+def pointer_of(location: Sequence[int | str], document: Any, *, is_missing: bool) -> str:
+    """Return the JSON Pointer of pydantic's location, which also names branches of unions, of which a document knows nothing."""
+    path, here = "", document
+    for part in location:
+        try:
+            here = here[part]
+        except (KeyError, IndexError, TypeError):
+            continue
+        path += f"/{pointer_token(part)}"
+    return f"{path}/{pointer_token(location[-1])}" if is_missing and location else path
 
 
 def is_typed_dict(model: object) -> bool:

@@ -11,13 +11,14 @@ from starlette.routing import BaseRoute, Match, NoMatchFound
 
 from motia_redis._steps.context import FlowContext, TriggerInfo
 from motia_redis._steps.faults import describe
-from motia_redis._steps.invocation import call_in_task
 from motia_redis._steps.logs import Logger, running_step
 from motia_redis._tracing import trace
 from motia_redis._transport import failures
 from motia_redis._transport.outages import Outage
 from motia_redis._web.requests import RejectedRequest, match_path, path_segments, read_api_request, trace_id_of
 from motia_redis._web.responses import TRACE_HEADER, json_response, response_of
+from motia_redis._web.route import Route
+from motia_redis._web.validation import Rejection
 from motia_redis.errors import StateUnavailable
 
 if TYPE_CHECKING:
@@ -29,9 +30,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from motia_redis._steps.application import Application
-    from motia_redis._steps.definitions import Step
     from motia_redis._steps.inputs import ApiRequest
-    from motia_redis._steps.triggers import HttpTrigger
     from motia_redis._store.manager import StateManager
 
 _log = logging.getLogger("motia_redis.http")
@@ -93,9 +92,9 @@ class Endpoint:
     def __init__(
         self, application: Application, state: StateManager, max_body_bytes: int, is_outage_reported: Callable[[], bool]
     ) -> None:
-        routes = [(trigger.segments, trigger, step) for trigger, step in application.http_routes]
+        routes = [Route(trigger, step) for trigger, step in application.http_routes]
         # `/users/me` comes before `/users/:id`, whichever was declared first.
-        self._routes = sorted(routes, key=lambda route: [segment.startswith(":") for segment in route[0]])
+        self._routes = sorted(routes, key=lambda route: [segment.startswith(":") for segment in route.segments])
         self._state = state
         self._max_body_bytes = max_body_bytes
         self._outage = _Outage(state, is_outage_reported)
@@ -105,9 +104,9 @@ class Endpoint:
         trace_id = trace_id_of(request)
         with trace(trace_id):
             try:
-                trigger, step, path_params = self._find(request)
+                route, path_params = self._find(request)
                 api_request = await read_api_request(request, path_params, self._max_body_bytes)
-                response = await self._run(trigger, step, api_request, trace_id)
+                response = await self._run(route, api_request, trace_id)
             except RejectedRequest as rejected:
                 response = json_response(rejected.status, {"error": rejected.error}, rejected.headers)
             except ClientDisconnect:
@@ -124,24 +123,26 @@ class Endpoint:
             response.body = b""  # the headers, content-length among them, stay those of a GET
         await response(scope, receive, send)
 
-    def _find(self, request: Request) -> tuple[HttpTrigger, Step, dict[str, str]]:
+    def _find(self, request: Request) -> tuple[Route, dict[str, str]]:
         """Return the route for the request and its path parameters."""
         segments = path_segments(request)
         allowed: set[str] = set()
         for method in (request.method, "GET") if request.method == "HEAD" else (request.method,):
-            for pattern, trigger, step in self._routes:
-                path_params = match_path(pattern, segments)
+            for route in self._routes:
+                path_params = match_path(route.segments, segments)
                 if path_params is None:
                     continue
-                if trigger.method == method:
-                    return trigger, step, path_params
-                allowed |= {trigger.method, "HEAD"} if trigger.method == "GET" else {trigger.method}
+                answered = route.trigger.method
+                if answered == method:
+                    return route, path_params
+                allowed |= {answered, "HEAD"} if answered == "GET" else {answered}
         if allowed:
             raise RejectedRequest(405, "method not allowed", {"allow": ", ".join(sorted(allowed))})
         raise RejectedRequest(404, "not found")
 
-    async def _run(self, trigger: HttpTrigger, step: Step, request: ApiRequest, trace_id: str) -> Response:
-        """Run the handler and return its response, or a 500 that tells nothing but the trace id."""
+    async def _run(self, route: Route, request: ApiRequest, trace_id: str) -> Response:
+        """Run the route and return its response, or a 500 that tells nothing but the trace id."""
+        trigger, step = route.trigger, route.step
         logger = Logger(step.name)
         context = FlowContext(
             state=self._state,
@@ -152,8 +153,7 @@ class Endpoint:
         )
         with running_step(step.name):
             try:
-                # In a task of its own: a handler that cancels its task must not look like a server that cancels the request.
-                result = await call_in_task(step.handler, request, context)
+                result = await route.run(request, context)
             except BaseException as error:  # a handler may raise anything, and the request needs an answer
                 if isinstance(error, asyncio.CancelledError) and _is_cancelled():
                     raise
@@ -166,12 +166,20 @@ class Endpoint:
                 return _server_error(trace_id)
             try:
                 response = response_of(result)
+                mismatches = route.response_mismatches(result, response)
             except Exception as error:  # noqa: BLE001  # the result may hold any objects
                 # No traceback: the handler has returned, and is in none of the frames.
-                reason = f"no response from what the handler returned: {describe(error).line}"
+                source = "the handler or a middleware" if trigger.middleware else "the handler"
+                reason = f"no response from what {source} returned: {describe(error).line}"
                 logger.error(f"{request.method} {request.path}: {reason}", {"route": trigger.path})  # noqa: TRY400
                 return _server_error(trace_id)
-        self._outage.worked(step.name)
+            if mismatches:
+                reason = f"the response does not match 'response_schema' for the status {response.status_code}"
+                places = "; ".join(map(str, mismatches))
+                logger.error(f"{request.method} {request.path}: {reason}: {places}", {"route": trigger.path})
+                return _server_error(trace_id)
+        if not isinstance(result, Rejection):
+            self._outage.worked(step.name)
         return response
 
 

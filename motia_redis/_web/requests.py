@@ -92,6 +92,16 @@ async def read_api_request(request: Request, path_params: dict[str, str], max_bo
     )
 
 
+def media_type_of(content_type: str) -> str:
+    """Return the media type of a content type: lower-case, without parameters, the first of several."""
+    return re.split("[;,]", content_type, maxsplit=1)[0].strip().lower()
+
+
+def is_json(media_type: str) -> bool:
+    """Return whether bodies of a media type are JSON. Those without one are."""
+    return media_type in ("", "application/json") or media_type.endswith("+json")
+
+
 def _gathered(pairs: Iterable[tuple[str, str]]) -> dict[str, str | list[str]]:
     """Return parameters by name: text, or a list of texts for a name given more than once."""
     found: dict[str, list[str]] = {}
@@ -121,10 +131,11 @@ def _decode(body: bytes, content_type: str) -> Any:
     """Return a body as its content type says, or None if it is empty."""
     if not body:
         return None
-    kind, *parameters = (part.strip() for part in content_type.lower().split(";"))
+    kind = media_type_of(content_type)
+    parameters = [part.strip() for part in content_type.lower().split(";")[1:]]
     if kind.startswith("text/"):
         return _decode_text(body, parameters)
-    if kind in ("", "application/json") or kind.endswith("+json"):
+    if is_json(kind):
         return _decode_json(body)
     if kind == _FORM:
         return _decode_form(body)

@@ -30,16 +30,7 @@ def response_of(result: object) -> Response:
 
     Raises TypeError, ValueError or InvalidValue if no response can be made of it. The error names the part.
     """
-    if result is None:
-        return Response(status_code=204)
-    if isinstance(result, dict) and ("status" in result or "body" in result) and result.keys() <= _RESULT_KEYS:
-        result = ApiResponse(**result)
-    if not isinstance(result, ApiResponse):
-        got = f"a dict of {sorted(map(str, result))}" if isinstance(result, dict) else type(result).__name__
-        raise TypeError(
-            "an HTTP handler must return an ApiResponse, None, or a dict with `status` or `body` or both and perhaps `headers`,"
-            f" not {got}"
-        )
+    result = api_response_of(result)
     status = result.status
     # A final response cannot have a status under 200; a server that is given one breaks the connection.
     if not isinstance(status, int) or isinstance(status, bool) or not 200 <= status <= 599:
@@ -52,6 +43,21 @@ def response_of(result: object) -> Response:
     if status not in (204, 304):
         response.headers.setdefault("content-type", content_type)
     return response
+
+
+def api_response_of(result: object) -> ApiResponse:
+    """Return what a handler returned as an ApiResponse, unchecked. Raises TypeError for what is none."""
+    if result is None:
+        return ApiResponse(204)
+    if isinstance(result, dict) and ("status" in result or "body" in result) and result.keys() <= _RESULT_KEYS:
+        result = ApiResponse(**result)
+    if not isinstance(result, ApiResponse):
+        got = f"a dict of {sorted(map(str, result))}" if isinstance(result, dict) else type(result).__name__
+        raise TypeError(
+            "an HTTP handler must return an ApiResponse, None, or a dict with `status` or `body` or both and perhaps `headers`,"
+            f" not {got}"
+        )
+    return result
 
 
 def json_response(status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> Response:

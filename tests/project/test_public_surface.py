@@ -19,7 +19,8 @@ from motia_redis._steps.logs import LOGGER_NAME
 PUBLIC = {
     "motia_redis": [
         "ApiRequest", "ApiResponse", "Application", "CronTriggerInput", "Entry", "FlowContext", "KEEP", "Layout", "Limits",
-        "Retention", "StateManager", "StateTriggerInput", "SyncFlowContext", "TriggerInfo", "Worker", "__version__",
+        "QueryParam", "Retention", "StateManager", "StateTriggerInput", "SyncFlowContext", "TriggerInfo", "Worker",
+        "__version__", "api",
         "create_web_app", "cron", "enqueue", "http", "load_application", "logger", "queue", "state", "stateManager",
         "state_manager", "step",
     ],
@@ -56,12 +57,12 @@ PUBLIC = {
     ],
     "motia_redis.sync": ["Mirror", "StateManager", "Transaction", "TypedScope", "Watch", "stateManager", "state_manager"],
     "motia_redis.types": [
-        "Bookmark", "Change", "ChangeReason", "ChangeType", "Condition", "Credentials", "CronTrigger", "DeleteReason",
-        "Durability", "FieldMerge", "FieldNumber", "FieldNumberValue", "FieldOperation", "FieldRemove", "FieldValue",
-        "HttpMethod", "HttpTrigger", "Keep", "Logger", "Mirror", "Missed", "Operation", "PatchMerge", "PatchMove",
-        "PatchNumber", "PatchOperation", "PatchRemove", "PatchValue", "QueueTrigger", "StateEventType", "StateTrigger",
-        "Step", "StepConfig", "StepDefinition", "Synced", "Transaction", "TransactionInfo", "Trigger", "TriggerType",
-        "Ttl", "TypedScope", "Watch", "WatchItem",
+        "ApiCondition", "ApiMiddleware", "Bookmark", "Change", "ChangeReason", "ChangeType", "Condition", "Credentials",
+        "CronTrigger", "DeleteReason", "Durability", "FieldMerge", "FieldNumber", "FieldNumberValue", "FieldOperation",
+        "FieldRemove", "FieldValue", "HttpMethod", "HttpTrigger", "Keep", "Logger", "Mirror", "Missed", "Operation",
+        "PatchMerge", "PatchMove", "PatchNumber", "PatchOperation", "PatchRemove", "PatchValue", "QueueTrigger",
+        "StateEventType", "StateTrigger", "Step", "StepConfig", "StepDefinition", "Synced", "Transaction", "TransactionInfo",
+        "Trigger", "TriggerType", "Ttl", "TypedScope", "Watch", "WatchItem",
     ],
 }  # fmt: skip
 NAMES = [(module, name) for module, names in PUBLIC.items() for name in names]
@@ -168,10 +169,10 @@ def test_classes_in_public_signatures_have_a_public_name() -> None:
     assert used <= INTERNAL
 
 
-def test_importing_the_package_does_not_import_the_web_server_the_command_or_pydantic() -> None:
+def test_importing_the_package_does_not_import_the_web_server_the_command_or_what_checks_types() -> None:
     program = "import sys, motia_redis, motia_redis.types; print(*sorted(m.split('.')[0] for m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
-    assert not {"starlette", "uvicorn", "click", "anyio", "pydantic", "cronsim"} & set(done.stdout.split())
+    assert not {"starlette", "uvicorn", "click", "anyio", "pydantic", "cronsim", "jsonschema_rs"} & set(done.stdout.split())
 
 
 def test_version_is_the_one_that_the_command_prints() -> None:

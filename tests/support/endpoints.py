@@ -20,10 +20,10 @@ UNUSED_STATE = StateManager("redis://user:secret@h:1/0")
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 
 
-def route(method: str, path: str, handler: Any, name: str | None = None) -> Step:
-    """Return a step with one HTTP route."""
+def route(method: str, path: str, handler: Any, name: str | None = None, **options: Any) -> Step:
+    """Return a step with one HTTP route, with the options of `http`."""
     label = name or "".join(c if c.isalnum() else "-" for c in f"{method}{path}")
-    return step({"name": label, "triggers": [http(method, path)]}).handle(handler)
+    return step({"name": label, "triggers": [http(method, path, **options)]}).handle(handler)
 
 
 def client(*steps: Step, **options: Any) -> httpx.AsyncClient:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
@@ -22,11 +22,14 @@ from motia_redis import (
     FlowContext,
     Layout,
     Limits,
+    QueryParam,
     Retention,
     StateManager,
     StateTriggerInput,
+    SyncFlowContext,
     TriggerInfo,
     Worker,
+    api,
     create_web_app,
     cron,
     enqueue,
@@ -51,6 +54,8 @@ from motia_redis.errors import (
     UpdateFailed,
 )
 from motia_redis.types import (
+    ApiCondition,
+    ApiMiddleware,
     Bookmark,
     Change,
     ChangeReason,
@@ -83,6 +88,43 @@ async def create(request: ApiRequest, ctx: FlowContext) -> ApiResponse:
     order = await ctx.state.set("orders", request.path_params["id"], {"status": "new", "total": 0})
     ctx.logger.info("order created", {"trace": ctx.trace_id, "step": ctx.step_name})
     return ApiResponse(status=201, body=order, headers={"x-order": request.path_params["id"], "x-tags": ["a", "b"]})
+
+
+class NewOrder(BaseModel):
+    items: list[str]
+
+
+async def signed_in(request: ApiRequest, ctx: FlowContext, next: Callable[[], Awaitable[ApiResponse]]) -> ApiResponse:
+    if "authorization" not in request.headers:
+        return ApiResponse(status=401)
+    response = assert_type(await next(), ApiResponse)
+    return replace(response, headers={**response.headers, "vary": "authorization"})
+
+
+def passes(request: ApiRequest, ctx: SyncFlowContext, next: Callable[[], Awaitable[ApiResponse]]) -> Awaitable[ApiResponse]:
+    return next()
+
+
+async def refuses(request: ApiRequest, ctx: FlowContext, next: Callable[[], Awaitable[ApiResponse]]) -> dict[str, Any]:
+    return {"status": 403}
+
+
+async def is_staff(request: ApiRequest, ctx: FlowContext) -> bool:
+    return await ctx.state.get("staff", request.headers["x-user"]) is not None
+
+
+around: list[ApiMiddleware] = [signed_in, passes, refuses]
+only_staff: ApiCondition = is_staff
+api(
+    "POST",
+    "/orders",
+    body_schema=NewOrder,
+    response_schema={201: {"type": "object"}, 400: NewOrder},
+    query_params=[QueryParam("dry_run", "store nothing"), {"name": "page", "description": "which page"}],
+    middleware=around,
+    condition=only_staff,
+)
+http("GET", "/orders", middleware=[signed_in, passes], condition=lambda request: request.path != "/")
 
 
 def is_last(input: StateTriggerInput) -> bool:

@@ -55,7 +55,16 @@ async def wrong_operations(state: StateManager) -> None:
 StateManager(durability="safe")  # type: ignore[arg-type]
 StateManager(partitions=4)  # type: ignore[call-arg]
 
+
+def is_on(request: ApiRequest) -> bool:
+    return True
+
+
 http("FETCH", "/users")  # type: ignore[arg-type]
+http("GET", "/users", condition=lambda: True)  # type: ignore[arg-type]
+http("GET", "/users", middleware=[is_on])  # type: ignore[list-item]
+http("GET", "/users", response_schema=[int])  # type: ignore[arg-type]
+http("GET", "/users", query_params=["page"])  # type: ignore[list-item]
 queue(7)  # type: ignore[arg-type]
 cron("@daily", missed="all")  # type: ignore[arg-type]
 cron("@daily", "UTC")  # type: ignore[call-arg]
