@@ -118,6 +118,7 @@ class BlockingConnection:
         if has_lead:
             self._end_queue(NotSent("the connection was closed"))
             self._lead.release()
+            self._appoint()  # who has come since finds that it is broken
 
     def abandon(self) -> None:
         """Close the socket of a forked child, where locks may be held by threads that it does not have."""
@@ -143,6 +144,7 @@ class BlockingConnection:
             _fail(turns, lost)
             self._end_queue(NotSent(str(lost)))
             self._lead.release()
+            self._appoint()  # who has come since finds that it is broken
             raise
         self._lead.release()
         if queue:
