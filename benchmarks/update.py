@@ -10,6 +10,8 @@ import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from redis.exceptions import ConnectionError, TimeoutError  # noqa: A004  # these, not the builtin ones
+
 from benchmarks.common import machine, program, rounds
 from benchmarks.common.server import Server, ServerFailed, find_rejson, find_server
 from benchmarks.updating import documents, report, worst
@@ -55,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         program.publish(report, "update", result, servers["server"], options)
 
 
-def measure_increments(contenders: Mapping[str, Contender], sizes: Sequence[int], times: int, calls: int) -> list[dict[str, Any]]:
+def measure_increments(contenders: dict[str, Contender], sizes: Sequence[int], times: int, calls: int) -> list[dict[str, Any]]:
     """Measure the increment of one member for each size, shape and position."""
     cases = []
     for size in sizes:
@@ -100,12 +102,21 @@ def measure_worst(server: Server, calls: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _measure(contenders: Mapping[str, Contender], value: Any, operation: Operation, times: int, calls: int) -> dict[str, Any]:
-    """Measure one case with all contenders in alternation; return bytes, times and ratios."""
+def _measure(contenders: dict[str, Contender], value: Any, operation: Operation, times: int, calls: int) -> dict[str, Any]:
+    """Measure one case with all contenders in alternation; return bytes, times and ratios.
+
+    RedisJSON is taken out of `contenders` if it fails: its module is not made for Valkey, and hangs there with larger documents.
+    """
     text = codec.encode(value, subject="benchmark", max_bytes=sys.maxsize)
-    for contender in contenders.values():
-        contender.prepare(text, operation)
-        contender.warm_up()
+    for name, contender in list(contenders.items()):
+        try:
+            contender.prepare(text, operation)
+            contender.warm_up()
+        except (ConnectionError, TimeoutError) as error:
+            if name != "rejson":
+                raise
+            program.progress(f"RedisJSON is left out from here on, its server does not answer any more: {error}")
+            del contenders[name]
     figures = rounds.alternate({name: _measurement(contender, calls) for name, contender in contenders.items()}, times)
     ratios = {name: rounds.ratio(figures["ours"], others).as_dict() for name, others in figures.items() if name != "ours"}
     return {

@@ -71,7 +71,7 @@ class Ours:
         async with self._state.watch("watched") as watch:
             begun.set()
             async for item in watch:
-                if isinstance(item, Change):
+                if isinstance(item, Change) and item.value is not None:
                     take(item.value)
 
 

@@ -22,6 +22,7 @@ local delayed_messages = require("lib.delayed")
 local append = require("lib.erase").append
 local expiry = require("lib.expiry")
 local full = require("lib.full")
+local schedules = require("lib.schedules")
 
 local due, delayed, trimmed, topics, scopes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local most, most_bytes, limits = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
@@ -145,6 +146,45 @@ function fire.expiry(what, member)
   end
   group.keys[#group.keys + 1] = key
   newest, newest_stream, newest_limits = revision, place.events, event_limits
+  return "done"
+end
+
+-- A time of a cron trigger. The stream is there as long as the step has a group on it, so none is made here.
+function fire.schedule(what)
+  local step, schedule = schedules.split(what)
+  if not step then
+    return "the name of the schedule cannot be read"
+  end
+  local known, stream = tag .. "schedules:" .. step, tag .. "cron:" .. step
+  if not has_keys(known, stream) then
+    return "left"
+  end
+  local text = redis.pcall("HGET", known, schedule)
+  if type(text) == "table" then
+    return text.err
+  end
+  local record = schedules.decode(text or "")
+  if not (record and record.next) then
+    return "done" -- nobody wants it any more
+  elseif record.next > now then
+    redis.call("ZADD", due, string.format("%.0f", record.next), "schedule:" .. what)
+    return "left"
+  elseif not schedules.is_missed(record, now) then
+    local time = string.format("%.0f", record.next)
+    local fields = { "type", "cron", "schedule", schedule, "due", time, "fired", string.format("%.0f", now) }
+    local entry = redis.pcall("XADD", stream, "NOMKSTREAM", "*", unpack(fields))
+    if type(entry) == "table" then
+      return entry.err
+    elseif not entry then
+      redis.call("HDEL", known, schedule) -- the step is gone
+      return "done"
+    end
+    bytes = bytes + #schedule
+    newest, newest_stream, newest_limits = entry, stream, limits
+    record.after, record.late = record.next, false
+  end
+  record.next = nil
+  redis.call("HSET", known, schedule, schedules.encode(record))
   return "done"
 end
 

@@ -2,22 +2,25 @@
 --
 -- FLAGS    allow-oom
 -- KEYS     1 hash of the partition's leases  2 set of the partition's topics  3 stream of the step's dead letters
---          4... for each stream on which the step may have a group: the stream, the hash of the lane's entries
+--          4 sorted set of what falls due in the partition  5 hash of the step's schedules, see lib/schedules.lua
+--          6... for each stream on which the step may have a group: the stream, the hash of the lane's entries
 -- ARGV     1 step
 --          2 "keep" or "drop": remove the step, and keep or drop its dead letters; "lanes": remove the lanes of the streams only
 -- RETURNS  {number of groups removed, number of dead letters that the step had}
 -- ERRORS   none of its own
--- COST     the number of streams, of their groups and of the lanes' unfinished entries
+-- COST     the number of streams, of their groups, of the lanes' unfinished entries and of the step's schedules
 -- INVARIANT a step whose dead letters are kept stays on record as forgotten, so that they can be found. With "lanes", a lane that
 --          a live worker holds stays, and so do other lanes and the dead letters. A topic that no group consumes any more is on
---          record. Works over maxmemory.
+--          record. The stream of the step's cron triggers goes with its group. Works over maxmemory.
 
 local full = require("lib.full")
 local lease = require("lib.lease")
 
-local leases, topics, dead = KEYS[1], KEYS[2], KEYS[3]
+local schedules = require("lib.schedules")
+
+local leases, topics, dead, due, known = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local step, mode = ARGV[1], ARGV[2]
-local FIRST_STREAM = 4
+local FIRST_STREAM = 6
 
 local function is_held(stream)
   local holder = redis.call("HGET", leases, "lane " .. step .. "\n" .. stream)
@@ -32,6 +35,13 @@ local function record_topic(stream)
   end
 end
 
+local function drop_schedules()
+  for _, schedule in ipairs(redis.call("HKEYS", known)) do
+    redis.call("ZREM", due, schedules.member_of(step, schedule))
+  end
+  redis.call("UNLINK", known)
+end
+
 full.allow_writes(redis.call, leases) -- Redis 6.2 marks all of XGROUP as taking memory
 local groups = 0
 for index = FIRST_STREAM, #KEYS, 2 do
@@ -40,6 +50,10 @@ for index = FIRST_STREAM, #KEYS, 2 do
     if redis.call("EXISTS", stream) == 1 then
       groups = groups + redis.call("XGROUP", "DESTROY", stream, step)
       record_topic(stream)
+    end
+    if schedules.is_stream(stream) then
+      redis.call("UNLINK", stream)
+      drop_schedules()
     end
     redis.call("UNLINK", entries)
     local lane = step .. "\n" .. stream

@@ -1,8 +1,8 @@
 -- Append the event of a dead letter to the end of its stream, for its step alone, and delete the dead letter.
 --
 -- FLAGS    allow-oom
--- KEYS     1 stream of the step's dead letters  2 stream that the event came from
--- ARGV     1 step  2 id of the dead letter
+-- KEYS     1 stream of the step's dead letters  2 stream that the event came from, by its name today
+-- ARGV     1 step  2 id of the dead letter  3 name that the stream had then
 -- RETURNS  {"retried", id of the new entry}; or, with nothing changed: {"gone"} = the step has no such dead letter from that
 --          stream, {"empty"} = the dead letter has no event, which was trimmed earlier, {"no group"} = the step has no consumer
 --          group on the stream, so nobody would read the event
@@ -12,7 +12,7 @@
 --          moves.
 
 local dead, stream = KEYS[1], KEYS[2]
-local step, id = ARGV[1], ARGV[2]
+local step, id, origin = ARGV[1], ARGV[2], ARGV[3]
 
 local letter = redis.call("XRANGE", dead, id, id)[1]
 local about, event = {}, {}
@@ -23,7 +23,7 @@ for index, part in ipairs(letter and letter[2] or {}) do
     about[letter[2][index - 1]] = part
   end
 end
-if about.stream ~= stream then
+if about.stream ~= origin then
   return { "gone" }
 elseif #event == 0 then
   return { "empty" }

@@ -3,10 +3,10 @@
 from motia_redis._steps.application import Application
 from motia_redis._steps.context import FlowContext, TriggerInfo, enqueue
 from motia_redis._steps.definitions import step
-from motia_redis._steps.inputs import ApiRequest, ApiResponse, StateTriggerInput
+from motia_redis._steps.inputs import ApiRequest, ApiResponse, CronTriggerInput, StateTriggerInput
 from motia_redis._steps.loading import load_application
 from motia_redis._steps.logs import logger
-from motia_redis._steps.triggers import http, queue, state
+from motia_redis._steps.triggers import cron, http, queue, state
 from motia_redis._store.expiry import KEEP
 from motia_redis._store.keyspace import Layout
 from motia_redis._store.limits import Limits, Retention
@@ -21,6 +21,7 @@ __all__ = [
     "ApiRequest",
     "ApiResponse",
     "Application",
+    "CronTriggerInput",
     "Entry",
     "FlowContext",
     "Layout",
@@ -32,6 +33,7 @@ __all__ = [
     "Worker",
     "__version__",
     "create_web_app",
+    "cron",
     "enqueue",
     "http",
     "load_application",

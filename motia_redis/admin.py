@@ -5,7 +5,7 @@ from motia_redis._admin.doctor import Examined, examine
 from motia_redis._admin.registry import Forgotten, Renamed, forget_step, rename_step
 from motia_redis._admin.scheduled import Scheduled, ScheduledMessage
 from motia_redis._admin.settings import change_settings
-from motia_redis._admin.status import Status, StepStatus, StepVersion, WorkerStatus, read_status
+from motia_redis._admin.status import Status, StepSchedule, StepStatus, StepVersion, WorkerStatus, read_status
 from motia_redis._admin.topics import UnreadTopic
 from motia_redis._store.settings import Settings
 from motia_redis._transport.health import Finding
@@ -21,6 +21,7 @@ __all__ = [
     "ScheduledMessage",
     "Settings",
     "Status",
+    "StepSchedule",
     "StepStatus",
     "StepVersion",
     "UnreadTopic",

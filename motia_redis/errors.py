@@ -20,6 +20,7 @@ script reports carry the same code there (`code` below); a test holds the two li
     │   ├── TooDeep          the result could not be read back                        TOODEEP
     │   └── TooMuchWork      the operations cost more than one call may               TOOMUCH
     ├── CorruptValue         the stored text is not JSON (another client wrote it)  CORRUPT
+    ├── SchemaMismatch       a value, or a field, is not of the type of its typed scope
     ├── RevisionConflict     `if_revision` does not hold                              CONFLICT
     ├── TransactionFailed    a check or change of a transaction fails                 TRANSACTION
     ├── TransactionTooLarge  too many changes, or too many bytes, for one transaction OVERSIZE
@@ -74,6 +75,7 @@ __all__ = [
     "OutcomeUnknown",
     "PathMissing",
     "RevisionConflict",
+    "SchemaMismatch",
     "SettingsMismatch",
     "Stale",
     "StateError",
@@ -186,6 +188,20 @@ class CorruptValue(StateError):
     """Report stored text that this library cannot read as JSON; another client wrote it."""
 
     code: ClassVar[str | None] = "CORRUPT"
+
+
+class SchemaMismatch(StateError):
+    """Report a value that is not of the type of its typed scope: a stored one, or one to be stored; then nothing was sent.
+
+    `scope` and `key` say where, and `field` which part: a JSON Pointer such as `/address/zip`, or an empty text for the whole
+    value. The message names up to three places.
+    """
+
+    def __init__(self, message: str, *, scope: str, key: str, field: str) -> None:
+        super().__init__(message)
+        self.scope = scope
+        self.key = key
+        self.field = field
 
 
 class RevisionConflict(StateError):

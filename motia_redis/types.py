@@ -4,11 +4,21 @@ from motia_redis._steps.context import TriggerType
 from motia_redis._steps.definitions import Step, StepConfig, StepDefinition
 from motia_redis._steps.inputs import StateEventType
 from motia_redis._steps.logs import Logger
-from motia_redis._steps.triggers import Condition, HttpMethod, HttpTrigger, QueueTrigger, StateTrigger, Trigger
+from motia_redis._steps.triggers import (
+    Condition,
+    CronTrigger,
+    HttpMethod,
+    HttpTrigger,
+    Missed,
+    QueueTrigger,
+    StateTrigger,
+    Trigger,
+)
 from motia_redis._store.events import DeleteReason, TransactionInfo
 from motia_redis._store.expiry import Keep, Ttl
 from motia_redis._store.mirror import Mirror
 from motia_redis._store.transactions import Transaction
+from motia_redis._store.typed_scopes import TypedScope
 from motia_redis._store.types import (
     Durability,
     FieldMerge,
@@ -36,6 +46,7 @@ __all__ = [
     "ChangeType",
     "Condition",
     "Credentials",
+    "CronTrigger",
     "DeleteReason",
     "Durability",
     "FieldMerge",
@@ -49,6 +60,7 @@ __all__ = [
     "Keep",
     "Logger",
     "Mirror",
+    "Missed",
     "Operation",
     "PatchMerge",
     "PatchMove",
@@ -68,6 +80,7 @@ __all__ = [
     "Trigger",
     "TriggerType",
     "Ttl",
+    "TypedScope",
     "Watch",
     "WatchItem",
 ]

@@ -91,7 +91,7 @@ class Commands:
         async def handler(input: StateTriggerInput) -> None:
             if not clocks:
                 clocks.append(_clocks())
-            handled.add(input.new_value["n"])
+            handled.add((input.new_value or {})["n"])
             if len(handled) == events and len(clocks) == 1:
                 clocks.append(_clocks())
                 worker.stop()

@@ -155,9 +155,10 @@ def _times_painter(result: Result) -> Callable[[Any], Any]:
         for axis, shape in zip(axes.flat, shapes, strict=False):
             cases = [case for case in result["increments"] if case["shape"] == shape and case["position"] == position]
             for colour, marker, name in zip(plots.COLOURS, "osD^v", names, strict=False):
-                times = [case["times"][name]["median"] for case in cases]
+                measured = [case for case in cases if name in case["times"]]
+                times = [case["times"][name]["median"] for case in measured]
                 width = 2.6 if name == "ours" else 1.5
-                axis.loglog([case["bytes"] for case in cases], times, marker=marker, color=colour, lw=width, ms=5, label=name)
+                axis.loglog([case["bytes"] for case in measured], times, marker=marker, color=colour, lw=width, ms=5, label=name)
             axis.set_title(shape)
         for axis in axes.flat[len(shapes) :]:
             axis.set_axis_off()

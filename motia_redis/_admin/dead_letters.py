@@ -13,13 +13,14 @@ from motia_redis._admin.merging import merge
 from motia_redis._scripts import administration
 from motia_redis._steps import events
 from motia_redis._store import codec, effects
+from motia_redis._store.keyspace import is_cron
 from motia_redis.errors import DeadLetterMissing, StepMissing
 
 if TYPE_CHECKING:
     import builtins
     from collections.abc import AsyncIterator, Mapping
 
-    from motia_redis._steps.inputs import StateTriggerInput
+    from motia_redis._steps.inputs import CronTriggerInput, StateTriggerInput
     from motia_redis._store.keyspace import Keyspace
     from motia_redis._store.manager import StateManager
     from motia_redis._transport.router import Router
@@ -33,7 +34,8 @@ class DeadLetter:
     """Describe one event or message that one step gave up on.
 
     An event has `event_type`, `scope` and `key`. A message has `event_type` "topic", `topic`, and `key` if it was sent with one.
-    All four are None if the entry was trimmed before the step handled it.
+    A time of a cron trigger has `event_type` "cron", and `schedule`: the time zone and the expression. All five are None if the
+    entry was trimmed before the step handled it.
     """
 
     id: str  #: `<partition>/<entry id>`; unique for one step
@@ -50,6 +52,7 @@ class DeadLetter:
     scope: str | None
     topic: str | None
     key: str | None
+    schedule: str | None
     revision: str  #: the revision of the event; a retry passes the same one to the handler
     fields: Mapping[bytes, bytes] = field(repr=False)  #: the fields of the entry in Redis
 
@@ -69,6 +72,13 @@ class DeadLetter:
     def new_value(self) -> Any:
         """Return the value after the change. Errors: as `change`."""
         return self.change.new_value
+
+    @property
+    def cron_time(self) -> CronTriggerInput:
+        """Return the time of a cron trigger. Raises DeadLetterMissing if the letter holds none, CorruptValue."""
+        if self.schedule is None:
+            raise DeadLetterMissing(f"dead letter {self.id} of step {self.step!r} holds no time of a cron trigger")
+        return events.decode_time(self.entry_id, self.fields)
 
     @property
     def data(self) -> Any:
@@ -252,6 +262,7 @@ def _letter(place: _Place, entry_id: bytes, fields: Mapping[bytes, bytes]) -> De
         scope=text(b"scope"),
         topic=text(b"topic"),
         key=text(b"key"),
+        schedule=text(b"schedule"),
         revision=text(b"revision") or original,
         fields=fields,
     )
@@ -265,7 +276,9 @@ async def _retry(router: Router, keyspace: Keyspace, letters: list[DeadLetter]) 
     for letter, error in zip(letters, errors, strict=True):
         if error is None:
             place, entry_id = _place(keyspace, letter.step, letter.id)
-            calls.append(administration.Letter(place.stream, letter.fields[b"stream"], letter.step, entry_id))
+            origin = letter.fields[b"stream"]
+            stream = keyspace.cron(letter.step) if is_cron(origin) else origin  # the step may have been renamed
+            calls.append(administration.Letter(place.stream, stream, letter.step, entry_id, origin))
     outcomes = iter(await administration.retry_dead_letter(router, calls))
     return [
         _retry_error(letter, next(outcomes)) if error is None else error for letter, error in zip(letters, errors, strict=True)
@@ -277,7 +290,10 @@ def _unwanted_error(letter: DeadLetter, known: registry.Registry) -> StepMissing
     versions = known.versions(letter.step)
     if not versions or not letter.event_type or any(wants.match(letter.fields) for wants in versions):
         return None
-    event = f"topic {letter.topic!r}" if letter.topic is not None else f"scope {letter.scope!r}, key {letter.key!r}"
+    if letter.schedule is not None:
+        event = f"cron {letter.schedule!r}"
+    else:
+        event = f"topic {letter.topic!r}" if letter.topic is not None else f"scope {letter.scope!r}, key {letter.key!r}"
     return StepMissing(
         f"dead letter {letter.id} of step {letter.step!r} cannot be retried: no trigger of the running versions of the step "
         f"covers {event}; run a version that does, or drop the letter"

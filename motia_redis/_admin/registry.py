@@ -17,7 +17,7 @@ from motia_redis._admin.trimming import trim_streams
 from motia_redis._ids import random_id
 from motia_redis._scripts import administration
 from motia_redis._steps.wants import Wants
-from motia_redis._store.keyspace import partition_of
+from motia_redis._store.keyspace import is_cron, partition_of
 from motia_redis.errors import StepInUse, StepMissing
 
 if TYPE_CHECKING:
@@ -156,9 +156,9 @@ async def forget_step(
     `with_dead_letters`. Each partition changes atomically. After an error, repeat the call.
 
     While a live worker runs the step, only the lanes go that no live version of it wants: those of a scope, key or topic that its
-    triggers had before. If there is none, the call is rejected. `only_lanes` asks for just that. `force` forgets the whole step
-    all the same; its workers read everything again that is still there. Cost: three round trips, and one for each MiB that is
-    trimmed; the number of streams. Raises StepInUse, StepMissing, StateUnavailable.
+    triggers had before, or of its cron triggers. If there is none, the call is rejected. `only_lanes` asks for just that. `force`
+    forgets the whole step all the same; its workers read everything again that is still there. Cost: three round trips, and one
+    for each MiB that is trimmed; the number of streams. Raises StepInUse, StepMissing, StateUnavailable.
     """
     async with open_namespace(state, f"step {name!r}") as (router, keyspace):
         known = await read(router, keyspace)
@@ -217,10 +217,19 @@ def _renamed_keys(keyspace: Keyspace, streams: set[bytes], old: str, new: str) -
             keyspace.leases(some[0]),
             keyspace.dead(some[0], old),
             keyspace.dead(some[0], new),
-            [(stream, keyspace.entries(stream, old), keyspace.entries(stream, new)) for stream in some],
+            keyspace.due(partition),
+            keyspace.schedules(some[0], old),
+            keyspace.schedules(some[0], new),
+            [_renamed_lane(keyspace, stream, old, new) for stream in some],
         )
-        for some in _by_partition(streams).values()
+        for partition, some in _by_partition(streams).items()
     ]
+
+
+def _renamed_lane(keyspace: Keyspace, stream: bytes, old: str, new: str) -> tuple[bytes, bytes, bytes, bytes]:
+    """Return a stream by both names, and its hash of entries. That of the cron triggers has the name of the step."""
+    new_stream = keyspace.cron(new) if is_cron(stream) else stream
+    return stream, new_stream, keyspace.entries(stream, old), keyspace.entries(new_stream, new)
 
 
 def _nothing_to_forget(known: Registry, step: str) -> StepInUse | StepMissing:
@@ -239,6 +248,8 @@ def _step_keys(keyspace: Keyspace, streams: set[bytes], step: str) -> list[admin
             keyspace.leases(some[0]),
             keyspace.topics(partition),
             keyspace.dead(some[0], step),
+            keyspace.due(partition),
+            keyspace.schedules(some[0], step),
             some,
             [keyspace.entries(stream, step) for stream in some],
         )

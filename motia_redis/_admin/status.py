@@ -33,7 +33,16 @@ class StepVersion:
 
     states: list[tuple[str | None, str | None]]  #: scope and key, each None = all
     topics: list[str]
+    schedules: list[str]  #: of cron triggers: the time zone and the expression of each
     workers: int  #: live workers that run it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSchedule:
+    """Describe one schedule of a step's cron triggers."""
+
+    name: str  #: the time zone and the expression
+    next_in: float | None  #: seconds until its next time; far below 0: nobody fires it. None: it is not scheduled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +58,7 @@ class StepStatus:
     lanes_held: int  #: lanes that a live worker holds
     dead_letters: int
     lanes_unwanted: int  #: lanes that no live version of the step wants; their entries are not counted as lag
+    schedules: list[StepSchedule]  #: of its cron triggers
     versions: list[StepVersion]  #: live ones; more than one while a deploy goes on
 
 
@@ -88,6 +98,7 @@ class _Totals:
     unwanted: int = 0
     partitions: set[int] = field(default_factory=set)  #: where the step may have dead letters
     dead_letters: int = 0
+    schedules: list[StepSchedule] = field(default_factory=list)
 
     def add_lane(self, lane: LanePosition, *, is_held: bool) -> None:
         self.lanes += 1
@@ -109,6 +120,7 @@ class _Totals:
             lanes_held=self.held,
             dead_letters=self.dead_letters,
             lanes_unwanted=self.unwanted,
+            schedules=self.schedules,
             versions=_versions(name, known),
         )
 
@@ -123,7 +135,7 @@ class _Uncounted(NamedTuple):
 async def read_status(state: StateManager) -> Status:
     """Return the status of a namespace. It is not of one moment: entries written during the call may be counted or not.
 
-    The steps are those of which a worker ever created the groups. Only reads, and never scans the keyspace. Cost: six round
+    The steps are those of which a worker ever created the groups. Only reads, and never scans the keyspace. Cost: seven round
     trips; the number of lanes of all steps; and up to 10,000 entries of each lane are counted, page by page. Raises
     StateUnavailable.
     """
@@ -134,6 +146,7 @@ async def read_status(state: StateManager) -> Status:
             for name in names:
                 totals[name].partitions.add(partition)
         await _add_dead_letters(router, keyspace, totals)
+        await _add_schedules(router, keyspace, totals, known)
         topics = await read_unread_topics(router, keyspace)
         waiting = await read_waiting(router, keyspace)
     return Status(
@@ -166,7 +179,12 @@ def _versions(step: str, known: Registry) -> list[StepVersion]:
     workers = [worker.steps[step] for worker in known.workers.values() if step in worker.steps]
     counts = Counter(workers)
     return [
-        StepVersion(states=list(wants.states), topics=list(wants.topics), workers=counts[wants])
+        StepVersion(
+            states=list(wants.states),
+            topics=list(wants.topics),
+            schedules=[schedule for _, schedule in wants.schedules],
+            workers=counts[wants],
+        )
         for wants in sorted(counts, key=repr)
     ]
 
@@ -214,3 +232,18 @@ async def _add_dead_letters(router: Router, keyspace: Keyspace, totals: Mapping[
     counts = await router.gather([(stream, ("XLEN", stream)) for stream in streams])
     for (name, _), count in zip(places, counts, strict=True):
         totals[name].dead_letters += count
+
+
+async def _add_schedules(router: Router, keyspace: Keyspace, totals: Mapping[str, _Totals], known: Registry) -> None:
+    names = sorted(name for name in totals if (name, keyspace.cron(name)) in known.lanes)
+    if not names:
+        return
+    keys = [keyspace.schedules(keyspace.cron(name), name) for name in names]
+    clock = keyspace.trimmed(keys[0])
+    moved, *hashes = await router.gather([(clock, ("HGET", clock, "clock")), *((key, ("HGETALL", key)) for key in keys)])
+    for name, fields in zip(names, hashes, strict=True):
+        for schedule, record in sorted(fields.items()):
+            following = record.split(b":")[1:2]  # see lib/schedules.lua
+            is_known = bool(following) and following[0].isdigit()
+            wait = (int(following[0]) - known.now - int(moved or 0)) / 1000 if is_known else None
+            totals[name].schedules.append(StepSchedule(name=schedule.decode(errors="replace"), next_in=wait))

@@ -74,7 +74,10 @@ def list_(*, redis_url: str | None, namespace: str, step: str | None, limit: int
                     letter.step,
                     letter.time.strftime("%Y-%m-%d %H:%M:%SZ"),
                     letter.event_type or "(trimmed)",
-                    plain("/".join(part for part in (letter.scope or letter.topic, letter.key) if part), _ERROR_WIDTH),
+                    plain(
+                        "/".join(part for part in (letter.scope or letter.topic or letter.schedule, letter.key) if part),
+                        _ERROR_WIDTH,
+                    ),
                     letter.attempts,
                     plain(f"{letter.error_type}: {letter.error_text}", _ERROR_WIDTH),
                 ]
@@ -119,8 +122,12 @@ def show(*, redis_url: str | None, namespace: str, id: str, step: str, as_json: 
         click.echo("\n".join(f"{label:{width}}  {line}" for label, line in zip([name, *[""] * len(lines)], lines, strict=False)))
 
 
+def _subject(letter: DeadLetter) -> str:
+    return "/".join(part for part in (letter.scope or letter.topic or letter.schedule, letter.key) if part)
+
+
 def _facts(letter: DeadLetter) -> dict[str, Any]:
-    names = ("id", "step", "stream", "entry_id", "event_type", "scope", "topic", "key", "revision")
+    names = ("id", "step", "stream", "entry_id", "event_type", "scope", "topic", "key", "schedule", "revision")
     facts = {name: getattr(letter, name) for name in names}
     failure = {"error_type": letter.error_type, "error_text": letter.error_text, "attempts": letter.attempts}
     failure |= {
@@ -138,6 +145,9 @@ def _values(letter: DeadLetter) -> dict[str, Any]:
     try:
         if letter.scope is not None:
             return {"old_value": letter.old_value, "new_value": letter.new_value}
+        if letter.schedule is not None:
+            times = letter.cron_time
+            return {"scheduled_at": times.scheduled_at.isoformat(), "fired_at": times.fired_at.isoformat()}
         return {} if letter.topic is None else {"data": letter.data}  # noqa: TRY300 - one outcome beside the other
     except CorruptValue as error:
         texts = {

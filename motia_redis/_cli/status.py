@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import click
@@ -65,6 +66,7 @@ def _print_status(found: Status) -> None:
     else:
         click.echo("no steps")
     for step in found.steps:
+        _print_schedules(step)
         _print_versions(step)
     click.echo()
     for topic in found.topics:
@@ -86,12 +88,24 @@ def _print_status(found: Status) -> None:
     table(head, [[w.id, w.host, w.pid, text] for w, text in zip(found.workers, lanes, strict=True)], right=["PID"])
 
 
+def _print_schedules(step: StepStatus) -> None:
+    for schedule in step.schedules:
+        if schedule.next_in is None:
+            text = "not scheduled"
+        elif schedule.next_in < -_OVERDUE:
+            text = "overdue: no process fires it: start a worker"
+        else:
+            text = f"next in {timedelta(seconds=round(max(0.0, schedule.next_in)))}"
+        click.echo("  " + plain(f"{step.name}: cron {schedule.name}: {text}"))
+
+
 def _print_versions(step: StepStatus) -> None:
     """Print what an operator of a deploy has to know: versions of a step side by side, and lanes that none of them wants."""
     if len(step.versions) > 1:
         for version in step.versions:
             wants = [f"scope {scope or '*'}{f' key {key}' if key else ''}" for scope, key in version.states]
             wants += [f"topic {topic}" for topic in version.topics]
+            wants += [f"cron {schedule}" for schedule in version.schedules]
             click.echo("  " + plain(f"{step.name}: {counted(version.workers, 'worker')} of a version for {', '.join(wants)}"))
     if step.lanes_unwanted:
         lanes = counted(step.lanes_unwanted, "lane")

@@ -65,6 +65,8 @@ class StepKeys(NamedTuple):
     leases: bytes
     topics: bytes  #: set of the partition's topics
     dead: bytes
+    due: bytes
+    schedules: bytes
     streams: Sequence[bytes]
     entries: Sequence[bytes]  #: for each stream, the hash of what the step knows of its entries
 
@@ -80,9 +82,10 @@ class Letter(NamedTuple):
     """A dead letter that is to be retried."""
 
     dead: bytes  #: key of the stream of the step's dead letters
-    stream: bytes  #: key of the stream that the event came from
+    stream: bytes  #: key of the stream that the event came from, by its name today
     step: str
     id: str
+    origin: bytes  #: name that the stream had then
 
 
 async def count_entries(router: Router, positions: Sequence[Position], *, limit: int) -> list[Count]:
@@ -105,8 +108,8 @@ async def forget_step(
     "lanes" removes only the lanes of the given streams, except those that a live worker holds. The step may run meanwhile.
     """
     calls = [
-        ((leases, topics, dead, *chain.from_iterable(zip(streams, entries, strict=True))), (step, mode))
-        for leases, topics, dead, streams, entries in partitions
+        ((*keys, *chain.from_iterable(zip(streams, entries, strict=True))), (step, mode))
+        for *keys, streams, entries in partitions
     ]
     return [ForgottenCounts(*reply) for reply in await _FORGET_STEP.call_many(router, calls)]
 
@@ -117,7 +120,10 @@ class RenamedKeys(NamedTuple):
     leases: bytes
     dead: bytes
     new_dead: bytes
-    lanes: Sequence[tuple[bytes, bytes, bytes]]  #: stream, and the hashes of entries
+    due: bytes
+    schedules: bytes
+    new_schedules: bytes
+    lanes: Sequence[tuple[bytes, bytes, bytes, bytes]]  #: stream, its new name, and the hashes of entries
 
 
 class RenamedCounts(NamedTuple):
@@ -135,13 +141,13 @@ async def rename_step(
     `next_identity` is for the next step of the old name; no step has had it.
     """
     names = old, new, next_identity
-    calls = [((leases, dead, new_dead, *chain.from_iterable(lanes)), names) for leases, dead, new_dead, lanes in partitions]
+    calls = [((*keys, *chain.from_iterable(lanes)), names) for *keys, lanes in partitions]
     return [None if reply == -1 else RenamedCounts(*reply) for reply in await _RENAME_STEP.call_many(router, calls)]
 
 
 async def retry_dead_letter(router: Router, letters: Sequence[Letter]) -> list[RetryOutcome]:
     """Append the event of each dead letter to its stream again, for its step alone, and delete the dead letter."""
-    calls = [((dead, stream), (step, letter_id)) for dead, stream, step, letter_id in letters]
+    calls = [((dead, stream), (step, letter_id, origin)) for dead, stream, step, letter_id, origin in letters]
     return [_OUTCOMES[reply[0]] for reply in await _RETRY_DEAD_LETTER.call_many(router, calls)]
 
 

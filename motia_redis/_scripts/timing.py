@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from motia_redis._scripts import loader
 from motia_redis._scripts.storage import SEARCHING, Enqueued
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from motia_redis._transport.router import Router
 
 _DELAY_MESSAGE: Final = loader.load("delay_message")
 _CANCEL_MESSAGE: Final = loader.load("cancel_message")
 _FIRE_DUE: Final = loader.load("fire_due")
+_SCHEDULE: Final = loader.load("schedule")
 
 
 class DueKeys(NamedTuple):
@@ -52,6 +52,35 @@ class Fired(NamedTuple):
     dropped: int  #: unhandled messages that a cap dropped
     missing: Sequence[bytes]  #: keys to call again with
     errors: Sequence[bytes]  #: of things that were put off
+
+
+class ScheduleKeys(NamedTuple):
+    """The keys of the schedules of one step."""
+
+    due: bytes
+    trimmed: bytes
+    schedules: bytes
+
+
+#: What becomes of a time: it fires then, or even if it was missed; or it does not fire, nor do those before. "forget" is about
+#: the schedule itself.
+How = Literal["time", "late", "skip", "forget"]
+
+
+class NextTime(NamedTuple):
+    """What a worker says about one schedule; times are Unix milliseconds. See schedule.lua."""
+
+    schedule: str
+    after: int | None  #: None = unknown. For "forget", since when the schedule is unwanted
+    time: int | None  #: None = unknown, or there is none
+    how: How
+
+
+class Schedule(NamedTuple):
+    """How far one schedule has come; times are Unix milliseconds."""
+
+    after: int
+    next: int | None  #: None = nobody has said which
 
 
 async def delay_message(router: Router, message: DelayedMessage, *, following: Sequence[Sequence[Any]] = ()) -> Enqueued:
@@ -92,6 +121,40 @@ async def fire_due(router: Router, keys: DueKeys, *, others: Sequence[bytes], mo
 async def fire_due_many(router: Router, partitions: Sequence[DueKeys]) -> list[Fired]:
     """Look when the next thing is due in each partition; nothing happens."""
     return [_fired(reply) for reply in await _FIRE_DUE.call_many(router, [(keys, ("0", "0", "")) for keys in partitions])]
+
+
+class Schedules(NamedTuple):
+    """The reply of `schedule`; times are Unix milliseconds."""
+
+    now: int
+    asked: Sequence[Schedule]  #: one for each `NextTime`; nothing is known for "forget"
+    unwanted: Mapping[str, int]  #: others that the step has: since when they are unwanted
+
+
+#: A step with its keys and its schedules.
+ScheduleCall = tuple[ScheduleKeys, str, Sequence[NextTime]]
+
+
+async def schedule(router: Router, steps: Sequence[ScheduleCall]) -> list[Schedules]:
+    """Say for steps when their schedules fire next; return for each step how far they have come."""
+    calls: list[tuple[Sequence[bytes], Sequence[str]]] = []
+    for keys, step, times in steps:
+        arguments = [step]
+        for name, after, time, how in times:
+            arguments += (name, "" if after is None else str(after), "" if time is None else str(time), how)
+        calls.append((keys, arguments))
+    replies = await _SCHEDULE.call_many(router, calls)
+    return [_schedules(reply, len(times)) for reply, (_, _, times) in zip(replies, steps, strict=True)]
+
+
+def _schedules(reply: list[Any], asked: int) -> Schedules:
+    now, *flat = reply
+    pairs = list(zip(flat[::2], flat[1::2], strict=True))
+    return Schedules(
+        now,
+        [Schedule(after, time or None) for after, time in pairs[:asked]],
+        {name.decode(errors="surrogateescape"): since for name, since in pairs[asked:]},
+    )
 
 
 def _fired(reply: list[Any]) -> Fired:

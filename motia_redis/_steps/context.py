@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 #: The kinds of triggers.
-TriggerType: TypeAlias = Literal["http", "state", "queue"]
+TriggerType: TypeAlias = Literal["http", "state", "queue", "cron"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +27,9 @@ class TriggerInfo:
     """Describe the trigger that fired the handler.
 
     An `http` trigger has `method` and `path`, the route as the step declares it. A `state` trigger has `scope`, `key`,
-    `event_type` and `revision`. A `queue` trigger has `topic` and `message_id`. The latter two have `attempt` as well: 1 the
-    first time, and one more with each retry. Fields that do not apply are None.
+    `event_type` and `revision`. A `queue` trigger has `topic` and `message_id`. A `cron` trigger has `expression`, as its five
+    fields, and `timezone`. The latter three have `attempt` as well: 1 the first time, and one more with each retry. Fields that
+    do not apply are None.
     """
 
     type: TriggerType
@@ -40,6 +41,8 @@ class TriggerInfo:
     revision: str | None = None
     topic: str | None = None
     message_id: str | None = None
+    expression: str | None = None
+    timezone: str | None = None
     attempt: int | None = None
 
 

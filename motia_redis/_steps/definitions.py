@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Never, Required, TypedDict
 
 from motia_redis._steps.invocation import check_function, is_async
-from motia_redis._steps.triggers import HttpTrigger, QueueTrigger, StateTrigger, Trigger
+from motia_redis._steps.triggers import CronTrigger, HttpTrigger, QueueTrigger, StateTrigger, Trigger
 from motia_redis.errors import StepError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ else:
     R = TypeVar("R")
 
 MAX_NAME_LENGTH = 128
+_ACCEPTED = "http(...), state(...), queue(...) or cron(...)"
 
 # A name becomes part of Redis keys and a consumer group's name, and is read in one-line logs.
 _NAME = re.compile(r"[\w.\-](?:[\w.\- ]*[\w.\-])?")
@@ -33,11 +34,11 @@ _NAME = re.compile(r"[\w.\-](?:[\w.\- ]*[\w.\-])?")
 class StepConfig(TypedDict, total=False):
     """Describe a step: its triggers and how events are delivered to it.
 
-    The delivery options apply to state and queue triggers.
+    The delivery options apply to state, queue and cron triggers.
     """
 
     name: Required[str]  #: 1 to 128 letters, digits, `.`, `_`, `-` and inner spaces; unique in an application
-    triggers: Required[Sequence[Trigger]]  #: at least one of http(...), state(...) and queue(...)
+    triggers: Required[Sequence[Trigger]]  #: at least one of http(...), state(...), queue(...) and cron(...)
     enqueues: list[str] | tuple[str, ...]  #: topics that the handler sends messages to; for readers
     description: str  #: for readers
     flows: list[str] | tuple[str, ...]  #: names of the flows that the step belongs to; for readers
@@ -77,6 +78,11 @@ class StepSettings:
     def queue_triggers(self) -> tuple[QueueTrigger, ...]:
         """The queue triggers."""
         return tuple(trigger for trigger in self.triggers if isinstance(trigger, QueueTrigger))
+
+    @property
+    def cron_triggers(self) -> tuple[CronTrigger, ...]:
+        """The cron triggers."""
+        return tuple(trigger for trigger in self.triggers if isinstance(trigger, CronTrigger))
 
     def pause(self, attempt: int) -> float:
         """Return the seconds to wait after failed attempt number `attempt` (the first is 1)."""
@@ -179,7 +185,7 @@ def _is_seconds(value: object) -> bool:
 # What each key of a configuration accepts: the test and its wording. `name` and the triggers are tested further.
 _OPTIONS: dict[str, tuple[Callable[[object], bool], str]] = {
     "name": (_is_text, "text"),
-    "triggers": (lambda value: isinstance(value, list | tuple), "a list of http(...), state(...) and queue(...)"),
+    "triggers": (lambda value: isinstance(value, list | tuple), "a list of http(...), state(...), queue(...) and cron(...)"),
     "enqueues": (_is_texts, "a list of topics"),
     "description": (_is_text, "text"),
     "flows": (_is_texts, "a list of names"),
@@ -230,12 +236,17 @@ def _checked_name(config: object) -> str:
 
 def _checked_triggers(name: str, triggers: Sequence[object]) -> tuple[Trigger, ...]:
     if not triggers:
-        raise StepError(f"step {name!r}: 'triggers' must hold at least one http(...), state(...) or queue(...)")
+        raise StepError(f"step {name!r}: 'triggers' must hold at least one {_ACCEPTED}")
     checked: list[Trigger] = []
+    schedules: set[str] = set()
     for trigger in triggers:
-        if not isinstance(trigger, HttpTrigger | StateTrigger | QueueTrigger):
-            raise StepError(f"step {name!r}: {trigger!r} is no trigger; accepted are http(...), state(...), queue(...)")
+        if not isinstance(trigger, HttpTrigger | StateTrigger | QueueTrigger | CronTrigger):
+            raise StepError(f"step {name!r}: {trigger!r} is no trigger; accepted are {_ACCEPTED}")
         if problem := trigger.problem():
             raise StepError(f"step {name!r}: {problem}")
+        if isinstance(trigger, CronTrigger) and trigger.schedule in schedules:
+            raise StepError(f"step {name!r}: {trigger} stands twice in 'triggers'; remove one of the two")
+        if isinstance(trigger, CronTrigger):
+            schedules.add(trigger.schedule)
         checked.append(trigger)
     return tuple(checked)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from motia_redis._steps.inputs import StateTriggerInput
+from motia_redis._steps.inputs import CronTriggerInput, StateTriggerInput
 from motia_redis._store import codec, events
 from motia_redis._store.events import TransactionInfo
 from motia_redis.errors import CorruptValue
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from motia_redis._store.codec import Coder
 
     Fields = Mapping[bytes, bytes]
 
@@ -26,13 +29,14 @@ class _Event(NamedTuple):
         return f"event {self.id} of scope {self.scope!r} key {self.key!r}"
 
 
-def decode_change(entry_id: str, fields: Fields) -> StateTriggerInput:
+def decode_change(entry_id: str, fields: Fields, coder: Coder[Any] = codec) -> StateTriggerInput:
     """Return the change that an event describes.
 
-    Raises CorruptValue if another client wrote the entry, or if a text is not JSON.
+    Raises CorruptValue if another client wrote the entry, or if a text is not JSON, and SchemaMismatch if a value is not of the
+    type of the typed scope whose `coder` is given.
     """
     try:
-        return _decode_change(entry_id, fields)
+        return _decode_change(entry_id, fields, coder)
     except (KeyError, ValueError):
         raise foreign_entry(entry_id) from None
 
@@ -42,15 +46,15 @@ def foreign_entry(entry_id: str) -> CorruptValue:
     return CorruptValue(f"entry {entry_id} is no event and no message: another client wrote it into the stream")
 
 
-def _decode_change(entry_id: str, fields: Fields) -> StateTriggerInput:
+def _decode_change(entry_id: str, fields: Fields, coder: Coder[Any]) -> StateTriggerInput:
     scope, key, event_type = fields[b"scope"].decode(), fields[b"key"].decode(), fields[b"type"].decode()
     subject = _Event(entry_id, scope, key)
     old, new = events.texts(fields)
     return StateTriggerInput(
         group_id=scope,
         item_id=key,
-        old_value=None if old is None else codec.decode(old, subject=subject),
-        new_value=None if new is None else codec.decode(new, subject=subject),
+        old_value=None if old is None else coder.decode(old, subject=subject),
+        new_value=None if new is None else coder.decode(new, subject=subject),
         event_type=event_type,  # type: ignore[arg-type]  # triggers get no other type, see Wants.match
         revision=entry_id,
         transaction=TransactionInfo.decode(fields[b"transaction"]) if b"transaction" in fields else None,
@@ -65,3 +69,16 @@ def decode_message(entry_id: str, fields: Fields) -> Any:
     except (KeyError, ValueError):
         raise foreign_entry(entry_id) from None
     return codec.decode(data, subject=f"message {entry_id} of topic {topic!r}")
+
+
+def decode_time(entry_id: str, fields: Fields) -> CronTriggerInput:
+    """Return the time of a cron trigger. Raises CorruptValue for an entry that is none."""
+    from motia_redis._steps.cron_times import zone_of  # noqa: PLC0415 - only steps with a cron trigger need cronsim
+
+    try:
+        timezone, _, expression = fields[b"schedule"].decode().partition(" ")
+        zone = zone_of(timezone)
+        scheduled, fired = (datetime.fromtimestamp(int(fields[name]) / 1000, zone) for name in (b"due", b"fired"))
+    except (KeyError, ValueError, OverflowError, OSError):
+        raise foreign_entry(entry_id) from None
+    return CronTriggerInput(scheduled_at=scheduled, fired_at=fired, expression=expression, timezone=timezone)

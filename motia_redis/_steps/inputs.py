@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from datetime import datetime  # noqa: TC003 - pydantic and others resolve these at run time
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias
 
-from motia_redis._store.events import DeleteReason, TransactionInfo  # noqa: TC001 - pydantic and others resolve these at run time
+from motia_redis._store.events import DeleteReason, TransactionInfo  # noqa: TC001 - as above
+
+if TYPE_CHECKING:
+    # Alone it means `StateTriggerInput[Any]`. Python knows such defaults from 3.13 on; type checkers know them here.
+    from typing_extensions import TypeVar
+
+    T_co = TypeVar("T_co", default=Any, covariant=True)
+else:
+    from typing import TypeVar
+
+    T_co = TypeVar("T_co", covariant=True)
 
 #: The type of a change of a key.
 StateEventType: TypeAlias = Literal["state:created", "state:updated", "state:deleted"]
@@ -43,20 +54,22 @@ class ApiResponse:
     headers: dict[str, str | list[str]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StateTriggerInput:
+@dataclass(frozen=True, kw_only=True)  # without slots: Python 3.11 cannot make a StateTriggerInput[User](...) with them
+class StateTriggerInput(Generic[T_co]):
     """Hold one change of one key, as the handler and the condition of a state trigger get it.
 
     `group_id` is the scope and `item_id` the key; `old_value` is None for a created and `new_value` for a deleted key.
     `reason` says why a key was deleted; it is None for other changes. `revision` is the id of the change event, and
     `timestamp` the time of the change on the Redis server in Unix milliseconds (taken from the revision where it is not given).
     `transaction` says which transaction made the change, if one did.
+
+    A trigger with a typed scope (`state(scope=users)`) gives values of its type: a `StateTriggerInput[User]`.
     """
 
     group_id: str
     item_id: str
-    old_value: Any
-    new_value: Any
+    old_value: T_co | None
+    new_value: T_co | None
     event_type: StateEventType
     revision: str
     timestamp: int = -1
@@ -67,3 +80,19 @@ class StateTriggerInput:
     def __post_init__(self) -> None:
         if self.timestamp < 0:
             object.__setattr__(self, "timestamp", int(self.revision.partition("-")[0]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CronTriggerInput:
+    """Hold one time of a cron trigger, as its handler gets it.
+
+    `scheduled_at` is the time of the expression, in the time zone of the trigger. `fired_at` is when it fired, by the clock of
+    the Redis server, in the same zone: handlers may run later. Both stay the same in a retry. `expression` and `timezone` are
+    those of the trigger, the expression as its five fields.
+    """
+
+    scheduled_at: datetime
+    fired_at: datetime
+    expression: str
+    timezone: str
+    type: Literal["cron"] = "cron"

@@ -1,16 +1,27 @@
-"""Triggers: the HTTP requests, changes of state and messages that a step reacts to."""
+"""Triggers: the HTTP requests, changes of state, messages and times that a step reacts to."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 from urllib.parse import unquote
 
 from motia_redis._steps.context import FlowContext
 from motia_redis._steps.inputs import StateTriggerInput
 from motia_redis._steps.invocation import check_function
+from motia_redis._store.typed_scopes import TypedScope
+
+if TYPE_CHECKING:
+    # `Condition` alone means `Condition[Any]`. Python knows such defaults from 3.13 on; type checkers know them here.
+    from typing_extensions import TypeVar
+
+    T = TypeVar("T", default=Any)
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 #: The methods that an http trigger accepts.
 HttpMethod: TypeAlias = Literal["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
@@ -18,8 +29,13 @@ HTTP_METHODS: tuple[HttpMethod, ...] = ("GET", "POST", "PUT", "PATCH", "DELETE",
 
 #: What decides whether a change fires: a sync or async function of `(input, ctx)` or `(input)`.
 Condition: TypeAlias = (
-    Callable[[StateTriggerInput, FlowContext], bool | Awaitable[bool]] | Callable[[StateTriggerInput], bool | Awaitable[bool]]
+    Callable[[StateTriggerInput[T], FlowContext], bool | Awaitable[bool]]
+    | Callable[[StateTriggerInput[T]], bool | Awaitable[bool]]
 )
+
+#: What becomes of the times that were missed: the latest fires, for all of them, or none.
+Missed: TypeAlias = Literal["once", "skip"]
+MISSED: tuple[Missed, ...] = ("once", "skip")
 
 _PARAMETER = re.compile(r":[A-Za-z_][A-Za-z0-9_]*")
 
@@ -74,6 +90,7 @@ class StateTrigger:
     condition: Condition | None = None
     scope: str | None = None
     key: str | None = None
+    typed: TypedScope[Any] | None = None  #: what gives the values of the input their type
 
     def __str__(self) -> str:
         place = "/".join(name for name in (self.scope, self.key) if name is not None)
@@ -107,8 +124,37 @@ class QueueTrigger:
         return None
 
 
-#: What http(...), state(...) and queue(...) return.
-Trigger: TypeAlias = HttpTrigger | StateTrigger | QueueTrigger
+@dataclass(frozen=True, slots=True)
+class CronTrigger:
+    """Describe the times that fire a step: those of a cron expression in a time zone."""
+
+    expression: str
+    timezone: str = "UTC"
+    missed: Missed = "once"
+
+    def __str__(self) -> str:
+        return f"cron {self.expression} ({self.timezone})"
+
+    @property
+    def schedule(self) -> str:
+        """The name of the schedule: its time zone, and the fields of its expression."""
+        from motia_redis._steps import cron_times  # noqa: PLC0415 - only steps with a cron trigger need cronsim
+
+        return f"{self.timezone} {cron_times.canonical(self.expression)}"
+
+    def problem(self) -> str | None:
+        """Return what is wrong with the trigger, or None."""
+        from motia_redis._steps import cron_times  # noqa: PLC0415 - as above
+
+        if problem := cron_times.expression_problem(self.expression) or cron_times.zone_problem(self.timezone):
+            return problem
+        if self.missed not in MISSED:
+            return f"'missed' of a cron trigger must be one of {', '.join(map(repr, MISSED))}, not {self.missed!r:.80}"
+        return None
+
+
+#: What http(...), state(...), queue(...) and cron(...) return.
+Trigger: TypeAlias = HttpTrigger | StateTrigger | QueueTrigger | CronTrigger
 
 
 def http(method: HttpMethod, path: str) -> HttpTrigger:
@@ -125,18 +171,28 @@ def http(method: HttpMethod, path: str) -> HttpTrigger:
     return HttpTrigger(method.upper() if isinstance(method, str) else method, path)  # type: ignore[arg-type]
 
 
-def state(condition: Condition | None = None, *, scope: str | None = None, key: str | None = None) -> StateTrigger:
+@overload
+def state(condition: Condition | None = None, *, scope: str | None = None, key: str | None = None) -> StateTrigger: ...
+@overload
+def state(condition: Condition[T] | None = None, *, scope: TypedScope[T], key: str | None = None) -> StateTrigger: ...
+def state(
+    condition: Condition[Any] | None = None, *, scope: str | TypedScope[Any] | None = None, key: str | None = None
+) -> StateTrigger:
     """Return a trigger that fires on changes of state.
 
     Arguments:
         condition: a function of `(input, ctx)` or `(input)` that decides whether a change fires. It must depend only on its
             input: it runs as soon as the event is read, while handlers of earlier events may still run. A sync one runs on
             the event loop and must not block. One that raises is a failed attempt.
-        scope: only changes of this scope fire. Scope and key are compared before the condition runs and cost less.
+        scope: only changes of this scope fire. Scope and key are compared before the condition runs and cost less. With a typed
+            scope (`stateManager.scope("users", User)`) the condition and the handler get a `StateTriggerInput[User]`: the values
+            are of its type, and an event with another value is a failed attempt, which raises SchemaMismatch.
         key: only changes of this key in `scope` fire.
 
     A trigger that does not fit is rejected with StepError by the step that is made with it.
     """
+    if isinstance(scope, TypedScope):
+        return StateTrigger(condition, scope.name, key, scope)
     return StateTrigger(condition, scope, key)
 
 
@@ -149,3 +205,20 @@ def queue(topic: str) -> QueueTrigger:
     A trigger that does not fit is rejected with StepError by the step that is made with it.
     """
     return QueueTrigger(topic)
+
+
+def cron(expression: str, *, timezone: str = "UTC", missed: Missed = "once") -> CronTrigger:
+    """Return a trigger that fires at times, each once over all workers. The clock of the Redis server decides.
+
+    Arguments:
+        expression: minute, hour, day of month, month and day of week, as for Debian's cron, such as `*/5 * * * *` and
+            `30 8 * * MON-FRI`; or `@hourly`, `@daily`, `@weekly`, `@monthly` or `@yearly`.
+        timezone: the IANA name of the time zone of the expression, such as `Europe/Berlin`.
+        missed: what happens when no worker has run, or Redis was away, at times of the expression. A time that is late by up to
+            60 s was not missed. "once": the latest of the times fires, once for all of them. "skip": none does.
+
+    A new or changed expression fires from the time on at which a worker runs with it first.
+
+    A trigger that does not fit is rejected with StepError by the step that is made with it.
+    """
+    return CronTrigger(expression, timezone, missed)

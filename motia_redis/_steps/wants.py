@@ -12,22 +12,25 @@ if TYPE_CHECKING:
     from motia_redis._store.keyspace import Keyspace
 
 
+CRON = b"cron"  #: the type of an entry that is a time of a cron trigger
 TTL_CHANGED = b"state:ttl"  #: the type of an event that state triggers do not get: only the time to live of a value has changed
 
 
 @dataclass(frozen=True, slots=True)
 class Wants:
-    """The scopes, keys and topics of a step's triggers. Conditions are not part of it."""
+    """The scopes, keys, topics and schedules of a step's triggers. Conditions are not part of it."""
 
     states: tuple[tuple[str | None, str | None], ...]  #: scope and key, each None = all
     topics: tuple[str, ...]
+    schedules: tuple[tuple[str, str], ...] = ()  #: the step, and the name of the schedule
 
     @classmethod
     def of(cls, step: Step) -> Wants:
         """Return what a step wants."""
         states = {(trigger.scope, trigger.key) for trigger in step.state_triggers}
         topics = {trigger.topic for trigger in step.queue_triggers}
-        return cls(tuple(sorted(states, key=repr)), tuple(sorted(topics)))
+        schedules = {(step.name, trigger.schedule) for trigger in step.cron_triggers}
+        return cls(tuple(sorted(states, key=repr)), tuple(sorted(topics)), tuple(sorted(schedules)))
 
     @classmethod
     def decode(cls, value: Any) -> Wants | None:
@@ -41,17 +44,20 @@ class Wants:
                             pairs.append((scope, key))
                         case _:
                             return None
-                return cls(tuple(pairs), tuple(topics))
+                schedules = _decode_schedules(value.get("schedules", []))
+                return None if schedules is None else cls(tuple(pairs), tuple(topics), schedules)
         return None
 
     def encode(self) -> dict[str, Any]:
         """Return it as part of a worker's description."""
-        return {"states": self.states, "topics": self.topics}
+        encoded: dict[str, Any] = {"states": self.states, "topics": self.topics}
+        return {**encoded, "schedules": self.schedules} if self.schedules else encoded
 
     def streams(self, keyspace: Keyspace) -> list[bytes]:
         """Return the streams that hold what is wanted."""
         streams = [stream for scope, key in self.states for stream in keyspace.event_streams(scope, key)]
         streams += [stream for topic in self.topics for stream in keyspace.topic_streams(topic)]
+        streams += [keyspace.cron(step) for step, _ in self.schedules]
         return list(dict.fromkeys(streams))
 
     def within(self, keyspace: Keyspace, stream: bytes) -> Wants:
@@ -59,6 +65,7 @@ class Wants:
         return Wants(
             tuple(state for state in self.states if stream in keyspace.event_streams(*state)),
             tuple(topic for topic in self.topics if stream in keyspace.topic_streams(topic)),
+            tuple(each for each in self.schedules if stream == keyspace.cron(each[0])),
         )
 
     def match(self, fields: Mapping[bytes, bytes]) -> bool:
@@ -67,5 +74,19 @@ class Wants:
             return False
         if fields.get(b"type") == b"topic":
             return fields.get(b"topic", b"").decode(errors="replace") in self.topics
+        if fields.get(b"type") == CRON:
+            return fields.get(b"schedule", b"").decode(errors="replace") in (schedule for _, schedule in self.schedules)
         scope, key = (fields.get(name, b"").decode(errors="replace") for name in (b"scope", b"key"))
         return any(wanted in (None, scope) and item in (None, key) for wanted, item in self.states)
+
+
+def _decode_schedules(value: Any) -> tuple[tuple[str, str], ...] | None:
+    """Return the schedules of a worker's description; None for anything else."""
+    found = []
+    for each in value if isinstance(value, list) else [None]:
+        match each:
+            case [str() as step, str() as schedule]:
+                found.append((step, schedule))
+            case _:
+                return None
+    return tuple(found)

@@ -16,7 +16,7 @@ from motia_redis._transport.backoff import Backoff
 from motia_redis.errors import InvalidName, InvalidValue, RevisionConflict, StateError, TransactionTooLarge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
     from datetime import datetime
 
     from motia_redis._store import types
@@ -71,7 +71,7 @@ class Changing(Reading):
         effect: Claim | None = None,
     ) -> Any:
         subject, scope_bytes, key_bytes = self._names(scope, key)
-        change = [b"set", codec.encode(value, subject=subject, max_bytes=self.limits.value_bytes) + codec.CANONICAL_MARK]
+        change = [b"set", self._coder.encode(value, subject=subject, max_bytes=self.limits.value_bytes) + codec.CANONICAL_MARK]
         reply = await self._mutations.apply(
             subject,
             scope_bytes,
@@ -83,7 +83,7 @@ class Changing(Reading):
             effect=effect,
         )
         if reply.text and effects.current() is not None:  # what an earlier attempt of the handler stored
-            return codec.decode(reply.text, subject=subject)
+            return self._coder.decode(reply.text, subject=subject)
         return value
 
     async def update(
@@ -111,6 +111,22 @@ class Changing(Reading):
         value). Raises the errors of `set`, InvalidOperation, InvalidPointer, UpdateFailed (names the failing operation) and
         CorruptValue.
         """
+        return await self._update(
+            scope, key, ops, strict=strict, ttl=ttl, if_revision=if_revision, idempotency_key=idempotency_key
+        )
+
+    async def _update(
+        self,
+        scope: str,
+        key: str,
+        ops: Sequence[types.Operation],
+        *,
+        strict: bool,
+        ttl: Ttl,
+        if_revision: str | None,
+        idempotency_key: str | None = None,
+        effect: Claim | None = None,
+    ) -> Any:
         subject, scope_bytes, key_bytes = self._names(scope, key)
         arguments = patch.translate(ops, strict=strict, limits=self.limits, subject=subject)
         change = [b"strict update" if strict else b"update", b"%d" % self.limits.value_bytes, *arguments]
@@ -123,8 +139,9 @@ class Changing(Reading):
             if_revision=if_revision,
             idempotency_key=idempotency_key,
             operations=ops,
+            effect=effect,
         )
-        return codec.decode(reply.text or b"", subject=subject)
+        return self._coder.decode(reply.text or b"", subject=subject)
 
     async def modify(self, scope: str, key: str, function: Callable[[Any], Any], *, attempts: int = 10, ttl: Ttl = KEEP) -> Any:
         """Store what `function` makes of a value, if nobody changed the value meanwhile, and return it.
@@ -138,19 +155,15 @@ class Changing(Reading):
         new revision, so it is overwritten. Cost: two round trips for each attempt, O(bytes of both values). Raises the errors of
         `set`, CorruptValue, InvalidValue if `function` returns None, and RevisionConflict after `attempts` attempts.
         """
-        subject, scope_bytes, key_bytes = self._names(scope, key)
+        subject, *_ = self._names(scope, key)
         if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
             raise StateError(f"{subject}: attempts of modify must be a number from 1, not {attempts!r:.80}")
         if not callable(function):
             raise StateError(
                 f"{subject}: modify takes a function, which gets the value and returns the new one: {function!r:.80}"
             )
-        claim = self._mutations.claims.effect(None, b"modify", scope_bytes, key_bytes)
-        known = await self._mutations.claims.read_effect(subject, claim, scope_bytes)
-        if known is not None:
-            return codec.decode(known.text or b"", subject=subject)
-        backoff = Backoff(*_MODIFY_PAUSES, least=0.1)
-        for attempt in range(1, attempts + 1):
+
+        async def prepare(claim: Claim) -> Awaitable[Any]:
             entry = await self.entry(scope, key)
             value = function(entry.value if entry else None)
             if inspect.isawaitable(value):
@@ -160,16 +173,34 @@ class Changing(Reading):
                     f"{subject}: the function of modify returned None: return the new value, also after a change in place; "
                     "to delete the value, use delete(); to store null, use set()"
                 )
+            return self._set(scope, key, value, ttl=ttl, if_revision=entry.revision if entry else None, effect=claim)
+
+        return await self._until_unchanged(scope, key, b"modify", prepare, attempts=attempts)
+
+    async def _until_unchanged(
+        self, scope: str, key: str, method: bytes, prepare: Callable[[Claim], Awaitable[Awaitable[Any]]], *, attempts: int
+    ) -> Any:
+        """Await what `prepare` returns, a change of the key, until it raises no RevisionConflict, and return its result.
+
+        The call is one effect of a handler.
+        """
+        subject, scope_bytes, key_bytes = self._names(scope, key)
+        claim = self._mutations.claims.effect(None, method, scope_bytes, key_bytes)
+        known = await self._mutations.claims.read_effect(subject, claim, scope_bytes)
+        if known is not None:
+            return self._coder.decode(known.text or b"", subject=subject)
+        backoff = Backoff(*_MODIFY_PAUSES, least=0.1)
+        for attempt in range(1, attempts + 1):
+            change = await prepare(claim)
             try:
-                revision = entry.revision if entry else None
-                return await self._set(scope, key, value, ttl=ttl, if_revision=revision, effect=claim)
+                return await change
             except RevisionConflict as error:
                 conflict = error
             if attempt < attempts:
                 await backoff.sleep()
         raise RevisionConflict(
-            f"{subject}: modify gave up after attempts={attempts}: other calls changed the key each time; allow more attempts, "
-            "or use update()",
+            f"{subject}: {method.decode()} gave up after attempts={attempts}: other calls changed the key each time; "
+            "allow more attempts, or use update()",
             expected=conflict.expected,
             actual=conflict.actual,
         ) from conflict
@@ -197,7 +228,7 @@ class Changing(Reading):
         reply = await self._mutations.apply(
             subject, scope_bytes, key_bytes, [b"delete"], if_revision=if_revision, idempotency_key=idempotency_key
         )
-        return None if reply.text is None else codec.decode(reply.text, subject=subject)
+        return None if reply.text is None else self._coder.decode(reply.text, subject=subject)
 
     async def clear(self, scope: str) -> None:
         """Delete all keys of a scope, with one event for each key.

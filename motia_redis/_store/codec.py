@@ -10,7 +10,7 @@ an exact, slower parser.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import orjson
 
@@ -28,6 +28,25 @@ _OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS | 
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _FINITE_TYPES = frozenset({str, int, bool, type(None)})
 _PLAIN = bytes(byte for byte in range(256) if byte not in b'"{}[]')
+
+
+T = TypeVar("T")
+
+
+class Coder(Protocol[T]):
+    """What encodes and decodes the values of a manager: this module, or the schema of a typed scope."""
+
+    def encode(self, value: T, *, subject: object, max_bytes: int) -> bytes:
+        """Return a value as canonical JSON, without its mark."""
+
+    def decode(self, text: bytes, *, subject: object) -> T:
+        """Return the value of a stored text."""
+
+    def decode_page(self, scope: str, page: Mapping[bytes, bytes]) -> dict[bytes, T]:
+        """Return the values of a page of a scope."""
+
+    def decode_item(self, scope: str, key: bytes, text: bytes) -> T:
+        """Return the value of one key of a page."""
 
 
 def encode(value: Any, *, subject: object, max_bytes: int) -> bytes:

@@ -11,7 +11,7 @@ from hashlib import blake2b
 from itertools import count
 from typing import TYPE_CHECKING
 
-from motia_redis._store.keyspace import join, partition_of
+from motia_redis._store.keyspace import is_cron, join, partition_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -24,7 +24,12 @@ _current: ContextVar[Effects | None] = ContextVar("motia_redis_effects", default
 
 
 def event_id(identity: str, stream: bytes, entry_id: str) -> bytes:
-    """Return the id of an event as one step handles it: `identity` is that of the step, `entry_id` that of the original entry."""
+    """Return the id of an event as one step handles it: `identity` is that of the step, `entry_id` that of the original entry.
+
+    It stays the same when the step is renamed, which also renames the stream of its cron triggers.
+    """
+    if is_cron(stream):
+        stream = b"cron"
     return b"%b\n%b\n%b" % (identity.encode(), stream, entry_id.encode())
 
 

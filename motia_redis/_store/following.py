@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from motia_redis._store import keyspace
 from motia_redis._store.limits import check_seconds
@@ -57,7 +57,7 @@ class Following(Reading):
         """
         selection = Selection(scope, key, prefix).check(self.limits.name_bytes)
         options = WatchOptions(start, on_gap, on_overflow, buffer_items, buffer_bytes).check()
-        return Watch(self._sessions, self._retries, selection, options)
+        return Watch(self._sessions, self._retries, selection, options, self._coder)
 
     def mirror(
         self, scope: str, prefix: str | None = None, *, max_age: float | None = None, max_bytes: int = 64 * 1024 * 1024
@@ -77,5 +77,5 @@ class Following(Reading):
         if max_age is not None:
             check_seconds("max_age", max_age, least=0.0)
         options = WatchOptions("snapshot", "resync", "latest", _MIRROR_ITEMS, max(4 * max_bytes, _MIRROR_BYTES))
-        watch = Watch(self._sessions, self._retries, selection, options)
-        return Mirror(watch, partial(self.get, scope), max_age=max_age, max_bytes=max_bytes)
+        watch: Watch[Any] = Watch(self._sessions, self._retries, selection, options, self._coder)
+        return Mirror(watch, partial(self.get, scope), max_age=max_age, max_bytes=max_bytes, coder=self._coder)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 6
 #: How names begin that the library keeps for values, messages and streams of its own.
 RESERVED = b"@motia/"
+_CRON = b"cron"  # the name by which all cron triggers have one partition
 _REVISION = re.compile("[0-9]{1,20}-[0-9]{1,20}")
 _MESSAGE_ID = re.compile("([0-9]{1,5})-[0-9a-f]{16}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
@@ -130,6 +131,14 @@ class Keyspace:
         """Return the hash of the partition's delayed messages; see lib/delayed.lua."""
         return self._partitions[partition].tag + b"delayed"
 
+    def cron(self, step: str) -> bytes:
+        """Return the stream of the times of a step's cron triggers. Those of all steps are in one partition."""
+        return self._partitions[self.partition(_CRON)].tag + b"cron:" + step.encode()
+
+    def schedules(self, stream: bytes, step: str) -> bytes:
+        """Return the hash of a step's schedules, in the stream's partition; see lib/schedules.lua."""
+        return _tag(stream) + b"schedules:" + step.encode()
+
     def message_partition(self, message_id: object) -> int:
         """Return the partition of the message with this id. Raises InvalidName for what is no id of a message."""
         match = _MESSAGE_ID.fullmatch(message_id) if isinstance(message_id, str) else None
@@ -219,6 +228,11 @@ def tag(name: bytes) -> bytes:
 def _tag(stream: bytes) -> bytes:
     """Return the hash tag that a stream's name begins with."""
     return stream[: stream.index(b"}:") + 2]
+
+
+def is_cron(stream: bytes) -> bool:
+    """Return whether a stream is one of `Keyspace.cron`."""
+    return stream.startswith(b"cron:", stream.find(b"}:") + 2)
 
 
 def partition_of(stream: bytes) -> int:

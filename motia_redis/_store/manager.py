@@ -1,19 +1,18 @@
-"""State shared by all processes: `(scope, key) -> JSON value`. `reading` and `changing` hold the calls, this module the rest."""
+"""State shared by all processes: `(scope, key) -> JSON value`. Its base classes hold the calls, this module the rest."""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import TYPE_CHECKING
 
-from motia_redis._store.changing import Changing
 from motia_redis._store.durability import Durability
 from motia_redis._store.expiry import ScopeTtls
-from motia_redis._store.following import Following
 from motia_redis._store.limits import Limits, check_seconds
 from motia_redis._store.mutations import Mutations
 from motia_redis._store.retries import Retries
 from motia_redis._store.sessions import Sessions
 from motia_redis._store.settings import GivenSettings
+from motia_redis._store.typed_scopes import Scoping
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from motia_redis._transport.router import Router
 
 
-class StateManager(Changing, Following):
+class StateManager(Scoping):
     """Read and change JSON state that many processes share in Redis.
 
     A manager connects on first use. Any number of tasks and event loops may use it. Each mutation is one script call in Redis:

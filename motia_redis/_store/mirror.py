@@ -7,11 +7,11 @@ import logging
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from motia_redis._store import codec
 from motia_redis._store.keyspace import Subject
-from motia_redis._store.watch_items import Change, Synced
+from motia_redis._store.watch_items import Change, Synced, T_co
 from motia_redis.errors import MirrorTooLarge, Stale, WatchMisused
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from motia_redis._store.codec import Coder
     from motia_redis._store.watch import Watch
 
 _log = logging.getLogger("motia_redis.state")
@@ -33,7 +34,7 @@ class _Entry(NamedTuple):
     scalar: Any  #: the value if it cannot be changed, else _UNDECODED
 
 
-class Mirror(Mapping[str, Any]):
+class Mirror(Mapping[str, T_co]):
     """Hold the values of a scope in this process, by key. A mapping that cannot be written to; it needs no Redis to be read.
 
     Use it as `async with state.mirror("flags") as flags:`. The values are those of the scope at one moment and later ones, key by
@@ -41,7 +42,16 @@ class Mirror(Mapping[str, Any]):
     decoded by each access: it is the caller's own, and changing it changes nothing else. What has expired is not shown.
     """
 
-    def __init__(self, watch: Watch, read: Callable[[str], Awaitable[Any]], *, max_age: float | None, max_bytes: int) -> None:
+    def __init__(
+        self,
+        watch: Watch[T_co],
+        read: Callable[[str], Awaitable[T_co | None]],
+        *,
+        max_age: float | None,
+        max_bytes: int,
+        coder: Coder[Any] = codec,
+    ) -> None:
+        self._coder = coder
         self._watch = watch
         self._read = read
         self._max_age = max_age
@@ -51,7 +61,7 @@ class Mirror(Mapping[str, Any]):
         self._bytes = 0
         self._cursor = ""
         self._failure: Exception | None = self._unopened()
-        self._callbacks: dict[object, Callable[[Change], object]] = {}
+        self._callbacks: dict[object, Callable[[Change[T_co]], object]] = {}
         self._task: asyncio.Task[None] | None = None
         self._stack = AsyncExitStack()
 
@@ -78,14 +88,16 @@ class Mirror(Mapping[str, Any]):
         await self._end()
         self._failure = self._unopened()
 
-    def __getitem__(self, key: str) -> Any:
-        """Return the value of a key. Raises KeyError, Stale, CorruptValue, and the error that has ended the mirror."""
+    def __getitem__(self, key: str) -> T_co:
+        """Return the value of a key. Raises KeyError, Stale, CorruptValue, SchemaMismatch, and what has ended the mirror."""
         if self._max_age is not None or self._failure is not None:
             self._check()
         text, expires_at, value = self._entries[key]
         if expires_at is not None and expires_at <= time.time():
             raise KeyError(key)
-        return value if value is not _UNDECODED else codec.decode(text, subject=Subject("", key))
+        if value is _UNDECODED:
+            value = self._coder.decode(text, subject=Subject(self._watch.scope, key))
+        return cast("T_co", value)
 
     def __contains__(self, key: object) -> bool:
         self._check()
@@ -115,7 +127,7 @@ class Mirror(Mapping[str, Any]):
         age = self._watch.age
         return float("inf") if age is None else age
 
-    async def read(self, key: str) -> Any:
+    async def read(self, key: str) -> T_co | None:
         """Return the value of a key, None if there is none: from here, or from Redis if the mirror is older than `max_age`."""
         try:
             return self.get(key)
@@ -132,7 +144,7 @@ class Mirror(Mapping[str, Any]):
         if self._failure is not None:
             raise self._failure
 
-    def on_change(self, callback: Callable[[Change], object]) -> Callable[[], None]:
+    def on_change(self, callback: Callable[[Change[T_co]], object]) -> Callable[[], None]:
         """Call `callback` with each change after it is here, in this event loop. Return a function that ends that.
 
         It must not block. What it raises is logged.
@@ -173,7 +185,7 @@ class Mirror(Mapping[str, Any]):
             if not synced.done():
                 synced.set_exception(error)
 
-    def _apply(self, change: Change) -> None:
+    def _apply(self, change: Change[T_co]) -> None:
         key, text = change.key, change.text
         old = self._entries.get(key)
         if old is not None:
@@ -183,7 +195,7 @@ class Mirror(Mapping[str, Any]):
             self._entries.pop(key, None)
         else:
             expires_at = change.expires_at
-            self._entries[key] = _Entry(text, expires_at, _scalar(text))
+            self._entries[key] = _Entry(text, expires_at, _scalar(text) if self._coder is codec else _UNDECODED)
             self._bytes += len(text)
             self._expires += expires_at is not None
             if self._bytes > self._max_bytes:

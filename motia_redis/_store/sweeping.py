@@ -192,8 +192,13 @@ class Sweeper:
             partition.schedule(fired.wait, self._share())
 
     def _report(self, outage: Outage, error: Exception) -> None:
-        is_refusal = isinstance(error, StateError) or (
-            isinstance(error, ErrorReply) and not refusals.is_transient(error.code, fails_over=True)
-        )
-        if is_refusal or self._reports_all:
-            outage.failed(error, refused=is_refusal)
+        refused = is_refusal(error)
+        if refused or self._reports_all:
+            outage.failed(error, refused=refused)
+
+
+def is_refusal(error: Exception) -> bool:
+    """Return whether an error is not due to a Redis that is away, or that says that it passes."""
+    if isinstance(error, ErrorReply):
+        return not refusals.is_transient(error.code, fails_over=True)
+    return isinstance(error, StateError)

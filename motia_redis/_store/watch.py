@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic
 
-from motia_redis._store import keyspace
+from motia_redis._store import codec, keyspace
 from motia_redis._store.cursors import Cursor, Mark, end_of, order
 from motia_redis._store.feed import CHECK_INTERVAL, look_at_lanes
 from motia_redis._store.history import History
@@ -16,14 +16,14 @@ from motia_redis._store.lanes import Event, Item, size_of
 from motia_redis._store.snapshots import Snapshot
 from motia_redis._store.watch_buffer import Buffer
 from motia_redis._store.watch_intake import Intake
-from motia_redis._store.watch_items import RESYNC, Bookmark, Change, Synced
+from motia_redis._store.watch_items import RESYNC, Bookmark, Change, Synced, T_co
 from motia_redis.errors import HistoryForked, HistoryGone, WatchMisused, WatchOverflow
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-    from types import TracebackType
     from typing import Self
 
+    from motia_redis._store.codec import Coder
     from motia_redis._store.cursors import Positions
     from motia_redis._store.feed import Feed
     from motia_redis._store.keyspace import Keyspace
@@ -37,17 +37,19 @@ _BOOKMARK = 5.0  # seconds without an item after which a bookmark comes
 _TURN = 256  # items after which a reader that never waits lets other tasks run
 
 
-class Watch:
+class Watch(Generic[T_co]):
     """Yield the changes of a scope, a key, or everything: `async with state.watch(...) as watch: async for item in watch: ...`.
 
     One task reads it. It ends by `close`, from any task, and at the end of its block. After an error it raises that error again.
     """
 
-    def __init__(self, sessions: Sessions, retries: Retries, selection: Selection, options: WatchOptions) -> None:
+    def __init__(
+        self, sessions: Sessions, retries: Retries, selection: Selection, options: WatchOptions, coder: Coder[Any] = codec
+    ) -> None:
+        self._coder, self._selection = coder, selection
         self._scope = None if selection.scope is None else selection.scope.encode()
         self._key = None if selection.key is None else selection.key.encode()
         self._prefix = (selection.prefix or "").encode()
-        self._selection = selection
         self._resyncs = options.on_gap == "resync"
         self._cursor = None if options.start in ("now", "snapshot") else Cursor.decode(options.start)
         self._sessions = sessions
@@ -94,15 +96,13 @@ class Watch:
             raise
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def __aiter__(self) -> AsyncIterator[WatchItem]:
+    def __aiter__(self) -> AsyncIterator[WatchItem[T_co]]:
         return self
 
-    async def __anext__(self) -> WatchItem:
+    async def __anext__(self) -> WatchItem[T_co]:
         self._turn += 1
         if self._turn >= _TURN:
             self._turn = 0
@@ -118,8 +118,8 @@ class Watch:
             if not await self._buffer.wait(_BOOKMARK) and (bookmark := self._bookmark()):
                 return bookmark
 
-    def waiting(self, most: int) -> list[WatchItem]:
-        """Return at most so many of the items that wait for the reader, without waiting for others."""
+    def waiting(self, most: int) -> list[WatchItem[T_co]]:
+        """Return at most so many of the items that wait for the reader."""
         return [self._pop() for _ in range(min(most, len(self._items)))]
 
     async def close(self) -> None:
@@ -133,6 +133,11 @@ class Watch:
         if producer is not None:
             producer.cancel()
             await asyncio.wait([producer])
+
+    @property
+    def scope(self) -> str | None:
+        """Return the scope that is watched; None: all."""
+        return self._selection.scope
 
     @property
     def age(self) -> float | None:
@@ -219,7 +224,7 @@ class Watch:
             )
         )
 
-    def _pop(self) -> WatchItem:
+    def _pop(self) -> WatchItem[T_co]:
         event, partition, batch, index = self._buffer.pop()
         if event is None:
             self._is_synced = True
@@ -233,7 +238,7 @@ class Watch:
         if batch is not None:
             place = (None if batch.is_history else self._intake.base[partition], batch, index)
             self._places = {partition: place} if self._scope is not None else {**self._places, partition: place}
-        return Change(event, self, self._places, is_synced=self._is_synced)
+        return Change(event, self, self._places, is_synced=self._is_synced, coder=self._coder)
 
     def _bookmark(self) -> Bookmark | None:
         """Return a bookmark if everything up to now has been shown."""
@@ -386,9 +391,8 @@ class Watch:
             self._retries, self._selection, self._keyspace, self._intake.base, show=self._show, room=self._buffer.room
         )
         await snapshot.show(self._scope, self._key)
-        ends = await self._retries.persist(partial(self._ends, self._partitions))
-        for partition in self._partitions:
-            await self._feed.reach(partition, ends[partition])
+        for partition, end in (await self._retries.persist(partial(self._ends, self._partitions))).items():
+            await self._feed.reach(partition, end)
         self._snapshot = None
         for scope, key in snapshot.missing(self._known):
             fields = {b"type": b"state:deleted", b"scope": scope, b"key": key, b"old": b"null", b"reason": RESYNC}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, cast
 
 from motia_redis._store import codec, events, expiry
 from motia_redis._store.events import TransactionInfo
@@ -12,8 +12,19 @@ from motia_redis._store.keyspace import Subject
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    # `Change` alone means `Change[Any]`; so do `Watch` and `Mirror`. Python knows such defaults from 3.13 on; type checkers
+    # know them here.
+    from typing_extensions import TypeVar
+
+    from motia_redis._store.codec import Coder
     from motia_redis._store.cursors import Positions
     from motia_redis._store.lanes import Batch, Event
+
+    T_co = TypeVar("T_co", default=Any, covariant=True)
+else:
+    from typing import TypeVar
+
+    T_co = TypeVar("T_co", covariant=True)
 
 #: What a `Change` says: the type of the change, or `state:snapshot` for a value that was there.
 ChangeType: TypeAlias = Literal["state:created", "state:updated", "state:deleted", "state:ttl", "state:snapshot"]
@@ -34,15 +45,18 @@ class CursorMaker(Protocol):
         """Return the cursor of an item at these places."""
 
 
-class Change:
+class Change(Generic[T_co]):
     """Hold one change of one key, or one value of a snapshot.
 
     The values are decoded anew by each access, so that watches do not share them: keep what is used often in a variable.
     """
 
-    __slots__ = ("_event", "_is_synced", "_places", "_watch")
+    __slots__ = ("_coder", "_event", "_is_synced", "_places", "_watch")
 
-    def __init__(self, event: Event, watch: CursorMaker, places: Mapping[int, Place], *, is_synced: bool) -> None:
+    def __init__(
+        self, event: Event, watch: CursorMaker, places: Mapping[int, Place], *, is_synced: bool, coder: Coder[Any] = codec
+    ) -> None:
+        self._coder = coder
         self._event = event
         self._watch = watch
         self._places = places
@@ -69,16 +83,19 @@ class Change:
         return self._event.id.decode(errors="replace")
 
     @property
-    def value(self) -> Any:
-        """Return the value after the change; None for a deletion. Raises CorruptValue if another client wrote no JSON."""
+    def value(self) -> T_co | None:
+        """Return the value after the change; None for a deletion. Raises CorruptValue if another client wrote no JSON.
+
+        The watch of a typed scope raises SchemaMismatch for a value of another type.
+        """
         text = self._texts()[1]
-        return None if text is None else codec.decode(text, subject=Subject(self.scope, self.key))
+        return None if text is None else self._coder.decode(text, subject=Subject(self.scope, self.key))
 
     @property
-    def old_value(self) -> Any:
-        """Return the value before the change; None if there was none, and for a value of a snapshot. Raises CorruptValue."""
+    def old_value(self) -> T_co | None:
+        """Return the value before the change; None if there was none, and for a value of a snapshot. Raises as `value`."""
         text = self._texts()[0]
-        return None if text is None else codec.decode(text, subject=Subject(self.scope, self.key))
+        return None if text is None else self._coder.decode(text, subject=Subject(self.scope, self.key))
 
     @property
     def is_deletion(self) -> bool:
@@ -143,4 +160,4 @@ class Bookmark:
 
 
 #: What a watch yields.
-WatchItem: TypeAlias = Change | Synced | Bookmark
+WatchItem: TypeAlias = Change[T_co] | Synced | Bookmark

@@ -19,7 +19,7 @@ import orjson
 from redis.exceptions import RedisError
 
 from motia_redis._scripts import error_codes
-from motia_redis._store import codec, expiry, keyspace, manager
+from motia_redis._store import expiry, keyspace, manager
 from motia_redis._store.keyspace import Subject
 from motia_redis._store.mutations import Mutations
 from motia_redis._store.retries import FIRST, Retries
@@ -232,7 +232,7 @@ class DirectState(manager.StateManager):
         self._mutations = Mutations(self._retries, self.limits, self.durability, self._idempotency_seconds)
 
     def read(self, scope: str, key: str) -> Any | None:
-        """Return what `get` returns. It is `get` without a coroutine, which would take longer than all the rest."""
+        """Return what `get` returns, without a type: it is `get` without a coroutine, which would take as long again."""
         loop_thread.refuse_inside_loop("get")
         ours = self._retries.current()
         if ours is None:
@@ -258,7 +258,7 @@ class DirectState(manager.StateManager):
         try:
             return orjson.loads(text)
         except orjson.JSONDecodeError:
-            return codec.decode(text, subject=Subject(scope, key))
+            return self._coder.decode(text, subject=Subject(scope, key))  # which raises
 
     def drop(self) -> None:
         """Close the connection of the threads. The next call opens another one."""

@@ -1,4 +1,4 @@
-"""`StateManager` for code without an event loop. `reading`, `changing` and `following` hold the calls, this module the rest."""
+"""`StateManager` for code without an event loop. Its base classes hold the calls, this module the rest."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from motia_redis._store import manager
 from motia_redis._sync import loop_thread
 from motia_redis._sync.changing import Changing
 from motia_redis._sync.direct import DirectState
-from motia_redis._sync.following import Following
+from motia_redis._sync.typed_scopes import Scoping
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from motia_redis._transport.endpoint import Credentials
 
 
-class StateManager(Changing, Following):
+class StateManager(Changing, Scoping):
     """Read and change JSON state that many processes share in Redis, in code without an event loop.
 
     A manager connects on first use. Any number of threads may use it; they share its connections, which belong to one event loop

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import ItemsView, Mapping, ValuesView
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from motia_redis._store.watch_items import T_co
 from motia_redis._sync import loop_thread
 from motia_redis._sync.ownership import Owner
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from motia_redis._store.watch_items import Change
 
 
-class Mirror(Mapping[str, Any]):
+class Mirror(Mapping[str, T_co]):
     """Hold the values of a scope in this process, by key. A mapping that cannot be written to; it needs no Redis to be read.
 
     Use it as `with state.mirror("flags") as flags:`, and read it in any thread. The values are those of the scope at one moment
@@ -26,7 +27,7 @@ class Mirror(Mapping[str, Any]):
     not shown. The keys, values and items are those of the moment at which they are asked for.
     """
 
-    def __init__(self, mirror: AsyncMirror) -> None:
+    def __init__(self, mirror: AsyncMirror[T_co]) -> None:
         self._mirror = mirror
         self._owner = Owner(mirror)
 
@@ -43,7 +44,7 @@ class Mirror(Mapping[str, Any]):
         if self._owner.is_here:
             loop_thread.run("mirror", self._mirror.__aexit__, kind, error, traceback)
 
-    def __getitem__(self, key: str) -> Any:
+    def __getitem__(self, key: str) -> T_co:
         """Return the value of a key. Raises KeyError, Stale, CorruptValue, and the error that has ended the mirror."""
         self._owner.check()
         return self._mirror[key]
@@ -59,11 +60,11 @@ class Mirror(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._keys())
 
-    def items(self) -> ItemsView[str, Any]:
+    def items(self) -> ItemsView[str, T_co]:
         """Return the keys and values of this moment, all decoded."""
         return self._copy().items()
 
-    def values(self) -> ValuesView[Any]:
+    def values(self) -> ValuesView[T_co]:
         """Return the values of this moment, all decoded."""
         return self._copy().values()
 
@@ -75,7 +76,7 @@ class Mirror(Mapping[str, Any]):
             except RuntimeError:  # a change came meanwhile
                 continue
 
-    def _copy(self) -> dict[str, Any]:
+    def _copy(self) -> dict[str, T_co]:
         found = {}
         for key in self._keys():
             try:
@@ -94,7 +95,7 @@ class Mirror(Mapping[str, Any]):
         """Return the seconds since all that had happened was last known to be here: at most about one while Redis answers."""
         return self._mirror.age if self._owner.is_here else float("inf")
 
-    def read(self, key: str) -> Any:
+    def read(self, key: str) -> T_co | None:
         """Return the value of a key, None if there is none: from here, or from Redis if the mirror is older than `max_age`."""
         self._owner.check()
         return loop_thread.run("read", self._mirror.read, key)
@@ -108,7 +109,7 @@ class Mirror(Mapping[str, Any]):
         self._owner.check()
         loop_thread.run("reached", self._mirror.reached, revision)
 
-    def on_change(self, callback: Callable[[Change], object]) -> Callable[[], None]:
+    def on_change(self, callback: Callable[[Change[T_co]], object]) -> Callable[[], None]:
         """Call `callback` with each change after it is here, in the thread of the event loop. Return a function that ends that.
 
         It must not block, and so not call a `StateManager`. What it raises is logged.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic
 
+from motia_redis._store.watch_items import T_co
 from motia_redis._sync import loop_thread
 from motia_redis._sync.ownership import Owner
 
@@ -21,17 +22,17 @@ if TYPE_CHECKING:
 _MOST = 256  # items that are fetched at once
 
 
-class Watch:
+class Watch(Generic[T_co]):
     """Yield the changes of a scope, a key, or everything: `with state.watch(...) as watch: for item in watch: ...`.
 
     One thread reads it. It ends by `close`, from any thread, and at the end of its block. After an error it raises that error
     again.
     """
 
-    def __init__(self, watch: AsyncWatch) -> None:
+    def __init__(self, watch: AsyncWatch[T_co]) -> None:
         self._watch = watch
         self._owner = Owner(watch)
-        self._batch: deque[WatchItem] = deque()  # fetched, and not read yet
+        self._batch: deque[WatchItem[T_co]] = deque()  # fetched, and not read yet
         self._fetched = 0
         self._read = 0
         self._has_read = threading.Condition()
@@ -48,10 +49,10 @@ class Watch:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
 
-    def __iter__(self) -> Iterator[WatchItem]:
+    def __iter__(self) -> Iterator[WatchItem[T_co]]:
         return self
 
-    def __next__(self) -> WatchItem:
+    def __next__(self) -> WatchItem[T_co]:
         if not self._batch:
             self._owner.check()
             loop_thread.run("watch", self._fetch)
@@ -78,6 +79,11 @@ class Watch:
             with self._has_read:
                 self._batch.clear()
                 self._has_read.notify_all()
+
+    @property
+    def scope(self) -> str | None:
+        """Return the scope that is watched; None: all."""
+        return self._watch.scope
 
     @property
     def age(self) -> float | None:

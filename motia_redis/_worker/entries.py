@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from motia_redis._steps.wants import CRON
 from motia_redis._store.effects import event_id
 from motia_redis._tracing import new_trace_id
 
@@ -30,8 +31,13 @@ class StreamEntry:
 
     @property
     def order_key(self) -> tuple[bytes, bytes]:
-        """Return what entries of one stream share that run in order: scope and key, or the key of a topic's messages."""
+        """Return what entries of one stream share that run in order: scope and key, or the key of a topic's messages.
+
+        All times of a step's cron triggers run in order.
+        """
         fields = self.fields
+        if fields.get(b"type") == CRON:
+            return b"", b""
         return fields.get(b"scope", b""), fields.get(b"key") or self.id.encode()
 
     @property
@@ -53,8 +59,10 @@ class StreamEntry:
 
     @property
     def facts(self) -> dict[str, str]:
-        """Return what names the entry's event in a log record: scope and key, or topic and key."""
-        found = {name: self.fields.get(name.encode(), b"").decode(errors="replace") for name in ("scope", "topic", "key")}
+        """Return what names the entry's event in a log record: scope and key, topic and key, or schedule."""
+        found = {
+            name: self.fields.get(name.encode(), b"").decode(errors="replace") for name in ("scope", "topic", "key", "schedule")
+        }
         return {name: text for name, text in found.items() if text}
 
     def is_retry_for(self, step: str) -> bool:

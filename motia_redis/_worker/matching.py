@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from motia_redis._steps import events, invocation
 from motia_redis._steps.context import FlowContext, TriggerInfo
 from motia_redis._steps.logs import Logger, enter_step
-from motia_redis._steps.wants import TTL_CHANGED
+from motia_redis._steps.wants import CRON, TTL_CHANGED
+from motia_redis._store import codec
 from motia_redis._tracing import enter_trace, new_trace_id
 from motia_redis._worker.entries import PreparedCall
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from motia_redis._steps.definitions import Step
     from motia_redis._steps.inputs import StateTriggerInput
     from motia_redis._steps.triggers import StateTrigger
+    from motia_redis._store.codec import Coder
     from motia_redis._store.manager import StateManager
     from motia_redis._worker.entries import StreamEntry
 
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 class MatchResult(Enum):
     """The outcome of `Matcher.match_when_read` when no trigger has matched yet."""
 
-    FILTERED = "the scope and key of no trigger fit: another version of the step may want the entry"
+    FILTERED = "the scope and key, or schedule, of no trigger fit: another version of the step may want the entry"
     UNWANTED = "no trigger matches"
     MATCHED = "a trigger without a condition fits: `Matcher.prepare` returns the call for each attempt"
     DEFERRED = "the attempt has to match: a condition is async, raised, or is missing"
@@ -38,11 +40,12 @@ class MatchResult(Enum):
 class _Trigger:
     """A state trigger with encoded filters, and the properties of its condition."""
 
-    __slots__ = ("condition", "is_sync", "key", "scope", "takes_ctx")
+    __slots__ = ("coder", "condition", "is_sync", "key", "scope", "takes_ctx")
 
     def __init__(self, trigger: StateTrigger) -> None:
         self.scope = None if trigger.scope is None else trigger.scope.encode()
         self.key = None if trigger.key is None else trigger.key.encode()
+        self.coder: Coder[Any] = codec if trigger.typed is None else trigger.typed.coder
         self.condition: Any = trigger.condition
         condition = trigger.condition
         self.takes_ctx = condition is not None and invocation.takes_ctx(condition)
@@ -56,6 +59,7 @@ class Matcher:
         self._step_name = step.name
         self._encoded_name = step.name.encode()
         self._triggers = [_Trigger(trigger) for trigger in step.state_triggers]
+        self._schedules = {trigger.schedule.encode() for trigger in step.cron_triggers}
         self._logger = Logger(step.name)
 
     def match_when_read(self, entry: StreamEntry, state: StateManager) -> PreparedCall | MatchResult:
@@ -68,9 +72,10 @@ class Matcher:
             fields = entry.fields
             if self._is_for_none_of_them(fields):
                 return MatchResult.UNWANTED
-            if fields[b"type"] == b"topic":
+            kind = fields[b"type"]
+            if kind == b"topic" or (kind == CRON and fields[b"schedule"] in self._schedules):
                 return MatchResult.MATCHED
-            candidates = self._candidates(fields)
+            candidates = [] if kind == CRON else self._candidates(fields)
             if not candidates:
                 return MatchResult.FILTERED
             if candidates[0].condition is None:
@@ -85,10 +90,12 @@ class Matcher:
         return MatchResult.DEFERRED
 
     def prepare(self, entry: StreamEntry, state: StateManager, trace_id: str, attempt: int) -> PreparedCall:
-        """Return the call for an attempt at an entry that is `MATCHED`. Raises CorruptValue."""
+        """Return the call for an attempt at an entry that is `MATCHED`. Raises CorruptValue and SchemaMismatch."""
         if entry.fields[b"type"] == b"topic":
             return self._message(entry, state, trace_id, attempt)
-        change = events.decode_change(entry.revision, entry.fields)
+        if entry.fields[b"type"] == CRON:
+            return self._time(entry, state, trace_id, attempt)
+        change = events.decode_change(entry.revision, entry.fields, self._candidates(entry.fields)[0].coder)
         return PreparedCall(change, self._context(entry, change, state, trace_id, attempt))
 
     async def match(self, entry: StreamEntry, state: StateManager, trace_id: str, attempt: int) -> PreparedCall | None:
@@ -129,9 +136,12 @@ class Matcher:
 
         Without a trace id no condition may take a context.
         """
-        change = events.decode_change(entry.revision, entry.fields)
+        change: StateTriggerInput | None = None
         ctx: FlowContext | None = None
+        coder: Coder[Any] = codec
         for trigger in candidates:
+            if change is None or trigger.coder is not coder:
+                coder, change = trigger.coder, events.decode_change(entry.revision, entry.fields, trigger.coder)
             if ctx is None and trigger.takes_ctx:
                 ctx = self._context(entry, change, state, trace_id, attempt)
             if trigger.condition is not None:
@@ -176,6 +186,11 @@ class Matcher:
             attempt=attempt,
         )
         return PreparedCall(data, self._flow_context(entry, info, state, trace_id))
+
+    def _time(self, entry: StreamEntry, state: StateManager, trace_id: str, attempt: int) -> PreparedCall:
+        time = events.decode_time(entry.id, entry.fields)
+        info = TriggerInfo(type="cron", expression=time.expression, timezone=time.timezone, attempt=attempt)
+        return PreparedCall(time, self._flow_context(entry, info, state, trace_id))
 
     def _flow_context(self, entry: StreamEntry, info: TriggerInfo, state: StateManager, trace_id: str) -> FlowContext:
         return FlowContext(

@@ -26,7 +26,7 @@ from motia_redis._transport import outages
 from motia_redis._worker.observing import Observed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from motia_redis._scripts.delivery import LiveWorker
     from motia_redis._store.keyspace import Keyspace
@@ -122,6 +122,10 @@ class Membership:
         """Return the ids of the live workers, sorted, this one's included, and the id of this one."""
         live = {member.id for member in self._members_now if member.is_live}
         return sorted(live | {self._worker}), self._worker
+
+    def count_running(self, steps: Collection[str]) -> int:
+        """Return how many live workers run one of these steps, which are steps of this one."""
+        return sum(member.is_live and not member.steps.keys().isdisjoint(steps) for member in self._members_now)
 
     def silent_for(self, worker: str) -> float:
         """Return for how many seconds a worker had sent no heartbeat when this one sent its last; infinity for an unknown one."""

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from motia_redis._ids import random_id
 from motia_redis._scripts import delivery
 from motia_redis._scripts.delivery import LaneKeys
+from motia_redis._store.keyspace import is_cron
 from motia_redis._store.sweeping import Share, Sweeper
 from motia_redis._transport import failures, refusals
 from motia_redis._transport.backoff import Backoff
@@ -29,6 +30,7 @@ from motia_redis._worker.leases import PartitionLeases
 from motia_redis._worker.membership import Membership, announce_regularly
 from motia_redis._worker.progress import ProgressReporter
 from motia_redis._worker.reader import Reader
+from motia_redis._worker.scheduling import Scheduler, schedule_now
 from motia_redis._worker.subscriptions import Subscription
 from motia_redis._worker.trimming import StreamTrimmer
 
@@ -49,7 +51,7 @@ _SHARED_HEARTBEAT = 0.5  # seconds: the longest time between two heartbeats whil
 
 
 class Worker:
-    """Fire the state and queue triggers of an application, beside any number of other workers.
+    """Fire the state, queue and cron triggers of an application, beside any number of other workers.
 
     Every subscribed step gets every event at least once, the events of one key one after the other in the order of the changes,
     through crashes of workers and of Redis. Workers share the lanes of each step evenly among those that want them. A worker that
@@ -102,9 +104,9 @@ class Worker:
         """Create the missing consumer groups and return their number.
 
         A new group of a state trigger starts with the changes from now on. The first group of a topic starts with the oldest
-        message that is kept, a later one with the oldest message that another group has not finished. Live workers that run other
-        versions of the steps hear of this one before the call returns, so that they leave it what only it wants. Idempotent, and
-        safe in any number of processes at once. Raises StateUnavailable.
+        message that is kept, a later one with the oldest message that another group has not finished. A new cron trigger fires
+        from now on. Live workers that run other versions of the steps hear of this one before the call returns, so that they
+        leave it what only it wants. Idempotent, and safe in any number of processes at once. Raises StateUnavailable.
         """
         keyspace = await self._state.connect()
         router = await self._state.open_router()
@@ -126,7 +128,7 @@ class Worker:
         subscriptions = [Subscription(step, keyspace) for step in self._application.worker_steps]
         lanes = [_lane_keys(subscription, stream, keyspace) for subscription in subscriptions for stream in subscription.streams]
         topics = _topic_streams(subscriptions, keyspace)
-        created = await delivery.create_group(router, [(lane, "topic" if lane.stream in topics else "end") for lane in lanes])
+        created = await delivery.create_group(router, [(lane, _start(lane.stream, topics)) for lane in lanes])
         membership = Membership(
             random_id(16),
             router,
@@ -137,6 +139,7 @@ class Worker:
             on_change=lambda: None,
         )
         await membership.introduce()
+        await schedule_now(router, keyspace, self._application.worker_steps)
         return sum(created)
 
     async def run(self) -> None:
@@ -241,6 +244,14 @@ class _Run:
             check_layout=state.check_layout,
             revive=state.revive,
         )
+        self._scheduler = Scheduler(
+            router,
+            keyspace,
+            application.worker_steps,
+            workers=self._membership.count_running,
+            new_outage=lambda effect: _outage(state, effect),
+            check_layout=state.check_layout,
+        )
         # In a Cluster a part of the partitions can be away.
         self.outage = None if router.is_cluster else _outage(state, "no event is handled")
         self._partitions = [
@@ -271,7 +282,7 @@ class _Run:
             async with asyncio.TaskGroup() as tasks:
                 background = self._reader.start(self._lanes.values(), tasks)
                 background += [tasks.create_task(partition.run()) for partition in self._partitions]
-                background.append(tasks.create_task(self._sweeper.run()))
+                background += [tasks.create_task(self._sweeper.run()), tasks.create_task(self._scheduler.run())]
                 announcing = tasks.create_task(announce_regularly(self._membership, self._pause, stopping))
                 try:
                     await stopping.wait()
@@ -353,6 +364,13 @@ class _Run:
         start: Start = "begin"
         await self._state.check_layout()
         await delivery.create_group(self._router, [(lane.keys, start) for lane in lanes])
+
+
+def _start(stream: bytes, topics: set[bytes]) -> Start:
+    """Return where a new group of a stream starts. Times of cron triggers fire for their step only, so it needs all of them."""
+    if stream in topics:
+        return "topic"
+    return "begin" if is_cron(stream) else "end"
 
 
 def _outage(state: StateManager, effect: str) -> Outage:

@@ -11,6 +11,7 @@ from motia_redis._admin.registry import forget_step
 from motia_redis._admin.topics import read_unread_topics
 from motia_redis._scripts import administration
 from motia_redis._scripts.administration import ForgottenCounts, StepKeys
+from motia_redis._store.keyspace import partition_of
 from tests.store.test_retention import fill
 
 if TYPE_CHECKING:
@@ -45,7 +46,9 @@ class Site:
         raw.xadd(self.dead, {"step": STEP})
 
     def keys(self, *streams: bytes) -> StepKeys:
-        return StepKeys(self.leases, self.topics, self.dead, streams, [self.names.entries(stream, STEP) for stream in streams])
+        entries = [self.names.entries(stream, STEP) for stream in streams]
+        due, schedules = self.names.due(partition_of(self.dead)), self.names.schedules(self.dead, STEP)
+        return StepKeys(self.leases, self.topics, self.dead, due, schedules, streams, entries)
 
     def with_group(self) -> list[bytes]:
         return [stream for stream in (*self.events, self.topic) if self.raw.xinfo_groups(stream)]

@@ -18,9 +18,9 @@ from motia_redis._steps.logs import LOGGER_NAME
 
 PUBLIC = {
     "motia_redis": [
-        "ApiRequest", "ApiResponse", "Application", "Entry", "FlowContext", "KEEP", "Layout", "Limits", "Retention",
-        "StateManager", "StateTriggerInput", "TriggerInfo", "Worker", "__version__", "create_web_app", "enqueue", "http",
-        "load_application", "logger", "queue", "state", "stateManager", "state_manager", "step",
+        "ApiRequest", "ApiResponse", "Application", "CronTriggerInput", "Entry", "FlowContext", "KEEP", "Layout", "Limits",
+        "Retention", "StateManager", "StateTriggerInput", "TriggerInfo", "Worker", "__version__", "create_web_app", "cron",
+        "enqueue", "http", "load_application", "logger", "queue", "state", "stateManager", "state_manager", "step",
     ],
     "motia_redis.admin": [
         "DeadLetter",
@@ -33,6 +33,7 @@ PUBLIC = {
         "ScheduledMessage",
         "Settings",
         "Status",
+        "StepSchedule",
         "StepStatus",
         "StepVersion",
         "UnreadTopic",
@@ -47,18 +48,19 @@ PUBLIC = {
         "BadIndex", "CorruptValue", "DeadLetterMissing", "DifferentTags", "EventLoopRunning", "HistoryForked", "HistoryGone",
         "IdempotencyKeyReused", "InvalidCursor", "InvalidName", "InvalidOperation", "InvalidPointer", "InvalidTime",
         "InvalidValue", "KeyMissing", "LayoutMismatch", "MirrorTooLarge", "NotDurable", "NumberOverflow", "OutcomeUnknown",
-        "PathMissing", "RevisionConflict", "SettingsMismatch", "Stale", "StateError",
+        "PathMissing", "RevisionConflict", "SchemaMismatch", "SettingsMismatch", "Stale", "StateError",
         "StateUnavailable", "StepError", "StepInUse", "StepMissing", "TestFailed", "TooDeep", "TooManyDelayed", "TooManyKeys",
         "TooMuchWork", "TransactionFailed", "TransactionMisused", "TransactionTooLarge", "UpdateFailed", "ValueTooLarge",
         "WatchMisused", "WatchOverflow", "WrongKind",
     ],
-    "motia_redis.sync": ["Mirror", "StateManager", "Transaction", "Watch", "stateManager", "state_manager"],
+    "motia_redis.sync": ["Mirror", "StateManager", "Transaction", "TypedScope", "Watch", "stateManager", "state_manager"],
     "motia_redis.types": [
-        "Bookmark", "Change", "ChangeReason", "ChangeType", "Condition", "Credentials", "DeleteReason", "Durability",
-        "FieldMerge", "FieldNumber", "FieldNumberValue", "FieldOperation", "FieldRemove", "FieldValue", "HttpMethod",
-        "HttpTrigger", "Keep", "Logger", "Mirror", "Operation", "PatchMerge", "PatchMove", "PatchNumber", "PatchOperation",
-        "PatchRemove", "PatchValue", "QueueTrigger", "StateEventType", "StateTrigger", "Step", "StepConfig", "StepDefinition",
-        "Synced", "Transaction", "TransactionInfo", "Trigger", "TriggerType", "Ttl", "Watch", "WatchItem",
+        "Bookmark", "Change", "ChangeReason", "ChangeType", "Condition", "Credentials", "CronTrigger", "DeleteReason",
+        "Durability", "FieldMerge", "FieldNumber", "FieldNumberValue", "FieldOperation", "FieldRemove", "FieldValue",
+        "HttpMethod", "HttpTrigger", "Keep", "Logger", "Mirror", "Missed", "Operation", "PatchMerge", "PatchMove",
+        "PatchNumber", "PatchOperation", "PatchRemove", "PatchValue", "QueueTrigger", "StateEventType", "StateTrigger",
+        "Step", "StepConfig", "StepDefinition", "Synced", "Transaction", "TransactionInfo", "Trigger", "TriggerType",
+        "Ttl", "TypedScope", "Watch", "WatchItem",
     ],
 }  # fmt: skip
 NAMES = [(module, name) for module, names in PUBLIC.items() for name in names]
@@ -75,8 +77,15 @@ INTERNAL = {
     ("StateManager.open_router", "Router"),
     ("sync.StateManager.connect", "Keyspace"),
     ("Transaction", "ScopeTtls"),
+    ("Change", "Coder"),
     ("Change", "CursorMaker"),
     ("Change", "Event"),
+    ("Mirror", "Coder"),
+    ("TypedScope", "Scoping"),
+    ("TypedScope.using", "Scoping"),
+    ("sync.TypedScope", "Scoping"),
+    ("sync.TypedScope.using", "Scoping"),
+    ("Watch", "Coder"),
     ("Watch", "Retries"),
     ("Watch", "Selection"),
     ("Watch", "Sessions"),
@@ -158,10 +167,10 @@ def test_classes_in_public_signatures_have_a_public_name() -> None:
     assert used <= INTERNAL
 
 
-def test_importing_the_package_does_not_import_the_web_server_or_the_command() -> None:
+def test_importing_the_package_does_not_import_the_web_server_the_command_or_pydantic() -> None:
     program = "import sys, motia_redis, motia_redis.types; print(*sorted(m.split('.')[0] for m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
-    assert not {"starlette", "uvicorn", "click", "anyio"} & set(done.stdout.split())
+    assert not {"starlette", "uvicorn", "click", "anyio", "pydantic", "cronsim"} & set(done.stdout.split())
 
 
 def test_version_is_the_one_that_the_command_prints() -> None:

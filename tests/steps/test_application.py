@@ -10,7 +10,7 @@ import pytest
 
 from motia_redis._steps.application import Application
 from motia_redis._steps.definitions import step
-from motia_redis._steps.triggers import http, queue, state
+from motia_redis._steps.triggers import cron, http, queue, state
 from motia_redis.errors import StepError
 
 
@@ -93,9 +93,11 @@ def test_what_is_no_complete_step_is_rejected_with_what_to_give_instead() -> Non
 def test_triggers_are_sorted_by_kind_and_keep_the_order_of_steps() -> None:
     a = made("A", http("GET", "/"), state(scope="s"), queue("t"))
     b = made("B", queue("t"), queue("u"))
-    application = Application((a, b))
+    c = made("C", cron("@daily"))
+    application = Application((a, b, c))
     assert application.http_routes == ((http("GET", "/"), a),)
     assert application.state_subscriptions == ((state(scope="s"), a),)
     assert application.queue_subscriptions == ((queue("t"), a), (queue("t"), b), (queue("u"), b))
     assert application.http_steps == (a,)
-    assert application.worker_steps == (a, b)
+    assert application.cron_subscriptions == ((cron("@daily"), c),)
+    assert application.worker_steps == (a, b, c)

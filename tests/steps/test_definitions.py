@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from motia_redis._steps.definitions import Step, step
-from motia_redis._steps.triggers import HttpTrigger, QueueTrigger, StateTrigger, http, queue, state
+from motia_redis._steps.triggers import HttpTrigger, QueueTrigger, StateTrigger, cron, http, queue, state
 from motia_redis.errors import StepError
 
 
@@ -75,7 +75,11 @@ def test_backoff_over_the_default_longest_pause_raises_the_longest_pause() -> No
         ({"max_backoff": float("inf")}, "'max_backoff' must be a number"),
         ({"backoff": 2, "max_backoff": 1}, "'max_backoff' (1) must not be under 'backoff' (2)"),
         ({"timeout": "1"}, "'timeout' must be a number of seconds over 0, or None"),
-        ({"triggers": []}, "at least one http(...), state(...) or queue(...)"),
+        ({"triggers": []}, "at least one http(...), state(...), queue(...) or cron(...)"),
+        ({"triggers": [cron("61 * * * *")]}, "the minute of a cron trigger must be 0 to 59"),
+        ({"triggers": [cron("@daily", timezone="Mars")]}, "IANA time zone such as 'Europe/Berlin', not 'Mars'"),
+        ({"triggers": [cron("@daily", missed="all")]}, "'missed' of a cron trigger must be one of 'once', 'skip', not 'all'"),
+        ({"triggers": [cron("0 0 * * *"), cron("@daily", missed="skip")]}, "cron @daily (UTC) stands twice in 'triggers'"),
         ({"triggers": queue("t")}, "'triggers' must be a list"),
         ({"triggers": [{"type": "http"}]}, "is no trigger; accepted are http(...), state(...), queue(...)"),
         ({"triggers": [http("FETCH", "/")]}, "GET, POST, PUT, PATCH, DELETE, HEAD, OPTIONS, not 'FETCH'"),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 import struct
 import subprocess
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from pathlib import Path
 
     from motia_redis import StateManager
@@ -89,3 +91,8 @@ async def set_namespace_clock(state: StateManager, seconds: float) -> None:
         await router.gather([(key, ("HSET", key, "clock", str(int(seconds * 1000)))) for key in keys])
     finally:
         await router.aclose()
+
+
+async def set_namespace_time(state: StateManager, moment: datetime) -> None:
+    """Let it be this time now by the clock by which things fall due, in all partitions. It goes on from there."""
+    await set_namespace_clock(state, moment.timestamp() - time.time())

@@ -124,7 +124,7 @@ def _run_block(runner: asyncio.Runner, shared: dict[str, Any], place: str, file_
         Path(file_name).write_text(code.lstrip())
         assert load_application([file_name]).steps, f"{place}: no steps"
         return
-    body = compile(code, place.rpartition(":")[0], "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    body = compile(code, place.rpartition(":")[0], "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
     if body.co_flags & 0x80:  # CO_COROUTINE: there is an `await` outside of functions
         runner.run(eval(body, shared))
     else:

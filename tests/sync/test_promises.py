@@ -14,6 +14,7 @@ from motia_redis import sync, types
 PAIRS = {
     "StateManager": (motia_redis.StateManager, sync.StateManager),
     "Transaction": (types.Transaction, sync.Transaction),
+    "TypedScope": (types.TypedScope, sync.TypedScope),
     "Watch": (types.Watch, sync.Watch),
     "Mirror": (types.Mirror, sync.Mirror),
 }
@@ -36,6 +37,7 @@ WORDS = [
     ("an event loop share", "a manager in a process share"),
     ("in a task of each event loop that connects", "in each process that connects"),
     ("in this event loop", "in the thread of the event loop"),
+    ("returns the new one; it may be async.", "returns the new one. It runs in the calling thread."),
     ("It returns the new value, and may be async.", "It runs in the calling thread and returns the new value."),
     (" when no other event loop uses this manager", ". At exit all connections are closed, also without this call"),
     ("It must not block.", "It must not block, and so not call a `StateManager`."),
@@ -65,12 +67,12 @@ def members(kind: type[Any]) -> dict[str, Any]:
 
 
 def signature(function: Any) -> inspect.Signature:
-    """Return a signature as a program without an event loop sees it."""
+    """Return a signature as a program without an event loop sees it: its functions are not async."""
     found = inspect.signature(function)
     result = re.sub(r"^(builtins\.)|^Async(?=Iterator)", "", str(found.return_annotation))
     return found.replace(
         return_annotation=result,
-        parameters=[p.replace(annotation=str(p.annotation)) for p in found.parameters.values()],
+        parameters=[p.replace(annotation=str(p.annotation).replace("T | Awaitable[T]", "T")) for p in found.parameters.values()],
     )
 
 

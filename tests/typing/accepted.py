@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, assert_type
+
+from pydantic import BaseModel
+from typing_extensions import TypedDict
 
 import motia_redis
 from motia_redis import (
@@ -37,6 +41,7 @@ from motia_redis.errors import (
     CorruptValue,
     NotDurable,
     RevisionConflict,
+    SchemaMismatch,
     StateError,
     StateUnavailable,
     StepError,
@@ -62,6 +67,8 @@ from motia_redis.types import (
     TransactionInfo,
     Trigger,
     TriggerType,
+    TypedScope,
+    Watch,
 )
 
 # -- steps ------------------------------------------------------------------------------------------------------------
@@ -268,6 +275,104 @@ async def fails() -> str:
     except StateError as error:
         return str(error)
     return motia_redis.__version__
+
+
+# -- typed scopes -----------------------------------------------------------------------------------------------------
+
+
+class User(BaseModel):
+    name: str
+    age: int = 0
+
+
+@dataclass
+class Cart:
+    items: list[str]
+
+
+class Flag(TypedDict):
+    enabled: bool
+
+
+users = stateManager.scope("users", User)
+carts = stateManager.scope("carts", Cart)
+flags = stateManager.scope("flags", Flag)
+assert_type(users, TypedScope[User])
+assert_type(carts, TypedScope[Cart])
+assert_type(flags, TypedScope[Flag])
+
+
+def older(user: User | None) -> User:
+    return User(name="Ann") if user is None else user.model_copy(update={"age": user.age + 1})
+
+
+async def older_later(user: User | None) -> User:
+    return older(user)
+
+
+async def use_typed(manager: StateManager) -> None:
+    assert_type(await users.get("ann"), User | None)
+    assert_type(await users.entry("ann"), Entry[User] | None)
+    assert_type(await users.set("ann", User(name="Ann"), ttl=60, if_revision=None), User)
+    assert_type(await users.patch("ann", age=7), User)
+    assert_type(await users.modify("ann", older), User)
+    assert_type(await users.modify("ann", older_later, attempts=3), User)
+    assert_type(await users.update("ann", [{"op": "increment", "path": "/age", "value": 1}]), User)
+    assert_type(await users.delete("ann"), User | None)
+    assert_type(await users.list(), list[User])
+    assert_type(await users.items(), dict[str, User])
+    assert_type(await users.keys(), list[str])
+    assert_type(await users.count(), int)
+    assert_type(await users.get_many(["ann"]), dict[str, User])
+    await users.set_many({"ann": User(name="Ann")})
+    assert_type(await users.delete_many(["ann"]), int)
+    assert_type(await users.expire("ann", 5), bool)
+    async for key, user in users.scan():
+        assert_type((key, user), tuple[str, User])
+    async with users.watch("ann", start="snapshot") as watch:
+        assert_type(watch, Watch[User])
+        async for item in watch:
+            if isinstance(item, Change):
+                assert_type(item.value, User | None)
+                break
+    async with users.mirror() as mirror:
+        assert_type(mirror, Mirror[User])
+        assert_type(mirror["ann"], User)
+        assert_type(mirror.get("ann"), User | None)
+        assert_type(await mirror.read("ann"), User | None)
+    await users.clear()
+    cart = await carts.set("ann", Cart([]))
+    assert_type(await carts.modify("ann", lambda cart: replace(cart or Cart([]), items=["x"])), Cart)
+    assert_type(await flags.set("beta", {"enabled": len(cart.items) > 0}), Flag)
+    assert_type(users.using(manager), TypedScope[User])
+    assert_type(users.model, type[User])
+    try:
+        await users.get("ann")
+    except SchemaMismatch as error:
+        assert_type((error.scope, error.key, error.field), tuple[str, str, str])
+
+
+def is_adult(input: StateTriggerInput[User]) -> bool:
+    return input.new_value is not None and input.new_value.age >= 18
+
+
+def any_change(input: StateTriggerInput) -> bool:
+    return input.new_value is not None
+
+
+@step({
+    "name": "Adult",
+    "triggers": [
+        state(is_adult, scope=users),
+        state(any_change, scope=users, key="ann"),
+        state(lambda input: input.new_value is None or input.new_value.age > 0, scope=users),
+        state(scope=users),
+    ],
+})  # fmt: skip
+async def adult(input: StateTriggerInput[User], ctx: FlowContext) -> None:
+    assert_type(input.new_value, User | None)
+    assert_type(input.old_value, User | None)
+    assert_type(await users.using(ctx.state).get(input.item_id), User | None)
 
 
 # -- running and administration ---------------------------------------------------------------------------------------

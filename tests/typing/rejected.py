@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel
+
 from motia_redis import (
     KEEP,
     ApiRequest,
@@ -18,6 +20,7 @@ from motia_redis import (
     http,
     queue,
     state,
+    stateManager,
     step,
 )
 from motia_redis.types import Operation, StepConfig
@@ -77,7 +80,7 @@ def text(input: StateTriggerInput) -> str:
 state(on_int)  # type: ignore[arg-type]
 state(on_three)  # type: ignore[arg-type]
 state(text)  # type: ignore[arg-type]
-state("users")  # type: ignore[arg-type]
+state("users")  # type: ignore[call-overload]
 
 
 @step({"name": "Create", "triggers": [http("POST", "/users")]})
@@ -94,3 +97,36 @@ async def wrong_calls(request: ApiRequest, ctx: FlowContext, anything: Any) -> N
     definition(request, ctx)  # type: ignore[arg-type]
     definition.handle(answer)  # type: ignore[arg-type]
     await ctx.enqueue("mail")  # type: ignore[arg-type]
+
+
+class User(BaseModel):
+    name: str
+
+
+class Cart(BaseModel):
+    items: list[str]
+
+
+users = stateManager.scope("users", User)
+
+
+async def wrong_types() -> None:
+    await users.set("ann", {"name": "Ann"})  # type: ignore[arg-type]
+    await users.set("ann", Cart(items=[]))  # type: ignore[arg-type]
+    await users.set_many({"ann": 1})  # type: ignore[dict-item]
+    await users.get("users", "ann")  # type: ignore[call-arg]
+    await users.modify("ann", lambda user: Cart(items=[]))  # type: ignore[arg-type, return-value]
+    cart: Cart | None = await users.get("ann")  # type: ignore[assignment]
+    stateManager.scope("users", 7)  # type: ignore[arg-type]
+    stateManager.scope("users")  # type: ignore[call-arg]
+
+
+def of_carts(input: StateTriggerInput[Cart]) -> bool:
+    return input.new_value is not None
+
+
+def unchecked(input: StateTriggerInput[User]) -> bool:
+    return bool(input.new_value.name)  # type: ignore[union-attr]
+
+
+state(of_carts, scope=users)  # type: ignore[arg-type]

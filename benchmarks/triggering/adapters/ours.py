@@ -63,7 +63,7 @@ def _counting(meter: Meter, index: int, count: int) -> Step:
     """Return step `index` of `count`; each event counts once for each of them."""
 
     async def handler(input: StateTriggerInput) -> None:
-        value = input.new_value
+        value = input.new_value or {}
         meter.count(value["n"] * count + index if count > 1 else value["n"], value["sent"])
 
     return step({"name": f"Count{index}", "triggers": [state(scope=SCOPE)]}).handle(handler)
@@ -72,7 +72,7 @@ def _counting(meter: Meter, index: int, count: int) -> Step:
 def _gated(meter: Meter, gate: asyncio.Event) -> Step:
     async def handler(input: StateTriggerInput) -> None:
         await gate.wait()
-        meter.handle(input.new_value)
+        meter.handle(input.new_value or {})
 
     return step({"name": "Gated", "triggers": [state(scope=SCOPE)]}).handle(handler)
 
@@ -81,11 +81,12 @@ def _filtered(meter: Meter) -> Step:
     """Return a step whose condition does the counting, since few events reach its handler."""
 
     def condition(input: StateTriggerInput) -> bool:
-        meter.handle(input.new_value)
-        return bool(input.new_value["kind"] == 0)
+        value = input.new_value or {}
+        meter.handle(value)
+        return bool(value["kind"] == 0)
 
     async def handler(input: StateTriggerInput) -> None:
-        if input.new_value["kind"] != 0:
+        if input.new_value is None or input.new_value["kind"] != 0:
             raise AssertionError("the condition did not hold")
 
     return step({"name": "Filtered", "triggers": [state(condition, scope=SCOPE)]}).handle(handler)
