@@ -1,7 +1,8 @@
 """Shared JSON state and state triggers for Python, on Redis."""
 
+from motia_redis._steps.ambient import enqueue, state_manager, stateManager
 from motia_redis._steps.application import Application
-from motia_redis._steps.context import FlowContext, TriggerInfo, enqueue
+from motia_redis._steps.context import FlowContext, SyncFlowContext, TriggerInfo
 from motia_redis._steps.definitions import step
 from motia_redis._steps.inputs import ApiRequest, ApiResponse, CronTriggerInput, StateTriggerInput
 from motia_redis._steps.loading import load_application
@@ -10,7 +11,7 @@ from motia_redis._steps.triggers import cron, http, queue, state
 from motia_redis._store.expiry import KEEP
 from motia_redis._store.keyspace import Layout
 from motia_redis._store.limits import Limits, Retention
-from motia_redis._store.manager import StateManager, state_manager, stateManager
+from motia_redis._store.manager import StateManager
 from motia_redis._store.reading import Entry
 from motia_redis._version import __version__
 from motia_redis._web.app import create_web_app
@@ -29,6 +30,7 @@ __all__ = [
     "Retention",
     "StateManager",
     "StateTriggerInput",
+    "SyncFlowContext",
     "TriggerInfo",
     "Worker",
     "__version__",

@@ -91,7 +91,7 @@ def _print_status(found: Status) -> None:
 def _print_schedules(step: StepStatus) -> None:
     for schedule in step.schedules:
         if schedule.next_in is None:
-            text = "not scheduled"
+            text = "not scheduled: no process says which time is next: start a worker"
         elif schedule.next_in < -_OVERDUE:
             text = "overdue: no process fires it: start a worker"
         else:

@@ -5,6 +5,7 @@ It is imported when the first cron trigger is made.
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, tzinfo
 from zoneinfo import ZoneInfo
 
@@ -55,7 +56,7 @@ def _field_problem(expression: str, fields: list[str]) -> str | None:
                 f"the {name} of a cron trigger must be {range_}, as *, a value, a range, a list or with a step,"
                 f" not {field!r:.80} in {expression!r}"
             )
-    if not _is_accepted(" ".join(fields)) or Times(expression, UTC).after(0) is None:
+    if not _is_accepted(" ".join(fields)) or Times(expression, UTC).after(int(time.time() * 1000)) is None:
         return f"the cron expression {expression!r} names a day that never comes"
     return None
 
@@ -93,8 +94,8 @@ class Times:
 
     def after(self, moment: int) -> int | None:
         """Return the first time after a moment; None = there is none within 50 years."""
-        for time in CronSim(self._expression, datetime.fromtimestamp(moment // 1000, self._zone)):
-            milliseconds = int(time.timestamp()) * 1000
+        for found in CronSim(self._expression, datetime.fromtimestamp(moment // 1000, self._zone)):
+            milliseconds = int(found.timestamp()) * 1000
             if milliseconds > moment:  # one that the clock shows twice may lie before a moment that it shows twice
                 return milliseconds
         return None

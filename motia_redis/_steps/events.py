@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from motia_redis._steps.inputs import CronTriggerInput, StateTriggerInput
@@ -12,6 +12,7 @@ from motia_redis.errors import CorruptValue
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import tzinfo
 
     from motia_redis._store.codec import Coder
 
@@ -76,9 +77,20 @@ def decode_time(entry_id: str, fields: Fields) -> CronTriggerInput:
     from motia_redis._steps.cron_times import zone_of  # noqa: PLC0415 - only steps with a cron trigger need cronsim
 
     try:
-        timezone, _, expression = fields[b"schedule"].decode().partition(" ")
-        zone = zone_of(timezone)
-        scheduled, fired = (datetime.fromtimestamp(int(fields[name]) / 1000, zone) for name in (b"due", b"fired"))
+        zone_name, _, expression = fields[b"schedule"].decode().partition(" ")
+        zone = zone_of(zone_name)
+        scheduled, fired = (_local(int(fields[name]), zone) for name in (b"due", b"fired"))
     except (KeyError, ValueError, OverflowError, OSError):
         raise foreign_entry(entry_id) from None
-    return CronTriggerInput(scheduled_at=scheduled, fired_at=fired, expression=expression, timezone=timezone)
+    return CronTriggerInput(scheduled_at=scheduled, fired_at=fired, expression=expression, timezone=zone_name)
+
+
+def _local(milliseconds: int, zone: tzinfo) -> datetime:
+    """Return a time with the offset that a zone has then.
+
+    With the zone itself, differences of two times would be wrong where summer time begins and ends, and a time that the clock
+    shows twice would be equal to none of another zone.
+    """
+    moment = datetime.fromtimestamp(milliseconds / 1000, zone)
+    offset = moment.utcoffset()
+    return moment if offset is None else moment.astimezone(timezone(offset))

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from motia_redis._steps import faults
+from motia_redis._steps.ambient import plain_condition
+from motia_redis._steps.context import FlowContext
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator
@@ -37,16 +39,18 @@ def call(
 ) -> Awaitable[Any]:
     """Call `fn` with `input`, and `ctx` if it takes one; what is returned must be awaited at once, and gives the result.
 
-    An async function runs on the event loop; a sync one in a thread of `executor` (None: the loop's own), with the
-    caller's context variables, so that it cannot stop the loop. Whatever the function raises is raised, a BaseException too; only
-    what asyncio would take for its own becomes a `RuntimeError` (`SystemExit`, for example), since a handler may fail but not
-    end the process that works for others. `on_block` is called with the seconds for which an async function let nothing else
-    run on the loop, if they are many.
+    An async function runs on the event loop; a sync one in a thread of `executor` (None: the loop's own), with the caller's
+    context variables and a `SyncFlowContext`, so that it cannot stop the loop. Whatever the function raises is raised, a
+    BaseException too; only what asyncio would take for its own becomes a `RuntimeError` (`SystemExit`, for example), since a
+    handler may fail but not end the process that works for others. `on_block` is called with the seconds for which an async
+    function let nothing else run on the loop, if they are many.
     """
     try:
         with_ctx, on_loop = _kind(fn)
     except TypeError as exc:
         raise TypeError(f"{fn!r} {exc}") from None
+    if with_ctx and not on_loop and isinstance(ctx, FlowContext):
+        ctx = ctx._in_thread()
     args = (input, ctx) if with_ctx else (input,)
     return Apart(_start(fn, args), on_block) if on_loop else _call_in_thread(fn, args, executor)
 
@@ -113,8 +117,9 @@ def is_async(fn: Function) -> bool:
 
 
 def call_here(fn: Function, input: Any, ctx: Any) -> Any:
-    """Call `fn` like `call`, but in this thread, and return what it returns: for an async function, its coroutine."""
-    return _start(fn, (input, ctx) if _kind(fn).takes_ctx else (input,))
+    """Call a condition like `call`, but in this thread, and return what it returns: for an async function, its coroutine."""
+    with plain_condition():
+        return _start(fn, (input, ctx) if _kind(fn).takes_ctx else (input,))
 
 
 def _start(fn: Function, args: tuple[Any, ...]) -> Any:

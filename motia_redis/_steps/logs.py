@@ -36,6 +36,11 @@ def enter_step(name: str) -> None:
     _step_name.set(name)
 
 
+def current_step() -> str | None:
+    """Return the name of the step that runs here, or None outside of a handler."""
+    return _step_name.get()
+
+
 @contextmanager
 def running_step(name: str) -> Iterator[None]:
     """Make `name` the step that lines of the global `logger` are attributed to inside the block."""

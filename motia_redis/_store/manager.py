@@ -170,9 +170,3 @@ class StateManager(Scoping):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
-
-
-#: The global instance. It needs no set-up and works in any event loop.
-stateManager: StateManager = StateManager()  # noqa: N816  # Motia's name
-#: The same instance under the name that PEP 8 asks for.
-state_manager: StateManager = stateManager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 import weakref
 from functools import partial
 from typing import TYPE_CHECKING
@@ -95,6 +96,18 @@ class StateManager(Changing, Scoping):
         self._direct = DirectState(self._state)
         _managers.add(self)
 
+    @classmethod
+    def of(cls, state: manager.StateManager) -> StateManager:
+        """Return the manager for threads that shares everything with an async one, but its connections."""
+        with _making:  # two threads at once get the same one
+            made: StateManager = vars(state).get("_for_threads") or object.__new__(cls)
+            if vars(made).get("_state") is not state:  # a new one; or that of the manager of which this one is a copy
+                made = object.__new__(cls)
+                made._state, made._direct = state, DirectState(state)
+                vars(state)["_for_threads"] = made
+                _managers.add(made)
+        return made
+
     def __reduce__(self) -> tuple[partial[StateManager], tuple[()]]:
         """Make copies and pickles with the same settings and their own connections."""
         constructor, _ = self._state.__reduce__()
@@ -177,6 +190,7 @@ class StateManager(Changing, Scoping):
         self._direct = DirectState(self._state)
 
 
+_making = threading.Lock()
 _managers: weakref.WeakSet[StateManager] = weakref.WeakSet()
 _abandoned: list[manager.StateManager] = []  # in a forked child: what the garbage collector must not find
 

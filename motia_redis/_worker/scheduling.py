@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from motia_redis._store.keyspace import Keyspace
     from motia_redis._transport.outages import Outage
     from motia_redis._transport.router import Router
+
+_log = logging.getLogger("motia_redis.worker")
 
 _LOOK = 1.0  # seconds between two looks at the schedules, by all workers together
 _LONGEST = 10.0  # seconds between two looks of one worker, about
@@ -52,28 +56,35 @@ def next_time(times: Times, after: int, now: int, missed: Missed) -> tuple[int |
 
 
 class _Trigger:
-    """A cron trigger, and how far its schedule has come."""
+    """A cron trigger, and what to say about its schedule next."""
 
-    def __init__(self, trigger: CronTrigger) -> None:
+    def __init__(self, trigger: CronTrigger, step: str) -> None:
         from motia_redis._steps.cron_times import Times, zone_of  # noqa: PLC0415 - only a cron trigger needs cronsim
 
-        self.schedule = trigger.schedule
-        self.known: Schedule | None = None  #: as Redis has it
-        self._missed = trigger.missed
+        self._trigger = trigger
+        self.ask()
+        self._step = step
         self._times = Times(trigger.expression, zone_of(trigger.timezone))
 
-    @property
-    def is_scheduled(self) -> bool:
-        """Return whether it is known when the trigger fires next."""
-        return self.known is not None and self.known.next is not None
+    def ask(self) -> None:
+        """Only ask how far the schedule has come: what was to be said may be out of date."""
+        self.said = NextTime(self._trigger.schedule, None, None, "time")
 
-    def say(self, now: int) -> NextTime:
-        """Return what to say about the schedule. `now` is the time when `known` was read."""
-        if self.known is None:
-            return NextTime(self.schedule, None, None, "time")
-        after = self.known.after
-        time, how = (None, "time") if self.is_scheduled else next_time(self._times, after, now, self._missed)
-        return NextTime(self.schedule, after, time, how)
+    def note(self, schedule: Schedule, now: int) -> bool:
+        """Note how far the schedule had come at the time `now`. Return whether there is more to say."""
+        if schedule.next is not None:
+            return False
+        time, how = next_time(self._times, schedule.after, now, self._trigger.missed)
+        if time is not None and how != "time":
+            self._log_missed(schedule.after, time, now)
+        self.said = NextTime(self._trigger.schedule, schedule.after, time, how)
+        return time is not None
+
+    def _log_missed(self, after: int, time: int, now: int) -> None:
+        outcome = "the latest fires now" if self._trigger.missed == "once" else "none of them fires"
+        text = "step %s: %s missed its times after %s, of which the latest was %d s ago: %s"
+        since = datetime.fromtimestamp(after / 1000, UTC).isoformat(sep=" ", timespec="seconds")
+        _log.warning(text, self._step, self._trigger, since, (now - time) // 1000, outcome)
 
 
 class _Step:
@@ -85,8 +96,7 @@ class _Step:
         self.name = step.name
         self.unwanted: Mapping[str, int] = {}  #: schedules that the step has in Redis, and this version does not want
         self._keys = ScheduleKeys(due, keyspace.trimmed(due), keyspace.schedules(stream, step.name))
-        self._triggers = [_Trigger(trigger) for trigger in step.cron_triggers]
-        self._now = 0  # when Redis was asked last, by its clock, Unix milliseconds
+        self._triggers = [_Trigger(trigger, step.name) for trigger in step.cron_triggers]
         self._observed = Observed()
 
     @property
@@ -94,28 +104,30 @@ class _Step:
         """Return whether the step needs to be looked at regularly."""
         return bool(self._triggers or self.unwanted)
 
+    def ask(self) -> None:
+        """Begin a look by asking how far all schedules have come."""
+        for trigger in self._triggers:
+            trigger.ask()
+
     def call(self) -> timing.ScheduleCall:
         """Return what to say about the schedules, those that have not been wanted for long included."""
-        said = [trigger.say(self._now) for trigger in self._triggers]
+        said = [trigger.said for trigger in self._triggers]
         for name, since in self.unwanted.items():
             if self._observed.unchanged_for(name, b"%d" % since) > _KEPT:
                 said.append(NextTime(name, since, None, "forget"))
         return self._keys, self.name, said
 
-    def note(self, reply: Schedules) -> None:
-        """Note how far the schedules have come."""
-        self._now, self.unwanted = reply.now, reply.unwanted
-        for trigger, schedule in zip(self._triggers, reply.asked, strict=False):
-            trigger.known = schedule
+    def note(self, reply: Schedules) -> bool:
+        """Note how far the schedules have come. Return whether there is more to say about one."""
+        self.unwanted = reply.unwanted
         self._observed.keep(reply.unwanted)
+        asked = zip(self._triggers, reply.asked, strict=False)  # behind them are those to forget
+        more = [trigger.note(schedule, reply.now) for trigger, schedule in asked]
+        return any(more)
 
     def restart(self) -> None:
         """Count anew for how long schedules are not wanted."""
         self._observed.restart()
-
-    def has_more_to_say(self) -> bool:
-        """Return whether it can be said when a schedule fires next."""
-        return any(not trigger.is_scheduled and trigger.say(self._now).time is not None for trigger in self._triggers)
 
 
 class Scheduler:
@@ -182,10 +194,10 @@ async def schedule_now(router: Router, keyspace: Keyspace, steps: Iterable[Step]
 async def look(router: Router, steps: Sequence[_Step]) -> None:
     """Learn how far the schedules of these steps have come, and say which times are next. Raises errors of Redis."""
     pending = steps
+    for step in steps:
+        step.ask()
     for _ in range(_ROUNDS):
         if not pending:
             return
         replies = await timing.schedule(router, [step.call() for step in pending])
-        for step, reply in zip(pending, replies, strict=True):
-            step.note(reply)
-        pending = [step for step in pending if step.has_more_to_say()]
+        pending = [step for step, reply in zip(pending, replies, strict=True) if step.note(reply)]

@@ -19,8 +19,9 @@ from motia_redis._steps.logs import LOGGER_NAME
 PUBLIC = {
     "motia_redis": [
         "ApiRequest", "ApiResponse", "Application", "CronTriggerInput", "Entry", "FlowContext", "KEEP", "Layout", "Limits",
-        "Retention", "StateManager", "StateTriggerInput", "TriggerInfo", "Worker", "__version__", "create_web_app", "cron",
-        "enqueue", "http", "load_application", "logger", "queue", "state", "stateManager", "state_manager", "step",
+        "Retention", "StateManager", "StateTriggerInput", "SyncFlowContext", "TriggerInfo", "Worker", "__version__",
+        "create_web_app", "cron", "enqueue", "http", "load_application", "logger", "queue", "state", "stateManager",
+        "state_manager", "step",
     ],
     "motia_redis.admin": [
         "DeadLetter",

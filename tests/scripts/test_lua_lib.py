@@ -280,3 +280,37 @@ def test_expiry_is_spelled_and_read_as_in_python() -> None:
     for milliseconds, (spelled, is_same) in zip(times, lua(body, [(time,) for time in times]), strict=True):
         assert expiry.expires_at(b"{}" + spelled + codec.CANONICAL_MARK) == milliseconds / 1000
         assert is_same == b"true"
+
+
+def test_schedules_are_read_as_they_were_written() -> None:
+    records = ["1700000000000:::", "1:1700000000060::", "0:60000:late:", "5:::1700000000000", "1:2:late:3"]
+    body = """
+    local schedules = require("lib.schedules")
+    run(function(text, now)
+      local record = schedules.decode(text)
+      return record and schedules.encode(record), record and schedules.is_missed(record, tonumber(now)) and "missed" or ""
+    end)
+    """
+    found = lua(body, [(record, 0) for record in records])
+    assert [text for text, *_ in found] == [record.encode() for record in records]
+    broken = ["", "x", "1:2", ":1::", "1:2:late", "-1:::", "1:::\n"]
+    assert [text for text, *_ in lua(body, [(record, 0) for record in broken])] == [b"nil"] * len(broken)
+    for record, now, missed in [("1:1000::", 61_000, False), ("1:1000::", 61_001, True), ("1:1000:late:", 99_999, False)]:
+        assert (lua(body, [(record, now)])[0][1] == b"missed") == missed
+
+
+def test_member_of_a_schedule_names_step_and_schedule_whatever_they_hold() -> None:
+    names = [("Report", "UTC 0 3 * * *"), ("7:Ä b", "Europe/Berlin */5 * * * MON"), ("1", "2:3"), ("a", "")]
+    body = """
+    local schedules = require("lib.schedules")
+    run(function(step, schedule) return schedules.split(string.match(schedules.member_of(step, schedule), "^schedule:(.*)$")) end)
+    """
+    calls: list[tuple[bytes | str | int, ...]] = [(step.encode(), schedule.encode()) for step, schedule in names]
+    for (step, schedule), [found_step, found] in zip(names, lua(body, calls), strict=True):
+        assert (found_step.decode(), found.decode()) == (step, schedule)
+    (streams,) = lua(
+        'local schedules = require("lib.schedules")\nrun(function(a, b, c) return schedules.is_stream(a), schedules.is_stream(b),'
+        " schedules.is_stream(c) end)",
+        [("{motia:3}:cron:Report", "{motia:3}:topic:0:x}:cron:y", "{motia:3}:events:0")],
+    )
+    assert streams == [b"true", b"false", b"false"]

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from motia_redis import enqueue
+from motia_redis._steps import ambient
 from motia_redis._steps.context import FlowContext, TriggerInfo
 from motia_redis._steps.inputs import StateTriggerInput
 from motia_redis._steps.logs import Logger
@@ -79,11 +81,8 @@ async def test_message_of_another_shape_is_rejected_and_nothing_is_sent(message:
 
 
 async def test_global_enqueue_uses_the_global_state_manager(monkeypatch: pytest.MonkeyPatch) -> None:
-    from motia_redis._steps import context
-    from motia_redis._store import manager
-
     fake = FakeState()
-    monkeypatch.setattr(manager, "stateManager", fake)
-    assert await context.enqueue({"topic": "t", "data": 1}) == "1-0"
-    await context.enqueue({"topic": "t", "data": 2}, delay=0.5)
+    monkeypatch.setattr(ambient.stateManager, "plain", fake)
+    assert await enqueue({"topic": "t", "data": 1}) == "1-0"
+    await enqueue({"topic": "t", "data": 2}, delay=0.5)
     assert fake.sent == [("t", 1, None), ("t", 2, None, 0.5)]

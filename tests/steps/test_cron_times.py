@@ -119,6 +119,7 @@ AUTUMN = {BERLIN: ("2026-10-24 12:00", "2026-10-26 12:00"), NEW_YORK: ("2026-10-
         ("30 2 * * *", NEW_YORK, ["08 07:00", "09 06:30"]),
         ("0,30 2 * * *", NEW_YORK, ["08 07:00", "09 06:00", "09 06:30"]),
         ("30 1 * * *", NEW_YORK, ["08 06:30", "09 05:30"]),
+        ("*/30 2 * * *", BERLIN, ["30 00:00", "30 00:30"]),  # by the time that passes: not on that day
     ],
 )
 def test_time_that_the_clock_skips_comes_once_right_afterwards(expression: str, zone: str, expected: list[str]) -> None:
@@ -131,6 +132,7 @@ def test_time_that_the_clock_skips_comes_once_right_afterwards(expression: str, 
         ("30 2 * * *", BERLIN, ["25 00:30", "26 01:30"]),  # the first 02:30, in summer time
         ("0,30 2 * * *", BERLIN, ["25 00:00", "25 00:30", "26 01:00", "26 01:30"]),
         ("0 3 * * *", BERLIN, ["25 02:00", "26 02:00"]),
+        ("*/30 2 * * *", BERLIN, ["25 00:00", "25 00:30", "25 01:00", "25 01:30", "26 01:00", "26 01:30"]),  # both hours
         ("30 1 * * *", NEW_YORK, ["01 05:30", "02 06:30"]),
         ("0 2 * * *", NEW_YORK, ["01 07:00", "02 07:00"]),
     ],

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from motia_redis import StateManager
 from motia_redis._steps.application import Application
 from motia_redis._steps.definitions import Step, step
 from motia_redis._steps.triggers import http
@@ -15,7 +15,8 @@ from motia_redis._web.app import create_web_app
 if TYPE_CHECKING:
     from motia_redis._steps.inputs import ApiRequest
 
-FAKE_STATE: Any = SimpleNamespace(url="redis://user:secret@h:1/0")
+#: A manager that is never connected.
+UNUSED_STATE = StateManager("redis://user:secret@h:1/0")
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 
 
@@ -27,7 +28,7 @@ def route(method: str, path: str, handler: Any, name: str | None = None) -> Step
 
 def client(*steps: Step, **options: Any) -> httpx.AsyncClient:
     """Return a client of an application of these steps."""
-    app = create_web_app(Application(steps), FAKE_STATE, **options)
+    app = create_web_app(Application(steps), UNUSED_STATE, **options)
     # Errors that leave the application are reported to the test, not turned into a 500 by the transport.
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
 

@@ -14,7 +14,7 @@ import fakeredis
 import pytest
 import redis
 
-from motia_redis import StateManager, queue, step
+from motia_redis import StateManager, cron, queue, step
 from motia_redis import state as state_trigger
 from motia_redis._admin.dead_letters import DeadLetters
 from motia_redis._admin.doctor import examine
@@ -22,6 +22,7 @@ from motia_redis._admin.scheduled import Scheduled
 from motia_redis._admin.status import read_status
 from motia_redis.errors import RevisionConflict, StateUnavailable, UpdateFailed
 from tests.support.certificates import create_certificate
+from tests.support.clocks import set_namespace_clock
 from tests.support.clusters import Process, free_port
 from tests.support.dead_letters import FailingHandler, failing_step, wait_for_dead_letters
 from tests.support.servers import PACKAGED, has_functions, packaged
@@ -57,10 +58,11 @@ async def make_all_calls(state: StateManager) -> None:
     with pytest.raises(RevisionConflict):
         await state.set("users", "ann", 1, if_revision=None)
     assert await state.entry("users", "ann") is not None
-    recorder, failing = Recorder(), FailingHandler()
+    recorder, ticks, failing = Recorder(), Recorder(), FailingHandler()
     steps = [
         record(recorder, state_trigger(scope="orders"), queue("mail")),
         failing_step(failing, "Sick", state_trigger(scope="orders")),
+        record(ticks, cron("* * * * *"), name="Tick"),
         step({"name": "Once", "triggers": [state_trigger(scope="orders")], "effects_once": True}).handle(make_effects),
     ]
     async with working(state, *steps):
@@ -77,12 +79,14 @@ async def make_all_calls(state: StateManager) -> None:
         await letters.retry("Sick", found[0].id)
         await failing.received.wait(1)
         status = await read_status(state)
-        assert (len(status.steps), status.delayed) == (3, 1)
+        assert (len(status.steps), status.delayed) == (4, 1)
 
         async def has_cleared() -> bool:
             return await state.get("log", "cleared") == 1
 
         await until(has_cleared, "the effects were made")
+        await set_namespace_clock(state, 60)
+        await ticks.wait(1)
     await state.clear("log")
     assert await state.list("orders") == [1]
     assert sorted(await state.list_groups()) == ["orders", "users"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
 from pydantic import BaseModel
@@ -17,6 +17,7 @@ from motia_redis import (
     ApiRequest,
     ApiResponse,
     Application,
+    CronTriggerInput,
     Entry,
     FlowContext,
     Layout,
@@ -27,6 +28,7 @@ from motia_redis import (
     TriggerInfo,
     Worker,
     create_web_app,
+    cron,
     enqueue,
     http,
     load_application,
@@ -54,9 +56,11 @@ from motia_redis.types import (
     ChangeReason,
     ChangeType,
     Condition,
+    CronTrigger,
     Durability,
     HttpMethod,
     Mirror,
+    Missed,
     Operation,
     StateEventType,
     Step,
@@ -123,6 +127,15 @@ async def ship(input: StateTriggerInput, ctx: FlowContext) -> None:
     trigger: TriggerType = ctx.trigger.type
     ctx.logger.info(f"{kind} by {trigger}", {"revision": input.revision, "at": input.timestamp})
     await ctx.enqueue({"topic": "mail", "data": {"order": input.item_id, "id": ctx.id("mail")}, "key": input.item_id})
+
+
+@step({"name": "Report", "triggers": [cron("@daily"), cron("0 8 * * MON", timezone="Europe/Berlin", missed="skip")]})
+async def report(input: CronTriggerInput, ctx: FlowContext) -> None:
+    assert_type(input.fired_at - input.scheduled_at, timedelta)
+    assert_type(ctx.trigger.expression, str | None)
+    missed: Missed = "once"
+    trigger: CronTrigger = cron("*/5 * * * *", missed=missed)
+    ctx.logger.info(f"{input.expression} {input.timezone}", {"next": str(trigger)})
 
 
 @step({"name": "SendMail", "triggers": [queue("mail")]})

@@ -17,6 +17,7 @@ from motia_redis import (
     FlowContext,
     StateManager,
     StateTriggerInput,
+    cron,
     http,
     queue,
     state,
@@ -56,6 +57,8 @@ StateManager(partitions=4)  # type: ignore[call-arg]
 
 http("FETCH", "/users")  # type: ignore[arg-type]
 queue(7)  # type: ignore[arg-type]
+cron("@daily", missed="all")  # type: ignore[arg-type]
+cron("@daily", "UTC")  # type: ignore[call-arg]
 
 step({"name": "S", "triggers": [queue("t")], "max_atempts": 3})  # type: ignore[typeddict-unknown-key]
 step({"name": "S"})  # type: ignore[typeddict-item]

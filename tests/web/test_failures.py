@@ -13,7 +13,7 @@ from motia_redis._transport.failures import ErrorReply
 from motia_redis._web import endpoint
 from motia_redis._web.app import build_web_app, create_web_app
 from motia_redis.errors import OutcomeUnknown, StateUnavailable
-from tests.support.endpoints import FAKE_STATE, TRACE_ID, client, echo, route
+from tests.support.endpoints import TRACE_ID, UNUSED_STATE, client, echo, route
 
 if TYPE_CHECKING:
     from motia_redis._steps.inputs import ApiRequest
@@ -103,7 +103,7 @@ async def test_request_that_the_end_of_the_process_cancels_is_answered_with_503_
     async def send(message: Any) -> None:
         sent.append(message)
 
-    app = create_web_app(Application((route("GET", "/", waits),)), FAKE_STATE)
+    app = create_web_app(Application((route("GET", "/", waits),)), UNUSED_STATE)
     headers = [(b"traceparent", f"00-{TRACE_ID}-b7ad6b7169203331-01".encode())]
     scope = {"type": "http", "method": "GET", "path": "/", "raw_path": b"/", "query_string": b"", "headers": headers}
     task = asyncio.create_task(app(scope, receive, send))  # type: ignore[arg-type]
@@ -172,7 +172,7 @@ async def test_outage_that_the_worker_of_the_process_has_logged_is_not_logged_ag
 
     app = build_web_app(
         Application((route("GET", "/", handler),)),
-        FAKE_STATE,
+        UNUSED_STATE,
         max_body_bytes=1,
         cors_origins=(),
         is_outage_reported=lambda: True,

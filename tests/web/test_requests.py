@@ -8,7 +8,7 @@ import pytest
 
 from motia_redis._steps.application import Application
 from motia_redis._web.app import create_web_app
-from tests.support.endpoints import FAKE_STATE, client, echo, route
+from tests.support.endpoints import UNUSED_STATE, client, echo, route
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -147,7 +147,7 @@ async def test_declared_length_over_the_limit_returns_413_before_reading() -> No
         if message["type"] == "http.response.start":
             statuses.append(message["status"])
 
-    app = create_web_app(Application((route("POST", "/", echo),)), FAKE_STATE, max_body_bytes=10)
+    app = create_web_app(Application((route("POST", "/", echo),)), UNUSED_STATE, max_body_bytes=10)
     headers = [(b"content-length", b"9" * 5000)]
     await app({"type": "http", "method": "POST", "path": "/", "headers": headers, "query_string": b""}, receive, send)
     assert statuses == [413]

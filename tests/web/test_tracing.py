@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+import motia_redis.sync
 from motia_redis._steps.application import Application
 from motia_redis._steps.logs import JsonFormatter, TextFormatter, logger
 from motia_redis._tracing import current_trace_id
 from motia_redis._web.access import RequestLog
 from motia_redis._web.app import create_web_app
-from tests.support.endpoints import FAKE_STATE, TRACE_ID, client, echo, route
+from tests.support.endpoints import TRACE_ID, UNUSED_STATE, client, echo, route
 
 if TYPE_CHECKING:
     from motia_redis._steps.inputs import ApiRequest
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 async def test_each_request_is_logged_with_status_duration_client_and_trace_id(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "motia_redis.http")
-    app = RequestLog(create_web_app(Application((route("GET", "/a/:id", echo),)), FAKE_STATE), writes=True)
+    app = RequestLog(create_web_app(Application((route("GET", "/a/:id", echo),)), UNUSED_STATE), writes=True)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http_client:
         response = await http_client.get("/a/b%0Ac?token=secret")
         await http_client.get("/unknown")
@@ -42,7 +43,7 @@ async def test_running_requests_are_known_until_they_end(caplog: pytest.LogCaptu
         began.set()
         await asyncio.Event().wait()
 
-    app = RequestLog(create_web_app(Application((route("POST", "/wait", waits),)), FAKE_STATE), writes=True)
+    app = RequestLog(create_web_app(Application((route("POST", "/wait", waits),)), UNUSED_STATE), writes=True)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http_client:
         task = asyncio.create_task(http_client.post("/wait"))
         await began.wait()
@@ -57,7 +58,7 @@ async def test_running_requests_are_known_until_they_end(caplog: pytest.LogCaptu
 
 async def test_log_of_requests_can_be_off(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "motia_redis.http")
-    app = RequestLog(create_web_app(Application((route("GET", "/", echo),)), FAKE_STATE), writes=False)
+    app = RequestLog(create_web_app(Application((route("GET", "/", echo),)), UNUSED_STATE), writes=False)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http_client:
         await http_client.get("/")
     assert caplog.records == []
@@ -79,7 +80,7 @@ async def test_handler_runs_with_its_context_inside_the_trace(is_async: bool, ca
     async with client(route("GET", "/a/:id", handler_async if is_async else handler, "S")) as http_client:
         response = await http_client.get("/a/1")
     ctx, trace_id = seen
-    assert ctx.state is FAKE_STATE
+    assert ctx.state is UNUSED_STATE if is_async else isinstance(ctx.state, motia_redis.sync.StateManager)
     assert (ctx.step_name, ctx.trigger.type, ctx.trigger.method, ctx.trigger.path) == ("S", "http", "GET", "/a/:id")
     assert ctx.trace_id == trace_id == response.headers["x-trace-id"]
     assert [(r.step, r.trace_id) for r in caplog.records] == [("S", trace_id)] * 2  # type: ignore[attr-defined]

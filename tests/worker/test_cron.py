@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from motia_redis import CronTriggerInput, FlowContext, StateManager, cron, queue, step
+from motia_redis import Application, CronTriggerInput, FlowContext, StateManager, Worker, cron, queue, step
 from motia_redis._admin.dead_letters import DeadLetters
 from motia_redis._admin.registry import forget_step, rename_step
 from motia_redis._admin.status import StepSchedule, read_status
@@ -136,15 +136,33 @@ async def test_handler_gets_scheduled_and_actual_time_in_the_zone_of_the_trigger
     assert (ctx.trigger.attempt, ctx.trigger.topic, ctx.trigger.scope) == (1, None, None)
 
 
-async def test_time_that_summer_time_skips_fires_once_when_the_clock_has_moved(state: StateManager, site: Site) -> None:
-    await set_namespace_time(state, datetime(2027, 3, 28, 0, 30, tzinfo=UTC))
+@pytest.mark.parametrize(
+    ("zone", "expression", "times"),
+    [
+        ("Europe/Berlin", "0,30 2 * * *", ["2027-03-28 01:00", "2027-03-29 00:00"]),
+        ("America/New_York", "30 2 * * *", ["2027-03-14 07:00", "2027-03-15 06:30"]),
+        ("Europe/Berlin", "30 2 * * *", ["2027-10-31 00:30", "2027-11-01 01:30"]),
+        ("America/New_York", "30 1 * * *", ["2027-11-07 05:30", "2027-11-08 06:30"]),
+        ("Europe/Berlin", "30 * * * *", ["2027-10-31 00:30", "2027-10-31 01:30", "2027-10-31 02:30"]),
+        ("America/New_York", "*/30 * * * *", ["2027-11-07 05:00", "2027-11-07 05:30", "2027-11-07 06:00", "2027-11-07 06:30"]),
+    ],
+)
+async def test_times_fire_once_where_summer_time_begins_and_ends(
+    state: StateManager, site: Site, zone: str, expression: str, times: list[str]
+) -> None:
+    expected = [datetime.fromisoformat(time).replace(tzinfo=UTC) for time in times]
+    await set_namespace_time(state, expected[0] - timedelta(minutes=20))
     recorder = Recorder()
-    async with working(state, record(recorder, cron("0,30 2 * * *", timezone="Europe/Berlin"))):
-        await site.wait_for_next(datetime(2027, 3, 28, 1, 0, tzinfo=UTC))
-        await site.pass_by(datetime(2027, 3, 28, 1, 0, 5, tzinfo=UTC), expected=1)
-        await recorder.wait(1)
-        await site.wait_for_next(datetime(2027, 3, 29, 0, 0, tzinfo=UTC))
-    assert str(recorder.inputs[0].scheduled_at) == "2027-03-28 03:00:00+02:00"
+    async with working(state, record(recorder, cron(expression, timezone=zone)), workers=2):
+        for count, time in enumerate(expected, 1):
+            await site.wait_for_next(time)
+            await site.pass_by(time + timedelta(seconds=3), expected=count)
+        await recorder.wait(len(expected))
+    assert site.fired() == expected
+    assert [each.scheduled_at for each in recorder.inputs] == expected
+    assert all(timedelta(seconds=3) <= each.fired_at - each.scheduled_at < timedelta(seconds=30) for each in recorder.inputs)
+    offsets = [time.astimezone(ZoneInfo(zone)).utcoffset() for time in expected]
+    assert [each.scheduled_at.utcoffset() for each in recorder.inputs] == offsets
 
 
 async def test_time_is_scheduled_and_fired_once_whoever_calls_how_often(router: Router, site: Site, state: StateManager) -> None:
@@ -188,14 +206,20 @@ async def test_time_whose_member_was_removed_is_scheduled_again(state: StateMana
 @pytest.mark.parametrize(
     ("missed", "late", "fires"),
     [
-        ("once", 55, [AT_THREE]), ("skip", 55, [AT_THREE]),
+        ("once", 40, [AT_THREE]), ("skip", 40, [AT_THREE]),
         ("once", 61, [AT_THREE]), ("skip", 61, []),
         ("once", 3 * 86_400 + 7200, [AT_THREE + 3 * DAY]), ("skip", 3 * 86_400 + 7200, []),
         ("once", 3 * 86_400 + 30, [AT_THREE + 3 * DAY]), ("skip", 3 * 86_400 + 30, [AT_THREE + 3 * DAY]),
     ],
 )  # fmt: skip
 async def test_times_of_an_outage_fire_once_or_not_at_all(
-    state: StateManager, site: Site, missed: Any, late: int, fires: list[datetime], each_way: None
+    state: StateManager,
+    site: Site,
+    missed: Any,
+    late: int,
+    fires: list[datetime],
+    each_way: None,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     recorder = Recorder()
     trigger = record(recorder, cron(DAILY, missed=missed))
@@ -209,6 +233,45 @@ async def test_times_of_an_outage_fire_once_or_not_at_all(
         await site.wait_for_next(following)
         await settle()
     assert [each.scheduled_at for each in recorder.inputs] == site.fired() == fires
+    lines = [line.message for line in caplog.records if "missed its times" in line.message]
+    assert bool(lines) == (late % 86_400 > 60)
+    outcome = "the latest fires now" if missed == "once" else "none of them fires"
+    begin = "step Record: cron 0 3 * * * (UTC) missed its times after 2027-05-03 02:00:"
+    assert all(line.startswith(begin) and line.endswith(outcome) for line in lines)
+
+
+async def test_what_a_worker_could_not_say_is_not_said_later(
+    state: StateManager, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Meanwhile it may be out of date: another time is the latest that was missed."""
+    async with working(state, record(Recorder(), cron(DAILY))):
+        await site.wait_for_next(AT_THREE)
+    await set_namespace_time(state, AT_THREE + timedelta(hours=1))
+    says, failed = timing.schedule, 0
+
+    async def fail_once(router: Router, steps: Any) -> Any:
+        nonlocal failed
+        if not failed and any(time.how == "late" for _, _, times in steps for time in times):
+            failed += 1
+            await set_namespace_time(state, AT_THREE + 2 * DAY + timedelta(hours=1))
+            raise OSError
+        return await says(router, steps)
+
+    recorder = Recorder()
+    worker = Worker(Application((record(recorder, cron(DAILY)),)), state)
+    monkeypatch.setattr("motia_redis._worker.worker.schedule_now", do_nothing)
+    monkeypatch.setattr(timing, "schedule", fail_once)
+    running = asyncio.create_task(worker.run())
+    await site.wait_for_next(AT_THREE + 3 * DAY)
+    await recorder.wait(1)
+    worker.stop()
+    await running
+    assert failed == 1
+    assert site.fired() == [AT_THREE + 2 * DAY]
+
+
+async def do_nothing(*arguments: object) -> None:
+    """Stand in for a part that another part makes up for."""
 
 
 async def test_missed_time_is_not_fired_before_a_worker_has_decided(router: Router, site: Site, state: StateManager) -> None:
@@ -296,6 +359,31 @@ async def test_removed_trigger_is_forgotten_and_has_no_past_when_it_returns(
         await until_holds(lambda: AT_THREE + DAY in site.next(), "the next time is scheduled")
         await settle()
     assert recorder.inputs == []
+
+
+async def test_unwanted_schedule_is_kept_as_long_as_a_version_wants_it(
+    state: StateManager, second: StateManager, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduling, "_KEPT", 0.4)
+    async with working(state, record(Recorder(), cron(DAILY), queue("mail"))):
+        await site.wait_for_next(AT_THREE)
+        before = site.raw.hget(site.hash, "UTC 0 3 * * *").rpartition(b":")[0]  # type: ignore[union-attr]
+        async with working(second, record(Recorder(), cron("0 4 * * *"), queue("mail"))):
+            await settle(1.5)
+            assert site.raw.hget(site.hash, "UTC 0 3 * * *").rpartition(b":")[0] == before  # type: ignore[union-attr]
+
+
+async def test_unwanted_schedule_is_kept_by_a_worker_that_did_not_look_all_the_time(
+    state: StateManager, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it did not look, Redis may have been away, or its process stood still: so may those that want the schedule."""
+    monkeypatch.setattr(scheduling, "_KEPT", 0.2)
+    monkeypatch.setattr(scheduling, "_GAP", 0.0)
+    async with working(state, record(Recorder(), cron(DAILY))):
+        await site.wait_for_next(AT_THREE)
+    async with working(state, record(Recorder(), cron("0 4 * * *"))):
+        await settle(1.0)
+        assert site.raw.hexists(site.hash, "UTC 0 3 * * *")
 
 
 # -- versions -----------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from motia_redis import step
 from motia_redis._worker.entries import StreamEntry
 from motia_redis._worker.matching import Matcher, MatchResult
 
-FAKE_STATE: Any = object()
+UNUSED_STATE: Any = object()
 ENTRY = StreamEntry(b"events", "1-0", {b"type": b"state:created", b"scope": b"users", b"key": b"ann", b"new": b"1"})
 
 
@@ -32,8 +32,8 @@ MESSAGE = StreamEntry(b"events", "1-0", {b"type": b"topic", b"topic": b"mail", b
 @pytest.mark.parametrize("entry", [ENTRY, MESSAGE], ids=["change", "message"])
 def test_entry_without_a_condition_is_matched_once_for_all_attempts(entry: StreamEntry) -> None:
     matching = matcher(None)
-    assert matching.match_when_read(entry, FAKE_STATE) is MatchResult.MATCHED
-    assert [matching.prepare(entry, FAKE_STATE, "0" * 32, attempt).ctx.trigger.attempt for attempt in (1, 2)] == [1, 2]
+    assert matching.match_when_read(entry, UNUSED_STATE) is MatchResult.MATCHED
+    assert [matching.prepare(entry, UNUSED_STATE, "0" * 32, attempt).ctx.trigger.attempt for attempt in (1, 2)] == [1, 2]
 
 
 def test_trigger_without_a_condition_behind_one_with_a_condition_is_asked_in_turn() -> None:
@@ -43,9 +43,9 @@ def test_trigger_without_a_condition_behind_one_with_a_condition_is_asked_in_tur
         raise AssertionError
 
     first = Matcher(step({"name": "S", "triggers": [state_trigger(), state_trigger(later)]}).handle(handler))
-    assert first.match_when_read(ENTRY, FAKE_STATE) is MatchResult.MATCHED
+    assert first.match_when_read(ENTRY, UNUSED_STATE) is MatchResult.MATCHED
     last = Matcher(step({"name": "S", "triggers": [state_trigger(later), state_trigger()]}).handle(handler))
-    assert last.match_when_read(ENTRY, FAKE_STATE) is MatchResult.DEFERRED
+    assert last.match_when_read(ENTRY, UNUSED_STATE) is MatchResult.DEFERRED
 
 
 ERRORS = [Panic(), GeneratorExit(), KeyboardInterrupt(), SystemExit(1), StopIteration(), asyncio.CancelledError(), ValueError()]
@@ -65,10 +65,10 @@ async def test_condition_that_raises_defers_the_match_and_fails_the_attempt(erro
             raise error
 
     condition: Any = {"sync": sync, "async": on_loop, "no bool": lambda change: Answer()}[kind]
-    assert matcher(condition).match_when_read(ENTRY, FAKE_STATE) is MatchResult.DEFERRED
+    assert matcher(condition).match_when_read(ENTRY, UNUSED_STATE) is MatchResult.DEFERRED
     raised: BaseException | None = None
     try:  # a plain `try`, because the exception must come out of the `await`
-        await matcher(condition).match(ENTRY, FAKE_STATE, "0" * 32, 1)
+        await matcher(condition).match(ENTRY, UNUSED_STATE, "0" * 32, 1)
     except BaseException as caught:  # noqa: BLE001
         raised = caught
     assert raised is not None
@@ -84,7 +84,7 @@ async def test_cancellation_of_the_attempt_reaches_an_async_condition() -> None:
         await asyncio.Event().wait()
         return True
 
-    task = asyncio.create_task(matcher(waits).match(ENTRY, FAKE_STATE, "0" * 32, 1))
+    task = asyncio.create_task(matcher(waits).match(ENTRY, UNUSED_STATE, "0" * 32, 1))
     await began.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

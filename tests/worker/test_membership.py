@@ -48,5 +48,14 @@ def test_wants_tell_which_entries_and_streams_a_version_wants() -> None:
     assert not wants.match({b"type": b"state:created", b"scope": b"users", b"key": b"bob"})
     assert not wants.match({b"type": b"topic", b"topic": b"other"})
     stream = keyspace.state_keys(b"users", b"ann").events
+    timed = Wants(states=(), topics=("mail",), schedules=(("Report", "UTC 0 3 * * *"),))
+    assert Wants.decode(orjson.loads(orjson.dumps(timed.encode()))) == timed
+    for broken in (None, "x", [1], [["Report"]], [["Report", 1]]):
+        assert Wants.decode({"states": [], "topics": [], "schedules": broken}) is None
+    assert timed.match({b"type": b"cron", b"schedule": b"UTC 0 3 * * *"})
+    assert not timed.match({b"type": b"cron", b"schedule": b"UTC 0 4 * * *"})
+    assert not wants.match({b"type": b"cron", b"schedule": b"UTC 0 3 * * *"})
+    assert timed.within(keyspace, keyspace.cron("Report")) == Wants((), (), (("Report", "UTC 0 3 * * *"),))
+    assert keyspace.cron("Report") in timed.streams(keyspace)
     assert stream in wants.streams(keyspace)
     assert wants.within(keyspace, stream) == Wants(states=(("users", "ann"),), topics=())
