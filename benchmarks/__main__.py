@@ -67,6 +67,7 @@ PARTS = (
     Part("together", 35, 10),
     Part("time", 240, 30),
     Part("watch", 80, 25),
+    Part("sync", 60, 10),
 )
 
 

@@ -54,6 +54,7 @@ class Session:
     settings: Settings
     closing: list[Callable[[], Awaitable[None]]] = field(default_factory=list)  #: what ends before the connections are closed
     feed: Feed | None = None  #: what the watches of the event loop read, once there was one
+    is_over: bool = False  #: it was closed, or refused because of its layout; threads look at it
     losses: int = 0  #: connections that had ended when the layout was last checked; another number: check it again
 
 
@@ -162,6 +163,8 @@ class Sessions:
         if (slot := self._slots.get(loop)) is not None:
             async with slot.lock:
                 session = slot.session or slot.refused
+                if session is not None:
+                    session.is_over = True
                 slot.session = slot.refused = None
                 if self._slots.get(loop) is slot:
                     del self._slots[loop]
@@ -183,6 +186,8 @@ class Sessions:
         except LayoutMismatch as error:
             for slot in tuple(self._slots.values()):
                 slot.refusal = error
+                if slot.session is not None:
+                    slot.session.is_over = True
                 slot.refused, slot.session = slot.session or slot.refused, None
             raise
         session.losses = losses
@@ -303,6 +308,7 @@ async def _close_with_loop(
         session = slot and (slot.session or slot.refused)
         if owner is not None and session and session.router is router:
             owner._slots.pop(loop, None)
+            session.is_over = True
         for end in closing:
             await end()
         await router.aclose()

@@ -12,8 +12,10 @@ import dataclasses
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast
 
+import hiredis
+import orjson
 from redis.exceptions import RedisError
 
 from motia_redis._scripts import error_codes
@@ -57,14 +59,8 @@ class _DirectRouter:
     def __init__(self, router: Router, connection: BlockingConnection) -> None:
         self.connection = connection
         self._router = router
-        self._losses = router.losses
         self._large: set[Any] = set()  # keys with large values, which would delay the calls of others
         self.hashes: dict[str, bytes] = {}  #: of scopes that were read: the names of the hashes of values
-
-    @property
-    def is_usable(self) -> bool:
-        """Return whether no connection was lost since: otherwise the server may be another one, or without its data."""
-        return not self.connection.is_broken and self._losses == self._router.losses
 
     @property
     def functions(self) -> Any:
@@ -101,7 +97,8 @@ class _DirectRouter:
         """Return the reply of HGET, or MISSED: run the call in another way."""
         if values in self._large:
             return MISSED
-        reply = self.connection.send(pack(("HGET", values, key)))
+        command: Any = ("HGET", values, key)
+        reply = self.connection.send(hiredis.pack_command(command))
         return reply if reply is None or (type(reply) is bytes and len(reply) < LARGE) else MISSED
 
     async def pipeline(self, key: bytes | str, commands: Sequence[Sequence[Any]]) -> list[Any]:
@@ -133,6 +130,7 @@ class _DirectRetries(Retries):
         if ours is None:
             return loop_thread.run(str(subject), self._retries.run, subject, call, is_mutation=is_mutation)
         began = time.monotonic()
+        ours.session.settings = ours.of_loop.settings
         try:
             return await call(ours.session, FIRST)
         except _Elsewhere:
@@ -162,14 +160,15 @@ class _DirectRetries(Retries):
 
     def current(self) -> _Ours | None:
         """Return the session for threads, or None: the call is left to the loop."""
+        ours = self._ours
+        if ours is not None and not (ours.of_loop.is_over or ours.connection.is_broken):
+            losses = ours.of_loop.router.losses  # after a loss the server may be another one, or without its data
+            if losses == ours.losses and losses == ours.of_loop.losses:
+                return ours
         thread = loop_thread.running()
         of_loop = None if thread is None else self._sessions.of(thread.loop)
         if of_loop is None or of_loop.losses != of_loop.router.losses:  # the loop connects, or looks at the layout
             return None
-        ours = self._ours
-        if ours is not None and ours.of_loop is of_loop and ours.router.is_usable:
-            ours.session.settings = of_loop.settings
-            return ours
         if self._is_possible and time.monotonic() >= self._next_opening and self._opening.acquire(blocking=False):
             try:
                 return self._open(of_loop)
@@ -189,27 +188,31 @@ class _DirectRetries(Retries):
             return None
         self._next_opening = 0.0
         router = _DirectRouter(of_loop.router, connection)
-        self._ours = _Ours(of_loop, router, dataclasses.replace(of_loop, router=cast("Router", router)))
+        session = dataclasses.replace(of_loop, router=cast("Router", router))
+        self._ours = _Ours(of_loop, of_loop.losses, router, connection, session)
         return self._ours
 
     def close(self) -> None:
         """Close the connection. The next call opens another one."""
         ours, self._ours = self._ours, None
         if ours is not None:
-            ours.router.connection.close()
+            ours.connection.close()
 
     def abandon(self) -> None:
         """Give up the connection, in a forked child or at exit."""
         ours, self._ours = self._ours, None
         if ours is not None:
-            ours.router.connection.abandon()
+            ours.connection.abandon()
 
 
-class _Ours(NamedTuple):
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Ours:
     """What threads use."""
 
     of_loop: Session  #: the session of the event loop
+    losses: int  #: of connections of the loop, when this one was opened
     router: _DirectRouter
+    connection: BlockingConnection
     session: Session  #: the same, with that router
 
 
@@ -229,7 +232,7 @@ class DirectState(manager.StateManager):
         self._mutations = Mutations(self._retries, self.limits, self.durability, self._idempotency_seconds)
 
     def read(self, scope: str, key: str) -> Any | None:
-        """Return what `get` returns. It is `get` without a coroutine, which would take longer than all the rest."""
+        """Return what `get` returns, without a type: it is `get` without a coroutine, which would take as long again."""
         loop_thread.refuse_inside_loop("get")
         ours = self._retries.current()
         if ours is None:
@@ -250,7 +253,12 @@ class DirectState(manager.StateManager):
             text = self._retries.go_on(Subject(scope, key), read_again, began, ours, failure)
         if text is MISSED:
             return drive("get", self.get, scope, key)
-        return None if text is None or expiry.is_expired(text) else self._coder.decode(text, subject=Subject(scope, key))
+        if text is None or expiry.is_expired(text):
+            return None
+        try:
+            return orjson.loads(text)
+        except orjson.JSONDecodeError:
+            return self._coder.decode(text, subject=Subject(scope, key))  # which raises
 
     def drop(self) -> None:
         """Close the connection of the threads. The next call opens another one."""

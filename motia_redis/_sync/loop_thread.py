@@ -26,6 +26,9 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 _END_SECONDS = 5.0  # for what runs in the loop to end, when the process exits
+#: How calls that are not awaited are written with the async manager.
+_ASYNC_FORMS = {"scan": "async for item in", **dict.fromkeys(("transaction", "watch", "mirror"), "async with")}
+_CANCELLED = "was cancelled: if it makes changes, they may have been made, or may be still"
 _CANCEL_SECONDS = 1.0  # for a call to end whose thread was interrupted
 
 
@@ -245,9 +248,10 @@ def refuse_inside_loop(name: str) -> None:
         asyncio.get_running_loop()
     except RuntimeError:
         return
+    form = _ASYNC_FORMS.get(name, "await")
     raise EventLoopRunning(
         f"{name} of motia_redis.sync: an event loop runs in this thread, and the call would stop it: use "
-        f"`await state.{name}(...)` with motia_redis.StateManager, or call it in a thread, as by asyncio.to_thread()"
+        f"`{form} state.{name}(...)` with motia_redis.StateManager, or call it in a thread, as by asyncio.to_thread()"
     )
 
 
@@ -280,9 +284,9 @@ def _started(name: str) -> LoopThread:
 
 def note_interrupt(name: str, error: BaseException) -> None:
     """Say in what has interrupted a call that it may have had effects."""
-    note = f"{name} was cancelled: if it makes changes, they may have been made, or may be still"
-    if not isinstance(error, StateUnavailable) and note not in getattr(error, "__notes__", ()):
-        error.add_note(note)
+    notes = getattr(error, "__notes__", ())
+    if not isinstance(error, StateUnavailable) and not any(note.endswith(_CANCELLED) for note in notes):
+        error.add_note(f"{name} {_CANCELLED}")
 
 
 def on_fork(renew: Callable[[], object]) -> None:

@@ -34,15 +34,15 @@ _Pushed: Final = hiredis.PushNotification
 class _Turn:
     """A thread that queues with its command."""
 
-    __slots__ = ("data", "error", "is_gone", "leads", "next", "reply", "wake")
+    # Of the class, because that costs less than slots that are set.
+    reply: Any = None
+    error: Exception | None = None
+    leads = False
+    is_gone = False  # it was interrupted
+    next: _Turn | None = None  # whom to wake next
 
     def __init__(self, data: bytes) -> None:
         self.data = data
-        self.reply: Any = None
-        self.error: Exception | None = None
-        self.leads = False
-        self.is_gone = False  # it was interrupted
-        self.next: _Turn | None = None  # whom to wake next
         self.wake = threading.Lock()  # released when there is a reply or an error, or the thread leads
         self.wake.acquire()
 
@@ -118,6 +118,7 @@ class BlockingConnection:
         if has_lead:
             self._end_queue(NotSent("the connection was closed"))
             self._lead.release()
+            self._appoint()  # who has come since finds that it is broken
 
     def abandon(self) -> None:
         """Close the socket of a forked child, where locks may be held by threads that it does not have."""
@@ -143,6 +144,7 @@ class BlockingConnection:
             _fail(turns, lost)
             self._end_queue(NotSent(str(lost)))
             self._lead.release()
+            self._appoint()  # who has come since finds that it is broken
             raise
         self._lead.release()
         if queue:

@@ -29,6 +29,9 @@ async def main():
         print(await state.update("users", "ann", [{"op": "add", "path": "/tags/-", "value": 9007199254740993}]))
         await state.clear("users")
 asyncio.run(main())
+from motia_redis import sync
+with sync.StateManager(sys.argv[1], namespace="wheel") as state:
+    assert state.count("users") == 0
 """
 
 

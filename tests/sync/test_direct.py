@@ -189,6 +189,15 @@ def test_closed_manager_leaves_no_connection(server: RedisServer, namespace: str
     wait_until(lambda: len(raw.client_list()) == before, "all connections are closed")
 
 
+def test_dropped_manager_leaves_no_connection(server: RedisServer, namespace: str, raw: redis.Redis) -> None:
+    before = len(raw.client_list())
+    state = StateManager(server.url, namespace=namespace)
+    state.set("a", "key", 1)
+    assert state.get("a", "key") == 1
+    del state
+    wait_until(lambda: len(raw.client_list()) == before, "all connections are closed")
+
+
 def test_calls_while_the_manager_is_closed_again_and_again(state: StateManager) -> None:
     is_over = threading.Event()
 

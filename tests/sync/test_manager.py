@@ -243,6 +243,10 @@ async def test_call_inside_a_running_loop_names_the_async_way(state: StateManage
         EventLoopRunning, match=r"await state\.get\(\.\.\.\)` with motia_redis\.StateManager, .* asyncio.to_thread"
     ):
         state.get("a", "key")
+    with pytest.raises(EventLoopRunning, match=r"async with state\.transaction\(\.\.\.\)`"), state.transaction():
+        pass
+    with pytest.raises(EventLoopRunning, match=r"async for item in state\.scan\(\.\.\.\)`"):
+        next(state.scan("a"))
     for misuse in (
         lambda: state.set("a", "key", 1),
         lambda: list(state.scan("a")),

@@ -39,6 +39,7 @@ SHORT_RUNS = {
     "together": ["--quick", "--rounds", "1"],
     "time": ["--quick", "--divide", "400"],
     "watch": ["--quick", "--rounds", "1"],
+    "sync": ["--quick", "--rounds", "1"],
 }
 BROKEN = ("coredis", "glide")
 
@@ -124,6 +125,7 @@ def test_triggers_without_rivals_measures_ours_and_the_bare_loop(runs: Runs) -> 
         ("time", "| values: 250 at the same time | 250 |"),
         ("watch", "| watchers of a scope | deliveries a second |"),
         ("watch", "| object | redis-py, HGET |"),
+        ("sync", "| get | 64 | redis-py, orjson |"),
     ],
 )
 def test_program_prints_its_tables(runs: Runs, name: str, line: str) -> None:
