@@ -609,6 +609,26 @@ async def test_full_server_goes_on_to_fire_times(tmp_path: Path, namespace: str)
                     await recorder.wait(minute)
 
 
+async def test_redis_that_lost_its_data_fires_again(tmp_path: Path, namespace: str) -> None:
+    import redis
+
+    with RedisServer(tmp_path) as server, redis.Redis.from_url(server.url) as raw:
+        async with StateManager(server.url, namespace=namespace) as state:
+            site = Site(state, raw, await state.connect())
+            await set_namespace_time(state, START)
+            recorder = Recorder()
+            async with working(state, record(recorder, cron(DAILY))):
+                await site.wait_for_next(AT_THREE)
+                await wait_until_held(state)
+                raw.flushall()
+                await set_namespace_time(state, AT_THREE + timedelta(hours=1))
+                await site.wait_for_next(AT_THREE + DAY)
+                await until_holds(lambda: bool(raw.exists(site.stream)), "the group is there again")
+                await site.pass_by(AT_THREE + DAY + timedelta(seconds=5), expected=1)
+                await recorder.wait(1)
+            assert [each.scheduled_at for each in recorder.inputs] == [AT_THREE + DAY]
+
+
 async def test_status_says_when_a_schedule_is_next(state: StateManager, site: Site) -> None:
     async with working(state, record(Recorder(), cron(DAILY), cron("0 5 * * *", timezone="Europe/Berlin"))):
         await wait_until_held(state)
