@@ -8,6 +8,7 @@ from motia_redis._steps.http_options import QueryParam
 from motia_redis._steps.inputs import ApiRequest, ApiResponse, CronTriggerInput, StateTriggerInput
 from motia_redis._steps.loading import load_application
 from motia_redis._steps.logs import logger
+from motia_redis._steps.multi_trigger import multi_trigger_step
 from motia_redis._steps.triggers import api, cron, http, queue, state
 from motia_redis._store.expiry import KEEP
 from motia_redis._store.keyspace import Layout
@@ -43,6 +44,7 @@ __all__ = [
     "http",
     "load_application",
     "logger",
+    "multi_trigger_step",
     "queue",
     "state",
     "stateManager",
