@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import FrameType
 
+    from motia_redis._store.codec import Coder
     from motia_redis._sync.manager import StateManager as SyncStateManager
 
 _log = logging.getLogger(LOGGER_NAME)
@@ -119,6 +120,9 @@ class _GlobalStateManager(StateManager):
         plain = object.__new__(StateManager)
         vars(plain).update(vars(self))
         return plain
+
+    def _with_coder(self, coder: Coder[Any]) -> Any:
+        return self.plain._with_coder(coder)
 
     @property
     def for_threads(self) -> SyncStateManager:

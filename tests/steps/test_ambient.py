@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -128,3 +129,14 @@ def test_asyncio_run_needs_a_coroutine_function() -> None:
 async def test_wrong_messages_are_errors_at_once() -> None:
     with pytest.raises(StepError, match="enqueue takes a dict"):
         enqueue({"topic": "t"})
+
+
+@dataclass
+class Todo:
+    text: str
+
+
+async def test_typed_scope_keeps_its_type_when_the_manager_has_been_used() -> None:
+    await stateManager.set("todo", "1", {"text": "milk"})
+    assert await stateManager.scope("todo", Todo).get("1") == Todo("milk")
+    await stateManager.close()
