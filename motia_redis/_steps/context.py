@@ -40,7 +40,7 @@ class TriggerInfo:
     """Describe the trigger that fired the handler.
 
     An `http` trigger has `method` and `path`, the route as the step declares it. A `state` trigger has `scope`, `key`,
-    `event_type` and `revision`. A `queue` trigger has `topic` and `message_id`. A `cron` trigger has `expression`, as its five
+    `event_type` and `revision`. A `queue` trigger has `topic` and `message_id`. A `cron` trigger has `expression`, as its
     fields, and `timezone`. A `stream` trigger has `stream`, `group`, `key` (the item), `event_type` and `revision`. All but
     `http` have `attempt` as well: 1 the first time, and one more with each retry. Fields that do not apply are None. `index` is
     the trigger's place among those of the step, from 0; None if that is not known.

@@ -106,7 +106,7 @@ class CronTriggerInput(Model):
 
     `scheduled_at` is the time of the expression, and `fired_at` when it fired, by the clock of the Redis server; the handler may
     run later. Both are local times of the trigger's time zone, with its offset from UTC then, and both stay the same in a retry.
-    `expression` and `timezone` are those of the trigger, the expression as its five fields.
+    `expression` and `timezone` are those of the trigger, the expression as its fields.
     """
 
     scheduled_at: datetime

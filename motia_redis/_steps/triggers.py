@@ -316,7 +316,7 @@ def cron(
 
     Arguments:
         expression: minute, hour, day of month, month and day of week, as for Debian's cron, such as `*/5 * * * *` and
-            `30 8 * * MON-FRI`; or `@hourly`, `@daily`, `@weekly`, `@monthly` or `@yearly`.
+            `30 8 * * MON-FRI`; or `@hourly`, `@daily`, `@weekly`, `@monthly` or `@yearly`. Six fields begin with the second.
         timezone: the IANA name of the time zone of the expression, such as `Europe/Berlin`.
         missed: what happens when no worker has run, or Redis was away, at times of the expression. A time that is late by up to
             60 s was not missed. "once": the latest of the times fires, once for all of them. "skip": none does.

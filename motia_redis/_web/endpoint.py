@@ -148,8 +148,9 @@ class Endpoint:
             state=self._state,
             logger=logger,
             trace_id=trace_id,
-            trigger=TriggerInfo(type="http", method=trigger.method, path=trigger.path),
+            trigger=TriggerInfo(type="http", index=route.index, method=trigger.method, path=trigger.path),
             step_name=step.name,
+            input_value=request,
         )
         with running_step(step.name):
             try:

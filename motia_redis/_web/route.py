@@ -29,6 +29,7 @@ class Route:
         self.trigger = trigger
         self.step = step
         self.segments = trigger.segments
+        self.index = next(index for index, each in enumerate(step.triggers) if each is trigger)
         self._validation = Validation(trigger)
         self._is_plain = trigger.condition is None and not trigger.middleware and not self._validation.checks_requests
 

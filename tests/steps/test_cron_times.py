@@ -68,9 +68,11 @@ def test_expression_of_debians_cron_is_accepted(expression: str) -> None:
         ("", "has five fields"),
         ("@reboot", "knows the names @hourly, @daily.* not '@reboot'"),
         ("@ daily", "knows the names"),
-        ("0 */5 * * * *", "6 fields.* without seconds and year: write '\\*/5 \\* \\* \\* \\*'$"),
-        ("0 0 9 * * 2 *", "7 fields.* write '0 9 \\* \\* 2'; weekdays count from 0 for Sunday here"),
-        ("*/10 * * * * *", "6 fields.* the shortest period is a minute, so write '\\* \\* \\* \\* \\*', or let a message"),
+        ("0 0 9 * * 2 *", "must be SUN to SAT: with seconds, Motia counts them from 1 for Sunday"),
+        ("0 9 * * * 1-5", "must be SUN to SAT"),
+        ("60 * * * * *", "the second of a cron trigger must be 0 to 59"),
+        ("0 0 9 * * * 2027", "a cron expression has five fields"),
+        ("* * * * * * * *", "a cron expression has five fields"),
         ("* " * 200, "at most 256 characters, not 400"),
         (5, "must be text such as '\\*/5 \\* \\* \\* \\*', not 5"),
         (None, "must be text"),
@@ -101,6 +103,16 @@ def test_one_schedule_has_one_name_however_it_is_written() -> None:
     assert cron("@daily").schedule == cron("0 0 * * *").schedule == "UTC 0 0 * * *"
     assert cron("@daily", timezone=BERLIN).schedule == "Europe/Berlin 0 0 * * *"
     assert {canonical(fields) for fields in NAMES.values()} == set(NAMES.values())
+
+
+def test_seconds_come_first_and_a_year_last_as_motia_writes_them() -> None:
+    assert canonical("0 2 * * * *") == canonical("00 2 * * * * *") == canonical("2 * * * *") == "2 * * * *"
+    assert canonical("*/5 * * * * *") == canonical("*/5 * * * * * *") == "*/5 * * * * *"
+    assert expression_problem("0 0 9 * * mon-fri *") is None
+    times = Times("*/5 * * * * *", zone_of("UTC"))
+    start = at("2026-05-01 00:00")
+    assert [times.after(start), times.after(start + 5000)] == [start + 5000, start + 10_000]
+    assert times.last(start + 5000, start + 3_600_000 + 4999) == start + 3_600_000
 
 
 # -- summer time ---------------------------------------------------------------------------------------------------------------
