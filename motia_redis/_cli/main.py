@@ -127,7 +127,7 @@ def run(**options: Any) -> None:
 @_common
 @_http
 def serve(**options: Any) -> None:
-    """Serve HTTP only. State, queue and cron triggers fire in `worker` processes.
+    """Serve HTTP only. State, queue, cron and stream triggers fire in `worker` processes.
 
     \b
     Example:
@@ -140,7 +140,7 @@ def serve(**options: Any) -> None:
 @_common
 @_consumption
 def worker(**options: Any) -> None:
-    """Run a worker: fire state, queue and cron triggers, without HTTP. Any number of workers may run.
+    """Run a worker: fire state, queue, cron and stream triggers, without HTTP. Any number of workers may run.
 
     \b
     Example:

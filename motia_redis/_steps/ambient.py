@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import FrameType
 
+    from motia_redis._store.codec import Coder
     from motia_redis._sync.manager import StateManager as SyncStateManager
 
 _log = logging.getLogger(LOGGER_NAME)
@@ -100,7 +101,7 @@ def _is_in_loop() -> bool:
     return True
 
 
-def _answer(call: str, start: Callable[[], Any], run: Callable[[], Any], frame: FrameType) -> Any:
+def answer(call: str, start: Callable[[], Any], run: Callable[[], Any], frame: FrameType) -> Any:
     """Return what `start` returns where an event loop runs, and what `run` returns where none does."""
     if not _is_in_loop():
         return run()
@@ -110,7 +111,7 @@ def _answer(call: str, start: Callable[[], Any], run: Callable[[], Any], frame: 
     return Pending(call, started, frame) if inspect.iscoroutine(started) else started
 
 
-class _GlobalStateManager(StateManager):
+class GlobalStateManager(StateManager):
     """The manager whose calls answer in both ways."""
 
     @functools.cached_property
@@ -119,6 +120,9 @@ class _GlobalStateManager(StateManager):
         plain = object.__new__(StateManager)
         vars(plain).update(vars(self))
         return plain
+
+    def _with_coder(self, coder: Coder[Any]) -> Any:
+        return self.plain._with_coder(coder)
 
     @property
     def for_threads(self) -> SyncStateManager:
@@ -133,8 +137,8 @@ def _in_both_ways(name: str) -> Callable[..., Any]:
     call_name = f"stateManager.{name}"
 
     @functools.wraps(method)
-    def call(self: _GlobalStateManager, *args: Any, **kwargs: Any) -> Any:
-        return _answer(
+    def call(self: GlobalStateManager, *args: Any, **kwargs: Any) -> Any:
+        return answer(
             call_name,
             lambda: getattr(self.plain, name)(*args, **kwargs),
             lambda: getattr(self.for_threads, name)(*args, **kwargs),
@@ -146,10 +150,10 @@ def _in_both_ways(name: str) -> Callable[..., Any]:
 
 for _name, _member in inspect.getmembers(StateManager, inspect.isfunction):
     if not _name.startswith("_") and _name not in _AS_THEY_ARE:
-        setattr(_GlobalStateManager, _name, _in_both_ways(_name))
+        setattr(GlobalStateManager, _name, _in_both_ways(_name))
 
 #: The global instance. It needs no set-up.
-stateManager: StateManager = _GlobalStateManager()  # noqa: N816  # Motia's name
+stateManager: StateManager = GlobalStateManager()  # noqa: N816  # Motia's name
 #: The same instance under the name that PEP 8 asks for.
 state_manager: StateManager = stateManager
 
@@ -164,10 +168,10 @@ def enqueue(
     """
     topic, data, key = parse_message(message)
     manager: Any = stateManager
-    answer: Coroutine[Any, Any, str] = _answer(
+    sent: Coroutine[Any, Any, str] = answer(
         "enqueue",
         lambda: manager.plain.enqueue(topic, data, key=key, delay=delay, at=at),
         lambda: manager.for_threads.enqueue(topic, data, key=key, delay=delay, at=at),
         sys._getframe(1),
     )
-    return answer
+    return sent

@@ -13,6 +13,7 @@ from motia_redis._steps.definitions import Step, StepDefinition
 from motia_redis.errors import StepError
 
 if TYPE_CHECKING:
+    from motia_redis._steps.stream_triggers import StreamTrigger
     from motia_redis._steps.triggers import CronTrigger, HttpTrigger, QueueTrigger, StateTrigger
 
 
@@ -63,14 +64,19 @@ class Application:
         return tuple((trigger, step) for step in self.steps for trigger in step.cron_triggers)
 
     @cached_property
+    def stream_subscriptions(self) -> tuple[tuple[StreamTrigger, Step], ...]:
+        """Every stream trigger with its step."""
+        return tuple((trigger, step) for step in self.steps for trigger in step.stream_triggers)
+
+    @cached_property
     def http_steps(self) -> tuple[Step, ...]:
         """The steps with an HTTP trigger."""
         return tuple(step for step in self.steps if step.http_triggers)
 
     @cached_property
     def worker_steps(self) -> tuple[Step, ...]:
-        """The steps that a worker consumes for: those with a state, queue or cron trigger."""
-        return tuple(step for step in self.steps if step.state_triggers or step.queue_triggers or step.cron_triggers)
+        """The steps that a worker consumes for: those with a trigger that is no HTTP trigger."""
+        return tuple(step for step in self.steps if len(step.triggers) > len(step.http_triggers))
 
 
 def _place(step: Step) -> str:
