@@ -74,8 +74,10 @@ def test_all_problems_are_shown_with_file_and_line(tmp_path: Path) -> None:
     places = "a_step.py:6 and b_step.py:6"
     assert [line for line in done.stdout.splitlines() if line.startswith("problem: ")] == [
         "problem: c_step.py:1: ModuleNotFoundError: No module named 'nothing_of_the_kind'",
-        "problem: d_step.py:3: StepError: step 'D': 3 is no trigger; accepted are "
-        "http(...), state(...), queue(...), cron(...) or stream(...)",
+        (
+            "problem: d_step.py:3: StepError: step 'D': 3 is no trigger; accepted are "
+            "http(...), state(...), queue(...), cron(...) or stream(...)"
+        ),
         "problem: e_step.py: step 'E': 'subscribes' is a key of Motia 0.x; write 'triggers': [queue(topic)] for each topic",
         "problem: f_step.py: no step in it; a step is a module-level `step({...})`, or `config` and `handler`",
         "problem: no such file or folder: nowhere.py",
