@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from motia_redis._cli.check import check
 from motia_redis._cli.dead import dead
 from motia_redis._cli.options import connection_options, stack
 from motia_redis._cli.scheduled import scheduled
@@ -96,16 +97,17 @@ _consumption = stack(
 def main() -> None:
     """Run steps on shared state in Redis.
 
-    APP is a Python file, a folder of *_step.py files, or a module. More than one may be given.
+    APP is a Python file, a folder of *_step.py and *.step.py files, or a module. More than one may be given.
 
     \b
     Example:
+      motia-redis check examples/users.py
       motia-redis run examples/users.py --redis redis://localhost:6379/0
       motia-redis status --redis redis://localhost:6379/0
     """  # noqa: D301 - \b is click's mark for a paragraph that must not be wrapped
 
 
-for _command in (status, doctor, settings, dead, steps, scheduled):
+for _command in (check, status, doctor, settings, dead, steps, scheduled):
     main.add_command(_command)
 
 
