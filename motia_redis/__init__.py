@@ -9,6 +9,8 @@ from motia_redis._steps.inputs import ApiRequest, ApiResponse, CronTriggerInput,
 from motia_redis._steps.loading import load_application
 from motia_redis._steps.logs import logger
 from motia_redis._steps.multi_trigger import multi_trigger_step
+from motia_redis._steps.stream_triggers import StreamTriggerInput, stream
+from motia_redis._steps.streams import Stream
 from motia_redis._steps.triggers import api, cron, http, queue, state
 from motia_redis._store.expiry import KEEP
 from motia_redis._store.keyspace import Layout
@@ -33,6 +35,8 @@ __all__ = [
     "Retention",
     "StateManager",
     "StateTriggerInput",
+    "Stream",
+    "StreamTriggerInput",
     "SyncFlowContext",
     "TriggerInfo",
     "Worker",
@@ -50,4 +54,5 @@ __all__ = [
     "stateManager",
     "state_manager",
     "step",
+    "stream",
 ]

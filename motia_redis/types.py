@@ -3,9 +3,10 @@
 from motia_redis._steps.context import TriggerType
 from motia_redis._steps.definitions import Step, StepConfig, StepDefinition
 from motia_redis._steps.http_options import ApiCondition, ApiMiddleware
-from motia_redis._steps.inputs import StateEventType
+from motia_redis._steps.inputs import StateEventType, StreamEventType
 from motia_redis._steps.logs import Logger
 from motia_redis._steps.multi_trigger import MultiTriggerStepBuilder
+from motia_redis._steps.stream_triggers import StreamCondition, StreamEvent, StreamTrigger
 from motia_redis._steps.triggers import (
     Condition,
     CronTrigger,
@@ -19,6 +20,7 @@ from motia_redis._steps.triggers import (
 from motia_redis._store.events import DeleteReason, TransactionInfo
 from motia_redis._store.expiry import Keep, Ttl
 from motia_redis._store.mirror import Mirror
+from motia_redis._store.stream_groups import StreamGroup
 from motia_redis._store.transactions import Transaction
 from motia_redis._store.typed_scopes import TypedScope
 from motia_redis._store.types import (
@@ -79,6 +81,11 @@ __all__ = [
     "Step",
     "StepConfig",
     "StepDefinition",
+    "StreamCondition",
+    "StreamEvent",
+    "StreamEventType",
+    "StreamGroup",
+    "StreamTrigger",
     "Synced",
     "Transaction",
     "TransactionInfo",

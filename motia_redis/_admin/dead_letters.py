@@ -12,8 +12,10 @@ from motia_redis._admin.connections import open_namespace
 from motia_redis._admin.merging import merge
 from motia_redis._scripts import administration
 from motia_redis._steps import events
+from motia_redis._steps.stream_triggers import decode_item_change
 from motia_redis._store import codec, effects
 from motia_redis._store.keyspace import is_cron
+from motia_redis._store.stream_groups import StreamGroup, scope_name
 from motia_redis.errors import DeadLetterMissing, StepMissing
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from motia_redis._steps.inputs import CronTriggerInput, StateTriggerInput
+    from motia_redis._steps.stream_triggers import StreamTriggerInput
     from motia_redis._store.keyspace import Keyspace
     from motia_redis._store.manager import StateManager
     from motia_redis._transport.router import Router
@@ -33,9 +36,9 @@ _ID = re.compile(r"(\d{1,5})/(\d{1,20}-\d{1,20})")
 class DeadLetter:
     """Describe one event or message that one step gave up on.
 
-    An event has `event_type`, `scope` and `key`. A message has `event_type` "topic", `topic`, and `key` if it was sent with one.
-    A time of a cron trigger has `event_type` "cron", and `schedule`: the time zone and the expression. All five are None if the
-    entry was trimmed before the step handled it.
+    An event has `event_type`, `scope` and `key`; for an item of a stream `scope` is a `StreamGroup`. A message has `event_type`
+    "topic", `topic`, and `key` if it was sent with one. A time of a cron trigger has `event_type` "cron", and `schedule`: the
+    time zone and the expression. All five are None if the entry was trimmed before the step handled it.
     """
 
     id: str  #: `<partition>/<entry id>`; unique for one step
@@ -62,6 +65,13 @@ class DeadLetter:
         if self.scope is None:
             raise DeadLetterMissing(f"dead letter {self.id} of step {self.step!r} holds no change")
         return events.decode_change(self.revision, self.fields)
+
+    @property
+    def item_change(self) -> StreamTriggerInput:
+        """Return the change of a stream's item, as a stream trigger gets it. Raises DeadLetterMissing, CorruptValue."""
+        if not isinstance(self.scope, StreamGroup):
+            raise DeadLetterMissing(f"dead letter {self.id} of step {self.step!r} holds no change of a stream's item")
+        return decode_item_change(self.revision, self.fields)
 
     @property
     def old_value(self) -> Any:
@@ -259,7 +269,7 @@ def _letter(place: _Place, entry_id: bytes, fields: Mapping[bytes, bytes]) -> De
         traceback=text(b"traceback") or "",
         trace_id=text(b"trace_id") or "",
         event_type=text(b"type"),
-        scope=text(b"scope"),
+        scope=None if (scope := text(b"scope")) is None else scope_name(scope),
         topic=text(b"topic"),
         key=text(b"key"),
         schedule=text(b"schedule"),

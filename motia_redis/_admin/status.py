@@ -34,6 +34,7 @@ class StepVersion:
     states: list[tuple[str | None, str | None]]  #: scope and key, each None = all
     topics: list[str]
     schedules: list[str]  #: of cron triggers: the time zone and the expression of each
+    items: list[tuple[str, str | None, str | None]]  #: stream, group and item of stream triggers, each of the latter None = all
     workers: int  #: live workers that run it
 
 
@@ -183,6 +184,7 @@ def _versions(step: str, known: Registry) -> list[StepVersion]:
             states=list(wants.states),
             topics=list(wants.topics),
             schedules=[schedule for _, schedule in wants.schedules],
+            items=list(wants.items),
             workers=counts[wants],
         )
         for wants in sorted(counts, key=repr)

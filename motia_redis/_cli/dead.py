@@ -74,10 +74,7 @@ def list_(*, redis_url: str | None, namespace: str, step: str | None, limit: int
                     letter.step,
                     letter.time.strftime("%Y-%m-%d %H:%M:%SZ"),
                     letter.event_type or "(trimmed)",
-                    plain(
-                        "/".join(part for part in (letter.scope or letter.topic or letter.schedule, letter.key) if part),
-                        _ERROR_WIDTH,
-                    ),
+                    plain(_subject(letter), _ERROR_WIDTH),
                     letter.attempts,
                     plain(f"{letter.error_type}: {letter.error_text}", _ERROR_WIDTH),
                 ]
@@ -123,7 +120,12 @@ def show(*, redis_url: str | None, namespace: str, id: str, step: str, as_json: 
 
 
 def _subject(letter: DeadLetter) -> str:
-    return "/".join(part for part in (letter.scope or letter.topic or letter.schedule, letter.key) if part)
+    from motia_redis._store.stream_groups import StreamGroup  # noqa: PLC0415 - slow
+
+    scope = letter.scope
+    if isinstance(scope, StreamGroup):
+        scope = f"stream {scope.stream}/{scope.group}"
+    return "/".join(part for part in (scope or letter.topic or letter.schedule, letter.key) if part)
 
 
 def _facts(letter: DeadLetter) -> dict[str, Any]:

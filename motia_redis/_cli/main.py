@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from motia_redis._cli.check import check
 from motia_redis._cli.dead import dead
 from motia_redis._cli.options import connection_options, stack
 from motia_redis._cli.scheduled import scheduled
@@ -96,16 +97,17 @@ _consumption = stack(
 def main() -> None:
     """Run steps on shared state in Redis.
 
-    APP is a Python file, a folder of *_step.py files, or a module. More than one may be given.
+    APP is a Python file, a folder of *_step.py and *.step.py files, or a module. More than one may be given.
 
     \b
     Example:
+      motia-redis check examples/users.py
       motia-redis run examples/users.py --redis redis://localhost:6379/0
       motia-redis status --redis redis://localhost:6379/0
     """  # noqa: D301 - \b is click's mark for a paragraph that must not be wrapped
 
 
-for _command in (status, doctor, settings, dead, steps, scheduled):
+for _command in (check, status, doctor, settings, dead, steps, scheduled):
     main.add_command(_command)
 
 
@@ -127,7 +129,7 @@ def run(**options: Any) -> None:
 @_common
 @_http
 def serve(**options: Any) -> None:
-    """Serve HTTP only. State, queue and cron triggers fire in `worker` processes.
+    """Serve HTTP only. State, queue, cron and stream triggers fire in `worker` processes.
 
     \b
     Example:
@@ -140,7 +142,7 @@ def serve(**options: Any) -> None:
 @_common
 @_consumption
 def worker(**options: Any) -> None:
-    """Run a worker: fire state, queue and cron triggers, without HTTP. Any number of workers may run.
+    """Run a worker: fire state, queue, cron and stream triggers, without HTTP. Any number of workers may run.
 
     \b
     Example:

@@ -105,6 +105,7 @@ def _print_versions(step: StepStatus) -> None:
         for version in step.versions:
             wants = [f"scope {scope or '*'}{f' key {key}' if key else ''}" for scope, key in version.states]
             wants += [f"topic {topic}" for topic in version.topics]
+            wants += [f"stream {'/'.join(part or '*' for part in items)}" for items in version.items]
             wants += [f"cron {schedule}" for schedule in version.schedules]
             click.echo("  " + plain(f"{step.name}: {counted(version.workers, 'worker')} of a version for {', '.join(wants)}"))
     if step.lanes_unwanted:

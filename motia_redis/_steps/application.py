@@ -13,6 +13,9 @@ from motia_redis._steps.definitions import Step, StepDefinition
 from motia_redis.errors import StepError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from motia_redis._steps.stream_triggers import StreamTrigger
     from motia_redis._steps.triggers import CronTrigger, HttpTrigger, QueueTrigger, StateTrigger
 
 
@@ -26,21 +29,10 @@ class Application:
     steps: tuple[Step, ...]
 
     def __post_init__(self) -> None:
-        names: dict[str, Step] = {}
-        routes: dict[object, Step] = {}
         for step in self.steps:
             _check_is_complete(step)
-            if other := names.get(step.name):
-                places = f"{_place(other)} and {_place(step)}"
-                raise StepError(f"two steps are named {step.name!r} ({places}); give each step a name of its own")
-            names[step.name] = step
-            for trigger in step.http_triggers:
-                if other := routes.get(trigger.shape):
-                    raise StepError(
-                        f"step {step.name!r}: {trigger} is a route of step {other.name!r} already"
-                        f" ({_place(other)} and {_place(step)}); remove one of the two"
-                    )
-                routes[trigger.shape] = step
+        for problem in application_problems(self.steps):
+            raise problem
 
     @cached_property
     def http_routes(self) -> tuple[tuple[HttpTrigger, Step], ...]:
@@ -63,17 +55,43 @@ class Application:
         return tuple((trigger, step) for step in self.steps for trigger in step.cron_triggers)
 
     @cached_property
+    def stream_subscriptions(self) -> tuple[tuple[StreamTrigger, Step], ...]:
+        """Every stream trigger with its step."""
+        return tuple((trigger, step) for step in self.steps for trigger in step.stream_triggers)
+
+    @cached_property
     def http_steps(self) -> tuple[Step, ...]:
         """The steps with an HTTP trigger."""
         return tuple(step for step in self.steps if step.http_triggers)
 
     @cached_property
     def worker_steps(self) -> tuple[Step, ...]:
-        """The steps that a worker consumes for: those with a state, queue or cron trigger."""
-        return tuple(step for step in self.steps if step.state_triggers or step.queue_triggers or step.cron_triggers)
+        """The steps that a worker consumes for: those with a trigger that is no HTTP trigger."""
+        return tuple(step for step in self.steps if len(step.triggers) > len(step.http_triggers))
 
 
-def _place(step: Step) -> str:
+def application_problems(steps: Iterable[Step]) -> list[StepError]:
+    """Return what is wrong with steps that are to be one application: two of one name, or of one HTTP route."""
+    problems: list[StepError] = []
+    names: dict[str, Step] = {}
+    routes: dict[object, Step] = {}
+    for step in steps:
+        if other := names.get(step.name):
+            places = f"{place_of(other)} and {place_of(step)}"
+            problems.append(StepError(f"two steps are named {step.name!r} ({places}); give each step a name of its own"))
+        names.setdefault(step.name, step)
+        for trigger in step.http_triggers:
+            if other := routes.get(trigger.shape):
+                places = f"{place_of(other)} and {place_of(step)}"
+                text = (
+                    f"step {step.name!r}: {trigger} is a route of step {other.name!r} already ({places}); remove one of the two"
+                )
+                problems.append(StepError(text))
+            routes.setdefault(trigger.shape, step)
+    return problems
+
+
+def place_of(step: Step) -> str:
     """Return file and line of a step's handler, or its module if it is no function."""
     handler: Any = step.handler
     while isinstance(handler, functools.partial):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     # Alone it means `FlowContext[Any]`. Python knows such defaults from 3.13 on; type checkers know them here.
     from typing_extensions import TypeVar
 
-    from motia_redis._steps.inputs import StateEventType
+    from motia_redis._steps.inputs import StateEventType, StreamEventType
     from motia_redis._steps.logs import Logger
     from motia_redis._store.manager import StateManager
     from motia_redis._sync.manager import StateManager as SyncStateManager
@@ -32,7 +32,7 @@ else:
 
 
 #: The kinds of triggers.
-TriggerType: TypeAlias = Literal["http", "state", "queue", "cron"]
+TriggerType: TypeAlias = Literal["http", "state", "queue", "cron", "stream"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +41,9 @@ class TriggerInfo:
 
     An `http` trigger has `method` and `path`, the route as the step declares it. A `state` trigger has `scope`, `key`,
     `event_type` and `revision`. A `queue` trigger has `topic` and `message_id`. A `cron` trigger has `expression`, as its
-    fields, and `timezone`. The latter three have `attempt` as well: 1 the first time, and one more with each retry. Fields that
-    do not apply are None. `index` is the trigger's place among those of the step, from 0; None if that is not known.
+    fields, and `timezone`. A `stream` trigger has `stream`, `group`, `key` (the item), `event_type` and `revision`. All but
+    `http` have `attempt` as well: 1 the first time, and one more with each retry. Fields that do not apply are None. `index` is
+    the trigger's place among those of the step, from 0; None if that is not known.
     """
 
     type: TriggerType
@@ -51,12 +52,14 @@ class TriggerInfo:
     path: str | None = None
     scope: str | None = None
     key: str | None = None
-    event_type: StateEventType | None = None
+    event_type: StateEventType | StreamEventType | None = None
     revision: str | None = None
     topic: str | None = None
     message_id: str | None = None
     expression: str | None = None
     timezone: str | None = None
+    stream: str | None = None
+    group: str | None = None
     attempt: int | None = None
 
 
@@ -96,6 +99,10 @@ class _Context(Generic[T]):
     def is_cron(self) -> bool:
         """Return whether a time of a cron trigger fired the handler."""
         return self.trigger.type == "cron"
+
+    def is_stream(self) -> bool:
+        """Return whether a change of a stream's item fired the handler."""
+        return self.trigger.type == "stream"
 
     def get_data(self) -> Any:
         """Return the body of a request, None for a cron trigger, and the input for every other trigger."""
@@ -140,9 +147,9 @@ class FlowContext(_Context[T]):
     async def match(self, handlers: Mapping[str, Callable[..., Any]]) -> Any:
         """Call the handler for the trigger that fired, and return its result: `await ctx.match({"queue": ..., "http": ...})`.
 
-        The names are those of the triggers: `http` (or `api`), `queue`, `state` and `cron`; `default` is for all others. A
-        handler is async or a plain function, and takes the input and this context, or the input, or nothing; that of `cron` takes
-        this context, or nothing. Raises StepError if there is none for the trigger.
+        The names are those of the triggers: `http` (or `api`), `queue`, `state`, `cron` and `stream`; `default` is for all
+        others. A handler is async or a plain function, and takes the input and this context, or the input, or nothing; that of
+        `cron` takes this context, or nothing. Raises StepError if there is none for the trigger.
         """
         handler, arguments = self._handler(handlers)
         result = handler(*arguments)

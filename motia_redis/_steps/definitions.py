@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Never, Required, TypeAlias, Type
 from motia_redis._steps.forms import old_key_problem, snake_case_keys, trigger_of
 from motia_redis._steps.invocation import check_function, is_async
 from motia_redis._steps.retrying import RetryPolicy, is_count, is_seconds
+from motia_redis._steps.stream_triggers import StreamTrigger
 from motia_redis._steps.triggers import CronTrigger, HttpTrigger, QueueTrigger, StateTrigger, Trigger
 from motia_redis.errors import StepError
 
@@ -29,7 +30,7 @@ MAX_NAME_LENGTH = 128
 
 #: Topics as text, or as dicts with `topic`, which Motia writes.
 Topics: TypeAlias = list[str] | tuple[str, ...] | list[dict[str, Any]]
-_ACCEPTED = "http(...), state(...), queue(...) or cron(...)"
+_ACCEPTED = "http(...), state(...), queue(...), cron(...) or stream(...)"
 
 # A name becomes part of Redis keys and a consumer group's name, and is read in one-line logs.
 _NAME = re.compile(r"[\w.\-:](?:[\w.\-: ]*[\w.\-:])?")
@@ -38,11 +39,11 @@ _NAME = re.compile(r"[\w.\-:](?:[\w.\-: ]*[\w.\-:])?")
 class StepConfig(TypedDict, total=False):
     """Describe a step: its triggers and how events are delivered to it.
 
-    The delivery options apply to state, queue and cron triggers. At run time names in camel case are accepted, too.
+    The delivery options apply to state, queue, cron and stream triggers. At run time names in camel case are accepted, too.
     """
 
     name: Required[str]  #: 1 to 128 letters, digits, `.`, `_`, `-`, `:` and inner spaces; unique in an application
-    triggers: Required[Sequence[Trigger | Mapping[str, Any]]]  #: http(...), state(...), queue(...), cron(...), or dicts of these
+    triggers: Required[Sequence[Trigger | Mapping[str, Any]]]  #: http(...), state(...), queue(...), cron(...), stream(...), dicts
     enqueues: Topics  #: topics that the handler sends messages to; for readers
     virtual_enqueues: Topics  #: the same for messages that something else sends; for readers
     virtual_subscribes: list[str] | tuple[str, ...]  #: topics that something else handles; for readers
@@ -90,6 +91,11 @@ class StepSettings:
     def cron_triggers(self) -> tuple[CronTrigger, ...]:
         """The cron triggers."""
         return tuple(trigger for trigger in self.triggers if isinstance(trigger, CronTrigger))
+
+    @property
+    def stream_triggers(self) -> tuple[StreamTrigger, ...]:
+        """The stream triggers."""
+        return tuple(trigger for trigger in self.triggers if isinstance(trigger, StreamTrigger))
 
     @property
     def retries(self) -> RetryPolicy:
@@ -203,7 +209,7 @@ _TOPICS = 'a list of topics, or of dicts {"topic": ...}'
 # What each key of a configuration accepts: the test and its wording. `name` and the triggers are tested further.
 _OPTIONS: dict[str, tuple[Callable[[object], bool], str]] = {
     "name": (_is_text, "text"),
-    "triggers": (lambda value: isinstance(value, list | tuple), "a list of http(...), state(...), queue(...) and cron(...)"),
+    "triggers": (lambda value: isinstance(value, list | tuple), f"a list of {_ACCEPTED}"),
     "enqueues": (_is_enqueues, _TOPICS),
     "virtual_enqueues": (_is_enqueues, _TOPICS),
     "virtual_subscribes": (_is_texts, "a list of topics"),
@@ -270,7 +276,7 @@ def _checked_triggers(name: str, triggers: Sequence[object]) -> tuple[Trigger, .
             trigger = trigger_of(given) if isinstance(given, Mapping) else given
         except StepError as error:
             raise StepError(f"step {name!r}: {error}") from None
-        if not isinstance(trigger, HttpTrigger | StateTrigger | QueueTrigger | CronTrigger):
+        if not isinstance(trigger, HttpTrigger | StateTrigger | QueueTrigger | CronTrigger | StreamTrigger):
             raise StepError(f"step {name!r}: {trigger!r} is no trigger; accepted are {_ACCEPTED}")
         if problem := trigger.problem():
             raise StepError(f"step {name!r}: {problem}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from motia_redis._steps.inputs import CronTriggerInput, StateTriggerInput
 from motia_redis._store import codec, events
 from motia_redis._store.events import TransactionInfo
+from motia_redis._store.stream_groups import scope_name
 from motia_redis.errors import CorruptValue
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def foreign_entry(entry_id: str) -> CorruptValue:
 
 
 def _decode_change(entry_id: str, fields: Fields, coder: Coder[Any]) -> StateTriggerInput:
-    scope, key, event_type = fields[b"scope"].decode(), fields[b"key"].decode(), fields[b"type"].decode()
+    scope, key, event_type = scope_name(fields[b"scope"].decode()), fields[b"key"].decode(), fields[b"type"].decode()
     subject = _Event(entry_id, scope, key)
     old, new = events.texts(fields)
     return StateTriggerInput(

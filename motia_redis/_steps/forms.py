@@ -6,6 +6,7 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from motia_redis._steps.models import snake_case
+from motia_redis._steps.stream_triggers import stream
 from motia_redis._steps.triggers import cron, http, queue, state
 from motia_redis.errors import StepError
 
@@ -14,7 +15,14 @@ if TYPE_CHECKING:
 
     from motia_redis._steps.triggers import Trigger
 
-_MAKERS: dict[str, Callable[..., Trigger]] = {"http": http, "api": http, "queue": queue, "cron": cron, "state": state}
+_MAKERS: dict[str, Callable[..., Trigger]] = {
+    "http": http,
+    "api": http,
+    "queue": queue,
+    "cron": cron,
+    "state": state,
+    "stream": stream,
+}
 # What version 0.x of Motia wrote, and what to write now.
 _OLD_KEYS = {
     "emits": "'enqueues': [...]",

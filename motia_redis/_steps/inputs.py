@@ -23,6 +23,8 @@ _DERIVED: Any = ""  # from which values are None
 
 #: The type of a change of a key.
 StateEventType: TypeAlias = Literal["state:created", "state:updated", "state:deleted"]
+#: What has happened to an item of a stream.
+StreamEventType: TypeAlias = Literal["create", "update", "delete"]
 
 
 # Those that are generic have no slots: Python 3.11 cannot make a StateTriggerInput[User](...) with them.

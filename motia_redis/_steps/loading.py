@@ -8,17 +8,18 @@ import os
 import sys
 import sysconfig
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from motia_redis._steps.application import Application, shown_path
+from motia_redis._steps.application import Application, application_problems, shown_path
 from motia_redis._steps.definitions import Step, StepDefinition
 from motia_redis._steps.faults import describe
 from motia_redis._steps.multi_trigger import MultiTriggerStepBuilder
 from motia_redis.errors import StepError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import ModuleType
 
     from motia_redis._steps.definitions import StepConfig
@@ -35,38 +36,62 @@ def load_application(targets: Sequence[str]) -> Application:
     same steps.
 
     Arguments:
-        targets: Python files, folders (all `*_step.py` files below them, but for hidden folders and virtual environments)
+        targets: Python files, folders (all `*_step.py` and `*.step.py` files below them, but for hidden folders and virtual
+            environments)
             or dotted module names.
 
     Raises StepError for whatever keeps a target from being loaded. The message is one line, with the place in the user's code.
     """
     steps: dict[int, Step] = {}
     for target in targets:
-        for module in _modules(target):
-            try:
-                found = _steps_of(module)
-            except StepError as exc:
-                raise StepError(f"{shown_path(module.__file__ or module.__name__)}: {exc}") from exc
-            steps.update((id(step), step) for step in found)
+        for load in _loaders(target):
+            steps.update((id(step), step) for step in _loaded(load))
     return Application(tuple(steps.values()))
 
 
-def _modules(target: str) -> Iterator[ModuleType]:
+def check_application(targets: Sequence[str]) -> tuple[list[Step], list[StepError]]:
+    """Import the targets as `load_application` does, and return the steps that are there and everything that is wrong."""
+    steps: dict[int, Step] = {}
+    problems: list[StepError] = []
+    for target in targets:
+        try:
+            loaders = _loaders(target)
+        except StepError as problem:
+            problems.append(problem)
+            continue
+        for load in loaders:
+            try:
+                steps.update((id(step), step) for step in _loaded(load))
+            except StepError as problem:
+                problems.append(problem)
+    found = list(steps.values())
+    return found, [*problems, *application_problems(found)]
+
+
+def _loaded(load: Callable[[], ModuleType]) -> list[Step]:
+    """Import one module and return its steps."""
+    module = load()
+    try:
+        return _steps_of(module)
+    except StepError as exc:
+        raise StepError(f"{shown_path(module.__file__ or module.__name__)}: {exc}") from exc
+
+
+def _loaders(target: str) -> list[Callable[[], ModuleType]]:
+    """Return what imports each module of a target."""
     path = Path(target)
     if path.is_dir():
         files = list(_step_files(path))
         if not files:
-            raise StepError(f"no *_step.py file in the folder {target}")
-        for file in files:
-            yield _import_file(file, path)
-    elif path.is_file():
+            raise StepError(f"no *_step.py or *.step.py file in the folder {target}")
+        return [partial(_import_file, file, path) for file in files]
+    if path.is_file():
         if path.suffix != ".py":
             raise StepError(f"{target} is not a Python file (its name does not end in .py)")
-        yield _import_file(path, path.parent)
-    elif all(part.isidentifier() for part in target.split(".")) and path.suffix != ".py":
-        yield _import_name(target)
-    else:
-        raise StepError(f"no such file or folder: {target}")
+        return [partial(_import_file, path, path.parent)]
+    if all(part.isidentifier() for part in target.split(".")) and path.suffix != ".py":
+        return [partial(_import_name, target)]
+    raise StepError(f"no such file or folder: {target}")
 
 
 def _step_files(folder: Path) -> Iterator[Path]:
@@ -77,7 +102,7 @@ def _step_files(folder: Path) -> Iterator[Path]:
             for name in folders
             if not name.startswith((".", "__pycache__")) and not (Path(root, name) / "pyvenv.cfg").exists()
         )
-        yield from (Path(root, name) for name in sorted(files) if name.endswith("_step.py"))
+        yield from (Path(root, name) for name in sorted(files) if name.endswith(("_step.py", ".step.py")))
 
 
 def _import_file(path: Path, root: Path) -> ModuleType:
@@ -112,7 +137,7 @@ def _extend_import_path(root: Path, folder: Path) -> None:
 
 
 def _module_name(path: Path, root: Path) -> str:
-    name = ".".join(path.relative_to(root).with_suffix("").parts)
+    name = ".".join(part.replace(".", "_") for part in path.relative_to(root).with_suffix("").parts)  # x.step.py is x_step
     known = sys.modules.get(name)
     if known is None or Path(getattr(known, "__file__", None) or "").resolve() == path:
         return name

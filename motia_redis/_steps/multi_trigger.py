@@ -63,7 +63,7 @@ class MultiTriggerStepBuilder:
         for kind, handler in (handlers or {}).items():
             self._set("http" if kind == "api" else kind, handler)
         settings = self._definition.settings
-        missing = [kind for kind in _KINDS if getattr(settings, f"{kind}_triggers", ()) and kind not in self._handlers]
+        missing = [kind for kind in _KINDS if getattr(settings, f"{kind}_triggers") and kind not in self._handlers]
         if missing:
             raise StepError(f"{self._subject}: no handler for its triggers of the kind {' and '.join(map(repr, missing))}")
         if not self._handlers:

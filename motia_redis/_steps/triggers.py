@@ -22,6 +22,9 @@ from motia_redis._steps.http_options import (
 from motia_redis._steps.inputs import StateTriggerInput
 from motia_redis._steps.invocation import check_function
 from motia_redis._steps.retrying import config_problem
+from motia_redis._steps.stream_triggers import StreamTrigger
+from motia_redis._store.keyspace import RESERVED
+from motia_redis._store.stream_groups import StreamGroup
 from motia_redis._store.typed_scopes import TypedScope
 
 if TYPE_CHECKING:
@@ -114,7 +117,10 @@ class HttpTrigger:
 
 @dataclass(frozen=True, slots=True)
 class StateTrigger:
-    """Describe the changes of state that fire a step: of all scopes, of one or of one key, narrowed by a condition."""
+    """Describe the changes of state that fire a step: of all scopes, of one or of one key, narrowed by a condition.
+
+    The items of streams are not among them.
+    """
 
     condition: Condition | None = None
     scope: str | None = None
@@ -132,6 +138,10 @@ class StateTrigger:
         for label, value in (("scope", self.scope), ("key", self.key)):
             if value is not None and (not isinstance(value, str) or not value):
                 return f"the {label} of a state trigger must be text that is not empty, not {value!r}"
+        if isinstance(self.scope, StreamGroup):
+            return f"a state trigger does not fire for scope {self.scope!r}: use stream({self.scope.stream!r}, group_id=...)"
+        if self.scope is not None and self.scope.startswith(RESERVED.decode()):
+            return f"the scope of a state trigger begins with {RESERVED.decode()!r}, which is reserved: {self.scope!r:.80}"
         if self.key is not None and self.scope is None:
             return f"a state trigger with key={self.key!r} needs scope= as well"
         return None
@@ -194,8 +204,8 @@ def _condition_problem(condition: object, kind: str) -> str | None:
     return None
 
 
-#: What http(...), state(...), queue(...) and cron(...) return.
-Trigger: TypeAlias = HttpTrigger | StateTrigger | QueueTrigger | CronTrigger
+#: What http(...), state(...), queue(...), cron(...) and stream(...) return.
+Trigger: TypeAlias = HttpTrigger | StateTrigger | QueueTrigger | CronTrigger | StreamTrigger
 
 
 def http(
@@ -259,9 +269,10 @@ def state(
         condition: a function of `(input, ctx)` or `(input)` that decides whether a change fires. It must depend only on its
             input: it runs as soon as the event is read, while handlers of earlier events may still run. A sync one runs on
             the event loop and must not block. One that raises is a failed attempt.
-        scope: only changes of this scope fire. Scope and key are compared before the condition runs and cost less. With a typed
-            scope (`stateManager.scope("users", User)`) the condition and the handler get a `StateTriggerInput[User]`: the values
-            are of its type, and an event with another value is a failed attempt, which raises SchemaMismatch.
+        scope: only changes of this scope fire. None: those of all scopes, but not those of streams. Scope and key are compared
+            before the condition runs and cost less. With a typed scope (`stateManager.scope("users", User)`) the condition and
+            the handler get a `StateTriggerInput[User]`: the values are of its type, and an event with another value is a failed
+            attempt, which raises SchemaMismatch.
         key: only changes of this key in `scope` fire.
 
     A trigger that does not fit is rejected with StepError by the step that is made with it.

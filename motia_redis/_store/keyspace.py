@@ -41,6 +41,12 @@ class Layout:
             raise StateError(f"a layout must have 1 to 16384 partitions and 1 to 1024 lanes, not {self}")
 
 
+class Reserved(str):
+    """A scope that begins with `RESERVED`: made by the library, and accepted by all calls that take a scope."""
+
+    __slots__ = ()
+
+
 class Subject:
     """Name the scope and key of a call in error messages. The text is built only when an error needs it."""
 
@@ -201,13 +207,9 @@ class Keyspace:
         return [names.request + request, names.tag + b"trimmed", names.tag + b"due", names.scopes, names.tag + b"topics"]
 
     def event_streams(self, scope: str | None = None, key: str | None = None) -> list[bytes]:
-        """Return the streams with the events of the namespace, of one scope, or of one key."""
-        partitions: Iterable[int] = range(self.layout.partitions)
-        lanes: Iterable[int] = range(self.layout.lanes)
-        if scope is not None:
-            partitions = [self.partition(scope.encode())]
-            if key is not None:
-                lanes = [self.lane(key.encode())]
+        """Return the streams with the events of all scopes or one, and of all keys or one."""
+        partitions = range(self.layout.partitions) if scope is None else [self.partition(scope.encode())]
+        lanes = range(self.layout.lanes) if key is None else [self.lane(key.encode())]
         return [self.events(partition, lane) for partition in partitions for lane in lanes]
 
     def topic_streams(self, topic: str) -> list[bytes]:
@@ -287,6 +289,6 @@ def encode_name(kind: str, name: object, max_bytes: int) -> bytes:
         raise InvalidName(f"the {kind} contains a lone surrogate at character {error.start}: {name!r:.80}") from None
     if len(encoded) > max_bytes:
         raise InvalidName(f"the {kind} has {len(encoded)} bytes, the limit is {max_bytes}: {name!r:.80}")
-    if encoded.startswith(RESERVED):
+    if encoded.startswith(RESERVED) and not (kind == "scope" and isinstance(name, Reserved)):
         raise InvalidName(f"the {kind} begins with {RESERVED.decode()!r}, which is reserved for the library: {name!r:.80}")
     return encoded

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from motia_redis._scripts import storage as scripts
 from motia_redis._store import codec, expiry, keyspace
-from motia_redis._store.keyspace import Subject, partition_of
+from motia_redis._store.keyspace import RESERVED, Subject, partition_of
 from motia_redis._store.scans import Scan
+from motia_redis._store.stream_groups import stream_prefix
 from motia_redis._store.sweeping import settle
 from motia_redis._transport import refusals
 from motia_redis._transport.failures import ErrorReply
@@ -186,14 +187,15 @@ class Reading:
 
         return await self._retries.run(f"scope {scope!r:.200}", read)
 
-    async def list_groups(self) -> builtins.list[str]:
-        """Return the sorted names of all scopes that have a key. They are read in pages, and the result is not a snapshot.
+    async def list_groups(self, *, stream: str | None = None) -> builtins.list[str]:
+        """Return the sorted names of all scopes that have a key, or of all groups of a stream that have an item.
 
-        Values whose time has run out expire first.
+        They are read in pages, and the result is not a snapshot. Values whose time has run out expire first.
 
-        Cost: at least one round trip for each partition, O(scopes), whatever the number of keys. Raises CorruptValue if a name is
-        not UTF-8, and StateUnavailable.
+        Cost: at least one round trip for each partition, O(scopes and groups of all streams), whatever the number of keys. Raises
+        InvalidName, CorruptValue if a name is not UTF-8, and StateUnavailable.
         """
+        prefix = b"" if stream is None else stream_prefix(stream)
         scopes: set[bytes] = set()
         scan = Scan(self._retries, "list_groups")
         keyspace = (await self._sessions.get()).keyspace
@@ -203,8 +205,8 @@ class Reading:
 
         async def read() -> None:
             for partition in partitions:
-                async for page in scan.members(partition):
-                    scopes.update(page)
+                async for page in scan.members(partition, prefix):
+                    scopes.update(page if prefix else (name for name in page if not name.startswith(RESERVED)))
 
         readers = [asyncio.create_task(read()) for _ in range(_CONCURRENT_SCANS)]
         try:
@@ -214,7 +216,7 @@ class Reading:
                 reader.cancel()
             await asyncio.gather(*readers, return_exceptions=True)
         try:
-            return sorted(scope.decode() for scope in scopes)
+            return sorted(scope[len(prefix) :].decode() for scope in scopes)
         except UnicodeDecodeError as error:
             raise CorruptValue(
                 f"list_groups: the scope name {error.object!r:.200} is not UTF-8; another client wrote it: remove it with SREM"

@@ -11,6 +11,7 @@ is not known yet, a script reads as many of them as fit into the page.
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from motia_redis._scripts import storage as scripts
@@ -28,6 +29,7 @@ _FIRST = 1  # items of the first page: one value may have the largest size
 _FIRST_NAMES = PAGE_BYTES // 4096  # the same for names, which are at most 4096 bytes by default
 _FEW = 16  # pages of at most this many items are read by the script, because one bucket may be larger than such a page
 _GROWTH = 8  # largest factor from the items of one page to those of the next
+_GLOB = re.compile(rb"[*?[\]\\^-]")  # what means something in a pattern of Redis
 
 
 class _Position(NamedTuple):
@@ -101,11 +103,12 @@ class Scan:
 
         return self._pages(key, read, PageSize())
 
-    def members(self, key: bytes) -> AsyncGenerator[list[bytes]]:
-        """Yield the members of a set, which are names."""
+    def members(self, key: bytes, prefix: bytes = b"") -> AsyncGenerator[list[bytes]]:
+        """Yield the members of a set, which are names; with a prefix, those that begin with it."""
+        match = ("MATCH", _GLOB.sub(rb"\\\g<0>", prefix) + b"*") if prefix else ()
 
         async def read(router: Router, node: Node, cursor: Any, count: int) -> tuple[Any, Any, int]:
-            cursor, page = await router.execute_at(node, "SSCAN", key, cursor, "COUNT", count)
+            cursor, page = await router.execute_at(node, "SSCAN", key, cursor, *match, "COUNT", count)
             return cursor, page, sum(map(len, page))
 
         return self._pages(key, read, PageSize(_FIRST_NAMES))

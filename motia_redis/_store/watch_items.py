@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, ca
 from motia_redis._store import codec, events, expiry
 from motia_redis._store.events import TransactionInfo
 from motia_redis._store.keyspace import Subject
+from motia_redis._store.stream_groups import scope_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,8 +65,8 @@ class Change(Generic[T_co]):
 
     @property
     def scope(self) -> str:
-        """Return the scope."""
-        return codec.decode_key(self._event.scope or b"")
+        """Return the scope; a `StreamGroup` for the group of a stream."""
+        return scope_name(codec.decode_key(self._event.scope or b""))
 
     @property
     def key(self) -> str:

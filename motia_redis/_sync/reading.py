@@ -100,12 +100,12 @@ class Reading:
         """
         return self._run(self._state.count, scope)
 
-    def list_groups(self) -> builtins.list[str]:
-        """Return the sorted names of all scopes that have a key. They are read in pages, and the result is not a snapshot.
+    def list_groups(self, *, stream: str | None = None) -> builtins.list[str]:
+        """Return the sorted names of all scopes that have a key, or of all groups of a stream that have an item.
 
-        Values whose time has run out expire first.
+        They are read in pages, and the result is not a snapshot. Values whose time has run out expire first.
 
-        Cost: at least one round trip for each partition, O(scopes), whatever the number of keys. Raises CorruptValue if a name is
-        not UTF-8, and StateUnavailable.
+        Cost: at least one round trip for each partition, O(scopes and groups of all streams), whatever the number of keys. Raises
+        InvalidName, CorruptValue if a name is not UTF-8, and StateUnavailable.
         """
-        return self._run(self._state.list_groups)
+        return self._run(self._state.list_groups, stream=stream)

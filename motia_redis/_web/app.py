@@ -39,9 +39,11 @@ def create_web_app(
         cors_origins: the origins whose pages may read responses in a browser, such as `https://app.example.com`; `*` for all.
             Cookies are not allowed. Empty: no header of CORS is sent.
         watch: the path below which a browser's `EventSource` follows scopes: with `/state`, the scope `carts` is at
-            `/state/carts`. None: nowhere. It needs the extra `sse`. Raises StateError without it.
-        allow: called with the request and the scope before a client follows it; a false result is a 403. It may be async. None:
-            every client may follow every scope.
+            `/state/carts`, and the group `inbox` of the stream `todo` at `/state/@motia/stream/todo/inbox`. None: nowhere. It
+            needs the extra `sse`. Raises StateError without it.
+        allow: called with the request and the scope before a client follows it; a false result is a 403. It may be async. The
+            scope of a stream's group is a `StreamGroup`: text with the attributes `stream` and `group`. None: every client may
+            follow every scope and every stream.
     """
     return build_web_app(
         application,

@@ -1,4 +1,4 @@
-"""Serve the changes of scopes as server-sent events."""
+"""Serve the changes of scopes, and of the groups of streams, as server-sent events."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import orjson
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.routing import Route
 
+from motia_redis._store.stream_groups import StreamGroup, scope_name
 from motia_redis._store.watch_items import Bookmark, Change, Synced
 from motia_redis._web.responses import json_response
 from motia_redis.errors import CorruptValue, HistoryForked, HistoryGone, StateError, StateUnavailable, WatchOverflow
@@ -38,6 +39,7 @@ _NAMES = {Change: "change", Synced: "synced", Bookmark: "bookmark"}
 class StateEvents:
     """Answer `GET <path>/<scope>` with the events of a scope, from where the browser is.
 
+    The scope may be that of a group of a stream: `GET <path>/@motia/stream/<name>/<group>`, see `StreamGroup`.
     `key` or `prefix` in the query choose keys, and `start` where to begin: `now`, `snapshot` or a cursor. A browser that connects
     again sends the cursor of its last event as `Last-Event-ID`, which takes precedence. `allow` decides on each request.
     """
@@ -51,7 +53,7 @@ class StateEvents:
         return Route(path.rstrip("/") + "/{scope:path}", self._answer, methods=["GET"])
 
     async def _answer(self, request: Request) -> Response:
-        scope, query = request.path_params["scope"], request.query_params
+        scope, query = scope_name(request.path_params["scope"]), request.query_params
         if self._allow is not None:
             allowed = self._allow(request, scope)
             if not (await allowed if inspect.isawaitable(allowed) else allowed):
@@ -100,7 +102,9 @@ def _content(item: WatchItem) -> dict[str, Any]:
         return {}
     if isinstance(item, Bookmark):
         return {"timestamp": item.timestamp}
-    content: dict[str, Any] = {"type": item.type, "scope": item.scope, "key": item.key, "revision": item.revision}
+    scope = item.scope
+    place = {"stream": scope.stream, "group": scope.group} if isinstance(scope, StreamGroup) else {"scope": scope}
+    content: dict[str, Any] = {"type": item.type, **place, "key": item.key, "revision": item.revision}
     try:
         content["value"] = item.value
     except CorruptValue as error:

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 from motia_redis._steps import events, invocation
 from motia_redis._steps.context import FlowContext, TriggerInfo
 from motia_redis._steps.logs import Logger, enter_step
+from motia_redis._steps.stream_triggers import StreamTrigger, decode_item_change
 from motia_redis._steps.triggers import CronTrigger, QueueTrigger, StateTrigger
 from motia_redis._steps.wants import CRON, TTL_CHANGED
 from motia_redis._store import codec
+from motia_redis._store.keyspace import RESERVED
+from motia_redis._store.stream_groups import StreamGroup, stream_prefix
 from motia_redis._tracing import enter_trace, new_trace_id
 from motia_redis._worker.entries import PreparedCall
 
@@ -38,17 +41,26 @@ class MatchResult(Enum):
 
 
 class _Trigger:
-    """A trigger of the step, its place among them, and the properties of its condition. A state trigger has encoded filters."""
+    """A trigger of the step, its place among them, and the properties of its condition.
 
-    __slots__ = ("coder", "condition", "index", "is_sync", "key", "scope", "takes_ctx")
+    State and stream triggers have encoded filters.
+    """
+
+    __slots__ = ("coder", "condition", "index", "is_sync", "key", "prefix", "scope", "takes_ctx")
 
     def __init__(self, index: int, trigger: Any) -> None:
         self.index = index
         self.scope, self.key = None, None
+        self.prefix = b""  #: of the scopes of a stream's groups
         self.coder: Coder[Any] = codec
         if isinstance(trigger, StateTrigger):
             self.scope = None if trigger.scope is None else trigger.scope.encode()
             self.key = None if trigger.key is None else trigger.key.encode()
+            self.coder = codec if trigger.typed is None else trigger.typed.coder
+        elif isinstance(trigger, StreamTrigger):
+            self.prefix = stream_prefix(trigger.stream_name)
+            self.scope = None if trigger.group_id is None else StreamGroup(trigger.stream_name, trigger.group_id).encode()
+            self.key = None if trigger.item_id is None else trigger.item_id.encode()
             self.coder = codec if trigger.typed is None else trigger.typed.coder
         self.condition: Any = trigger.condition
         condition = trigger.condition
@@ -63,10 +75,13 @@ class Matcher:
         self._step_name = step.name
         self._encoded_name = step.name.encode()
         self._states: list[_Trigger] = []
+        self._streams: list[_Trigger] = []
         self._named: dict[tuple[bytes, bytes], list[_Trigger]] = {}  # by type of entry, and topic or schedule
         for index, trigger in enumerate(step.triggers):
             if isinstance(trigger, StateTrigger):
                 self._states.append(_Trigger(index, trigger))
+            elif isinstance(trigger, StreamTrigger):
+                self._streams.append(_Trigger(index, trigger))
             elif isinstance(trigger, QueueTrigger):
                 self._named.setdefault((b"topic", trigger.topic.encode()), []).append(_Trigger(index, trigger))
             elif isinstance(trigger, CronTrigger):
@@ -174,7 +189,10 @@ class Matcher:
         if kind in (b"topic", CRON):
             return self._named.get((kind, fields[b"schedule" if kind == CRON else b"topic"]), [])
         scope, key = fields[b"scope"], fields[b"key"]
-        return [trigger for trigger in self._states if trigger.scope in (None, scope) and trigger.key in (None, key)]
+        of_kind = self._states
+        if scope.startswith(RESERVED):
+            of_kind = [trigger for trigger in self._streams if scope.startswith(trigger.prefix)]
+        return [trigger for trigger in of_kind if trigger.scope in (None, scope) and trigger.key in (None, key)]
 
     def _context(self, entry: StreamEntry, value: Any, info: TriggerInfo, state: StateManager, trace_id: str) -> FlowContext:
         return FlowContext(
@@ -204,6 +222,18 @@ def _read(entry: StreamEntry, trigger: _Trigger, attempt: int) -> tuple[Any, Tri
         time = events.decode_time(entry.id, entry.fields)
         return time, TriggerInfo(
             type="cron", index=trigger.index, expression=time.expression, timezone=time.timezone, attempt=attempt
+        )
+    if trigger.prefix:
+        item = decode_item_change(entry.revision, entry.fields, trigger.coder)
+        return item, TriggerInfo(
+            type="stream",
+            index=trigger.index,
+            stream=item.stream_name,
+            group=item.group_id,
+            key=item.id,
+            event_type=item.event.type,
+            revision=item.revision,
+            attempt=attempt,
         )
     change = events.decode_change(entry.revision, entry.fields, trigger.coder)
     return change, TriggerInfo(

@@ -51,7 +51,7 @@ _SHARED_HEARTBEAT = 0.5  # seconds: the longest time between two heartbeats whil
 
 
 class Worker:
-    """Fire the state, queue and cron triggers of an application, beside any number of other workers.
+    """Fire the state, queue, cron and stream triggers of an application, beside any number of other workers.
 
     Every subscribed step gets every event at least once, the events of one key one after the other in the order of the changes,
     through crashes of workers and of Redis. Workers share the lanes of each step evenly among those that want them. A worker that

@@ -43,7 +43,7 @@ def error_line(*arguments: str, cwd: Path = ROOT) -> str:
 def test_help_lists_the_commands_with_an_example() -> None:
     done = command("--help")
     assert done.returncode == 0
-    for word in ("run", "serve", "worker", "Example:\n    motia-redis run examples/users.py", "--version"):
+    for word in ("run", "serve", "worker", "Example:\n    motia-redis check examples/users.py", "--version"):
         assert word in done.stdout
 
 

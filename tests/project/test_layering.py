@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 PACKAGE = ROOT / "motia_redis"
-EXPORTED_FUNCTIONS = {"state", "step", "http", "api", "queue", "cron", "enqueue", "logger"}
+EXPORTED_FUNCTIONS = {"state", "step", "http", "api", "queue", "cron", "stream", "enqueue", "logger"}
 
 
 def test_imports_keep_to_the_contracts_of_pyproject() -> None:

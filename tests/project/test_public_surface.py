@@ -19,11 +19,9 @@ from motia_redis._steps.logs import LOGGER_NAME
 PUBLIC = {
     "motia_redis": [
         "ApiRequest", "ApiResponse", "Application", "CronTriggerInput", "Entry", "FlowContext", "KEEP", "Layout", "Limits",
-        "QueryParam", "Retention", "StateManager", "StateTriggerInput", "SyncFlowContext", "TriggerInfo", "Worker",
-        "__version__", "api",
-        "create_web_app", "cron", "enqueue", "http", "load_application", "logger",
-        "multi_trigger_step", "queue", "state", "stateManager",
-        "state_manager", "step",
+        "QueryParam", "Retention", "StateManager", "StateTriggerInput", "Stream", "StreamTriggerInput", "SyncFlowContext",
+        "TriggerInfo", "Worker", "__version__", "api", "create_web_app", "cron", "enqueue", "http", "load_application",
+        "logger", "multi_trigger_step", "queue", "state", "stateManager", "state_manager", "step", "stream",
     ],
     "motia_redis.admin": [
         "DeadLetter",
@@ -56,15 +54,18 @@ PUBLIC = {
         "TooMuchWork", "TransactionFailed", "TransactionMisused", "TransactionTooLarge", "UpdateFailed", "ValueTooLarge",
         "WatchMisused", "WatchOverflow", "WrongKind",
     ],
-    "motia_redis.sync": ["Mirror", "StateManager", "Transaction", "TypedScope", "Watch", "stateManager", "state_manager"],
+    "motia_redis.sync": [
+        "Mirror", "StateManager", "Stream", "Transaction", "TypedScope", "Watch", "stateManager", "state_manager",
+    ],
     "motia_redis.types": [
         "ApiCondition", "ApiMiddleware", "Bookmark", "Change", "ChangeReason", "ChangeType", "Condition", "Credentials",
         "CronTrigger", "DeleteReason", "Durability", "FieldMerge", "FieldNumber", "FieldNumberValue", "FieldOperation",
-        "FieldRemove", "FieldValue", "HttpMethod", "HttpTrigger", "Keep", "Logger", "Mirror", "Missed", "MultiTriggerStepBuilder",
-        "Operation",
+        "FieldRemove", "FieldValue", "HttpMethod", "HttpTrigger", "Keep", "Logger", "Mirror", "Missed",
+        "MultiTriggerStepBuilder", "Operation",
         "PatchMerge", "PatchMove", "PatchNumber", "PatchOperation", "PatchRemove", "PatchValue", "QueueTrigger",
-        "StateEventType", "StateTrigger", "Step", "StepConfig", "StepDefinition", "Synced", "Transaction", "TransactionInfo",
-        "Trigger", "TriggerType", "Ttl", "TypedScope", "Watch", "WatchItem",
+        "StateEventType", "StateTrigger", "Step", "StepConfig", "StepDefinition", "StreamCondition", "StreamEvent",
+        "StreamEventType", "StreamGroup", "StreamTrigger", "Synced", "Transaction", "TransactionInfo", "Trigger", "TriggerType",
+        "Ttl", "TypedScope", "Watch", "WatchItem",
     ],
 }  # fmt: skip
 NAMES = [(module, name) for module, names in PUBLIC.items() for name in names]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from motia_redis import StateManager, enqueue, state_manager, stateManager
+from motia_redis import StateManager, Stream, enqueue, state_manager, stateManager
 from motia_redis._steps import invocation
 from motia_redis._steps.ambient import Pending
 from motia_redis._steps.logs import running_step
@@ -120,6 +121,33 @@ async def test_a_typed_scope_can_be_made_where_no_loop_runs() -> None:
     await stateManager.close()
 
 
+async def test_calls_of_a_typed_scope_answer_in_both_ways(caplog: pytest.LogCaptureFixture) -> None:
+    from pydantic import BaseModel
+
+    class User(BaseModel):
+        name: str
+
+    users: Any = await asyncio.to_thread(stateManager.scope, "users", User)
+    ann = User(name="Ann")
+
+    def handler(name: str) -> Any:
+        users.set("ann", User(name=name))
+        users.patch("ann", name=f"{name}!")
+        return users.get("ann"), users.list(), users.modify("ann", lambda user: user)
+
+    changed = User(name="Ann!")
+    assert await invocation.call(handler, "Ann", None) == (changed, [changed], changed)
+    assert await users.get("ann") == changed
+    assert await users.set("ann", ann) == ann
+    assert [key async for key, _ in users.scan()] == ["ann"]
+    async with users.watch(start="snapshot") as watch:
+        assert (await anext(watch)).value == ann
+    users.delete("ann")
+    gc.collect()
+    assert "scope.delete was not awaited at" in caplog.text
+    await stateManager.close()
+
+
 def test_asyncio_run_needs_a_coroutine_function() -> None:
     with pytest.raises((TypeError, ValueError), match="a coroutine was expected"):
         asyncio.run(stateManager.set("s", "k", 1))
@@ -128,3 +156,41 @@ def test_asyncio_run_needs_a_coroutine_function() -> None:
 async def test_wrong_messages_are_errors_at_once() -> None:
     with pytest.raises(StepError, match="enqueue takes a dict"):
         enqueue({"topic": "t"})
+
+
+@dataclass
+class Todo:
+    text: str
+
+
+@pytest.mark.parametrize("model", [None, Todo], ids=["any", "typed"])
+async def test_stream_is_awaited_where_an_event_loop_runs_and_answers_where_none_does(model: Any) -> None:
+    todo, item = Stream("todo", model=model), Todo("milk") if model else 1
+
+    def handler(group: str) -> Any:
+        plain: Any = todo
+        plain.set(group, "1", item)
+        return plain.get(group, "1"), plain.list(group), plain.list_groups()
+
+    assert await todo.set("a", "1", item) == item
+    assert await todo.set("a", "1", item) == item  # also when the manager is known
+    assert await todo.list_groups() == ["a"]
+    assert await invocation.call(handler, "b", None) == (item, [item], ["a", "b"])
+    assert await todo.get("b", "1") == item
+    assert await Stream("todo", state=stateManager).list("b") == [{"text": "milk"} if model else 1]
+    await stateManager.close()
+
+
+async def test_dropped_call_of_a_stream_is_logged_with_its_name_and_line(caplog: pytest.LogCaptureFixture) -> None:
+    Stream("todo").list("a")  # type: ignore[unused-coroutine]
+    Stream("todo").list_groups()  # type: ignore[unused-coroutine]
+    gc.collect()
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first.startswith(f"Stream('todo').list was not awaited at {__file__}:")
+    assert second.startswith(f"Stream('todo').list_groups was not awaited at {__file__}:")
+
+
+async def test_typed_scope_keeps_its_type_when_the_manager_has_been_used() -> None:
+    await stateManager.set("todo", "1", {"text": "milk"})
+    assert await stateManager.scope("todo", Todo).get("1") == Todo("milk")
+    await stateManager.close()

@@ -169,7 +169,7 @@ def test_target_that_is_missing_or_without_steps_is_named(write: Any) -> None:
     assert error_of("no/such") == "no such file or folder: no/such"
     assert "no file, folder or module 'nope'" in error_of("nope")
     assert "no file, folder or module 'nope.inner'" in error_of("nope.inner")
-    assert error_of("empty") == "no *_step.py file in the folder empty"
+    assert error_of("empty") == "no *_step.py or *.step.py file in the folder empty"
     assert "empty/notes.txt is not a Python file" in error_of("empty/notes.txt")
     assert error_of("empty.py").startswith("empty.py: no step in it")
     assert error_of("bad").startswith("bad/x_step.py: no step in it")

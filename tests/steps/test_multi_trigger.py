@@ -24,6 +24,7 @@ from motia_redis import (
     multi_trigger_step,
     queue,
     state,
+    stream,
 )
 from motia_redis._steps import invocation
 from motia_redis._steps.logs import Logger
@@ -76,9 +77,8 @@ async def test_handler_of_the_kind_of_the_trigger_is_called() -> None:
 
 
 async def test_handler_of_a_stream_is_called() -> None:
-    made = multi_trigger_step(BOTH).on_queue(on_queue).on_http(on_http).on_stream(on_state).handlers()
-    kind: Any = "stream"
-    assert await made(1, context(kind)) == ["state", 1]
+    made = multi_trigger_step({"name": "Items", "triggers": [stream("todo")]}).on_stream(on_state).handlers()
+    assert await made(1, context("stream")) == ["state", 1]
 
 
 async def test_cron_handler_may_take_nothing() -> None:

@@ -15,6 +15,7 @@ PAIRS = {
     "StateManager": (motia_redis.StateManager, sync.StateManager),
     "Transaction": (types.Transaction, sync.Transaction),
     "TypedScope": (types.TypedScope, sync.TypedScope),
+    "Stream": (motia_redis.Stream, sync.Stream),
     "Watch": (types.Watch, sync.Watch),
     "Mirror": (types.Mirror, sync.Mirror),
 }
@@ -69,7 +70,8 @@ def members(kind: type[Any]) -> dict[str, Any]:
 def signature(function: Any) -> inspect.Signature:
     """Return a signature as a program without an event loop sees it: its functions are not async."""
     found = inspect.signature(function)
-    result = re.sub(r"^(builtins\.)|^Async(?=Iterator)", "", str(found.return_annotation))
+    result = re.sub(r"^Coroutine\[Any, Any, (.*)\]$", r"\1", str(found.return_annotation))
+    result = re.sub(r"^(builtins\.)|^Async(?=Iterator)", "", result)
     return found.replace(
         return_annotation=result,
         parameters=[p.replace(annotation=str(p.annotation).replace("T | Awaitable[T]", "T")) for p in found.parameters.values()],

@@ -26,6 +26,8 @@ from motia_redis import (
     Retention,
     StateManager,
     StateTriggerInput,
+    Stream,
+    StreamTriggerInput,
     SyncFlowContext,
     TriggerInfo,
     Worker,
@@ -40,6 +42,8 @@ from motia_redis import (
     state,
     stateManager,
     step,
+    stream,
+    sync,
 )
 from motia_redis.admin import DeadLetters, examine, forget_step, read_status
 from motia_redis.errors import (
@@ -71,6 +75,10 @@ from motia_redis.types import (
     Step,
     StepConfig,
     StepDefinition,
+    StreamCondition,
+    StreamEvent,
+    StreamEventType,
+    StreamGroup,
     Synced,
     Transaction,
     TransactionInfo,
@@ -428,6 +436,74 @@ async def adult(input: StateTriggerInput[User], ctx: FlowContext) -> None:
     assert_type(input.new_value, User | None)
     assert_type(input.old_value, User | None)
     assert_type(await users.using(ctx.state).get(input.item_id), User | None)
+
+
+# -- streams ----------------------------------------------------------------------------------------------------------
+
+todo: Stream[dict[str, Any]] = Stream("todo")  # as Motia's steps have it
+typed_carts = Stream("carts", model=Cart)
+any_stream: Stream = Stream("any")
+assert_type(typed_carts, Stream[Cart])
+
+
+def is_full(input: StreamTriggerInput[Cart]) -> bool:
+    return len(input.event.data.items) > 9
+
+
+async def is_known_item(input: StreamTriggerInput, ctx: FlowContext) -> bool:
+    return await ctx.state.get("known", input.id) is not None
+
+
+def is_of_group(group: str) -> StreamCondition:
+    def matches(input: StreamTriggerInput) -> bool:
+        return input.group_id == group
+
+    return matches
+
+
+@step({
+    "name": "FullCart",
+    "triggers": [
+        stream(typed_carts, condition=is_full),
+        stream(typed_carts, condition=is_known_item),
+        stream("carts", group_id="a", item_id="b", condition=is_of_group("a")),
+        stream(typed_carts, condition=lambda input: not input.event.data.items),
+    ],
+})  # fmt: skip
+async def full_cart(input: StreamTriggerInput[Cart], ctx: FlowContext) -> None:
+    assert_type(input.event, StreamEvent[Cart])
+    assert_type(input.event.data, Cart)
+    assert_type(input.event.old_data, Cart | None)
+    kind: StreamEventType = input.event.type
+    assert_type(await typed_carts.using(ctx.state).get(input.group_id, input.id), Cart | None)
+    ctx.logger.info(kind, {"stream": ctx.trigger.stream, "group": ctx.trigger.group, "is_stream": ctx.is_stream()})
+
+
+def plain_full_cart(input: StreamTriggerInput[Cart], ctx: SyncFlowContext) -> None:
+    assert_type(typed_carts.using(ctx.state), sync.Stream[Cart])
+    assert_type(typed_carts.using(ctx.state).get(input.group_id, input.id), Cart | None)
+
+
+async def use_streams(manager: StateManager) -> None:
+    assert_type(await todo.get("inbox", "1"), dict[str, Any] | None)
+    assert_type(await todo.set("inbox", "1", {"text": "milk"}, ttl=60, if_revision=None), dict[str, Any])
+    assert_type(await todo.update("inbox", "1", [{"op": "remove", "path": "/text"}]), dict[str, Any])
+    assert_type(await todo.delete("inbox", "1"), dict[str, Any] | None)
+    assert_type(await todo.list("inbox"), list[dict[str, Any]])
+    assert_type(await typed_carts.get_group("ann"), list[Cart])
+    assert_type(await typed_carts.list_groups(), list[str])
+    assert_type(await any_stream.set("a", "b", 7), Any)
+    assert_type(todo.group("inbox"), StreamGroup)
+    assert_type(await manager.count(todo.group("inbox")), int)
+    assert_type(manager.scope(typed_carts.group("ann"), Cart), TypedScope[Cart])
+    await asyncio.create_task(typed_carts.set("ann", "1", Cart([])))
+
+
+def use_plain_streams(manager: sync.StateManager) -> None:
+    plain = sync.Stream("carts", model=Cart, state=manager)
+    assert_type(plain.set("ann", "1", Cart([])), Cart)
+    assert_type(plain.list("ann"), list[Cart])
+    assert_type(plain.list_groups(), list[str])
 
 
 # -- running and administration ---------------------------------------------------------------------------------------

@@ -17,12 +17,16 @@ from motia_redis import (
     FlowContext,
     StateManager,
     StateTriggerInput,
+    Stream,
+    StreamTriggerInput,
     cron,
     http,
     queue,
     state,
     stateManager,
     step,
+    stream,
+    sync,
 )
 from motia_redis.types import Operation, StepConfig
 
@@ -142,3 +146,27 @@ def unchecked(input: StateTriggerInput[User]) -> bool:
 
 
 state(of_carts, scope=users)  # type: ignore[arg-type]
+
+
+carts = Stream("carts", model=Cart)
+
+
+def of_users(input: StreamTriggerInput[User]) -> bool:
+    return bool(input.event.data.name)
+
+
+async def wrong_items() -> None:
+    await carts.set("ann", "1", {"items": []})  # type: ignore[arg-type]
+    await carts.set("ann", "1", User(name="Ann"))  # type: ignore[arg-type]
+    await carts.get("ann")  # type: ignore[call-arg]
+    user: User | None = await carts.get("ann", "1")  # type: ignore[assignment]
+    carts.get("ann", "1")  # type: ignore[unused-coroutine]
+
+
+stream()  # type: ignore[call-overload]
+stream(7)  # type: ignore[call-overload]
+stream("carts", "ann")  # type: ignore[call-overload]
+stream(carts, condition=of_users)  # type: ignore[arg-type]
+stream("carts", condition=on_int)  # type: ignore[arg-type]
+Stream("carts", state=sync.stateManager)  # type: ignore[arg-type]
+Stream("carts", model=7)  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import urllib.parse
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
@@ -15,9 +16,10 @@ from playwright.async_api import async_playwright
 from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
-from motia_redis import Application, StateManager, create_web_app
+from motia_redis import Application, StateManager, Stream, create_web_app
 from motia_redis._store import feed as feeds
 from motia_redis.errors import StateError
+from motia_redis.types import StreamGroup
 from tests.faults.proxy import CutProxy
 from tests.support.clusters import Process, free_port
 from tests.support.waiting import until_holds
@@ -169,6 +171,10 @@ async def test_hook_decides_who_may_follow_a_scope(state: StateManager, is_async
         ("/state/s?start=x", "'now', 'snapshot' or the cursor"),
         ("/state/s?key=a&prefix=b", "a key or a prefix"),
         ("/state/%40motia/x", "reserved"),
+        ("/state/@motia/stream/todo", "reserved"),
+        ("/state/@motia/stream/todo/", "reserved"),
+        ("/state/@motia/stream//inbox", "reserved"),
+        ("/state/@motia/stream/a%25b/inbox", "reserved"),
     ],
 )
 async def test_request_that_cannot_be_says_why(state: StateManager, path: str, text: str) -> None:
@@ -176,6 +182,44 @@ async def test_request_that_cannot_be_says_why(state: StateManager, path: str, t
         response = await client.get(url + path)
         assert response.status_code == 400
         assert text in response.json()["error"]
+
+
+async def test_client_follows_a_group_of_a_stream(state: StateManager) -> None:
+    todo = Stream("to/do", state=state)
+    await todo.set("a/b", "1", {"text": "milk"})
+    path = urllib.parse.quote(todo.group("a/b"), safe="@")
+    async with serving(state) as url, following(f"{url}/state/{path}?start=snapshot") as events:
+        shown, synced = await take(events, 2)
+        await state.set("a/b", "1", "another scope")
+        await Stream("to", state=state).set("do/a/b", "1", "another stream")
+        await todo.set("a/b", "2", 2)
+        await todo.delete("a/b", "1")
+        changes = await take(events, 2)
+        async with following(f"{url}/state/{path}?key=2", **{"last-event-id": synced.id}) as later:
+            assert [event.data["value"] for event in await take(later, 1)] == [2]
+    assert {name: shown.data[name] for name in ("type", "stream", "group", "key", "value")} == {
+        "type": "state:snapshot", "stream": "to/do", "group": "a/b", "key": "1", "value": {"text": "milk"},
+    }  # fmt: skip
+    assert "scope" not in shown.data
+    assert [(event.data["key"], event.data["type"]) for event in changes] == [("2", "state:created"), ("1", "state:deleted")]
+
+
+async def test_allow_is_asked_for_a_group_of_a_stream(state: StateManager) -> None:
+    asked: list[Any] = []
+
+    def allow(request: Request, scope: str) -> bool:
+        asked.append((type(scope), scope))
+        return isinstance(scope, StreamGroup) and (scope.stream, scope.group) == ("todo", "ann")
+
+    async with serving(state, allow=allow) as url, httpx.AsyncClient() as client:
+        for path in ("/state/@motia/stream/todo/bob", "/state/@motia/stream/other/ann", "/state/todo/ann"):
+            assert (await client.get(url + path)).status_code == 403
+        refusal = (await client.get(f"{url}/state/%40motia%2Fstream%2Ftodo%2Fbob")).json()["error"]
+        async with following(f"{url}/state/@motia/stream/todo/ann"):
+            pass
+    assert refusal == "scope 'bob' of stream 'todo' is not for this client"
+    assert asked[0] == (StreamGroup, "@motia/stream/todo/bob")
+    assert asked[2] == (str, "todo/ann")
 
 
 async def test_path_is_served_only_where_it_was_asked_for(state: StateManager) -> None:
