@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 from motia_redis._steps.application import Application, application_problems, shown_path
 from motia_redis._steps.definitions import Step, StepDefinition
 from motia_redis._steps.faults import describe
+from motia_redis._steps.multi_trigger import MultiTriggerStepBuilder
 from motia_redis.errors import StepError
 
 if TYPE_CHECKING:
@@ -184,6 +185,9 @@ def _is_users_own(filename: str) -> bool:
 def _steps_of(module: ModuleType) -> list[Step]:
     """Return the steps that `module` holds, each with its handler."""
     members = vars(module)
+    for value in members.values():
+        if isinstance(value, MultiTriggerStepBuilder) and value.step is None:
+            raise StepError(f"{value!r} is not complete: call .handlers(), and keep the step that it returns")
     found = _steps_in(members)
     config = members.get("config")
     # Kept in the module, so that loading it again finds the same step.
