@@ -8,6 +8,7 @@ import click
 
 from motia_redis._cli.check import check
 from motia_redis._cli.dead import dead
+from motia_redis._cli.moving import export, import_
 from motia_redis._cli.options import connection_options, stack
 from motia_redis._cli.scheduled import scheduled
 from motia_redis._cli.serving import Settings, start
@@ -107,7 +108,7 @@ def main() -> None:
     """  # noqa: D301 - \b is click's mark for a paragraph that must not be wrapped
 
 
-for _command in (check, status, doctor, settings, dead, steps, scheduled):
+for _command in (check, status, doctor, settings, dead, steps, scheduled, export, import_):
     main.add_command(_command)
 
 
