@@ -11,8 +11,10 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from motia_redis._cli.arguments import create_option
+from motia_redis._cli.completing import complete_scopes
 from motia_redis._cli.namespace import json_option, place, run_on_namespace
-from motia_redis._cli.options import connection_options
+from motia_redis._cli.options import EXIT_ERROR, EXIT_NEGATIVE, connection_options
 from motia_redis._cli.output import counted, print_json
 from motia_redis._steps.faults import escaped
 
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from motia_redis._admin.exporting import Exported
     from motia_redis._admin.importing import Imported, RefusedLine
     from motia_redis._store.manager import StateManager
-
-_INCOMPLETE = 1  # exit code: something was left out or refused
 
 
 class _Progress:
@@ -58,7 +58,7 @@ class _Progress:
 
 @click.command("export")
 @connection_options
-@click.argument("scopes", nargs=-1, metavar="[SCOPE]...")
+@click.argument("scopes", nargs=-1, metavar="[SCOPE]...", shell_complete=complete_scopes)
 def export(*, redis_url: str | None, namespace: str, scopes: tuple[str, ...]) -> None:
     """Write the values of the SCOPEs, or of all scopes, to standard output, while the application goes on.
 
@@ -88,7 +88,7 @@ def export(*, redis_url: str | None, namespace: str, scopes: tuple[str, ...]) ->
     click.echo(f"exported {counted(done.values, 'value')} of {place(redis_url, namespace)}", err=True)
     if done.unnamed:
         click.echo(f"left out {counted(done.unnamed, 'value')}: another client gave them names that are not UTF-8", err=True)
-        sys.exit(_INCOMPLETE)
+        sys.exit(EXIT_NEGATIVE)
 
 
 def _write(data: bytes) -> None:
@@ -110,6 +110,7 @@ def _write(data: bytes) -> None:
     metavar="N",
     help="Begin with line N: the lines before it were imported.",
 )
+@create_option
 @json_option
 def import_(
     *,
@@ -121,6 +122,7 @@ def import_(
     dry_run: bool,
     fire: bool,
     from_line: int,
+    creates: bool,
     as_json: bool,
 ) -> None:
     """Store the values of FILE, which `export` wrote, or of standard input.
@@ -132,7 +134,7 @@ def import_(
     \b
     Example:
       motia-redis import all.jsonl --dry-run
-      motia-redis import all.jsonl --if-absent
+      motia-redis import all.jsonl --if-absent --create
       zcat some.jsonl.gz | motia-redis import --overwrite
     """  # noqa: D301
     if keeps and overwrites:
@@ -165,9 +167,9 @@ def import_(
         )
 
     try:
-        done = run_on_namespace(redis_url, namespace, work, must_exist=dry_run)
+        done = run_on_namespace(redis_url, namespace, work, creates=creates)
     except SystemExit as end:
-        if end.code in (2, 128 + signal.SIGINT) and last and not dry_run:
+        if end.code in (EXIT_ERROR, 128 + signal.SIGINT) and last and not dry_run:
             click.echo(f"the lines up to {last} are imported; go on with --from-line {last + 1}", err=True)
         raise
     finally:
@@ -196,7 +198,7 @@ def _report(done: Imported, where: str, *, dry_run: bool, as_json: bool) -> None
     if done.problem:
         click.echo(f"the file is not complete: {done.problem}", err=True)
     if done.problem or done.refused:
-        sys.exit(_INCOMPLETE)
+        sys.exit(EXIT_NEGATIVE)
 
 
 def _size_of(file: IO[bytes]) -> int:

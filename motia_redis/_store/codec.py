@@ -56,7 +56,7 @@ def encode(value: Any, *, subject: object, max_bytes: int) -> bytes:
     which names the first part that JSON cannot hold (NaN, an int over 64 bits, a lone surrogate, a member name that is not a
     string, a set ...), and ValueTooLarge for a text of more than `max_bytes` bytes.
     """
-    text = _canonicalize(to_json(value, subject=subject))
+    text = canonicalize(to_json(value, subject=subject))
     if len(text) > max_bytes:
         raise ValueTooLarge(f"{subject}: the value is {len(text)} bytes of JSON, the limit is {max_bytes}")
     return text
@@ -85,7 +85,7 @@ def _dumps(value: Any) -> bytes:
 
 def encode_name(name: str) -> bytes:
     """Return a member name as canonical JSON, quotes included. Raises TypeError for a lone surrogate."""
-    return _canonicalize(orjson.dumps(name))
+    return canonicalize(orjson.dumps(name))
 
 
 def decode(text: bytes, *, subject: object) -> Any:
@@ -122,7 +122,7 @@ def decode_key(key: bytes) -> str:
 def is_canonical(text: bytes, value: Any) -> bool:
     """Return whether a JSON text, which was read as `value`, is canonical: what `encode` would write, but for its numbers."""
     try:
-        canonical = _canonicalize(_dumps(value))
+        canonical = canonicalize(_dumps(value))
     except values.Unencodable:
         return False
     if canonical == text:
@@ -133,7 +133,7 @@ def is_canonical(text: bytes, value: Any) -> bool:
     return parts[1::2] == canonical.split(b'"')[1::2] and len(structure.split()) == 1 and structure.strip() == structure
 
 
-def _canonicalize(text: bytes) -> bytes:
+def canonicalize(text: bytes) -> bytes:
     r"""Spell brackets and quotes inside of strings as `\u` escapes. Cost: a few passes at memory speed."""
     if b"\\" in text:
         # Backslashes first: what is left of `\"` then is an escaped quote and never the end of `\\`.

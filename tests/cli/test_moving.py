@@ -21,9 +21,9 @@ async def test_export_and_import_move_values(server: RedisServer, state: StateMa
     assert (done.returncode, done.stderr) == (0, f"exported 3 values of namespace '{namespace}' of {server.url}\n")
     target, file = f"{namespace}-2", tmp_path / "all.jsonl"
     file.write_text(done.stdout)
-    dry = await run_command(server, target, "import", str(file), "--dry-run")
-    assert dry.returncode == 2  # there is no such namespace
-    moved = await run_command(server, target, "import", "--if-absent", input=done.stdout)
+    missing = await run_command(server, target, "import", str(file), "--if-absent")
+    assert "or create it with --create" in error_line(missing)
+    moved = await run_command(server, target, "import", "--if-absent", "--create", input=done.stdout)
     assert (moved.returncode, moved.stderr) == (0, "")
     assert moved.stdout.startswith(f"imported 3 values into namespace '{target}'")
     again = await run_command(server, target, "import", str(file), "--overwrite", "--json")
