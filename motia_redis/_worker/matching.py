@@ -14,7 +14,7 @@ from motia_redis._steps.logs import Logger, enter_step
 from motia_redis._steps.schemas import Reader
 from motia_redis._steps.stream_triggers import StreamTrigger, decode_item_change
 from motia_redis._steps.triggers import CronTrigger, QueueTrigger, StateTrigger
-from motia_redis._steps.wants import CRON, TTL_CHANGED
+from motia_redis._steps.wants import CRON, TTL_CHANGED, is_silent_import
 from motia_redis._store import codec
 from motia_redis._store.keyspace import RESERVED
 from motia_redis._store.stream_groups import StreamGroup, stream_prefix
@@ -184,7 +184,11 @@ class Matcher:
 
     def _is_for_none_of_them(self, fields: Mapping[bytes, bytes]) -> bool:
         """Return whether no trigger of the step gets the entry, whatever its filters: see `Wants.match`."""
-        return fields[b"type"] == TTL_CHANGED or (b"only" in fields and fields[b"only"] != self._encoded_name)
+        return (
+            fields[b"type"] == TTL_CHANGED
+            or (b"only" in fields and fields[b"only"] != self._encoded_name)
+            or (b"reason" in fields and is_silent_import(fields))
+        )
 
     def _candidates(self, fields: Mapping[bytes, bytes]) -> list[_Trigger]:
         """Return the triggers that fit an entry but for their conditions. Decode nothing. Raises KeyError for a foreign entry."""
