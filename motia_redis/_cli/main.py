@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
 from motia_redis._cli.check import check
 from motia_redis._cli.dead import dead
-from motia_redis._cli.options import connection_options, stack
+from motia_redis._cli.options import connection_options, parse_address, stack
 from motia_redis._cli.scheduled import scheduled
 from motia_redis._cli.serving import Settings, start
 from motia_redis._cli.settings import settings
@@ -48,6 +49,24 @@ _common = stack(
         show_default=True,
         metavar="SECONDS",
         help="How long to wait at the end for running handlers and requests. A second signal ends the process at once.",
+    ),
+    click.option(
+        "--health",
+        metavar="[HOST:]PORT",
+        callback=parse_address,
+        help="Also answer /livez and /readyz at this port. Default host: 127.0.0.1. 0: a free port.",
+    ),
+    click.option(
+        "--health-file",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="PATH",
+        help="Touch this file once a second while the event loop runs.",
+    ),
+    click.option(
+        "--metrics",
+        metavar="[HOST:]PORT",
+        callback=parse_address,
+        help="Serve /metrics for Prometheus at this port (extra metrics). Default host: 127.0.0.1.",
     ),
 )
 _http = stack(
