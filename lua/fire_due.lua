@@ -10,7 +10,7 @@
 --          3 "" = do not trim; else the limits of a topic's stream, see lib/retention.lua; those of events are their first part
 -- RETURNS  {number of things that happened, milliseconds until the next is due (0 = now; -1 = nothing waits),
 --            number of unhandled messages that a cap dropped, {keys that are missing in KEYS: call again with them},
---            {errors of things that were put off}}
+--            {errors of things that were put off}, number of values that have expired}
 -- ERRORS   none of its own
 -- COST     the number of things and their bytes, and for each the logarithm of the number that wait; at most one thing over the
 --          bytes. With limits, also a trim of one stream
@@ -38,7 +38,7 @@ end
 
 local wait = wait_for_next()
 if wait ~= 0 or most == 0 then
-  return { 0, wait, 0, {}, {} }
+  return { 0, wait, 0, {}, {}, 0 }
 end
 
 local PUT_OFF = 10000 -- milliseconds
@@ -188,9 +188,12 @@ function fire.schedule(what)
   return "done"
 end
 
+local expired = 0
+
 local function delete_expired()
   for values, group in pairs(groups) do
     if group.keys[1] then
+      expired = expired + #group.keys
       redis.call("HDEL", group.revisions, unpack(group.keys))
       redis.call("HDEL", values, unpack(group.keys))
       if redis.call("EXISTS", values) == 0 then
@@ -224,4 +227,4 @@ if newest_limits ~= "" then
   local trimming, lost = pcall(require("lib.retention").trim, redis.call, newest_stream, trimmed, newest_limits, newest)
   dropped = trimming and lost or 0
 end
-return { #happened, wait_for_next(), dropped, missing, errors }
+return { #happened, wait_for_next(), dropped, missing, errors, expired }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,7 +12,7 @@ from motia_redis._cli.dead import dead
 from motia_redis._cli.editing import edit
 from motia_redis._cli.listing import list_, scopes
 from motia_redis._cli.moving import export, import_
-from motia_redis._cli.options import connection_options, stack
+from motia_redis._cli.options import connection_options, parse_address, stack
 from motia_redis._cli.reloading import reload_on_change
 from motia_redis._cli.scheduled import scheduled
 from motia_redis._cli.sending import enqueue
@@ -55,6 +56,24 @@ _common = stack(
         show_default=True,
         metavar="SECONDS",
         help="How long to wait at the end for running handlers and requests. A second signal ends the process at once.",
+    ),
+    click.option(
+        "--health",
+        metavar="[HOST:]PORT",
+        callback=parse_address,
+        help="Also answer /livez and /readyz at this port. Default host: 127.0.0.1. 0: a free port.",
+    ),
+    click.option(
+        "--health-file",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="PATH",
+        help="Touch this file once a second while the event loop runs.",
+    ),
+    click.option(
+        "--metrics",
+        metavar="[HOST:]PORT",
+        callback=parse_address,
+        help="Serve /metrics for Prometheus at this port (extra metrics). Default host: 127.0.0.1.",
     ),
     click.option("--reload", is_flag=True, help="Start again when a Python file in the folders of APP changes (extra: reload)."),
 )

@@ -61,6 +61,16 @@ def _reject_empty_variable(ctx: click.Context, option: click.Parameter, value: s
     return value
 
 
+def parse_address(ctx: click.Context, option: click.Parameter, value: str | None) -> tuple[str, int] | None:
+    """Return host and port of `PORT` or `HOST:PORT`."""
+    if value is None:
+        return None
+    host, _, port = value.rpartition(":")
+    if not (port.isascii() and port.isdigit() and int(port) <= 65535):
+        raise click.BadParameter(f"{value!r} is not PORT or HOST:PORT, such as 9464 or 0.0.0.0:9464", ctx, option)
+    return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
+
+
 connection_options = stack(
     click.option(
         "--redis",

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import socket
 import ssl
 import sys
 import time
@@ -19,14 +18,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from motia_redis._cli.options import EXIT_ERROR, CommandError, one_line_errors, state_manager
+from motia_redis._cli import probes
+from motia_redis._cli.listening import listen, quiet_server, url_of
+from motia_redis._cli.monitoring import Monitoring, switch_metrics_on
+from motia_redis._cli.options import EXIT_ERROR, one_line_errors, state_manager
 from motia_redis._cli.output import counted
 from motia_redis._cli.stopping import Stop
 from motia_redis._version import __version__
 from motia_redis.errors import StateUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    import socket
+    from collections.abc import Callable, Coroutine
+    from pathlib import Path
 
     from uvicorn import Server
 
@@ -60,6 +64,9 @@ class Settings:
     cors_origins: tuple[str, ...] = ()
     concurrency: int = 64
     lease: float = 3.0
+    health: tuple[str, int] | None = None
+    health_file: Path | None = None
+    metrics: tuple[str, int] | None = None
 
 
 def start(settings: Settings) -> None:
@@ -74,6 +81,8 @@ def start(settings: Settings) -> None:
     if settings.redis_url is not None:
         os.environ["MOTIA_REDIS_URL"] = settings.redis_url
     with one_line_errors():
+        if settings.metrics is not None:
+            switch_metrics_on()
         application = load_application(settings.app)
         stop = Stop(settings.grace, lambda text: write_record(text, settings.log_format))
         with stop, asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -108,9 +117,10 @@ async def _run(settings: Settings, application: Application, stop: Stop) -> None
     """Start, run until a signal or a failure, let running handlers and requests finish, and close all connections."""
     with stop.in_loop():
         async with contextlib.AsyncExitStack() as cleanup:
-            parts = await _unless(stop, _prepare(settings, application, cleanup))
+            monitoring = await Monitoring.start(settings, cleanup)
+            parts = await _unless(stop, _prepare(settings, application, monitoring, cleanup))
             if parts is not None:
-                await _work(parts, stop)
+                await _work(parts, stop, monitoring.readiness)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,25 +135,30 @@ class _Parts:
     logs_announcement: bool
 
 
-async def _prepare(settings: Settings, application: Application, cleanup: contextlib.AsyncExitStack) -> _Parts:
+async def _prepare(
+    settings: Settings, application: Application, monitoring: Monitoring, cleanup: contextlib.AsyncExitStack
+) -> _Parts:
     """Bind the port, connect to Redis and create the consumer groups, for every command."""
     from motia_redis._transport import urls  # noqa: PLC0415 - see the module's docstring
     from motia_redis._worker.worker import Worker  # noqa: PLC0415
 
     # Bind first: an address that is in use is the fastest error to detect.
-    listener = cleanup.enter_context(_listen(settings.host, settings.port)) if settings.serves else None
+    listener = (
+        cleanup.enter_context(listen(settings.host, settings.port, "another --host or --port")) if settings.serves else None
+    )
     state = state_manager(settings.redis_url, settings.namespace)
     urls.parse(state.url)  # a wrong one is reported alone, not behind what is going to run
     cleanup.push_async_callback(state.close)
     count = _report(settings, application, state)
     worker = Worker(application, state, concurrency=settings.concurrency, lease=settings.lease)
     await _connect(state, worker, settings.wait)
+    monitoring.started(state, worker if settings.works else None, cleanup)
     is_json = settings.log_format == "json"
     if listener is None:
         return _Parts(None, None, None, worker, f"worker ready ({count})", is_json)
     extra = " with a worker" if settings.works else ""
-    server, requests = _server(application, state, settings, lambda: worker.is_outage_reported)
-    announcement = f"serving {_url(listener)}{extra} ({count})"
+    server, requests = _server(application, state, settings, lambda: worker.is_outage_reported, monitoring.readiness)
+    announcement = f"serving {url_of(listener)}{extra} ({count})"
     return _Parts(server, requests, listener, worker if settings.works else None, announcement, is_json)
 
 
@@ -201,7 +216,7 @@ def _may_pass(error: StateUnavailable) -> bool:
     return cause is not None
 
 
-async def _work(parts: _Parts, stop: Stop) -> None:
+async def _work(parts: _Parts, stop: Stop, readiness: probes.Readiness) -> None:
     """Run the server and the worker until a signal or until one of them ends. Then let both finish what is running."""
     jobs: list[asyncio.Task[None]] = []
     working: asyncio.Task[None] | None = None
@@ -232,6 +247,7 @@ async def _work(parts: _Parts, stop: Stop) -> None:
     requested.cancel()
     failed = any(job.done() and not job.cancelled() and job.exception() for job in jobs)
     stop.begin(EXIT_ERROR if failed else 0)
+    readiness.stopping()
     if parts.server is not None:
         parts.server.should_exit = True
     if parts.worker is not None:
@@ -260,35 +276,16 @@ async def _unless(stop: Stop, work: Coroutine[Any, Any, _Parts]) -> _Parts | Non
     return None
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket. Raises CommandError if the address is not available."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server((str(address[0]), port), family=family, backlog=2048)
-    except OSError as exc:
-        # The text of `exc` repeats the address, so take the reason from its code.
-        reason = os.strerror(exc.errno) if exc.errno is not None and exc.errno > 0 else exc.strerror or str(exc)
-        raise CommandError(f"cannot listen on {host}:{port}: {reason}; choose another --host or --port") from exc
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
 def _server(
-    application: Application, state: StateManager, settings: Settings, is_outage_reported: Callable[[], bool]
+    application: Application,
+    state: StateManager,
+    settings: Settings,
+    is_outage_reported: Callable[[], bool],
+    readiness: probes.Readiness,
 ) -> tuple[Server, RequestLog]:
     """Return the HTTP server, configured to handle neither signals nor logging, and the log of its requests."""
-    import uvicorn  # noqa: PLC0415 - see the module's docstring
-
     from motia_redis._web.access import RequestLog  # noqa: PLC0415
     from motia_redis._web.app import build_web_app  # noqa: PLC0415
-
-    class QuietServer(uvicorn.Server):
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            yield
 
     app = build_web_app(
         application,
@@ -298,4 +295,4 @@ def _server(
         is_outage_reported=is_outage_reported,
     )
     requests = RequestLog(app, writes=settings.access_log)
-    return QuietServer(uvicorn.Config(requests, log_config=None, access_log=False, lifespan="off", ws="none")), requests
+    return quiet_server(probes.Probes(readiness, rest=requests, hidden=probes.hidden_by(application))), requests

@@ -52,6 +52,7 @@ class Fired(NamedTuple):
     dropped: int  #: unhandled messages that a cap dropped
     missing: Sequence[bytes]  #: keys to call again with
     errors: Sequence[bytes]  #: of things that were put off
+    expired: int = 0  #: values that have expired, of `happened`
 
 
 class ScheduleKeys(NamedTuple):
@@ -158,5 +159,5 @@ def _schedules(reply: list[Any], asked: int) -> Schedules:
 
 
 def _fired(reply: list[Any]) -> Fired:
-    happened, wait, dropped, missing, failed = reply
-    return Fired(happened, None if wait < 0 else wait / 1000, dropped, missing, failed)
+    happened, wait, dropped, missing, failed, expired = reply
+    return Fired(happened, None if wait < 0 else wait / 1000, dropped, missing, failed, expired)

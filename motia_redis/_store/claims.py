@@ -69,7 +69,7 @@ class Claims:
             reply: bytes | None = await session.router.execute(record, "HGET", record, claim.name)
             return reply
 
-        known = await self._retries.run(subject, attempt)
+        known = await self._retries.run(subject, attempt, operation="effect")
         if known is None:
             return None
         revision, _, text = known.partition(b"\n")
@@ -86,7 +86,7 @@ class Claims:
             commands = ("HSET", record, claim.name, b"\n"), ("PEXPIRE", record, lifetime)
             await session.router.gather([(record, command) for command in commands])
 
-        await self._retries.run(subject, attempt, is_mutation=True)
+        await self._retries.run(subject, attempt, operation="effect", is_mutation=True)
 
     @staticmethod
     def _record(session: Session, claim: Claim, scope: bytes) -> bytes:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from redis.exceptions import RedisError
 
+from motia_redis import _metrics
 from motia_redis._scripts import storage as scripts
 from motia_redis._store.cursors import end_of, has_reached, verdict
 from motia_redis._store.lanes import Item, PartitionLog, ReadSize, size_of
@@ -186,6 +187,8 @@ class Feed:
         self.revive: Callable[[], Awaitable[None]] = revive
         self._partitions: dict[int, _Partition] = {}
         self._readers: dict[int, _Reader] = {}  # by partition in a Cluster, else one
+        if _metrics.active is not None:
+            _metrics.active.feeds.add(self)
 
     def is_open(self, partition: int) -> bool:
         """Return whether a partition is read."""
@@ -203,6 +206,11 @@ class Feed:
             reader = self._readers[group] = _Reader(self)
         reader.add(self._partitions[partition])
         return True
+
+    @property
+    def watchers(self) -> int:
+        """Return the number of subscribers."""
+        return len({subscriber for partition in list(self._partitions.values()) for subscriber in partition.subscribers()})
 
     def register(self, subscriber: Subscriber, partitions: Iterable[int]) -> None:
         """Deliver the events of partitions that are open to a subscriber, from now on."""

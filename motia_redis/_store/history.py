@@ -63,7 +63,7 @@ class History:
 
     async def read(self) -> dict[int, tuple[Batch, list[Event]]]:
         """Return the next events. Raises HistoryGone or HistoryForked if some before them are missing, and StateUnavailable."""
-        replies = await self._retries.run(self._subject, self._read)
+        replies = await self._retries.run(self._subject, self._read, operation="watch")
         self.at_end = not self._size.record([entries for reply in replies for entries in reply.values()])
         taken = {partition: log.take(reply) for (partition, log), reply in zip(self._logs.items(), replies, strict=True)}
         if self.at_end and (missing := [log.first for log in self._logs.values() if log.first is not None]):

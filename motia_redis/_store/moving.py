@@ -91,7 +91,7 @@ class Mover:
             }
             return Cursor(names.namespace, (names.layout.partitions, names.layout.lanes), places).encode()
 
-        return await self._retries.run(self._subject, read)
+        return await self._retries.run(self._subject, read, operation="export")
 
     async def count(self, scopes: Sequence[bytes] | None) -> int:
         """Return about how many values the scopes hold. Cost: a command for each scope, in pages."""
@@ -102,7 +102,7 @@ class Mover:
                 hashes = [session.keyspace.values(scope) for scope in page]
                 return sum(await session.router.gather([(name, ("HLEN", name)) for name in hashes]))
 
-            total += await self._retries.run(self._subject, read)
+            total += await self._retries.run(self._subject, read, operation="export")
         return total
 
     async def pages(self, scopes: Sequence[bytes] | None) -> AsyncGenerator[tuple[bytes, Mapping[bytes, bytes]]]:
@@ -163,7 +163,7 @@ class Mover:
         async def read(session: Session, _: Attempt) -> Keyspace:
             return session.keyspace
 
-        return await self._retries.run(self._subject, read)
+        return await self._retries.run(self._subject, read, operation="export")
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -215,7 +215,7 @@ class Mover:
                 await asyncio.gather(*(self._make_durable(session, partition) for partition in {each[0] for each in batches}))
             return replies
 
-        replies = await self._retries.run(self._subject, attempt, is_mutation=not options.is_trial)
+        replies = await self._retries.run(self._subject, attempt, operation="import", is_mutation=not options.is_trial)
         if dropped := sum(reply.dropped for reply in replies):
             _log.error("%s: streams are over the hard cap: %d entries were dropped unhandled", self._subject, dropped)
         if any(reply.created_scope for reply in replies):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisError
 
+from motia_redis import _metrics
 from motia_redis._ids import generator, random_id
 from motia_redis._scripts import error_codes, timing
 from motia_redis._scripts import storage as scripts
@@ -101,7 +102,9 @@ class Mutations:
             return reply
 
         try:
-            reply = await self._retries.run(subject, attempt, is_mutation=True)
+            reply = await self._retries.run(
+                subject, attempt, operation=change[0].decode().rpartition(" ")[2], is_mutation=True, changes=1
+            )
         except ErrorReply as error:
             known = _to_error(subject, error, operations)
             if isinstance(known, RevisionConflict):
@@ -141,7 +144,9 @@ class Mutations:
             return reply
 
         try:
-            reply = await self._retries.run(subject, attempt, is_mutation=True)
+            reply = await self._retries.run(
+                subject, attempt, operation="transaction", is_mutation=True, changes=_count_changes(items)
+            )
         except ErrorReply as error:
             known = _to_error(subject, error, items)
             raise known from known.__cause__
@@ -207,7 +212,7 @@ class Mutations:
             return reply
 
         try:
-            reply = await self._retries.run(subject, attempt, is_mutation=True)
+            reply = await self._retries.run(subject, attempt, operation="enqueue", is_mutation=True)
         except ErrorReply as error:
             raise _to_error(subject, error) from None
         claim.confirm()
@@ -238,7 +243,7 @@ class Mutations:
                 self._durability.check(subject, replies[0])
             return removed
 
-        return await self._retries.run(subject, attempt, is_mutation=True)
+        return await self._retries.run(subject, attempt, operation="cancel", is_mutation=True)
 
     async def delete(self, subject: object, scope: bytes, keys: Sequence[bytes]) -> None:
         """Delete those of `keys` that have a value, each with its event. Cost: one round trip, and one more for durability."""
@@ -257,7 +262,7 @@ class Mutations:
                 (durable,) = await scripts.mark_write(session.router, trimmed=trimmed, mark=mark, following=self._wait_commands)
                 self._durability.check(subject, durable)
 
-        await self._retries.run(subject, attempt, is_mutation=True)
+        await self._retries.run(subject, attempt, operation="delete", is_mutation=True, changes=len(keys))
 
     def _mutation(
         self,
@@ -330,7 +335,13 @@ class Mutations:
 def _to_error(subject: object, error: ErrorReply, operations: object = None) -> StateError:
     known = error_codes.to_error(subject, error, operations)
     assert known is not None, "Retries raises only script errors as ResponseError"  # noqa: S101  # for the type checker
+    if _metrics.active is not None and (isinstance(known, RevisionConflict) or isinstance(known.__cause__, RevisionConflict)):
+        _metrics.active.conflicts += 1
     return known
+
+
+def _count_changes(items: Sequence[Item]) -> int:
+    return sum(item.kind not in {b"message", b"check"} for item in items)
 
 
 def _request_id() -> bytes:

@@ -77,7 +77,7 @@ class Reading:
             values = session.keyspace.values(scope_bytes)
             return await session.router.execute(values, "HGET", values, key_bytes)
 
-        text = await self._retries.run(subject, read)
+        text = await self._retries.run(subject, read, operation="get")
         return None if text is None or expiry.is_expired(text) else self._coder.decode(text, subject=subject)
 
     async def entry(self, scope: str, key: str) -> Entry | None:
@@ -91,7 +91,7 @@ class Reading:
             names = session.keyspace.state_keys(scope_bytes, key_bytes)
             return await scripts.get_entry(session.router, values=names.values, revisions=names.revisions, key=key_bytes)
 
-        found = await self._retries.run(subject, read)
+        found = await self._retries.run(subject, read, operation="entry")
         if found is None or expiry.is_expired(found.text):
             return None
         value, revision = self._coder.decode(found.text, subject=subject), found.revision.decode(errors="replace")
@@ -126,7 +126,7 @@ class Reading:
 
         found: dict[bytes, Any] = {}
         if atomic:
-            texts = zip(names, await self._retries.run(subject, read), strict=True)
+            texts = zip(names, await self._retries.run(subject, read, operation="get_many"), strict=True)
             found = self._coder.decode_page(scope, expiry.live({name: text for name, text in texts if text is not None}))
         else:
             values, scan = await self._scan(scope)
@@ -154,7 +154,9 @@ class Reading:
         Raises InvalidName, StateUnavailable.
         """
         values, scan = await self._scan(scope)
-        await self._retries.run(f"scope {scope!r:.200}", lambda session, _: self._settle(session, [partition_of(values)]))
+        await self._retries.run(
+            f"scope {scope!r:.200}", lambda session, _: self._settle(session, [partition_of(values)]), operation="keys"
+        )
         found: dict[bytes, None] = {}
         async for page in scan.fields(values):
             found.update(dict.fromkeys(page))
@@ -185,7 +187,7 @@ class Reading:
             found, has_changed = await asyncio.gather(count(), self._settle(session, [partition_of(values)]))
             return await count() if has_changed else found
 
-        return await self._retries.run(f"scope {scope!r:.200}", read)
+        return await self._retries.run(f"scope {scope!r:.200}", read, operation="count")
 
     async def list_groups(self, *, stream: str | None = None) -> builtins.list[str]:
         """Return the sorted names of all scopes that have a key, or of all groups of a stream that have an item.
@@ -200,7 +202,7 @@ class Reading:
         scan = Scan(self._retries, "list_groups")
         keyspace = (await self._sessions.get()).keyspace
         everywhere = range(keyspace.layout.partitions)
-        await self._retries.run("list_groups", lambda session, _: self._settle(session, everywhere))
+        await self._retries.run("list_groups", lambda session, _: self._settle(session, everywhere), operation="list_groups")
         partitions = iter(keyspace.all_scopes())
 
         async def read() -> None:

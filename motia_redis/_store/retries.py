@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from redis.exceptions import RedisError
 
+from motia_redis import _metrics
 from motia_redis._scripts import error_codes
 from motia_redis._transport import failures, refusals
 from motia_redis._transport.backoff import Backoff
@@ -54,21 +55,32 @@ class Retries:
         """Return the URL and the namespace of the calls."""
         return self._sessions.url, self._sessions.namespace
 
-    async def run(self, subject: object, call: Callable[[Session, Attempt], Awaitable[_T]], *, is_mutation: bool = False) -> _T:
+    async def run(
+        self,
+        subject: object,
+        call: Callable[[Session, Attempt], Awaitable[_T]],
+        *,
+        operation: str,
+        is_mutation: bool = False,
+        changes: int = 0,
+    ) -> _T:
         """Return the result of `call`. Repeat it after each transient error until the deadline.
 
         The first connection attempt is not repeated, so that a wrong URL fails fast. Raises redis-py's ResponseError for an error
         of the script, and StateUnavailable for all other errors. With `is_mutation` the latter says whether the change may have
-        been applied.
+        been applied. Metrics count the call as one of `operation`, with so many `changes`.
         """
         session = self._sessions.current() or await self._sessions.get()
         began = time.monotonic()
         try:
             if session.losses != session.router.losses:
                 await self._check_layout(session)
-            return await call(session, FIRST)
+            result = await call(session, FIRST)
         except (RedisError, OSError) as error:
-            return await self.repeat(subject, call, began, session, error, is_mutation=is_mutation)
+            result = await self.repeat(subject, call, began, session, error, operation=operation, is_mutation=is_mutation)
+        if _metrics.active is not None:
+            _metrics.active.add_call(operation, began, changes)
+        return result
 
     async def persist(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """Return the result of `call`, which calls `run`. Repeat it as long as Redis is away: for work that nobody waits for."""
@@ -84,7 +96,7 @@ class Retries:
         async def look(session: Session, _: Attempt) -> None:
             await self._sessions.check_layout(session)
 
-        await self.run(subject, look)
+        await self.run(subject, look, operation="check_layout")
 
     async def repeat(
         self,
@@ -94,9 +106,28 @@ class Retries:
         session: Session,
         failure: Exception,
         *,
+        operation: str,
         is_mutation: bool,
     ) -> _T:
         """Return the result of a call whose first attempt failed, at a moment of `time.monotonic`: repeat it as `run` does."""
+        try:
+            return await self._repeat(subject, call, began, session, failure, operation=operation, is_mutation=is_mutation)
+        except StateUnavailable:
+            if _metrics.active is not None:
+                _metrics.active.unavailable[operation] += 1
+            raise
+
+    async def _repeat(
+        self,
+        subject: object,
+        call: Callable[[Session, Attempt], Awaitable[_T]],
+        began: float,
+        session: Session,
+        failure: Exception,
+        *,
+        operation: str,
+        is_mutation: bool,
+    ) -> _T:
         number, maybe_applied, backoff = 1, False, Backoff(*_PAUSES)
         server_began = session.clock.at(began)
         deadline = session.settings.deadline if self._deadline is None else self._deadline
@@ -114,6 +145,8 @@ class Retries:
             if not is_retryable or time.monotonic() - began + wait > deadline:
                 raise failures.to_unavailable(subject, self._sessions.url, failure, maybe_applied=maybe_applied) from failure
             await asyncio.sleep(wait)
+            if _metrics.active is not None:
+                _metrics.active.retries[operation] += 1
             number += 1
             elapsed = int((time.monotonic() - began) * 1000)
             try:

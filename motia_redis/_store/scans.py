@@ -127,7 +127,7 @@ class Scan:
         begin = 0
         while begin < len(fields):
             wanted = fields[begin : begin + size.count]
-            _, page, left = await self._retries.run(self._subject, read)
+            _, page, left = await self._retries.run(self._subject, read, operation="scan")
             done = len(wanted) - len(left)
             size.record_page(done, sum(map(len, wanted[:done])) + sum(map(len, page.values())))
             begin += done
@@ -147,10 +147,10 @@ class Scan:
 
         try:
             while True:
-                cursor, page, weight = await (following or self._retries.run(self._subject, attempt))
+                cursor, page, weight = await (following or self._retries.run(self._subject, attempt, operation="scan"))
                 size.record_page(len(page), weight)
                 if ahead and cursor:
-                    following = asyncio.create_task(self._retries.run(self._subject, attempt))
+                    following = asyncio.create_task(self._retries.run(self._subject, attempt, operation="scan"))
                     await asyncio.sleep(0)  # lets the request go out before this page is processed
                 if page:
                     yield page

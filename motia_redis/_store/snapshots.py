@@ -89,7 +89,7 @@ class Snapshot:
             names = session.keyspace.state_keys(scope, key)
             return await scripts.get_entry(session.router, values=names.values, revisions=names.revisions, key=key)
 
-        found = await self._retries.run(self._subject, read)
+        found = await self._retries.run(self._subject, read, operation="watch")
         if found is not None:
             self._show_value(scope, key, found.text, found.revision)
 

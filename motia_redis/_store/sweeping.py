@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from redis.exceptions import RedisError
 
+from motia_redis import _metrics
 from motia_redis._scripts import timing
 from motia_redis._transport import failures, refusals
 from motia_redis._transport.failures import ErrorReply
@@ -74,6 +75,8 @@ class _Partition:
         fired = await timing.fire_due(
             router, self.keys, others=list(self._others), most=_MOST, most_bytes=_MOST_BYTES, limits=limits
         )
+        if _metrics.active is not None:
+            _metrics.active.expiries += fired.expired
         for key in fired.missing:
             self._others[key] = None
         while len(self._others) > _OTHERS:

@@ -350,7 +350,7 @@ class Watch(Generic[T_co]):
                 for partition, (_, lanes) in zip(partitions, found, strict=True)
             }
 
-        return await self._retries.run(self._selection, read) if partitions else {}
+        return await self._retries.run(self._selection, read, operation="watch") if partitions else {}
 
     async def _rejoin(self) -> None:
         """Go on from now."""

@@ -18,6 +18,7 @@ import hiredis
 import orjson
 from redis.exceptions import RedisError
 
+from motia_redis import _metrics
 from motia_redis._scripts import error_codes
 from motia_redis._store import expiry, keyspace, manager
 from motia_redis._store.keyspace import Subject
@@ -124,21 +125,44 @@ class _DirectRetries(Retries):
         """Return the URL and the namespace of the calls."""
         return self._retries.place
 
-    async def run(self, subject: object, call: Callable[[Session, Attempt], Awaitable[_T]], *, is_mutation: bool = False) -> _T:
+    async def run(
+        self,
+        subject: object,
+        call: Callable[[Session, Attempt], Awaitable[_T]],
+        *,
+        operation: str,
+        is_mutation: bool = False,
+        changes: int = 0,
+    ) -> _T:
         """Return the result of `call`. Promises and errors are those of `Retries.run`."""
         ours = self.current()
         if ours is None:
-            return loop_thread.run(str(subject), self._retries.run, subject, call, is_mutation=is_mutation)
+            return self._in_loop(subject, call, operation=operation, is_mutation=is_mutation, changes=changes)
         began = time.monotonic()
         ours.session.settings = ours.of_loop.settings
         try:
-            return await call(ours.session, FIRST)
+            result = await call(ours.session, FIRST)
         except _Elsewhere:
-            return loop_thread.run(str(subject), self._retries.run, subject, call, is_mutation=is_mutation)
+            return self._in_loop(subject, call, operation=operation, is_mutation=is_mutation, changes=changes)
         except (RedisError, OSError) as failure:
             if error_codes.is_script_error(failure):
                 raise
-            return self.go_on(subject, call, began, ours, failure, is_mutation=is_mutation)
+            result = self.go_on(subject, call, began, ours, failure, operation=operation, is_mutation=is_mutation)
+        if _metrics.active is not None:
+            _metrics.active.add_call(operation, began, changes)
+        return result
+
+    def _in_loop(
+        self,
+        subject: object,
+        call: Callable[[Session, Attempt], Awaitable[_T]],
+        *,
+        operation: str,
+        is_mutation: bool,
+        changes: int,
+    ) -> _T:
+        run = self._retries.run
+        return loop_thread.run(str(subject), run, subject, call, operation=operation, is_mutation=is_mutation, changes=changes)
 
     def go_on(
         self,
@@ -148,11 +172,14 @@ class _DirectRetries(Retries):
         ours: _Ours,
         failure: Exception,
         *,
+        operation: str,
         is_mutation: bool = False,
     ) -> _T:
         """Return the result of a call whose attempt in this thread failed: the event loop repeats it."""
         repeat = self._retries.repeat
-        return loop_thread.run(str(subject), repeat, subject, call, began, ours.of_loop, failure, is_mutation=is_mutation)
+        return loop_thread.run(
+            str(subject), repeat, subject, call, began, ours.of_loop, failure, operation=operation, is_mutation=is_mutation
+        )
 
     async def check_layout(self, subject: object) -> None:
         """Look at the layout of the namespace again, in the event loop."""
@@ -250,9 +277,11 @@ class DirectState(manager.StateManager):
             async def read_again(session: Session, _: Attempt) -> Any:
                 return await session.router.execute(values, "HGET", values, key_bytes)
 
-            text = self._retries.go_on(Subject(scope, key), read_again, began, ours, failure)
+            text = self._retries.go_on(Subject(scope, key), read_again, began, ours, failure, operation="get")
         if text is MISSED:
             return drive("get", self.get, scope, key)
+        if _metrics.active is not None:
+            _metrics.active.add_call("get", began, 0)
         if text is None or expiry.is_expired(text):
             return None
         try:

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from motia_redis._ids import generator
 from motia_redis._scripts import delivery as scripts
-from motia_redis._steps import faults, invocation
+from motia_redis._steps import faults
 from motia_redis._steps.logs import enter_step
 from motia_redis._store.keyspace import partition_of
 from motia_redis._tracing import enter_trace
@@ -259,7 +259,7 @@ class Attempts:
             call = call or await matcher.match(entry, self._state, delivery.trace_id, delivery.attempts)
         if call is not None:
             with made_once(delivery):
-                await invocation.call(subscription.step.handler, call.input, call.ctx, self._executor, delivery.report_block)
+                await subscription.invoke(subscription.step.handler, call.input, call.ctx, self._executor, delivery.report_block)
         elif entry.is_retry_for(subscription.group):
             raise NotWanted(_NOT_WANTED)
 
@@ -268,6 +268,7 @@ class Attempts:
     async def _fail(self, delivery: Delivery, error: BaseException) -> Outcome:
         """Record a failed attempt; the next one follows after a pause, wherever the lane is then."""
         step, retries = delivery.lane.subscription.step, delivery.lane.retries
+        delivery.lane.subscription.count("failed")
         pause = retries.pause(delivery.attempts) * generator.uniform(0.8, 1.2)
         fault = faults.describe(error)
         text = (
@@ -305,6 +306,7 @@ class Attempts:
         delivery.effects = None  # they stay as long as the dead letter
         if added is not None:
             lane.note_recorded(delivery.id)
+            lane.subscription.count("dead_letter")
             text = f"step {step}: gave up after {delivery.attempts} attempts: {fault.line}"
             place = f"--namespace {self._state.namespace} --step {shlex.quote(step)} {partition_of(lane.stream)}/{added}"
             # The last field, so that the line ends with it.

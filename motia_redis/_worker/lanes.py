@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from motia_redis._scripts.delivery import LaneKeys, Progress
-from motia_redis._store.keyspace import is_cron
 from motia_redis._worker.entries import NOTHING_KNOWN, Known, before, is_id, order
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from motia_redis._scripts.delivery import Start, Taken
+    from motia_redis._scripts.delivery import Taken
     from motia_redis._steps.wants import Wants
     from motia_redis._store.effects import EventEffects
     from motia_redis._store.keyspace import Keyspace
@@ -362,10 +361,3 @@ def lane_keys(subscription: Subscription, stream: bytes, keyspace: Keyspace) -> 
 def topic_streams(subscriptions: Iterable[Subscription], keyspace: Keyspace) -> set[bytes]:
     """Return the streams of the topics that subscriptions want."""
     return {stream for each in subscriptions for topic in each.wants.topics for stream in keyspace.topic_streams(topic)}
-
-
-def start_of_group(stream: bytes, topics: set[bytes]) -> Start:
-    """Return where a new group of a stream starts. Times of cron triggers fire for their step only, so it needs all of them."""
-    if stream in topics:
-        return "topic"
-    return "begin" if is_cron(stream) else "end"

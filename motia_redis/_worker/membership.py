@@ -118,6 +118,11 @@ class Membership:
         """Return the time on the Redis server, about, in Unix milliseconds."""
         return int((time.monotonic() + self._clock) * 1000)
 
+    @property
+    def silence(self) -> float:
+        """Return the seconds since the last heartbeat that Redis answered."""
+        return time.monotonic() - self._heard
+
     def live_workers(self) -> tuple[list[str], str]:
         """Return the ids of the live workers, sorted, this one's included, and the id of this one."""
         live = {member.id for member in self._members_now if member.is_live}

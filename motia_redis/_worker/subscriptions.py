@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Any, Literal
 
+from motia_redis import _metrics
+from motia_redis._steps import invocation
 from motia_redis._steps.invocation import is_async
 from motia_redis._steps.retrying import with_config
 from motia_redis._steps.wants import Wants
 from motia_redis._worker.matching import Matcher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from motia_redis._steps.definitions import Step
     from motia_redis._steps.retrying import RetryPolicy
@@ -97,6 +100,9 @@ class Subscription:
         self.group = step.name
         self.matcher = Matcher(step)
         self.wants = Wants.of(step)
+        self._counts = None if _metrics.active is None else _metrics.active.of_step(step.name)
+        #: calls a handler, as `invocation.call`
+        self.invoke: Callable[..., Awaitable[Any]] = invocation.call if self._counts is None else _counting(self._counts)
         self.streams = self.wants.streams(keyspace)
         self._retries = step.retries
         self._retries_of = {
@@ -109,3 +115,29 @@ class Subscription:
     def retries(self, stream: bytes) -> RetryPolicy:
         """Return how attempts are made at the entries of a stream."""
         return self._retries_of.get(stream, self._retries)
+
+    def count(self, outcome: Literal["failed", "dead_letter"]) -> None:
+        """Count a failed attempt, if metrics are on."""
+        if self._counts is not None:
+            if outcome == "failed":
+                self._counts.failed += 1
+            else:
+                self._counts.dead_letters += 1
+
+
+def _counting(counts: _metrics.StepCounts) -> Callable[..., Awaitable[Any]]:
+    """Return `invocation.call`, which also counts and measures."""
+    observe = counts.durations.observe
+
+    async def call(handler: Callable[..., Any], *arguments: Any) -> Any:
+        began = time.monotonic()
+        counts.running += 1
+        try:
+            result = await invocation.call(handler, *arguments)
+        finally:
+            counts.running -= 1
+            observe(time.monotonic() - began)
+        counts.handled += 1
+        return result
+
+    return call

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import count
@@ -23,13 +25,14 @@ from motia_redis._worker.attempts import Attempts
 from motia_redis._worker.dispatcher import Dispatcher
 from motia_redis._worker.effects import EffectRecords
 from motia_redis._worker.embedding import LAST_WAIT, EmbeddedTask
+from motia_redis._worker.groups import create_groups
 from motia_redis._worker.handed import HandedEntries
-from motia_redis._worker.lanes import Lane, Lease, lane_keys, start_of_group, topic_streams
+from motia_redis._worker.lanes import Lane, Lease, lane_keys, topic_streams
 from motia_redis._worker.leases import PartitionLeases
 from motia_redis._worker.membership import Membership, announce_regularly
 from motia_redis._worker.progress import ProgressReporter
 from motia_redis._worker.reader import Reader
-from motia_redis._worker.scheduling import Scheduler, schedule_now
+from motia_redis._worker.scheduling import Scheduler
 from motia_redis._worker.subscriptions import Subscription
 from motia_redis._worker.trimming import StreamTrimmer
 from motia_redis.errors import StateError
@@ -120,6 +123,16 @@ class Worker:
         """Return whether Redis is away as a whole, and the worker has logged that."""
         return self._run is not None and self._run.outage is not None and self._run.outage.is_reported
 
+    @property
+    def silence(self) -> float:
+        """Return the seconds since the last heartbeat that Redis answered; infinity while `run` does not run."""
+        return math.inf if self._run is None else self._run.membership.silence
+
+    def held_lanes(self) -> dict[str, int]:
+        """Return how many lanes of each step this worker holds."""
+        lanes = () if self._run is None else self._run.lanes.values()
+        return Counter(lane.keys.group for lane in lanes if lane.tenure and lane.lease.is_valid())
+
     def running(self) -> list[str]:
         """Describe the handlers that run: their step and event. What is not begun is not named."""
         return [] if self._run is None else self._run.running()
@@ -138,7 +151,7 @@ class Worker:
         try:
             while True:
                 try:
-                    return await self._prepare(router, keyspace)
+                    return await create_groups(router, keyspace, self._application.worker_steps, lease=self._lease)
                 except ErrorReply as error:  # such as TRYAGAIN while a slot migrates
                     if time.monotonic() > deadline or not refusals.is_transient(error.code, fails_over=router.is_cluster):
                         raise
@@ -147,24 +160,6 @@ class Worker:
             raise failures.to_unavailable("creating the consumer groups", self._state.url, error) from error
         finally:
             await router.aclose()
-
-    async def _prepare(self, router: Router, keyspace: Keyspace) -> int:
-        subscriptions = [Subscription(step, keyspace) for step in self._application.worker_steps]
-        lanes = [lane_keys(subscription, stream, keyspace) for subscription in subscriptions for stream in subscription.streams]
-        topics = topic_streams(subscriptions, keyspace)
-        created = await delivery.create_group(router, [(lane, start_of_group(lane.stream, topics)) for lane in lanes])
-        membership = Membership(
-            random_id(16),
-            router,
-            keyspace,
-            lanes={},
-            steps={each.group: each.wants for each in subscriptions},
-            lease=self._lease,
-            on_change=lambda: None,
-        )
-        await membership.introduce()
-        await schedule_now(router, keyspace, self._application.worker_steps)
-        return sum(created)
 
     async def run(self) -> None:
         """Handle events until `stop`, then let the running handlers end. Raises StateUnavailable at the start."""
@@ -217,19 +212,19 @@ class _Run:
         self._lanes_of_topics = keyspace.layout.lanes
         tenures = count(1)
         subscriptions = [Subscription(step, keyspace) for step in application.worker_steps]
-        self._lanes: dict[bytes, Lane] = {}
+        self.lanes: dict[bytes, Lane] = {}
         self._released = asyncio.Event()  # some lane is not held any more
         by_partition: dict[bytes, tuple[Lease, dict[bytes, Lane]]] = {}
         for subscription in subscriptions:
             for stream in subscription.streams:
                 keys = lane_keys(subscription, stream, keyspace)
                 lease, lanes = by_partition.setdefault(keys.leases, (Lease(keys.leases), {}))
-                self._lanes[keys.name] = lanes[keys.name] = Lane(keys, subscription, lease)
-        self._membership = Membership(
+                self.lanes[keys.name] = lanes[keys.name] = Lane(keys, subscription, lease)
+        self.membership = Membership(
             worker,
             router,
             keyspace,
-            lanes=self._lanes,
+            lanes=self.lanes,
             steps={subscription.group: subscription.wants for subscription in subscriptions},
             lease=ttl,
             on_change=self._assignment_changed,
@@ -244,7 +239,7 @@ class _Run:
             on_recorded=self._trimmer.note,
             free_effects=self._effects.free,
         )
-        self._handed = HandedEntries(router, worker=worker, lease_of=self._membership.lease_of)
+        self._handed = HandedEntries(router, worker=worker, lease_of=self.membership.lease_of)
         self._attempts = Attempts(
             state,
             router,
@@ -253,7 +248,7 @@ class _Run:
             executor=executor,
             handed=self._handed,
             effects=self._effects,
-            server_time=self._membership.server_time,
+            server_time=self.membership.server_time,
             on_settled=self._reporter.changed,
         )
         self._dispatcher = Dispatcher(self._attempts, concurrency=concurrency, on_progress=self._reporter.changed)
@@ -272,7 +267,7 @@ class _Run:
             router,
             keyspace,
             application.worker_steps,
-            workers=self._membership.count_running,
+            workers=self.membership.count_running,
             new_outage=lambda effect: _outage(state, effect),
             check_layout=state.check_layout,
         )
@@ -282,7 +277,7 @@ class _Run:
             PartitionLeases(
                 lease,
                 lanes,
-                self._membership,
+                self.membership,
                 router,
                 worker=worker,
                 ttl=ttl,
@@ -304,10 +299,10 @@ class _Run:
         """Work until `stopping` is set and the running handlers have ended."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                background = self._reader.start(self._lanes.values(), tasks)
+                background = self._reader.start(self.lanes.values(), tasks)
                 background += [tasks.create_task(partition.run()) for partition in self._partitions]
                 background += [tasks.create_task(self._sweeper.run()), tasks.create_task(self._scheduler.run())]
-                announcing = tasks.create_task(announce_regularly(self._membership, self._pause, stopping))
+                announcing = tasks.create_task(announce_regularly(self.membership, self._pause, stopping))
                 try:
                     await stopping.wait()
                     await self._stop(announcing)
@@ -328,7 +323,7 @@ class _Run:
 
     def running(self) -> list[str]:
         """Describe the handlers that run."""
-        return [str(delivery) for lane in self._lanes.values() for delivery in list(lane.running.values())]
+        return [str(delivery) for lane in self.lanes.values() for delivery in list(lane.running.values())]
 
     async def _stop(self, announcing: asyncio.Task[None]) -> None:
         """Give all lanes away at once; end when the handlers that still run have ended."""
@@ -336,7 +331,7 @@ class _Run:
             partition.stop()
         await announcing
         with suppress(RedisError, OSError):  # then others notice when the lease has run out
-            await self._membership.leave()
+            await self.membership.leave()
         while any(partition.has_lanes for partition in self._partitions):
             self._released.clear()
             with suppress(TimeoutError):
@@ -349,16 +344,16 @@ class _Run:
         return (await self._state.settings()).topic_trimming(self._lanes_of_topics)
 
     def _share(self) -> Share:
-        workers, own = self._membership.live_workers()
+        workers, own = self.membership.live_workers()
         return Share(workers.index(own), len(workers))
 
     def _pause(self) -> float:
-        return min(self._heartbeat, _SHARED_HEARTBEAT) if self._membership.is_shared else self._heartbeat
+        return min(self._heartbeat, _SHARED_HEARTBEAT) if self.membership.is_shared else self._heartbeat
 
     def _assignment_changed(self) -> None:
         for partition in self._partitions:
             partition.wake()
-        for lane in self._lanes.values():
+        for lane in self.lanes.values():
             if lane.tenure and lane.left:
                 lane.look_again()
                 self._reader.mark_ready(lane)

@@ -32,7 +32,7 @@ class Command:
     @property
     def port(self) -> int:
         """Return the port that the ready line names."""
-        return int(self.output.split("http://127.0.0.1:")[1].split()[0])
+        return int(self.output.split("serving http://127.0.0.1:")[1].split()[0])
 
     def __enter__(self) -> Self:
         with self._log.open("wb") as log:

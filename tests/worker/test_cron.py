@@ -259,7 +259,7 @@ async def test_what_a_worker_could_not_say_is_not_said_later(
 
     recorder = Recorder()
     worker = Worker(Application((record(recorder, cron(DAILY)),)), state)
-    monkeypatch.setattr("motia_redis._worker.worker.schedule_now", do_nothing)
+    monkeypatch.setattr("motia_redis._worker.groups.schedule_now", do_nothing)
     monkeypatch.setattr(timing, "schedule", fail_once)
     running = asyncio.create_task(worker.run())
     await site.wait_for_next(AT_THREE + 3 * DAY)

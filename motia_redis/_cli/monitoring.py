@@ -1,0 +1,107 @@
+"""Run what watches over this process: probes, metrics and the health file."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import logging
+from typing import TYPE_CHECKING, Any, Protocol
+
+from motia_redis import _metrics
+from motia_redis._cli import probes
+from motia_redis._cli.listening import listen, quiet_server, url_of
+from motia_redis._cli.options import CommandError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine
+    from pathlib import Path
+
+    from uvicorn import Server
+
+    from motia_redis._cli.exposition import Exposition
+    from motia_redis._store.manager import StateManager
+    from motia_redis._worker.worker import Worker
+
+_log = logging.getLogger("motia_redis")
+
+
+class Settings(Protocol):
+    """The settings that are needed here."""
+
+    @property
+    def lease(self) -> float: ...
+    @property
+    def health(self) -> tuple[str, int] | None: ...
+    @property
+    def health_file(self) -> Path | None: ...
+    @property
+    def metrics(self) -> tuple[str, int] | None: ...
+
+
+def switch_metrics_on() -> None:
+    """Count from now on. Raises CommandError without the package that `--metrics` needs."""
+    try:
+        importlib.import_module("prometheus_client")
+    except ImportError:
+        raise CommandError("--metrics needs the package prometheus-client: pip install 'motia-redis[metrics]'") from None
+    _metrics.switch_on()
+
+
+class Monitoring:
+    """Serve probes and metrics on ports of their own, from before the process connects until it has ended."""
+
+    def __init__(self, lease: float) -> None:
+        self.readiness = probes.Readiness(lease)
+        self._exposition: Exposition | None = None
+
+    @classmethod
+    async def start(cls, settings: Settings, cleanup: contextlib.AsyncExitStack) -> Monitoring:
+        """Begin as the settings say, and end with `cleanup`. Raises CommandError."""
+        monitoring = cls(settings.lease)
+        if settings.health_file is not None:
+            probes.check_file(settings.health_file)
+            await cleanup.enter_async_context(_running(probes.touch_regularly(settings.health_file)))
+        write = None if settings.metrics is None else monitoring._write_metrics
+        if settings.health is not None and settings.health == settings.metrics and settings.health[1]:
+            pages = [(settings.health, "probes and metrics", probes.Probes(monitoring.readiness, write))]
+        else:
+            pages = []
+            if settings.health is not None:
+                pages.append((settings.health, "probes", probes.Probes(monitoring.readiness)))
+            if settings.metrics is not None:
+                pages.append((settings.metrics, "metrics", probes.Probes(None, write)))
+        for address, what, app in pages:
+            listener = cleanup.enter_context(listen(*address, "another port for --health and --metrics"))
+            server = quiet_server(app)
+            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            cleanup.push_async_callback(_end_server, server, serving)
+            _log.info("%s at %s", what, url_of(listener))
+        return monitoring
+
+    def started(self, state: StateManager, worker: Worker | None, cleanup: contextlib.AsyncExitStack) -> None:
+        """Note that the process is connected. `worker`: the one that it runs."""
+        self.readiness.started(state, worker)
+        if _metrics.active is not None:
+            from motia_redis._cli.exposition import Exposition  # noqa: PLC0415 - optional
+
+            self._exposition = Exposition(_metrics.active, state, worker)
+            cleanup.push_async_callback(self._exposition.aclose)
+
+    async def _write_metrics(self) -> tuple[str, bytes]:
+        return ("text/plain", b"") if self._exposition is None else await self._exposition.write()
+
+
+@contextlib.asynccontextmanager
+async def _running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def _end_server(server: Server, serving: asyncio.Task[None]) -> None:
+    server.should_exit = server.force_exit = True
+    await asyncio.wait([serving])
