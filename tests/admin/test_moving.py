@@ -337,6 +337,32 @@ async def test_export_while_writers_run_has_values_of_some_moment(state: StateMa
     assert all(value["value"][0] == value["value"][1] for value in values)
 
 
+async def test_export_ends_with_the_error_of_redis_or_of_the_file(state: StateManager, raw: redis.Redis, namespace: str) -> None:
+    await state.set_many("s", {str(number): "x" * 1000 for number in range(2000)}, atomic=False)
+
+    def fail(data: bytes) -> None:
+        raise BrokenPipeError
+
+    async with asyncio.timeout(30):
+        with pytest.raises(BrokenPipeError):
+            await export_values(state, fail)
+        raw.set(f"{{{namespace}:{codec_partition(b'bad')}}}:state:bad", "text")
+        raw.sadd(f"{{{namespace}:{codec_partition(b'bad')}}}:scopes", "bad")
+        with pytest.raises(StateUnavailable, match="WRONGTYPE"):
+            await exported(state)
+
+
+async def test_many_scopes_are_exported(state: StateManager, target: StateManager) -> None:
+    lines = [value_lines.first_line("n", None)]
+    lines += [b'{"scope":"s%d","key":"k","value":%d}\n' % (number, number) for number in range(3000)]
+    assert (await imported(target, [*lines, value_lines.last_line(3000, "")])).created == 3000
+    done: list[tuple[int, int]] = []
+    parts: list[bytes] = []
+    await export_values(target, parts.append, progress=lambda *counts: done.append(counts))
+    assert sorted(io.BytesIO(b"".join(parts)).readlines()[1:-1]) == sorted(lines[1:])
+    assert done[-1] == (3000, 3000)
+
+
 async def test_triggers_skip_imports_unless_they_fire(state: StateManager, target: StateManager) -> None:
     chat = StreamGroup("chat", "room")
     await state.set("s", "a", 1)
