@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from motia_redis._steps import events, invocation
 from motia_redis._steps.context import FlowContext, TriggerInfo
 from motia_redis._steps.logs import Logger, enter_step
+from motia_redis._steps.schemas import Reader
 from motia_redis._steps.stream_triggers import StreamTrigger, decode_item_change
 from motia_redis._steps.triggers import CronTrigger, QueueTrigger, StateTrigger
 from motia_redis._steps.wants import CRON, TTL_CHANGED, is_silent_import
@@ -52,7 +53,7 @@ class _Trigger:
         self.index = index
         self.scope, self.key = None, None
         self.prefix = b""  #: of the scopes of a stream's groups
-        self.coder: Coder[Any] = codec
+        self.coder: Any = codec  #: what reads the value or the data
         if isinstance(trigger, StateTrigger):
             self.scope = None if trigger.scope is None else trigger.scope.encode()
             self.key = None if trigger.key is None else trigger.key.encode()
@@ -62,6 +63,8 @@ class _Trigger:
             self.scope = None if trigger.group_id is None else StreamGroup(trigger.stream_name, trigger.group_id).encode()
             self.key = None if trigger.item_id is None else trigger.item_id.encode()
             self.coder = codec if trigger.typed is None else trigger.typed.coder
+        elif isinstance(trigger, QueueTrigger) and trigger.input is not None:
+            self.coder = Reader(trigger.input)
         self.condition: Any = trigger.condition
         condition = trigger.condition
         self.takes_ctx = condition is not None and invocation.takes_ctx(condition)
@@ -214,7 +217,7 @@ def _read(entry: StreamEntry, trigger: _Trigger, attempt: int) -> tuple[Any, Tri
     """Return the input that an entry is for a trigger, and what the context tells of the trigger."""
     kind = entry.fields[b"type"]
     if kind == b"topic":
-        return events.decode_message(entry.id, entry.fields), TriggerInfo(
+        return events.decode_message(entry.id, entry.fields, trigger.coder), TriggerInfo(
             type="queue",
             index=trigger.index,
             topic=entry.fields[b"topic"].decode(),
