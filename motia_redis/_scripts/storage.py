@@ -274,6 +274,15 @@ async def scan_items(
     return ItemsPage(int(following), dict(zip(items[::2], items[1::2], strict=True)), rest)
 
 
+async def scan_items_many(router: Router, hashes: Sequence[bytes], *, count: int, max_bytes: int) -> list[ItemsPage]:
+    """Return the first page of each hash, of about `count` items, and of at most `max_bytes` or one value."""
+    calls = [((name,), ("0", str(count), str(max_bytes))) for name in hashes]
+    return [
+        ItemsPage(int(following), dict(zip(items[::2], items[1::2], strict=True)), rest)
+        for following, items, rest in await _SCAN_ITEMS.call_many(router, calls)
+    ]
+
+
 async def scan_keys(router: Router, node: Node, *, values: bytes, cursor: int, count: int) -> KeysPage:
     """Return a page of about `count` keys, read at `node`: a cursor is valid for one node only."""
     following, keys, size = await _SCAN_KEYS.call_at(router, node, (values,), (cursor, count))

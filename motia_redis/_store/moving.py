@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger("motia_redis.state")
 
 _READERS = 8  # scopes that are read at the same time
+_SMALL_SCOPES = 16  # scopes whose first pages are read at once
+_SMALL_VALUES = 16  # of such a page
+_SMALL_BYTES = 8192
 _BATCH_VALUES = 100  # of one script call
 _BATCH_BYTES = 256 * 1024
 _SCRIPT_BYTES = 4 * 1024 * 1024  # old and new values of one script call together
@@ -139,9 +142,11 @@ class Mover:
             async with asyncio.TaskGroup() as readers:
                 for _ in range(_READERS):
                     readers.create_task(read())
-                async for page in self._scopes(scopes):
-                    for scope in page:
+                async for scope, found in self._first_pages(scopes):
+                    if found.cursor or found.left:
                         await waiting.put(scope)
+                    elif found.items:
+                        await queue.put((scope, found.items))
                 for _ in range(_READERS):
                     await waiting.put(None)
         except BaseExceptionGroup as group:
@@ -149,6 +154,19 @@ class Mover:
         finally:
             if not (task := asyncio.current_task()) or not task.cancelling():
                 await queue.put(None)
+
+    async def _first_pages(self, scopes: Sequence[bytes] | None) -> AsyncIterator[tuple[bytes, scripts.ItemsPage]]:
+        """Yield the scopes with their first pages: all of a small scope. A round trip for each of many scopes would be slow."""
+        async for names in self._scopes(scopes):
+            for first in range(0, len(names), _SMALL_SCOPES):
+                group = names[first : first + _SMALL_SCOPES]
+
+                async def read(session: Session, _: Attempt, group: Sequence[bytes] = group) -> list[scripts.ItemsPage]:
+                    hashes = [session.keyspace.values(scope) for scope in group]
+                    return await scripts.scan_items_many(session.router, hashes, count=_SMALL_VALUES, max_bytes=_SMALL_BYTES)
+
+                for found in zip(group, await self._retries.run(self._subject, read), strict=True):
+                    yield found
 
     async def _scopes(self, scopes: Sequence[bytes] | None) -> AsyncIterator[Sequence[bytes]]:
         """Yield the names of the scopes in pages."""

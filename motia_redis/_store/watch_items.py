@@ -29,8 +29,8 @@ else:
 
 #: What a `Change` says: the type of the change, or `state:snapshot` for a value that was there.
 ChangeType: TypeAlias = Literal["state:created", "state:updated", "state:deleted", "state:ttl", "state:snapshot"]
-#: Why a key is gone: by a call, because its time to live had passed, or found missing in a new snapshot.
-ChangeReason: TypeAlias = Literal["deleted", "expired", "resync"]
+#: Why a key is gone: by a call, because its time to live had passed, or found missing in a new snapshot. Or why it has its value.
+ChangeReason: TypeAlias = Literal["deleted", "expired", "resync", "import"]
 
 SNAPSHOT, RESYNC = b"state:snapshot", b"resync"
 
@@ -105,9 +105,9 @@ class Change(Generic[T_co]):
 
     @property
     def reason(self) -> ChangeReason | None:
-        """Return why the key is gone: `deleted`, `expired` or `resync`; None unless `type` is `state:deleted`."""
+        """Return why the key is gone: `deleted`, `expired` or `resync`. Of other changes: `import` for an import, else None."""
         if self.type != "state:deleted":
-            return None
+            return "import" if self._event.fields.get(b"reason") == b"import" else None
         return "resync" if self._event.fields.get(b"reason") == RESYNC else events.delete_reason(self._event.fields)
 
     @property

@@ -13,13 +13,16 @@ import pytest
 
 from motia_redis import Limits, StateManager
 from motia_redis import state as state_trigger
+from motia_redis import stream as stream_trigger
 from motia_redis._admin import value_lines
 from motia_redis._admin.value_lines import Refusal, decode_line, encode_value
+from motia_redis._scripts import administration
 from motia_redis._store import codec, expiry
 from motia_redis._store.moving import StoredValue
 from motia_redis._store.stream_groups import StreamGroup
+from motia_redis._transport.failures import ConnectionLost
 from motia_redis.admin import Imported, RefusedLine, export_values, import_values
-from motia_redis.errors import StateError, StateUnavailable
+from motia_redis.errors import NotDurable, StateError, StateUnavailable
 from tests.fuzzing.cases import draw_case
 from tests.fuzzing.times import NOW
 from tests.support.servers import PACKAGED, RedisServer, packaged
@@ -200,7 +203,7 @@ async def test_value_whose_time_has_run_out_expires_before_it_is_replaced(target
     assert done.created == 1
     assert [(change.type, change.reason) for change in changes] == [  # type: ignore[union-attr]
         ("state:deleted", "expired"),
-        ("state:created", None),
+        ("state:created", "import"),
     ]
 
 
@@ -334,23 +337,89 @@ async def test_export_while_writers_run_has_values_of_some_moment(state: StateMa
     assert all(value["value"][0] == value["value"][1] for value in values)
 
 
-async def test_triggers_skip_imports_unless_they_fire(state: StateManager, target: StateManager, raw: redis.Redis) -> None:
+async def test_export_ends_with_the_error_of_redis_or_of_the_file(state: StateManager, raw: redis.Redis, namespace: str) -> None:
+    await state.set_many("s", {str(number): "x" * 1000 for number in range(2000)}, atomic=False)
+
+    def fail(data: bytes) -> None:
+        raise BrokenPipeError
+
+    async with asyncio.timeout(30):
+        with pytest.raises(BrokenPipeError):
+            await export_values(state, fail)
+        raw.set(f"{{{namespace}:{codec_partition(b'bad')}}}:state:bad", "text")
+        raw.sadd(f"{{{namespace}:{codec_partition(b'bad')}}}:scopes", "bad")
+        with pytest.raises(StateUnavailable, match="WRONGTYPE"):
+            await exported(state)
+
+
+async def test_many_scopes_are_exported(state: StateManager, target: StateManager) -> None:
+    lines = [value_lines.first_line("n", None)]
+    lines += [b'{"scope":"s%d","key":"k","value":%d}\n' % (number, number) for number in range(3000)]
+    assert (await imported(target, [*lines, value_lines.last_line(3000, "")])).created == 3000
+    done: list[tuple[int, int]] = []
+    parts: list[bytes] = []
+    await export_values(target, parts.append, progress=lambda *counts: done.append(counts))
+    assert sorted(io.BytesIO(b"".join(parts)).readlines()[1:-1]) == sorted(lines[1:])
+    assert done[-1] == (3000, 3000)
+
+
+async def test_triggers_skip_imports_unless_they_fire(state: StateManager, target: StateManager) -> None:
+    chat = StreamGroup("chat", "room")
     await state.set("s", "a", 1)
+    await state.set(chat, "m", "hi")
     lines = await exported(state)
     recorder = Recorder()
-    async with working(target, record(recorder, state_trigger(scope="s"))):
+    async with working(target, record(recorder, state_trigger(scope="s"), stream_trigger("chat"))):
         await imported(target, lines)
-        await target.set("s", "marker", 0)
-        await recorder.wait(1)
-        await target.delete("s", "a")
-        await recorder.wait(2)
+        for number, (scope, key) in enumerate([("s", "a"), (chat, "m")]):
+            await target.delete(scope, key)
+            await recorder.wait(number + 1)
         await imported(target, lines, fire=True)
-        await recorder.wait(3)
-    assert [(each.item_id, each.event_type) for each in recorder.inputs] == [
-        ("marker", "state:created"),
-        ("a", "state:deleted"),
-        ("a", "state:created"),
-    ]
+        await recorder.wait(4)
+    seen = [(ctx.trigger.key, ctx.trigger.event_type) for ctx in recorder.contexts]
+    assert seen[:2] == [("a", "state:deleted"), ("m", "delete")]
+    assert sorted(seen[2:], key=str) == [("a", "state:created"), ("m", "create")]
+
+
+@pytest.mark.usefixtures("each_way")
+@pytest.mark.parametrize("lost", [1, 2])
+async def test_import_with_lost_replies_is_applied_once(
+    target: StateManager, second: StateManager, namespace: str, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch, lost: int
+) -> None:
+    await target.set("s", "0", "other")
+    call, left = administration.import_values, [None] * lost
+
+    async def lose(*arguments: Any) -> Any:
+        replies = await call(*arguments)
+        if left:
+            left.pop()
+            await target.set("s", "1", "changed meanwhile")
+            raise ConnectionLost("the replies got lost")
+        return replies
+
+    monkeypatch.setattr(administration, "import_values", lose)
+    lines = [value_lines.first_line("n", None)]
+    lines += [b'{"scope":"s","key":"%d","value":%d}\n' % (number, number) for number in range(250)]
+    done = await imported(target, [*lines, value_lines.last_line(250, "")], "overwrite")
+    assert (done.created, done.overwritten, done.same, done.problem) == (249, 1, 0, None)
+    assert await target.get("s", "1") == "changed meanwhile"
+    streams: Any = raw.scan_iter(f"{{{target.namespace}:*}}:events:*")
+    events = [fields for stream in streams for _, fields in raw.xrange(stream)]
+    assert sum(fields.get(b"reason") == b"import" for fields in events) == 250
+
+
+async def test_import_is_as_durable_as_its_manager(server: RedisServer, namespace: str) -> None:
+    settings: Any = {"namespace": namespace, "durability": "replicated", "durability_timeout": 0.05}
+    lines = [value_lines.first_line("n", None), b'{"scope":"s","key":"k","value":1}\n', value_lines.last_line(1, "")]
+    async with StateManager(server.url, **settings) as state:
+        with pytest.raises(NotDurable, match="the change stands on the primary, but 0 of 1 replicas"):
+            await imported(state, lines)
+        assert await state.get("s", "k") == 1
+
+
+async def test_unknown_policy_is_rejected(target: StateManager) -> None:
+    with pytest.raises(StateError, match="existing must be 'keep' or 'overwrite', not 'merge'"):
+        await imported(target, [], "merge")
 
 
 async def test_hash_of_another_type_refuses_its_lines_only(target: StateManager, raw: redis.Redis, namespace: str) -> None:

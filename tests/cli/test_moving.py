@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
+import signal
+import sys
 from typing import TYPE_CHECKING
 
+from motia_redis._admin import value_lines
 from tests.support.commands import error_line, run_command
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import redis
 
     from motia_redis import StateManager
     from tests.support.servers import RedisServer
@@ -59,3 +67,32 @@ async def test_wrong_files_and_options_are_errors(server: RedisServer, state: St
         done = await run_command(server, namespace, "import", *options, input="")
         assert done.returncode == 2
         assert "Give" in done.stderr
+
+
+async def test_interrupted_import_says_from_which_line_to_go_on(
+    server: RedisServer, state: StateManager, namespace: str, raw: redis.Redis, tmp_path: Path
+) -> None:
+    count, file = 100_000, tmp_path / "all.jsonl"
+    lines = [value_lines.first_line("n", None)]
+    lines += [b'{"scope":"s","key":"%d","value":%d}\n' % (number, number) for number in range(count)]
+    file.write_bytes(b"".join([*lines, value_lines.last_line(count, "")]))
+    arguments = ["import", str(file), "--if-absent", "--redis", server.url, "--namespace", namespace]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "motia_redis", *arguments, stderr=asyncio.subprocess.PIPE
+    )
+
+    async def has_begun() -> bool:
+        return await state.count("s") > 3000
+
+    await until(has_begun, "values are imported")
+    process.send_signal(signal.SIGINT)
+    _, errors = await process.communicate()
+    assert process.returncode == 130
+    found = re.fullmatch(r"the lines up to (\d+) are imported; go on with --from-line (\d+)\n", errors.decode())
+    assert found
+    assert int(found[2]) == int(found[1]) + 1 < count
+    done = await run_command(server, namespace, "import", str(file), "--if-absent", "--from-line", found[2], "--json")
+    facts = json.loads(done.stdout)
+    assert (facts["kept"], facts["problem"]) == (0, None)
+    assert facts["created"] + facts["same"] == count + 2 - int(found[2])
+    assert await state.count("s") == count

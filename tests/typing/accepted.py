@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -46,7 +47,7 @@ from motia_redis import (
     stream,
     sync,
 )
-from motia_redis.admin import DeadLetters, examine, forget_step, read_status
+from motia_redis.admin import DeadLetters, Imported, RefusedLine, examine, export_values, forget_step, import_values, read_status
 from motia_redis.errors import (
     CorruptValue,
     NotDurable,
@@ -538,3 +539,8 @@ async def administer(manager: StateManager) -> None:
     for letter in await letters.list("ShipOrder", limit=10):
         await letters.retry(letter.step, letter.id)
     print((await forget_step(manager, "OldStep")).groups)
+    refused: list[RefusedLine] = []
+    file = io.BytesIO()
+    print((await export_values(manager, file.write, scopes=["carts"])).cursor)
+    file.seek(0)
+    assert_type(await import_values(manager, file, existing="keep", refused=refused.append), Imported)
