@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _SECONDS = re.compile(r"(\d+(?:\.\d*)?|\.\d+)([smhd]?)")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
+#: Settings of a command with an argument that may be a negative number. What is no option at all is then one argument too many.
+NEGATIVE_NUMBERS = {"ignore_unknown_options": True}
+
 
 def seconds(value: str) -> float:
     """Return a duration in seconds. As the type of an option: raises BadParameter."""

@@ -95,8 +95,9 @@ class _Supervisor:
             self.start()
 
     def end(self) -> int:
-        """Wait for the process to end, after a signal, and return its exit code."""
-        return self._wait()
+        """Wait for the process to end, after a signal, and return its exit code; 0 if it had ended before."""
+        code = self._wait()
+        return 0 if self._is_told else code
 
     def _wait(self) -> int:
         if self._process is None:

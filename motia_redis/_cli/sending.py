@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from motia_redis._cli.arguments import create_option, idempotency_option, moment, parse_argument, read_text, seconds, text_option
+from motia_redis._cli.arguments import (
+    NEGATIVE_NUMBERS,
+    create_option,
+    idempotency_option,
+    moment,
+    parse_argument,
+    read_text,
+    seconds,
+    text_option,
+)
 from motia_redis._cli.namespace import run_on_namespace
 from motia_redis._cli.options import connection_options, one_line_errors
 
@@ -14,7 +23,7 @@ if TYPE_CHECKING:
     from motia_redis._store.manager import StateManager
 
 
-@click.command()
+@click.command(context_settings=NEGATIVE_NUMBERS)
 @connection_options
 @click.argument("topic")
 @click.argument("data")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from motia_redis._cli.arguments import (
+    NEGATIVE_NUMBERS,
     change_arguments,
     change_options,
     create_option,
@@ -64,7 +65,7 @@ def get(*, redis_url: str | None, namespace: str, scope: str, key: str, output: 
         print_entry(scope, key, entry, output)
 
 
-@click.command("set")
+@click.command("set", context_settings=NEGATIVE_NUMBERS)
 @connection_options
 @scope_argument
 @key_argument

@@ -78,6 +78,15 @@ def test_ctrl_c_ends_both_processes_once(folder: Path, server: RedisServer, name
     assert "second" not in terminal.output
 
 
+def test_ctrl_c_while_waiting_for_a_change_is_no_failure(folder: Path, server: RedisServer, namespace: str) -> None:
+    (folder / "helper.py").write_text("VERSION = \n")
+    command = ["worker", "app.py", "--reload", "--redis", server.url, "--namespace", namespace]
+    with Terminal(*command, cwd=folder) as terminal:
+        terminal.wait_for("waiting for a change")
+        terminal.press("\x03")
+        assert terminal.wait() == 0, terminal.output
+
+
 def test_missing_package_is_named(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "watchfiles.py").write_text("raise ImportError\n")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}

@@ -136,6 +136,19 @@ async def test_namespace_that_does_not_exist_is_created_only_on_request(
     assert subprocess.run([*command, "--create"], timeout=60, check=False).returncode == 0
 
 
+async def test_negative_number_is_a_value_and_a_mistyped_option_is_not(
+    state: StateManager, server: RedisServer, namespace: str
+) -> None:
+    assert (await run_command(server, namespace, "set", "users", "n", "-12.50")).returncode == 0
+    assert (await run_command(server, namespace, "enqueue", "mail", "-1")).returncode == 0
+    assert (await run_command(server, namespace, "get", "users", "n")).stdout == "-12.50\n"
+    for arguments in (["set", "users", "n", "1", "--tll", "5"], ["set", "users", "n", "1", "--texts"]):
+        done = await run_command(server, namespace, *arguments)
+        assert done.returncode == 2
+        assert "Got unexpected extra argument" in done.stderr
+    assert (await run_command(server, namespace, "get", "users", "n")).stdout == "-12.50\n"
+
+
 async def test_enqueue_prints_the_id_of_the_message(state: StateManager, server: RedisServer, namespace: str) -> None:
     await run_command(server, namespace, "enqueue", "mail", '{"to":"ann"}', "--idempotency-key", "one")
     done = await run_command(server, namespace, "enqueue", "mail", '{"to":"ann"}', "--key", "ann", "--delay", "5m")
