@@ -25,6 +25,7 @@ from motia_redis._worker.attempts import Attempts
 from motia_redis._worker.dispatcher import Dispatcher
 from motia_redis._worker.effects import EffectRecords
 from motia_redis._worker.handed import HandedEntries
+from motia_redis._worker.hooks import PRODUCTION
 from motia_redis._worker.lanes import Lane, Lease, lane_name
 from motia_redis._worker.leases import PartitionLeases
 from motia_redis._worker.membership import Membership, announce_regularly
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from motia_redis._store.keyspace import Keyspace
     from motia_redis._store.manager import StateManager
     from motia_redis._transport.router import Router
+    from motia_redis._worker.hooks import Hooks
 
 _log = logging.getLogger("motia_redis.worker")
 
@@ -69,6 +71,8 @@ class Worker:
             nobody took.
         heartbeat: seconds between two heartbeats; a third of `lease` or less. Default: a sixth of it.
     """
+
+    _hooks: Hooks = PRODUCTION
 
     def __init__(
         self,
@@ -158,6 +162,7 @@ class Worker:
                 concurrency=self._concurrency,
                 ttl=self._lease,
                 heartbeat=self._heartbeat,
+                hooks=self._hooks,
             )
             await self._run.until(self._stopping)
         finally:
@@ -185,6 +190,7 @@ class _Run:
         concurrency: int,
         ttl: float,
         heartbeat: float,
+        hooks: Hooks,
     ) -> None:
         self._heartbeat = heartbeat
         self._worker = worker = random_id(16)
@@ -211,7 +217,7 @@ class _Run:
             on_change=self._assignment_changed,
         )
         self._trimmer = StreamTrimmer(router, keyspace, state, topic_streams=_topic_streams(subscriptions, keyspace))
-        self._effects = EffectRecords(state, router, keyspace)
+        self._effects = EffectRecords(state, router, keyspace, keeps_all=hooks.keeps_effects)
         self._reporter = ProgressReporter(
             router,
             worker=worker,
@@ -229,11 +235,12 @@ class _Run:
             executor=executor,
             handed=self._handed,
             effects=self._effects,
-            server_time=self._membership.server_time,
+            server_time=hooks.now or self._membership.server_time,
+            jitter=hooks.jitter,
             on_settled=self._reporter.changed,
         )
-        self._dispatcher = Dispatcher(self._attempts, concurrency=concurrency, on_progress=self._reporter.changed)
-        self._reader = Reader(self._dispatcher, router, keyspace, state, on_progress=self._reporter.changed)
+        self.dispatcher = Dispatcher(self._attempts, concurrency=concurrency, on_progress=self._reporter.changed)
+        self._reader = Reader(self.dispatcher, router, keyspace, state, on_progress=self._reporter.changed)
         self._sweeper = Sweeper(
             router,
             keyspace,
@@ -289,7 +296,7 @@ class _Run:
                     await self._stop(announcing)
                 finally:
                     self._attempts.closed = True
-                    self._dispatcher.close()
+                    self.dispatcher.close()
                     for task in background:
                         task.cancel()
         finally:
@@ -314,7 +321,7 @@ class _Run:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_RELEASE_LOOK):
                     await self._released.wait()
-        await self._dispatcher.drain()
+        await self.dispatcher.drain()
         await asyncio.gather(*(partition.leave() for partition in self._partitions))
 
     async def _topic_limits(self) -> bytes:
@@ -337,19 +344,19 @@ class _Run:
 
     def _release(self, lane: Lane) -> None:
         lane.releasing = True
-        self._dispatcher.drop(lane)
+        self.dispatcher.drop(lane)
         self._reporter.changed(lane)
 
     def _ended(self, lane: Lane) -> None:
         """Go on without a lane that was released."""
         lane.end()
-        self._dispatcher.drop(lane)
+        self.dispatcher.drop(lane)
         self._wake(lane)
 
     def _lost(self, lane: Lane) -> None:
         """Go on without a lane that another worker has taken, or whose group is gone."""
         lane.end()
-        self._dispatcher.drop(lane)
+        self.dispatcher.drop(lane)
         self._wake(lane)
 
     def _wake(self, lane: Lane) -> None:
