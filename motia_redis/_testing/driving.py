@@ -141,7 +141,10 @@ class Driver:
         return left
 
     async def _fire(self) -> bool:
-        """Let what is due happen. Return whether something did."""
+        """Let what is due happen. Return whether something did.
+
+        The worker does not do so. So if no handler runs, and nothing happened here, nothing is due.
+        """
         limits = (await self._state.settings()).topic_trimming(self._keyspace.layout.lanes)
         if self._cron_steps:
             await schedule_now(self._router, self._keyspace, self._cron_steps)

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 class Hooks:
     """Say where a worker gets the time of its pauses from, and what it keeps. The default is what workers do in production."""
 
-    now: Callable[[], int] | None = None  #: the time for pauses between attempts, Unix milliseconds; None = the server's
+    #: The time for pauses between attempts, Unix milliseconds. With one, the worker lets nothing happen that falls due, and
+    #: schedules no cron trigger. None = the server's time.
+    now: Callable[[], int] | None = None
     jitter: float = 0.2  #: by what part a pause may be shorter or longer
     keeps_effects: bool = False  #: what `effects_once` has recorded stays, so that a handled entry can be handled again
 

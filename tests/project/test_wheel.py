@@ -42,7 +42,7 @@ def test_the_wheel_works_in_a_clean_environment(server: RedisServer, tmp_path: P
     (wheel,) = tmp_path.glob("*.whl")
     packed = set(zipfile.ZipFile(wheel).namelist())
     assert {f"motia_redis/{path.relative_to(ROOT)}" for path in (ROOT / "lua").rglob("*.lua")} <= packed
-    assert "motia_redis/py.typed" in packed
+    assert {"motia_redis/py.typed", "pytest_motia_redis.py"} <= packed
     assert not [name for name in packed if name.startswith(("tests", "examples", "lua"))]
 
     home = tmp_path / "clean"

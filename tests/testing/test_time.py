@@ -93,6 +93,15 @@ async def test_every_time_of_a_cron_trigger_fires_in_its_order_with_the_other_th
     assert time.monotonic() - began < 60  # not four hours
 
 
+async def test_no_time_is_left_out_and_none_fires_twice(server: RedisServer) -> None:
+    recorder = Recorder()
+    start = datetime(2030, 1, 1, 8, 0, 30, tzinfo=UTC)
+    async with application(record(recorder, cron("* * * * *")), url=server.url, now=start) as app:
+        await app.advance(7200)
+    expected = [start + timedelta(seconds=30 + 60 * number) for number in range(120)]
+    assert [each.scheduled_at for each in recorder.inputs] == expected
+
+
 async def test_time_of_a_daily_trigger_comes_with_the_day_in_its_time_zone(server: RedisServer) -> None:
     recorder = Recorder()
     steps = record(recorder, cron("30 8 * * MON-FRI", timezone="Europe/Berlin"))
