@@ -95,6 +95,8 @@ class Driver:
         else:
             worker.stop()
             await running
+        # Others than this one are over, too. Their rows would stay for ten minutes, and each `settle` would read them all.
+        await self._router.execute(self._keyspace.workers, "DEL", self._keyspace.workers)
 
     # -- until quiet --------------------------------------------------------------------------------------------------
 

@@ -133,7 +133,7 @@ async def forget_handled(router: Router, handled: Mapping[StepLane, Handled]) ->
 
 async def release_lanes(router: Router, keyspace: Keyspace, lanes: Iterable[StepLane]) -> None:
     """Take the lanes from workers that did not release them: the next one need not wait for the end of their leases."""
-    commands: list[tuple[bytes, tuple[Any, ...]]] = [(keyspace.workers, ("DEL", keyspace.workers))]
+    commands: list[tuple[bytes, tuple[Any, ...]]] = []
     for lane in lanes:
         leases, name = keyspace.leases(lane.stream), lane_name(lane.step, lane.stream)
         commands += [(leases, ("HSET", leases, b"lane " + name, "")), (leases, ("HDEL", leases, b"tenure " + name))]

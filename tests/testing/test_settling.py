@@ -127,6 +127,13 @@ async def test_settle_that_takes_too_long_names_the_handler_and_what_is_left(ser
         assert ended == [1, 1, 2]
 
 
+async def test_settle_does_not_get_slower_with_each_call(server: RedisServer, raw: redis.Redis) -> None:
+    async with application("examples/users.py", url=server.url) as app:
+        for _ in range(3):
+            await app.settle()
+        assert raw.hlen(f"{app.state.namespace}:workers") == 0
+
+
 async def test_steps_that_trigger_each_other_without_end_are_a_timeout(server: RedisServer) -> None:
     @step({"name": "Again", "triggers": [state(scope="n")]})
     async def again(input: Any, ctx: Any) -> None:
