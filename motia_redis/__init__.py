@@ -8,6 +8,7 @@ from motia_redis._steps.http_options import QueryParam
 from motia_redis._steps.inputs import ApiRequest, ApiResponse, CronTriggerInput, StateTriggerInput
 from motia_redis._steps.loading import load_application
 from motia_redis._steps.logs import logger
+from motia_redis._steps.multi_trigger import multi_trigger_step
 from motia_redis._steps.stream_triggers import StreamTriggerInput, stream
 from motia_redis._steps.streams import Stream
 from motia_redis._steps.triggers import api, cron, http, queue, state
@@ -47,6 +48,7 @@ __all__ = [
     "http",
     "load_application",
     "logger",
+    "multi_trigger_step",
     "queue",
     "state",
     "stateManager",

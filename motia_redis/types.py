@@ -5,6 +5,7 @@ from motia_redis._steps.definitions import Step, StepConfig, StepDefinition
 from motia_redis._steps.http_options import ApiCondition, ApiMiddleware
 from motia_redis._steps.inputs import StateEventType, StreamEventType
 from motia_redis._steps.logs import Logger
+from motia_redis._steps.multi_trigger import MultiTriggerStepBuilder
 from motia_redis._steps.stream_triggers import StreamCondition, StreamEvent, StreamTrigger
 from motia_redis._steps.triggers import (
     Condition,
@@ -66,6 +67,7 @@ __all__ = [
     "Logger",
     "Mirror",
     "Missed",
+    "MultiTriggerStepBuilder",
     "Operation",
     "PatchMerge",
     "PatchMove",

@@ -15,11 +15,12 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from motia_redis._steps.context import parse_message
 from motia_redis._steps.logs import LOGGER_NAME, current_step
 from motia_redis._store.manager import StateManager
+from motia_redis._store.typed_scopes import TypedScope
 from motia_redis.errors import StateError
 
 if TYPE_CHECKING:
@@ -29,11 +30,14 @@ if TYPE_CHECKING:
 
     from motia_redis._store.codec import Coder
     from motia_redis._sync.manager import StateManager as SyncStateManager
+    from motia_redis._sync.typed_scopes import TypedScope as SyncTypedScope
+
+T = TypeVar("T")
 
 _log = logging.getLogger(LOGGER_NAME)
 
-#: Methods of the manager that are not calls of Redis, or that only an event loop can use.
-_AS_THEY_ARE = {"scope", "open_router"}
+#: Methods that are not calls of Redis, or that only an event loop can use.
+_AS_THEY_ARE = {"scope", "open_router", "using"}
 
 
 class Pending(Coroutine[Any, Any, Any]):
@@ -124,6 +128,11 @@ class GlobalStateManager(StateManager):
     def _with_coder(self, coder: Coder[Any]) -> Any:
         return self.plain._with_coder(coder)
 
+    def scope(self, name: str, model: type[T]) -> TypedScope[T]:
+        """Do what `StateManager.scope` does. The calls of the scope answer in both ways, too."""
+        checked = super().scope(name, model)
+        return GlobalTypedScope(self, checked.name, model)
+
     @property
     def for_threads(self) -> SyncStateManager:
         """The same manager for threads without an event loop."""
@@ -132,14 +141,29 @@ class GlobalStateManager(StateManager):
         return manager.StateManager.of(self.plain)
 
 
-def _in_both_ways(name: str) -> Callable[..., Any]:
-    method = getattr(StateManager, name)
-    call_name = f"stateManager.{name}"
+class GlobalTypedScope(TypedScope[T]):
+    """A typed scope of the global manager, whose calls answer in both ways."""
+
+    _untyped: GlobalStateManager
+
+    @functools.cached_property
+    def plain(self) -> TypedScope[T]:
+        """The same scope, as others are: its calls answer awaitables."""
+        return self._untyped.plain.scope(self.name, self.model)
+
+    @property
+    def for_threads(self) -> SyncTypedScope[T]:
+        """The same scope for threads without an event loop."""
+        return self._untyped.for_threads.scope(self.name, self.model)
+
+
+def _in_both_ways(method: Callable[..., Any], subject: str) -> Callable[..., Any]:
+    name = method.__name__
 
     @functools.wraps(method)
-    def call(self: GlobalStateManager, *args: Any, **kwargs: Any) -> Any:
+    def call(self: GlobalStateManager | GlobalTypedScope[Any], *args: Any, **kwargs: Any) -> Any:
         return answer(
-            call_name,
+            f"{subject}.{name}",
             lambda: getattr(self.plain, name)(*args, **kwargs),
             lambda: getattr(self.for_threads, name)(*args, **kwargs),
             sys._getframe(1),  # a traceback costs twenty times as much
@@ -148,9 +172,10 @@ def _in_both_ways(name: str) -> Callable[..., Any]:
     return call
 
 
-for _name, _member in inspect.getmembers(StateManager, inspect.isfunction):
-    if not _name.startswith("_") and _name not in _AS_THEY_ARE:
-        setattr(GlobalStateManager, _name, _in_both_ways(_name))
+for _kind, _subject in ((GlobalStateManager, "stateManager"), (GlobalTypedScope, "scope")):
+    for _name, _method in inspect.getmembers(_kind.__base__, inspect.isfunction):
+        if not _name.startswith("_") and _name not in _AS_THEY_ARE:
+            setattr(_kind, _name, _in_both_ways(_method, _subject))
 
 #: The global instance. It needs no set-up.
 stateManager: StateManager = GlobalStateManager()  # noqa: N816  # Motia's name

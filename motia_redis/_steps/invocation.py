@@ -58,7 +58,7 @@ def check_middleware(fn: object) -> str | None:
     if not callable(fn):
         return f"must be a function, not {fn!r:.80}"
     try:
-        _is_coroutine(fn)
+        is_coroutine(fn)
         signature = inspect.signature(fn)
     except TypeError as exc:
         return str(exc)
@@ -73,7 +73,7 @@ def check_middleware(fn: object) -> str | None:
 
 def call_middleware(fn: Function, request: Any, ctx: Any, following: Any) -> Awaitable[Any]:
     """Call a middleware as `call` does with a handler; `following` is its third argument."""
-    if _is_coroutine(fn):
+    if is_coroutine(fn):
         return Apart(_start(fn, (request, ctx, following)))
     return _call_in_thread(fn, (request, _for_thread(ctx), following), None)
 
@@ -229,15 +229,15 @@ def _kind(fn: Function) -> _Kind:
 
 
 def _inspect(fn: Function) -> _Kind:
-    is_coroutine = _is_coroutine(fn)
+    is_on_loop = is_coroutine(fn)
     try:
         signature = inspect.signature(fn)
     except ValueError:  # some functions written in C do not tell
-        return _Kind(True, is_coroutine)
-    return _Kind(_signature_takes_ctx(signature), is_coroutine)
+        return _Kind(True, is_on_loop)
+    return _Kind(_signature_takes_ctx(signature), is_on_loop)
 
 
-def _is_coroutine(fn: Function) -> bool:
+def is_coroutine(fn: Function) -> bool:
     """Tell whether a function is a coroutine function. Raises TypeError for a generator function."""
     # For an object with __call__, the flags of the method tell what it is.
     body = fn if inspect.isroutine(fn) or isinstance(fn, functools.partial) else getattr(fn, "__call__", fn)  # noqa: B004

@@ -91,7 +91,7 @@ class TypedScope(Generic[T]):
 
     def using(self, state: Scoping) -> TypedScope[T]:
         """Return the same scope and type of another manager, such as `ctx.state`."""
-        return type(self)(state, self._name, self._schema.model)
+        return state.scope(self._name, self._schema.model)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 

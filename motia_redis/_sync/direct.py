@@ -269,7 +269,7 @@ class DirectState(manager.StateManager):
         self._retries.abandon()
 
 
-def drive(name: str, method: Callable[_P, Coroutine[Any, Any, _T]], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+def drive(name: str, method: Callable[_P, Coroutine[Any, Any, _T]], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
     """Run a method of a DirectState in this thread and return its result. Raises as `loop_thread.run`. `name` is for errors."""
     loop_thread.refuse_inside_loop(name)
     coroutine = method(*args, **kwargs)

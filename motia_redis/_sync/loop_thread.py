@@ -255,7 +255,7 @@ def refuse_inside_loop(name: str) -> None:
     )
 
 
-def run(name: str, method: Callable[_P, Coroutine[Any, Any, _T]], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+def run(name: str, method: Callable[_P, Coroutine[Any, Any, _T]], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
     """Run an async method in the loop of this process and return its result. `name` is that of the call, for errors.
 
     Raises EventLoopRunning in a thread whose event loop runs, and StateUnavailable when the process ends.

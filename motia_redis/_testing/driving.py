@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from motia_redis._transport.router import Router
 
 _LOOKS = (0.001, 0.01)  # seconds between two looks whether all is handled: first, longest
-_CANCELLING = 1.0  # seconds for a handler to end that is cancelled
 _LEASE = 60.0  # seconds: a test may stand still, in a debugger for example
 
 
@@ -40,14 +39,6 @@ class DrivenWorker(Worker):
         """Let the entries look at the clock again that wait for their next attempt."""
         if self._run is not None:
             self._run.dispatcher.look_at_clock()
-
-    async def end_at_once(self, running: asyncio.Task[None]) -> None:
-        """End `run`, which is a task, and its handlers. Lanes are not released."""
-        dispatcher = None if self._run is None else self._run.dispatcher
-        running.cancel()
-        await asyncio.wait([running])
-        if dispatcher is not None:
-            await dispatcher.cancel(_CANCELLING)
 
 
 class Driver:
@@ -90,7 +81,8 @@ class Driver:
         worker, running = self._worker, self._running
         self._worker = self._running = None
         if at_once:
-            await worker.end_at_once(running)
+            running.cancel()  # it cancels its handlers
+            await asyncio.wait([running])
             await release_lanes(self._router, self._keyspace, self.lanes)
         else:
             worker.stop()

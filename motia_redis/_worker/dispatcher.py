@@ -115,11 +115,13 @@ class Dispatcher:
                 queue.timer.cancel()
 
     async def cancel(self, seconds: float) -> None:
-        """Cancel what still runs, and wait so many seconds at most for its end. `close` was called before."""
-        for task in self._tasks:
+        """Begin nothing more, cancel what still runs, and wait for its end: so many seconds at most."""
+        self.close()
+        running = list(self._tasks)
+        for task in running:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=seconds)
+        if running:
+            await asyncio.wait(running, timeout=seconds)
 
     # -- handling -----------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ PUBLIC = {
         "ApiRequest", "ApiResponse", "Application", "CronTriggerInput", "Entry", "FlowContext", "KEEP", "Layout", "Limits",
         "QueryParam", "Retention", "StateManager", "StateTriggerInput", "Stream", "StreamTriggerInput", "SyncFlowContext",
         "TriggerInfo", "Worker", "__version__", "api", "create_web_app", "cron", "enqueue", "http", "load_application",
-        "logger", "queue", "state", "stateManager", "state_manager", "step", "stream",
+        "logger", "multi_trigger_step", "queue", "state", "stateManager", "state_manager", "step", "stream",
     ],
     "motia_redis.admin": [
         "DeadLetter",
@@ -63,7 +63,8 @@ PUBLIC = {
     "motia_redis.types": [
         "ApiCondition", "ApiMiddleware", "Bookmark", "Change", "ChangeReason", "ChangeType", "Condition", "Credentials",
         "CronTrigger", "DeleteReason", "Durability", "FieldMerge", "FieldNumber", "FieldNumberValue", "FieldOperation",
-        "FieldRemove", "FieldValue", "HttpMethod", "HttpTrigger", "Keep", "Logger", "Mirror", "Missed", "Operation",
+        "FieldRemove", "FieldValue", "HttpMethod", "HttpTrigger", "Keep", "Logger", "Mirror", "Missed",
+        "MultiTriggerStepBuilder", "Operation",
         "PatchMerge", "PatchMove", "PatchNumber", "PatchOperation", "PatchRemove", "PatchValue", "QueueTrigger",
         "StateEventType", "StateTrigger", "Step", "StepConfig", "StepDefinition", "StreamCondition", "StreamEvent",
         "StreamEventType", "StreamGroup", "StreamTrigger", "Synced", "Transaction", "TransactionInfo", "Trigger", "TriggerType",

@@ -121,6 +121,33 @@ async def test_a_typed_scope_can_be_made_where_no_loop_runs() -> None:
     await stateManager.close()
 
 
+async def test_calls_of_a_typed_scope_answer_in_both_ways(caplog: pytest.LogCaptureFixture) -> None:
+    from pydantic import BaseModel
+
+    class User(BaseModel):
+        name: str
+
+    users: Any = await asyncio.to_thread(stateManager.scope, "users", User)
+    ann = User(name="Ann")
+
+    def handler(name: str) -> Any:
+        users.set("ann", User(name=name))
+        users.patch("ann", name=f"{name}!")
+        return users.get("ann"), users.list(), users.modify("ann", lambda user: user)
+
+    changed = User(name="Ann!")
+    assert await invocation.call(handler, "Ann", None) == (changed, [changed], changed)
+    assert await users.get("ann") == changed
+    assert await users.set("ann", ann) == ann
+    assert [key async for key, _ in users.scan()] == ["ann"]
+    async with users.watch(start="snapshot") as watch:
+        assert (await anext(watch)).value == ann
+    users.delete("ann")
+    gc.collect()
+    assert "scope.delete was not awaited at" in caplog.text
+    await stateManager.close()
+
+
 def test_asyncio_run_needs_a_coroutine_function() -> None:
     with pytest.raises((TypeError, ValueError), match="a coroutine was expected"):
         asyncio.run(stateManager.set("s", "k", 1))

@@ -46,7 +46,7 @@ def test_all_calls_have_values_of_the_type(state: StateManager) -> None:
     assert sorted(users.keys()) == ["ann", "bob", "cy"]
     assert users.count() == 3
     assert users.update("bob", [{"op": "increment", "path": "/age", "value": 1}]).age == 8
-    assert users.patch("bob", age=9) == User(name="Bob", age=9)
+    assert users.patch("bob", name="Bo", age=9) == User(name="Bo", age=9)  # "name" and "method" are fields like others
     assert users.modify("bob", lambda user: User(name="Bob", age=user.age + 1 if user else 0)).age == 10
     assert users.expire("cy", 100)
     assert users.delete("ann") == User(name="Ann")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
-from motia_redis import FlowContext, StateManager, Stream, StreamTriggerInput, step, stream
+from motia_redis import FlowContext, StateManager, Stream, StreamTriggerInput, SyncFlowContext, step, stream
 from motia_redis import state as state_trigger
 from motia_redis._admin.dead_letters import DeadLetters
 from motia_redis._admin.status import read_status
@@ -100,6 +100,53 @@ async def test_expiry_and_transaction_of_items_fire(state: StateManager, todo: S
 class Todo:
     text: str
     done: bool = False
+
+
+async def test_plain_handler_gets_the_change_and_a_stream_without_awaits(state: StateManager, todo: Stream[Any]) -> None:
+    done = Recorder()
+
+    def handler(input: StreamTriggerInput[int], ctx: SyncFlowContext) -> None:
+        todo.using(ctx.state).set("done", input.id, input.event.data + 1)
+
+    steps = [
+        step({"name": "Plain", "triggers": [stream("todo", group_id="inbox")]}).handle(handler),
+        record(done, stream("todo", group_id="done")),
+    ]
+    async with working(state, *steps):
+        await todo.set("inbox", "1", 1)
+        await done.wait(1)
+    assert [(change.id, change.event.data) for change in done.inputs] == [("1", 2)]
+
+
+async def test_handler_that_runs_again_changes_items_once(state: StateManager, todo: Stream[Any]) -> None:
+    runs: list[Any] = []
+
+    async def handler(input: StreamTriggerInput[int], ctx: FlowContext) -> None:
+        count = await todo.using(ctx.state).update("counters", "n", [{"op": "increment", "path": "/n", "value": 1}])
+        runs.append(count["n"])
+        if len(runs) < 3:
+            raise ValueError
+
+    async with working(state, record(handler, stream("todo", group_id="inbox"), effects_once=True, backoff=0.01)):
+        await todo.set("inbox", "1", 1)
+
+        async def is_done() -> bool:
+            return len(runs) == 3
+
+        await until(is_done, "three attempts")
+    assert runs == [1, 1, 1]
+    assert await todo.get("counters", "n") == {"n": 1}
+
+
+async def test_log_of_a_failed_attempt_names_stream_group_and_item(
+    state: StateManager, todo: Stream[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with working(state, failing_step(FailingHandler(), "Sick", stream("todo"))):
+        await todo.set("a/b", "1", 1)
+        await wait_for_dead_letters(DeadLetters(state), 1, "Sick")
+    fields = [record.fields for record in caplog.records if "gave up" in record.getMessage()]  # type: ignore[attr-defined]
+    assert [(each["stream"], each["group"], each["item"]) for each in fields] == [("todo", "a/b", "1")]
+    assert "scope" not in fields[0]
 
 
 async def test_typed_stream_gives_items_of_its_type_and_others_fail(state: StateManager) -> None:
