@@ -20,7 +20,9 @@ PROGRAM = """
 import asyncio, sys
 import motia_redis
 from motia_redis import StateManager
+from importlib.metadata import entry_points
 from motia_redis._scripts import loader
+assert "pytest_motia_redis" in [entry.value for entry in entry_points(group="pytest11")]
 async def main():
     assert "site-packages" in motia_redis.__file__, motia_redis.__file__
     assert loader.directory().parent.name == "motia_redis", loader.directory()
