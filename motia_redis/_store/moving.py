@@ -165,7 +165,7 @@ class Mover:
                     hashes = [session.keyspace.values(scope) for scope in group]
                     return await scripts.scan_items_many(session.router, hashes, count=_SMALL_VALUES, max_bytes=_SMALL_BYTES)
 
-                for found in zip(group, await self._retries.run(self._subject, read), strict=True):
+                for found in zip(group, await self._retries.run(self._subject, read, operation="export"), strict=True):
                     yield found
 
     async def _scopes(self, scopes: Sequence[bytes] | None) -> AsyncIterator[Sequence[bytes]]:

@@ -131,6 +131,11 @@ class Sessions:
         """Return the session of the running loop, or None."""
         return self.of(asyncio.get_running_loop())
 
+    def loops(self) -> list[asyncio.AbstractEventLoop]:
+        """Return the event loops that have a session, or are opening one."""
+        self._purge()
+        return list(self._slots)
+
     def of(self, loop: asyncio.AbstractEventLoop) -> Session | None:
         """Return the session of an event loop, or None. Any thread may ask."""
         slot = self._slots.get(loop)

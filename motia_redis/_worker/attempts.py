@@ -96,6 +96,7 @@ class Attempts:
         handed: HandedEntries,
         effects: EffectRecords,
         server_time: Callable[[], int],
+        jitter: float,
         on_settled: Callable[[Lane], None],
     ) -> None:
         self.closed = False  #: the worker was cancelled: a cancellation is not an outcome of a handler
@@ -107,6 +108,7 @@ class Attempts:
         self.follow = handed.follow
         self._effects = effects
         self._server_time = server_time
+        self._jitter = jitter
         self._on_settled = on_settled
         self.on_waiting: Callable[[bool], None] = _nothing  #: told while a task waits for Redis: another may handle entries
         self._chains = Chains()
@@ -115,7 +117,7 @@ class Attempts:
 
     def pause(self, delivery: Delivery) -> float:
         """Return how many seconds an entry has to wait before its next attempt."""
-        longest = delivery.lane.retries.pause(max(1, delivery.attempts)) * 1.2
+        longest = delivery.lane.retries.pause(max(1, delivery.attempts)) * (1 + self._jitter)
         return max(0.0, min((delivery.due - self._server_time()) / 1000, longest))
 
     def when_alone(self, wake: Callable[[], None]) -> None:
@@ -269,7 +271,7 @@ class Attempts:
         """Record a failed attempt; the next one follows after a pause, wherever the lane is then."""
         step, retries = delivery.lane.subscription.step, delivery.lane.retries
         delivery.lane.subscription.count("failed")
-        pause = retries.pause(delivery.attempts) * generator.uniform(0.8, 1.2)
+        pause = retries.pause(delivery.attempts) * generator.uniform(1 - self._jitter, 1 + self._jitter)
         fault = faults.describe(error)
         text = (
             f"step {step.name}: attempt {delivery.attempts} of {retries.max_attempts} failed, next in {pause:.1f} s: {fault.line}"

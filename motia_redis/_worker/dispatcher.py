@@ -102,6 +102,11 @@ class Dispatcher:
             self._drained.clear()
             await self._drained.wait()
 
+    def look_at_clock(self) -> None:
+        """Wake the keys that wait for a time: their pauses may be over, or they go on waiting."""
+        for queue in [queue for queue in self._waiting if queue.timer is not None]:
+            self._wake(queue)
+
     def close(self) -> None:
         """Begin nothing more. What still runs is cancelled or ends by itself."""
         self._closed = True

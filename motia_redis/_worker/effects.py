@@ -36,10 +36,11 @@ _SPARE = 86_400.0  # seconds for which records stay beyond the age of dead lette
 class EffectRecords:
     """Begin the records of entries, and free them. What is not freed expires some time after the oldest dead letter would."""
 
-    def __init__(self, state: StateManager, router: Router, keyspace: Keyspace) -> None:
+    def __init__(self, state: StateManager, router: Router, keyspace: Keyspace, *, keeps_all: bool) -> None:
         self._state = state
         self._router = router
         self._keyspace = keyspace
+        self._keeps_all = keeps_all
         self._ended: list[EventEffects] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -58,6 +59,8 @@ class EffectRecords:
 
     def free(self, events: Iterable[EventEffects]) -> None:
         """Delete the records of entries soon. Redis must have confirmed their end: an entry may run again before."""
+        if self._keeps_all:
+            return
         self._ended += [event for event in events if event.has_records]
         if self._ended and self._task is None:
             self._task = asyncio.create_task(self._run())

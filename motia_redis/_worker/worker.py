@@ -27,6 +27,7 @@ from motia_redis._worker.effects import EffectRecords
 from motia_redis._worker.embedding import LAST_WAIT, EmbeddedTask
 from motia_redis._worker.groups import create_groups
 from motia_redis._worker.handed import HandedEntries
+from motia_redis._worker.hooks import PRODUCTION, Hooks
 from motia_redis._worker.lanes import Lane, Lease, lane_keys, topic_streams
 from motia_redis._worker.leases import PartitionLeases
 from motia_redis._worker.membership import Membership, announce_regularly
@@ -79,6 +80,8 @@ class Worker:
         grace: the most seconds that the end of an `async with` block waits for running handlers. Then async handlers are
             cancelled, and other workers handle their entries again. A `def` handler keeps the process alive until it returns.
     """
+
+    _hooks: Hooks = PRODUCTION
 
     def __init__(
         self,
@@ -177,6 +180,7 @@ class Worker:
                 concurrency=self._concurrency,
                 ttl=self._lease,
                 heartbeat=self._heartbeat,
+                hooks=self._hooks,
             )
             await self._run.until(self._stopping)
         finally:
@@ -204,8 +208,10 @@ class _Run:
         concurrency: int,
         ttl: float,
         heartbeat: float,
+        hooks: Hooks,
     ) -> None:
         self._heartbeat = heartbeat
+        self._has_clock = hooks.now is None  # else a test says when time passes, and lets happen what falls due
         self._worker = worker = random_id(16)
         self._state = state
         self._router = router
@@ -230,12 +236,12 @@ class _Run:
             on_change=self._assignment_changed,
         )
         self._trimmer = StreamTrimmer(router, keyspace, state, topic_streams=topic_streams(subscriptions, keyspace))
-        self._effects = EffectRecords(state, router, keyspace)
+        self._effects = EffectRecords(state, router, keyspace, keeps_all=hooks.keeps_effects)
         self._reporter = ProgressReporter(
             router,
             worker=worker,
             on_released=self._ended,
-            on_lost=self._lost,
+            on_lost=self._ended,
             on_recorded=self._trimmer.note,
             free_effects=self._effects.free,
         )
@@ -248,11 +254,12 @@ class _Run:
             executor=executor,
             handed=self._handed,
             effects=self._effects,
-            server_time=self.membership.server_time,
+            server_time=hooks.now or self.membership.server_time,
+            jitter=hooks.jitter,
             on_settled=self._reporter.changed,
         )
-        self._dispatcher = Dispatcher(self._attempts, concurrency=concurrency, on_progress=self._reporter.changed)
-        self._reader = Reader(self._dispatcher, router, keyspace, state, on_progress=self._reporter.changed)
+        self.dispatcher = Dispatcher(self._attempts, concurrency=concurrency, on_progress=self._reporter.changed)
+        self._reader = Reader(self.dispatcher, router, keyspace, state, on_progress=self._reporter.changed)
         self._sweeper = Sweeper(
             router,
             keyspace,
@@ -283,7 +290,7 @@ class _Run:
                 ttl=ttl,
                 heartbeat=self._heartbeat,
                 on_taken=self._reader.mark_ready,
-                on_lost=self._lost,
+                on_lost=self._ended,
                 on_valid=self._reader.look_again,
                 release=self._release,
                 report=self._reporter.changed,
@@ -301,18 +308,19 @@ class _Run:
             async with asyncio.TaskGroup() as tasks:
                 background = self._reader.start(self.lanes.values(), tasks)
                 background += [tasks.create_task(partition.run()) for partition in self._partitions]
-                background += [tasks.create_task(self._sweeper.run()), tasks.create_task(self._scheduler.run())]
+                if self._has_clock:
+                    background += [tasks.create_task(self._sweeper.run()), tasks.create_task(self._scheduler.run())]
                 announcing = tasks.create_task(announce_regularly(self.membership, self._pause, stopping))
                 try:
                     await stopping.wait()
                     await self._stop(announcing)
                 except asyncio.CancelledError:
                     self._attempts.closed = True
-                    await self._dispatcher.cancel(LAST_WAIT)
+                    await self.dispatcher.cancel(LAST_WAIT)
                     raise
                 finally:
                     self._attempts.closed = True
-                    self._dispatcher.close()
+                    self.dispatcher.close()
                     for task in background:
                         task.cancel()
         finally:
@@ -337,7 +345,7 @@ class _Run:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_RELEASE_LOOK):
                     await self._released.wait()
-        await self._dispatcher.drain()
+        await self.dispatcher.drain()
         await asyncio.gather(*(partition.leave() for partition in self._partitions))
 
     async def _topic_limits(self) -> bytes:
@@ -360,19 +368,13 @@ class _Run:
 
     def _release(self, lane: Lane) -> None:
         lane.releasing = True
-        self._dispatcher.drop(lane)
+        self.dispatcher.drop(lane)
         self._reporter.changed(lane)
 
     def _ended(self, lane: Lane) -> None:
-        """Go on without a lane that was released."""
+        """Go on without a lane that was released, that another worker has taken, or whose group is gone."""
         lane.end()
-        self._dispatcher.drop(lane)
-        self._wake(lane)
-
-    def _lost(self, lane: Lane) -> None:
-        """Go on without a lane that another worker has taken, or whose group is gone."""
-        lane.end()
-        self._dispatcher.drop(lane)
+        self.dispatcher.drop(lane)
         self._wake(lane)
 
     def _wake(self, lane: Lane) -> None:

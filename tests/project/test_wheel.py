@@ -20,7 +20,9 @@ PROGRAM = """
 import asyncio, sys
 import motia_redis
 from motia_redis import StateManager
+from importlib.metadata import entry_points
 from motia_redis._scripts import loader
+assert "pytest_motia_redis" in [entry.value for entry in entry_points(group="pytest11")]
 async def main():
     assert "site-packages" in motia_redis.__file__, motia_redis.__file__
     assert loader.directory().parent.name == "motia_redis", loader.directory()
@@ -42,7 +44,7 @@ def test_the_wheel_works_in_a_clean_environment(server: RedisServer, tmp_path: P
     (wheel,) = tmp_path.glob("*.whl")
     packed = set(zipfile.ZipFile(wheel).namelist())
     assert {f"motia_redis/{path.relative_to(ROOT)}" for path in (ROOT / "lua").rglob("*.lua")} <= packed
-    assert "motia_redis/py.typed" in packed
+    assert {"motia_redis/py.typed", "pytest_motia_redis.py"} <= packed
     assert not [name for name in packed if name.startswith(("tests", "examples", "lua"))]
 
     home = tmp_path / "clean"
