@@ -9,12 +9,18 @@ import click
 
 from motia_redis._cli.check import check
 from motia_redis._cli.dead import dead
+from motia_redis._cli.editing import edit
+from motia_redis._cli.listing import list_, scopes
 from motia_redis._cli.options import connection_options, parse_address, stack
+from motia_redis._cli.reloading import reload_on_change
 from motia_redis._cli.scheduled import scheduled
+from motia_redis._cli.sending import enqueue
 from motia_redis._cli.serving import Settings, start
 from motia_redis._cli.settings import settings
 from motia_redis._cli.status import doctor, status
 from motia_redis._cli.steps import steps
+from motia_redis._cli.values import delete, get, set_, update
+from motia_redis._cli.watching import watch
 from motia_redis._version import __version__
 
 _common = stack(
@@ -68,6 +74,7 @@ _common = stack(
         callback=parse_address,
         help="Serve /metrics for Prometheus at this port (extra metrics). Default host: 127.0.0.1.",
     ),
+    click.option("--reload", is_flag=True, help="Start again when a Python file in the folders of APP changes (extra: reload)."),
 )
 _http = stack(
     click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on."),
@@ -114,7 +121,7 @@ _consumption = stack(
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="motia-redis", message="%(prog)s %(version)s", help="Show the version.")
 def main() -> None:
-    """Run steps on shared state in Redis.
+    """Run steps on shared state in Redis, and read and change that state.
 
     APP is a Python file, a folder of *_step.py and *.step.py files, or a module. More than one may be given.
 
@@ -123,48 +130,62 @@ def main() -> None:
       motia-redis check examples/users.py
       motia-redis run examples/users.py --redis redis://localhost:6379/0
       motia-redis status --redis redis://localhost:6379/0
+      motia-redis get users ann
+
+    \b
+    Completion in the shell (bash; also zsh_source and fish_source):
+      eval "$(_MOTIA_REDIS_COMPLETE=bash_source motia-redis)"
     """  # noqa: D301 - \b is click's mark for a paragraph that must not be wrapped
 
 
-for _command in (check, status, doctor, settings, dead, steps, scheduled):
+_ON_VALUES = (get, set_, update, delete, list_, scopes, watch, edit, enqueue)
+for _command in (*_ON_VALUES, check, status, doctor, settings, dead, steps, scheduled):
     main.add_command(_command)
+
+
+def _start(settings: Settings, *, reload: bool) -> None:
+    if reload:
+        reload_on_change(settings.app, settings.grace)
+    else:
+        start(settings)
 
 
 @main.command()
 @_common
 @_http
 @_consumption
-def run(**options: Any) -> None:
+def run(*, reload: bool, **options: Any) -> None:
     """Serve HTTP and run a worker, in one process.
 
     \b
     Example:
       motia-redis run examples/users.py --port 3000
+      motia-redis run examples/users.py --reload
     """  # noqa: D301
-    start(Settings(serves=True, works=True, **options))
+    _start(Settings(serves=True, works=True, **options), reload=reload)
 
 
 @main.command()
 @_common
 @_http
-def serve(**options: Any) -> None:
+def serve(*, reload: bool, **options: Any) -> None:
     """Serve HTTP only. State, queue, cron and stream triggers fire in `worker` processes.
 
     \b
     Example:
       motia-redis serve examples/users.py --redis redis://localhost:6379/0 --host 0.0.0.0
     """  # noqa: D301
-    start(Settings(serves=True, works=False, **options))
+    _start(Settings(serves=True, works=False, **options), reload=reload)
 
 
 @main.command()
 @_common
 @_consumption
-def worker(**options: Any) -> None:
+def worker(*, reload: bool, **options: Any) -> None:
     """Run a worker: fire state, queue, cron and stream triggers, without HTTP. Any number of workers may run.
 
     \b
     Example:
       motia-redis worker examples/users.py --redis redis://localhost:6379/0 --concurrency 16
     """  # noqa: D301
-    start(Settings(serves=False, works=True, **options))
+    _start(Settings(serves=False, works=True, **options), reload=reload)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from motia_redis._steps.faults import escaped
-from motia_redis.errors import StateError
+from motia_redis.errors import KeyMissing, RevisionConflict, StateError, TestFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,10 +19,24 @@ if TYPE_CHECKING:
     from motia_redis._store.manager import StateManager
 
 EXIT_ERROR = 2
+EXIT_NEGATIVE = 1  # nothing went wrong, but what is asked for is not there, or somebody else has changed it
+
+_NEGATIVE = (RevisionConflict, KeyMissing, TestFailed)
 
 
 class CommandError(Exception):
-    """A failure that the command prints as one line."""
+    """A failure that the command prints as one line, before it ends with the exit code."""
+
+    def __init__(self, message: str, exit_code: int = EXIT_ERROR) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def exit_code_of(error: Exception) -> int:
+    """Return the exit code of a command that fails with this error."""
+    if isinstance(error, CommandError):
+        return error.exit_code
+    return EXIT_NEGATIVE if isinstance(error, _NEGATIVE) else EXIT_ERROR
 
 
 def stack(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -82,13 +96,13 @@ connection_options = stack(
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Print an error of the block as one line and end the process with exit code 2. After an interrupt the exit code is 130."""
+    """Print an error of the block as one line and end the process with its exit code, mostly 2; 130 after an interrupt."""
     try:
         yield
     except (StateError, CommandError) as exc:
         # Names of users, keys and steps may stand in it, and send commands to the terminal.
         click.echo(f"motia-redis: error: {escaped(' '.join(str(exc).split()))}", err=True)
-        sys.exit(EXIT_ERROR)
+        sys.exit(exit_code_of(exc))
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,14 +19,36 @@ def print_json(value: Any) -> None:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[str] = ()) -> None:
-    """Print aligned columns. Align the columns named in `right` to the right."""
+    """Print aligned columns. Align the columns named in `right` to the right.
+
+    At a terminal, and with the package rich, long cells are wrapped inside of their column.
+    """
     texts = [[plain(cell) for cell in row] for row in rows]
+    if sys.stdout is not None and sys.stdout.isatty() and _print_wrapped(head, texts, right):
+        return
     widths = [max(map(len, column)) for column in zip(head, *texts, strict=True)]
     for row in (head, *texts):
         cells = (
             cell.rjust(width) if name in right else cell.ljust(width) for name, cell, width in zip(head, row, widths, strict=True)
         )
         click.echo("  ".join(cells).rstrip())
+
+
+def _print_wrapped(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str]) -> bool:
+    """Print a table as wide as the terminal. Return False if the package rich, which is optional, is missing."""
+    try:
+        from rich.console import Console  # noqa: PLC0415 - optional
+        from rich.table import Table  # noqa: PLC0415
+        from rich.text import Text  # noqa: PLC0415
+    except ImportError:
+        return False
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for name in head:
+        shown.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*map(Text, row))
+    Console(highlight=False).print(shown)
+    return True
 
 
 def plain(value: object, width: int | None = None) -> str:

@@ -35,6 +35,13 @@ else:
 TriggerType: TypeAlias = Literal["http", "state", "queue", "cron", "stream"]
 
 
+# What the context of older versions of Motia had, and what to write now.
+_OLD_ATTRIBUTES = {
+    "emit": "ctx.enqueue({'topic': ..., 'data': ...})",
+    "streams": "Stream(name), such as Stream('todo').get(group_id, item_id)",
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TriggerInfo:
     """Describe the trigger that fired the handler.
@@ -109,6 +116,13 @@ class _Context(Generic[T]):
         if self.is_cron():
             return None
         return self.input_value.body if isinstance(self.input_value, ApiRequest) else self.input_value
+
+    if not TYPE_CHECKING:  # type checkers know that there are no others
+
+        def __getattr__(self, name: str) -> Any:
+            """Say what to write instead of an attribute of older versions of Motia."""
+            hint = f"; it is of an older version of Motia: write {_OLD_ATTRIBUTES[name]}" if name in _OLD_ATTRIBUTES else ""
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}", name=name, obj=self)
 
     def _handler(self, handlers: Mapping[str, Callable[..., Any]]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """Return what `match` has to call, and the arguments. Raises StepError if there is nothing for the trigger."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _FROM_CONFIG = "__motia_redis_step__"
 
 
-def load_application(targets: Sequence[str]) -> Application:
+def load_application(targets: Sequence[str | os.PathLike[str]]) -> Application:
     """Import the targets and return the application of the steps found in them.
 
     A step is found if a module-level name holds it. A module with a dict `config` and a function `handler` is a step as
@@ -37,14 +37,15 @@ def load_application(targets: Sequence[str]) -> Application:
 
     Arguments:
         targets: Python files, folders (all `*_step.py` and `*.step.py` files below them, but for hidden folders and virtual
-            environments)
-            or dotted module names.
+            environments), both also as `pathlib.Path`, or dotted module names.
 
     Raises StepError for whatever keeps a target from being loaded. The message is one line, with the place in the user's code.
     """
+    if isinstance(targets, str | os.PathLike):
+        raise StepError(f"targets must be a list of files, folders and modules: [{os.fspath(targets)!r}]")
     steps: dict[int, Step] = {}
     for target in targets:
-        for load in _loaders(target):
+        for load in _loaders(os.fspath(target)):
             steps.update((id(step), step) for step in _loaded(load))
     return Application(tuple(steps.values()))
 

@@ -24,6 +24,7 @@ from motia_redis._tracing import current_trace_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Self
 
 LOGGER_NAME = "motia_redis.step"
 _log = logging.getLogger("motia_redis")
@@ -55,8 +56,8 @@ class Logger:
     """Log messages with fields: each method takes a message and a dict.
 
     It writes to the standard library's logger `motia_redis.step`; every record carries the attributes `step`,
-    `trace_id` and `fields`. A field never makes a call raise. Without `step`, records
-    name the step that runs at the time.
+    `trace_id` and `fields`. Its message, as any formatter writes it, ends with the fields: `order shipped order=7`. A field never
+    makes a call raise. Without `step`, records name the step that runs at the time.
     """
 
     __slots__ = ("_logger", "step")
@@ -98,11 +99,31 @@ class Logger:
             fields = {"value": fields}
         extra = {"step": self.step or _step_name.get(), "trace_id": current_trace_id(), "fields": fields}
         # stacklevel 3: past this method and the one that called it, to the line of the handler.
-        self._logger.log(level, _text(message), exc_info=exc_info, extra=extra, stacklevel=3)
+        self._logger.log(level, _Message(_text(message), fields), exc_info=exc_info, extra=extra, stacklevel=3)
 
 
 logger: Logger = Logger()
 """The logger for code that has no `ctx.logger` at hand."""
+
+
+class _Message(str):
+    """The message of a record. `str()` of it, which is what a formatter writes, ends with the fields."""
+
+    __slots__ = ("_fields",)
+
+    def __new__(cls, text: str, fields: Mapping[Any, Any]) -> Self:
+        message = super().__new__(cls, str.__getitem__(text, slice(None)))
+        message._fields = fields
+        return message
+
+    _fields: Mapping[Any, Any]
+
+    def __str__(self) -> str:
+        text = self[:]
+        try:
+            return " ".join([text, *(escaped(field) for field in _shown_fields(self._fields))])
+        except BaseException as error:  # noqa: BLE001  # a field of the user's; logging itself would print a raw traceback
+            return f"{text} (its fields could not be written: {describe(error).line})"
 
 
 class TextFormatter(logging.Formatter):
@@ -129,7 +150,7 @@ class TextFormatter(logging.Formatter):
             (trace_id or "-")[:8],
             _message(record),
         ]
-        parts += [f"{_text(key)}={_text_value(value)}" for key, value in fields.items()]
+        parts += _shown_fields(fields)
         details = _details(record)
         return escaped(" ".join(parts)) + "".join(f"\n  | {escaped(line)}" for line in details.split("\n") if line)
 
@@ -228,6 +249,9 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _message(record: logging.LogRecord) -> str:
+    """Return the message of a record, without fields."""
+    if isinstance(record.msg, _Message):
+        return record.msg[:]
     try:
         return str.__getitem__(record.getMessage(), slice(None))
     except BaseException:  # noqa: BLE001  # the arguments do not fit the format, or have no usable text
@@ -242,6 +266,10 @@ def _details(record: logging.LogRecord) -> str:
     if record.stack_info:
         parts.append(escaped(record.stack_info, keep="\n"))
     return "\n".join(parts)
+
+
+def _shown_fields(fields: Mapping[Any, Any]) -> list[str]:
+    return [f"{_text(key)}={_text_value(value)}" for key, value in fields.items()]
 
 
 def _text_value(value: object) -> str:

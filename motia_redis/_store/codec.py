@@ -56,7 +56,7 @@ def encode(value: Any, *, subject: object, max_bytes: int) -> bytes:
     which names the first part that JSON cannot hold (NaN, an int over 64 bits, a lone surrogate, a member name that is not a
     string, a set ...), and ValueTooLarge for a text of more than `max_bytes` bytes.
     """
-    text = _canonicalize(to_json(value, subject=subject))
+    text = canonicalize(to_json(value, subject=subject))
     if len(text) > max_bytes:
         raise ValueTooLarge(f"{subject}: the value is {len(text)} bytes of JSON, the limit is {max_bytes}")
     return text
@@ -85,7 +85,7 @@ def _dumps(value: Any) -> bytes:
 
 def encode_name(name: str) -> bytes:
     """Return a member name as canonical JSON, quotes included. Raises TypeError for a lone surrogate."""
-    return _canonicalize(orjson.dumps(name))
+    return canonicalize(orjson.dumps(name))
 
 
 def decode(text: bytes, *, subject: object) -> Any:
@@ -119,7 +119,7 @@ def decode_key(key: bytes) -> str:
     return key.decode(errors="surrogateescape")
 
 
-def _canonicalize(text: bytes) -> bytes:
+def canonicalize(text: bytes) -> bytes:
     r"""Spell brackets and quotes inside of strings as `\u` escapes. Cost: a few passes at memory speed."""
     if b"\\" in text:
         # Backslashes first: what is left of `\"` then is an escaped quote and never the end of `\\`.

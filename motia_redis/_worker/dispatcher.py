@@ -109,6 +109,15 @@ class Dispatcher:
             if queue.timer is not None:
                 queue.timer.cancel()
 
+    async def cancel(self, seconds: float) -> None:
+        """Begin nothing more, cancel what still runs, and wait for its end: so many seconds at most."""
+        self.close()
+        running = list(self._tasks)
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running, timeout=seconds)
+
     # -- handling -----------------------------------------------------------------------------------------------------
 
     def _make_ready(self, queue: KeyQueue) -> None:

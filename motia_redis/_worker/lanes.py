@@ -15,14 +15,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from motia_redis._scripts.delivery import LaneKeys, Progress
+from motia_redis._store.keyspace import is_cron
 from motia_redis._worker.entries import NOTHING_KNOWN, Known, before, is_id, order
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from motia_redis._scripts.delivery import Taken
+    from motia_redis._scripts.delivery import Start, Taken
     from motia_redis._steps.wants import Wants
     from motia_redis._store.effects import EventEffects
+    from motia_redis._store.keyspace import Keyspace
     from motia_redis._worker.entries import PreparedCall, StreamEntry
     from motia_redis._worker.subscriptions import Subscription
 
@@ -349,3 +351,21 @@ class Lane:
             return Known().encode()
         is_running = self.releasing and entry_id in self.running
         return Known(delivery.attempts, delivery.due, worker if is_running else delivery.owner).encode()
+
+
+def lane_keys(subscription: Subscription, stream: bytes, keyspace: Keyspace) -> LaneKeys:
+    """Return the keys of one lane of a subscription."""
+    group = subscription.group
+    return LaneKeys(keyspace.leases(stream), stream, keyspace.entries(stream, group), lane_name(group, stream), group)
+
+
+def topic_streams(subscriptions: Iterable[Subscription], keyspace: Keyspace) -> set[bytes]:
+    """Return the streams of the topics that subscriptions want."""
+    return {stream for each in subscriptions for topic in each.wants.topics for stream in keyspace.topic_streams(topic)}
+
+
+def start_of_group(stream: bytes, topics: set[bytes]) -> Start:
+    """Return where a new group of a stream starts. Times of cron triggers fire for their step only, so it needs all of them."""
+    if stream in topics:
+        return "topic"
+    return "begin" if is_cron(stream) else "end"

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import math
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import count
@@ -16,8 +15,6 @@ from redis.exceptions import RedisError
 
 from motia_redis._ids import random_id
 from motia_redis._scripts import delivery
-from motia_redis._scripts.delivery import LaneKeys
-from motia_redis._store.keyspace import is_cron
 from motia_redis._store.sweeping import Share, Sweeper
 from motia_redis._transport import failures, refusals
 from motia_redis._transport.backoff import Backoff
@@ -26,8 +23,9 @@ from motia_redis._transport.outages import Outage
 from motia_redis._worker.attempts import Attempts
 from motia_redis._worker.dispatcher import Dispatcher
 from motia_redis._worker.effects import EffectRecords
+from motia_redis._worker.embedding import LAST_WAIT, EmbeddedTask
 from motia_redis._worker.handed import HandedEntries
-from motia_redis._worker.lanes import Lane, Lease, lane_name
+from motia_redis._worker.lanes import Lane, Lease, lane_keys, start_of_group, topic_streams
 from motia_redis._worker.leases import PartitionLeases
 from motia_redis._worker.membership import Membership, announce_regularly
 from motia_redis._worker.progress import ProgressReporter
@@ -35,9 +33,11 @@ from motia_redis._worker.reader import Reader
 from motia_redis._worker.scheduling import Scheduler, schedule_now
 from motia_redis._worker.subscriptions import Subscription
 from motia_redis._worker.trimming import StreamTrimmer
+from motia_redis.errors import StateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Self
 
     from motia_redis._scripts.delivery import Start
     from motia_redis._steps.application import Application
@@ -61,6 +61,10 @@ class Worker:
     are taken over when its leases expire. A handler that raises is called again after a pause, and its key waits meanwhile. After
     the last attempt the entry becomes a dead letter.
 
+    `async with Worker(application, state):` runs a worker inside of another program, such as an ASGI application. The block
+    begins when the consumer groups are there. The worker runs in tasks of the same event loop until the block ends, and
+    configures neither signals nor logging. Entering raises StateUnavailable if Redis cannot be reached.
+
     Arguments:
         application: the steps.
         state: what handlers read and write. The worker has connections of its own to the same Redis.
@@ -70,6 +74,8 @@ class Worker:
             A process that stands still for longer, also because an async handler blocks the event loop, keeps the lanes that
             nobody took.
         heartbeat: seconds between two heartbeats; a third of `lease` or less. Default: a sixth of it.
+        grace: the most seconds that the end of an `async with` block waits for running handlers. Then async handlers are
+            cancelled, and other workers handle their entries again. A `def` handler keeps the process alive until it returns.
     """
 
     def __init__(
@@ -80,14 +86,31 @@ class Worker:
         concurrency: int = 64,
         lease: float = 3.0,
         heartbeat: float | None = None,
+        grace: float = 25.0,
     ) -> None:
         self._application = application
         self._state = state
         self._concurrency = concurrency
         self._lease = lease
         self._heartbeat = lease / 6 if heartbeat is None else heartbeat
+        self._grace = grace
         self._stopping = asyncio.Event()
         self._run: _Run | None = None
+        self._task: EmbeddedTask | None = None  # of the `async with` block
+
+    async def __aenter__(self) -> Self:
+        if self._task is not None:
+            raise StateError("a Worker can be entered only once: create another one for another `async with` block")
+        await self.prepare()
+        self._task = EmbeddedTask(self.run())
+        return self
+
+    async def __aexit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        assert self._task is not None  # noqa: S101 - for mypy
+        self.stop()
+        failure = await self._task.end(self._grace, self.running)
+        if failure is not None and error is None:
+            raise failure
 
     def stop(self) -> None:
         """Give the lanes away. `run` returns when the running handlers have ended. Call this in the event loop of `run`."""
@@ -103,14 +126,15 @@ class Worker:
         """Return the seconds since the last heartbeat that Redis answered; infinity while `run` does not run."""
         return math.inf if self._run is None else self._run.membership.silence
 
-    def held_lanes(self) -> dict[str, int]:
-        """Return how many lanes of each step this worker holds."""
+    def held_lanes(self) -> list[str]:
+        """Return the step of each lane that this worker holds."""
         lanes = () if self._run is None else self._run.lanes.values()
-        return Counter(lane.keys.group for lane in lanes if lane.tenure and lane.lease.is_valid())
+        return [lane.keys.group for lane in lanes if lane.tenure and lane.lease.is_valid()]
 
     def running(self) -> list[str]:
         """Describe the handlers that run: their step and event. What is not begun is not named."""
-        return [] if self._run is None else self._run.running()
+        lanes = () if self._run is None else self._run.lanes.values()
+        return [str(delivery) for lane in lanes for delivery in list(lane.running.values())]
 
     async def prepare(self) -> int:
         """Create the missing consumer groups and return their number.
@@ -138,9 +162,9 @@ class Worker:
 
     async def _prepare(self, router: Router, keyspace: Keyspace) -> int:
         subscriptions = [Subscription(step, keyspace) for step in self._application.worker_steps]
-        lanes = [_lane_keys(subscription, stream, keyspace) for subscription in subscriptions for stream in subscription.streams]
-        topics = _topic_streams(subscriptions, keyspace)
-        created = await delivery.create_group(router, [(lane, _start(lane.stream, topics)) for lane in lanes])
+        lanes = [lane_keys(subscription, stream, keyspace) for subscription in subscriptions for stream in subscription.streams]
+        topics = topic_streams(subscriptions, keyspace)
+        created = await delivery.create_group(router, [(lane, start_of_group(lane.stream, topics)) for lane in lanes])
         membership = Membership(
             random_id(16),
             router,
@@ -210,7 +234,7 @@ class _Run:
         by_partition: dict[bytes, tuple[Lease, dict[bytes, Lane]]] = {}
         for subscription in subscriptions:
             for stream in subscription.streams:
-                keys = _lane_keys(subscription, stream, keyspace)
+                keys = lane_keys(subscription, stream, keyspace)
                 lease, lanes = by_partition.setdefault(keys.leases, (Lease(keys.leases), {}))
                 self.lanes[keys.name] = lanes[keys.name] = Lane(keys, subscription, lease)
         self.membership = Membership(
@@ -222,13 +246,13 @@ class _Run:
             lease=ttl,
             on_change=self._assignment_changed,
         )
-        self._trimmer = StreamTrimmer(router, keyspace, state, topic_streams=_topic_streams(subscriptions, keyspace))
+        self._trimmer = StreamTrimmer(router, keyspace, state, topic_streams=topic_streams(subscriptions, keyspace))
         self._effects = EffectRecords(state, router, keyspace)
         self._reporter = ProgressReporter(
             router,
             worker=worker,
             on_released=self._ended,
-            on_lost=self._lost,
+            on_lost=self._ended,
             on_recorded=self._trimmer.note,
             free_effects=self._effects.free,
         )
@@ -276,7 +300,7 @@ class _Run:
                 ttl=ttl,
                 heartbeat=self._heartbeat,
                 on_taken=self._reader.mark_ready,
-                on_lost=self._lost,
+                on_lost=self._ended,
                 on_valid=self._reader.look_again,
                 release=self._release,
                 report=self._reporter.changed,
@@ -299,6 +323,10 @@ class _Run:
                 try:
                     await stopping.wait()
                     await self._stop(announcing)
+                except asyncio.CancelledError:
+                    self._attempts.closed = True
+                    await self._dispatcher.cancel(LAST_WAIT)
+                    raise
                 finally:
                     self._attempts.closed = True
                     self._dispatcher.close()
@@ -309,10 +337,6 @@ class _Run:
             await self._reporter.aclose()
             await self._trimmer.aclose()
             await self._effects.aclose()
-
-    def running(self) -> list[str]:
-        """Describe the handlers that run."""
-        return [str(delivery) for lane in self.lanes.values() for delivery in list(lane.running.values())]
 
     async def _stop(self, announcing: asyncio.Task[None]) -> None:
         """Give all lanes away at once; end when the handlers that still run have ended."""
@@ -353,13 +377,7 @@ class _Run:
         self._reporter.changed(lane)
 
     def _ended(self, lane: Lane) -> None:
-        """Go on without a lane that was released."""
-        lane.end()
-        self._dispatcher.drop(lane)
-        self._wake(lane)
-
-    def _lost(self, lane: Lane) -> None:
-        """Go on without a lane that another worker has taken, or whose group is gone."""
+        """Go on without a lane that was released, that another worker has taken, or whose group is gone."""
         lane.end()
         self._dispatcher.drop(lane)
         self._wake(lane)
@@ -378,21 +396,5 @@ class _Run:
         await delivery.create_group(self._router, [(lane.keys, start) for lane in lanes])
 
 
-def _start(stream: bytes, topics: set[bytes]) -> Start:
-    """Return where a new group of a stream starts. Times of cron triggers fire for their step only, so it needs all of them."""
-    if stream in topics:
-        return "topic"
-    return "begin" if is_cron(stream) else "end"
-
-
 def _outage(state: StateManager, effect: str) -> Outage:
     return Outage(state.url, _log, effect)
-
-
-def _topic_streams(subscriptions: Iterable[Subscription], keyspace: Keyspace) -> set[bytes]:
-    return {stream for each in subscriptions for topic in each.wants.topics for stream in keyspace.topic_streams(topic)}
-
-
-def _lane_keys(subscription: Subscription, stream: bytes, keyspace: Keyspace) -> LaneKeys:
-    group = subscription.group
-    return LaneKeys(keyspace.leases(stream), stream, keyspace.entries(stream, group), lane_name(group, stream), group)

@@ -86,7 +86,7 @@ def test_each_method_logs_at_its_level_with_step_trace_and_fields(
         getattr(Logger("OnUser"), method)("hello 100%s", {"user_id": "u1"})
     record = record_of(caplog)
     assert record.name == "motia_redis.step"
-    assert (record.levelno, record.getMessage()) == (level, "hello 100%s")
+    assert (record.levelno, record.msg, record.getMessage()) == (level, "hello 100%s", "hello 100%s user_id=u1")
     assert (record.step, record.trace_id, record.fields) == ("OnUser", TRACE_ID, {"user_id": "u1"})
 
 
@@ -108,6 +108,17 @@ def test_fields_that_are_no_dict_do_not_raise(caplog: pytest.LogCaptureFixture) 
     caplog.set_level(logging.INFO, LOGGER_NAME)
     Logger("S").info("m", ["a", "list"])  # type: ignore[arg-type]
     assert record_of(caplog).fields == {"value": ["a", "list"]}
+
+
+def test_any_formatter_writes_the_fields_behind_the_message() -> None:
+    text = formatted(logging.Formatter("%(levelname)s %(message)s"), "shipped", {"order": 7, "to": "Ann Lee\n"})
+    assert text == 'INFO shipped order=7 to="Ann Lee\\n"\n'
+
+
+def test_hostile_fields_do_not_break_another_formatter() -> None:
+    text = formatted(logging.Formatter("%(message)s"), "shipped", HOSTILE)
+    assert text.startswith("shipped set=")
+    assert len(text.splitlines()) == 1
 
 
 def test_text_is_one_line_with_time_level_pid_step_trace_message_and_fields() -> None:

@@ -207,3 +207,14 @@ def test_config_of_a_queue_says_how_attempts_are_made() -> None:
 
 def test_cron_input_is_dumped_with_its_times() -> None:
     assert set(CronTriggerInput.__dataclass_fields__) >= {"scheduled_at", "fired_at"}
+
+
+def test_attributes_of_older_contexts_say_what_to_write() -> None:
+    ctx: Any = context(None, "queue", 1)
+    with pytest.raises(AttributeError, match=r"'FlowContext' object has no attribute 'emit'; .* write ctx\.enqueue\("):
+        ctx.emit({"topic": "t", "data": 1})
+    with pytest.raises(AttributeError, match=r"write Stream\(name\)"):
+        _ = ctx.streams.todo
+    with pytest.raises(AttributeError, match=r"no attribute 'other'$"):
+        _ = ctx.other
+    assert not hasattr(ctx, "emit")

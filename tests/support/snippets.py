@@ -1,7 +1,7 @@
 """The fenced blocks of the README and the docs, and a process that runs the Python blocks of one page.
 
-- `python` with `@step(`, `= step(` or `multi_trigger_step(` is a step file. Its name is that of a first line `# name.py`. It is
-  saved in the page's folder and loaded as an application.
+- `python` with `@step(`, `= step(`, `multi_trigger_step(` or `config = {` is a step file. Its name is that of a first line
+  `# name.py`. It is saved in the page's folder and loaded as an application.
 - `python` with `await` outside of functions is typed into `python -m asyncio`: such blocks of one page share their names and
   their event loop.
 - Any other `python` is a program of its own.
@@ -29,7 +29,7 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 _FENCE = re.compile(r"^ *(`{3,}|~{3,})(.*)$")
 _EXPECTED = re.compile(r"print\(.*#\s+(.*)$", re.MULTILINE)
-_STEP = re.compile(r"^@step\(|^\w+ = step\(|^    multi_trigger_step\(", re.MULTILINE)
+_STEP = re.compile(r"^@step\(|^\w+ = step\(|^    multi_trigger_step\(|^config = \{", re.MULTILINE)
 _FILE_NAME = re.compile(r"# (\w+\.py)\n")
 
 

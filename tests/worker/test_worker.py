@@ -245,7 +245,7 @@ async def test_the_logger_names_step_and_trace(state: StateManager, caplog: pyte
     async with working(state, record(handler, state_trigger())):
         await state.set("users", "ann", 1)
         await done.wait(1)
-    records = {record.message: record for record in caplog.records}
+    records = {record.msg: record for record in caplog.records}
     assert vars(records["by context"])["fields"] == {"key": "ann"}
     for name in ("by context", "global"):
         assert vars(records[name])["step"] == "Record"
