@@ -1,7 +1,9 @@
-"""What an operator's program needs: status, checks of Redis, dead letters, settings, and forgetting removed steps."""
+"""What an operator's program needs: status, checks of Redis, dead letters, settings, moving data, forgetting steps."""
 
 from motia_redis._admin.dead_letters import DeadLetter, DeadLetters
 from motia_redis._admin.doctor import Examined, examine
+from motia_redis._admin.exporting import Exported, export_values
+from motia_redis._admin.importing import Imported, RefusedLine, import_values
 from motia_redis._admin.registry import Forgotten, Renamed, forget_step, rename_step
 from motia_redis._admin.scheduled import Scheduled, ScheduledMessage
 from motia_redis._admin.settings import change_settings
@@ -14,8 +16,11 @@ __all__ = [
     "DeadLetter",
     "DeadLetters",
     "Examined",
+    "Exported",
     "Finding",
     "Forgotten",
+    "Imported",
+    "RefusedLine",
     "Renamed",
     "Scheduled",
     "ScheduledMessage",
@@ -28,7 +33,9 @@ __all__ = [
     "WorkerStatus",
     "change_settings",
     "examine",
+    "export_values",
     "forget_step",
+    "import_values",
     "read_status",
     "rename_step",
 ]

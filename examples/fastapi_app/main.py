@@ -9,9 +9,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, HTTPException
+from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi.responses import JSONResponse
 
 from motia_redis import StateManager, Worker, create_web_app, load_application
+from motia_redis.errors import StateUnavailable
 
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(process)d %(name)s: %(message)s")
 
@@ -31,6 +33,11 @@ def get_state() -> StateManager:
 
 app = FastAPI(lifespan=lifespan)
 app.mount("/steps", create_web_app(application, state))
+
+
+@app.exception_handler(StateUnavailable)
+async def state_unavailable(_request: Request, _error: StateUnavailable) -> JSONResponse:
+    return JSONResponse({"error": "the state is unavailable"}, 503, {"retry-after": "5"})
 
 
 @app.put("/orders/{order_id}", status_code=201)

@@ -19,7 +19,7 @@ import click
 from motia_redis._cli.arguments import key_argument, scope_argument, scope_of
 from motia_redis._cli.formats import pretty, styled
 from motia_redis._cli.namespace import place, run_on_namespace
-from motia_redis._cli.options import EXIT_NEGATIVE, CommandError, connection_options, one_line_errors
+from motia_redis._cli.options import EXIT_ERROR, EXIT_NEGATIVE, CommandError, connection_options, one_line_errors
 from motia_redis._steps.faults import escaped
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _edit_until_stored(target: _Target, entry: Entry[str], editor: list[str], dr
         text = draft.read()
         problem = _problem(text)
         if problem is not None:
-            _ask(f"this is not JSON: {problem}", "the text is not JSON", exit_code=2)
+            _ask(problem, "the text cannot be stored", exit_code=EXIT_ERROR)
             continue
         if base is not None and pretty(text) == pretty(base.value):
             draft.is_done = True

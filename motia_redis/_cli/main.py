@@ -11,6 +11,7 @@ from motia_redis._cli.check import check
 from motia_redis._cli.dead import dead
 from motia_redis._cli.editing import edit
 from motia_redis._cli.listing import list_, scopes
+from motia_redis._cli.moving import export, import_
 from motia_redis._cli.options import connection_options, parse_address, stack
 from motia_redis._cli.reloading import reload_on_change
 from motia_redis._cli.scheduled import scheduled
@@ -139,7 +140,7 @@ def main() -> None:
 
 
 _ON_VALUES = (get, set_, update, delete, list_, scopes, watch, edit, enqueue)
-for _command in (*_ON_VALUES, check, status, doctor, settings, dead, steps, scheduled):
+for _command in (*_ON_VALUES, check, status, doctor, settings, dead, steps, scheduled, export, import_):
     main.add_command(_command)
 
 

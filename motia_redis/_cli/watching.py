@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -158,7 +157,7 @@ def _kept(file: Path | None) -> str | None:
 
 def _keep(file: Path, cursor: str) -> None:
     """Replace the cursor in a file, in one step."""
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    draft = file.with_name(f".{file.name}.new")
     try:
         draft.write_text(cursor + "\n")
         draft.replace(file)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from motia_redis._transport.router import Router
 
+_IMPORT_VALUES: Final = loader.load("import_values")
 _COUNT_ENTRIES: Final = loader.load("count_entries")
 _INSPECT_LANE: Final = loader.load("inspect_lane")
 _FORGET_STEP: Final = loader.load("forget_step")
@@ -26,6 +27,33 @@ _DROP_DEAD_LETTERS: Final = loader.load("drop_dead_letters")
 #: What `retry_dead_letter` did. All but "retried" changed nothing.
 RetryOutcome = Literal["retried", "gone", "empty", "no group"]
 _OUTCOMES: dict[bytes, RetryOutcome] = {b"retried": "retried", b"gone": "gone", b"empty": "empty", b"no group": "no group"}
+
+
+class ImportOptions(NamedTuple):
+    """The options of `import_values`."""
+
+    policy: Literal["keep", "overwrite"]  #: what becomes of another value that is there
+    is_trial: bool  #: nothing is written
+    fires: bool  #: the events fire triggers
+    most_bytes: int  #: of old and new values together
+    attempt_token: bytes
+    record_milliseconds: int  #: for which a first attempt is remembered
+    limits: bytes  #: how to trim a stream of events
+
+    def encode(self) -> bytes:
+        """Return them as one argument."""
+        trial, fires = b"try" if self.is_trial else b"", b"fire" if self.fires else b""
+        rest = self.most_bytes, self.attempt_token, self.record_milliseconds, self.limits
+        return b"%b\n%b\n%b\n%d\n%b\n%d\n%b" % (self.policy.encode(), trial, fires, *rest)
+
+
+class ImportedBatch(NamedTuple):
+    """The reply of `import_values`."""
+
+    letters: str  #: what became of each item; fewer than items: call again with the others
+    errors: dict[int, str]  #: by the index of the item
+    dropped: int  #: unhandled events that the hard cap dropped
+    created_scope: bool  #: a scope held no value before
 
 
 class Position(NamedTuple):
@@ -86,6 +114,19 @@ class Letter(NamedTuple):
     step: str
     id: str
     origin: bytes  #: name that the stream had then
+
+
+async def import_values(
+    router: Router, calls: Sequence[tuple[Sequence[bytes], ImportOptions, Sequence[bytes]]]
+) -> list[ImportedBatch]:
+    """Store values as they are. Each call has its keys, its options, and its items."""
+    replies = await _IMPORT_VALUES.call_many(router, [(keys, (options.encode(), *items)) for keys, options, items in calls])
+    return [_imported(*reply) for reply in replies]
+
+
+def _imported(letters: bytes, errors: bytes, dropped: int = 0, created_scope: int = 0) -> ImportedBatch:
+    lines = (line.partition(" ") for line in errors.decode(errors="replace").split("\n") if line)
+    return ImportedBatch(letters.decode(), {int(index): text for index, _, text in lines}, dropped, created_scope == 1)
 
 
 async def count_entries(router: Router, positions: Sequence[Position], *, limit: int) -> list[Count]:

@@ -64,13 +64,13 @@ def _decode_change(entry_id: str, fields: Fields, coder: Coder[Any]) -> StateTri
     )
 
 
-def decode_message(entry_id: str, fields: Fields) -> Any:
-    """Return the data of a topic's message. Raises CorruptValue for an entry that is none, and if the data is not JSON."""
+def decode_message(entry_id: str, fields: Fields, coder: Any = codec) -> Any:
+    """Return the data of a topic's message. Raises CorruptValue for an entry that is none, and what the coder raises."""
     try:
         data, topic, _ = fields[b"data"], fields[b"topic"].decode(), fields[b"request"].decode()
     except (KeyError, ValueError):
         raise foreign_entry(entry_id) from None
-    return codec.decode(data, subject=f"message {entry_id} of topic {topic!r}")
+    return coder.decode(data, subject=f"message {entry_id} of topic {topic!r}")
 
 
 def decode_time(entry_id: str, fields: Fields) -> CronTriggerInput:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
 import orjson
 
+from motia_redis._store import codec
 from motia_redis._store.fidelity import show
+from motia_redis._store.schemas import Schema
 from motia_redis._store.typed_fields import pointer_of, pointer_token
-from motia_redis.errors import StepError
+from motia_redis.errors import SchemaMismatch, StepError
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -55,6 +57,30 @@ def checker_of(schema: Any) -> Checker:
     Raises StepError, worded to follow the name of the schema, for what is no schema, and for a library that is not installed.
     """
     return _JsonSchema(schema) if isinstance(schema, Mapping) else _Type(schema)
+
+
+class Reader:
+    """Read JSON texts as `codec` does, and check them by a schema. It stands in for that module where texts are only read.
+
+    A pydantic model and a dataclass give objects of theirs, every other schema the value as it is.
+    """
+
+    def __init__(self, schema: Any) -> None:
+        is_model = isinstance(schema, type) and (dataclasses.is_dataclass(schema) or hasattr(schema, "model_validate"))
+        self._model = Schema.of(schema) if is_model else None
+        self._checker = None if is_model else checker_of(schema)
+
+    def decode(self, text: bytes, *, subject: object) -> Any:
+        """Return what a text holds. Raises CorruptValue, and SchemaMismatch with the places that do not match."""
+        if self._model is not None:
+            return self._model.decode(text, subject=subject)
+        assert self._checker is not None  # noqa: S101 - for mypy
+        value = codec.decode(text, subject=subject)
+        mismatches = self._checker.check_json(value, len(text))
+        if mismatches:
+            places = "; ".join(map(str, mismatches[:3]))
+            raise SchemaMismatch(f"{subject} does not match its schema: {places}", scope="", key="", field=mismatches[0].path)
+        return value
 
 
 def schema_problem(schema: Any) -> str | None:

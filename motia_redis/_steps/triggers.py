@@ -22,6 +22,7 @@ from motia_redis._steps.http_options import (
 from motia_redis._steps.inputs import StateTriggerInput
 from motia_redis._steps.invocation import check_function
 from motia_redis._steps.retrying import config_problem
+from motia_redis._steps.schemas import schema_problem
 from motia_redis._steps.stream_triggers import StreamTrigger
 from motia_redis._store.keyspace import RESERVED
 from motia_redis._store.stream_groups import StreamGroup
@@ -153,7 +154,7 @@ class QueueTrigger:
 
     topic: str
     condition: InputCondition | None = None
-    input: Any = None  #: for readers: what the data is
+    input: Any = None  #: the schema of the data
     config: Mapping[str, Any] | None = None  #: how often and when attempts are made, where it is not as the step says
 
     def __str__(self) -> str:
@@ -165,6 +166,8 @@ class QueueTrigger:
             return f"the topic of a queue trigger must be printable text that is not empty, not {self.topic!r}"
         if self.config is not None and (problem := config_problem(self.config)):
             return problem
+        if self.input is not None and (problem := schema_problem(self.input)):
+            return f"the input of a queue trigger: {problem}"
         return _condition_problem(self.condition, "queue")
 
 
@@ -293,7 +296,9 @@ def queue(
 
     Arguments:
         topic: the topic that the messages are sent to with `enqueue`.
-        input: for readers: what the data of a message is. It is not checked.
+        input: the schema of the data: a pydantic model, another type that pydantic knows, or a JSON Schema as a dict. Then each
+            message is checked, with the extra `typed` or `jsonschema`, and a model or dataclass gives the handler an object of
+            it. One that does not match is a failed attempt, which raises SchemaMismatch.
         config: how attempts are made at messages of this topic, where that is not as the step says: `max_retries` (after the
             first attempt), `backoff_delay_ms` (before the second one), `backoff_type` ("fixed" or "exponential") and
             `visibility_timeout` (seconds that an attempt of an async handler may take). Motia's names in camel case are

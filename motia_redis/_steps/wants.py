@@ -23,6 +23,11 @@ CRON = b"cron"  #: the type of an entry that is a time of a cron trigger
 TTL_CHANGED = b"state:ttl"  #: the type of an event that state triggers do not get: only the time to live of a value has changed
 
 
+def is_silent_import(fields: Mapping[bytes, bytes]) -> bool:
+    """Return whether an event is of an import that fires no triggers."""
+    return fields.get(b"reason") == b"import" and b"fire" not in fields
+
+
 @dataclass(frozen=True, slots=True)
 class Wants:
     """The scopes, keys, topics, schedules and streams of a step's triggers. Conditions are not part of it."""
@@ -88,7 +93,7 @@ class Wants:
 
     def match(self, fields: Mapping[bytes, bytes]) -> bool:
         """Return whether an entry is wanted."""
-        if fields.get(b"type") == TTL_CHANGED:
+        if fields.get(b"type") == TTL_CHANGED or is_silent_import(fields):
             return False
         if fields.get(b"type") == b"topic":
             return fields.get(b"topic", b"").decode(errors="replace") in self.topics

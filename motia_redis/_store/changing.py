@@ -99,7 +99,7 @@ class Changing(Reading):
     ) -> Any:
         """Apply operations to a value inside Redis, all or none, and return the new value.
 
-        Operations are JSON Patch (`{"op", "path" = JSON Pointer, "value"}`: add remove replace move copy test increment
+        Operations are JSON Patch (`{"op", "path" = JSON Pointer, "value"}`: add remove replace set move copy test increment
         decrement append merge) or Motia's (`{"type", "path" = field, "value" or "by"}`: set merge increment decrement append
         remove). By default a missing key starts as `{}`. `replace` creates a missing member, `remove` ignores it, and `increment`
         takes it as 0. A missing parent is an error. `strict` follows RFC 6902 exactly. Bytes that no operation touches never

@@ -119,6 +119,20 @@ def decode_key(key: bytes) -> str:
     return key.decode(errors="surrogateescape")
 
 
+def is_canonical(text: bytes, value: Any) -> bool:
+    """Return whether a JSON text, which was read as `value`, is canonical: what `encode` would write, but for its numbers."""
+    try:
+        canonical = canonicalize(_dumps(value))
+    except values.Unencodable:
+        return False
+    if canonical == text:
+        return True
+    # Numbers may be spelled in other ways. Equal names and texts also show that no object has two members of one name.
+    parts = text.split(b'"')
+    structure = b"".join(parts[::2])
+    return parts[1::2] == canonical.split(b'"')[1::2] and len(structure.split()) == 1 and structure.strip() == structure
+
+
 def canonicalize(text: bytes) -> bytes:
     r"""Spell brackets and quotes inside of strings as `\u` escapes. Cost: a few passes at memory speed."""
     if b"\\" in text:

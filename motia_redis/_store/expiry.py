@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 FOREIGN_MARK = b"\r\t\r"  #: ends a text that another client wrote, behind its time
 
 _DIGITS = 24  # bytes of white space: two bits each
+END_OF_TIME = 4**_DIGITS  #: Unix milliseconds from which on a time cannot be stored
 _TO_DIGIT = bytes(b" \t\n\r".find(byte) + 48 if byte in b" \t\n\r" else 120 for byte in range(256))  # others become "x"
 
 
@@ -90,6 +91,22 @@ def expires_at(text: bytes) -> float | None:
         return int(text[-3 - _DIGITS : -3].translate(_TO_DIGIT), 4) / 1000
     except ValueError:
         return None
+
+
+def split(text: bytes) -> tuple[bytes, bool, int | None]:
+    """Return the JSON of a stored text, whether it has the canonical mark, and when it expires, in Unix milliseconds."""
+    is_canonical = text.endswith(CANONICAL_MARK)
+    if text[-4:-3] > b" " or (at := expires_at(text)) is None:
+        return (text[: -len(CANONICAL_MARK)], True, None) if is_canonical else (text, False, None)
+    return text[: -_DIGITS - 3], is_canonical, round(at * 1000)
+
+
+def join(text: bytes, time: int | None, *, is_canonical: bool) -> bytes:
+    """Return the stored text of JSON that expires at a Unix time in milliseconds, below `END_OF_TIME`: the inverse of `split`."""
+    if time is None:
+        return text + CANONICAL_MARK if is_canonical else text
+    digits = bytes(b" \t\n\r"[time >> shift & 3] for shift in range(2 * _DIGITS - 2, -2, -2))
+    return text + digits + (CANONICAL_MARK if is_canonical else FOREIGN_MARK)
 
 
 def is_expired(text: bytes) -> bool:

@@ -1,6 +1,7 @@
 """Check update operations and translate them to arguments of the mutation script.
 
-There are two dialects: JSON Patch (`op`, `path` = JSON Pointer; RFC 6902 plus `increment`, `decrement`, `append`, `merge`)
+There are two dialects: JSON Patch (`op`, `path` = JSON Pointer; RFC 6902 plus `set`, `increment`, `decrement`, `append`,
+`merge`)
 and Motia's own (`type`, `path` = the name of a field). The script receives split pointers and encoded values, so it does
 not parse the operations.
 """
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from motia_redis._store.limits import Limits
 
-_POINTER_OPS = ("add", "remove", "replace", "move", "copy", "test", "increment", "decrement", "append", "merge")
+_POINTER_OPS = ("add", "remove", "replace", "move", "copy", "test", "set", "increment", "decrement", "append", "merge")
 _FIELD_OPS = ("set", "merge", "increment", "decrement", "append", "remove")
 _BAD_ESCAPE = re.compile(r"~(?![01])")
 _MISSING = object()

@@ -12,9 +12,9 @@ Durability: TypeAlias = Literal["memory", "replicated", "fsynced"]
 
 
 class PatchValue(TypedDict):
-    """Add, replace or append a value, or test that the value there is equal."""
+    """Add, replace, set or append a value, or test that the value there is equal."""
 
-    op: Literal["add", "replace", "append", "test"]
+    op: Literal["add", "replace", "set", "append", "test"]
     path: str
     value: Any
 

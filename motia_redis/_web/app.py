@@ -32,6 +32,9 @@ def create_web_app(
     StateUnavailable, the response is a 503 with `Retry-After`. Every response has the trace id in the header `x-trace-id`: that
     of the request's `traceparent`, else a new one. (Only the answer to a preflight of CORS has none.)
 
+    It can be mounted below a path of another ASGI application, as in `app.mount("/api", create_web_app(application, state))`.
+    Its routes begin behind that path. It has no lifespan of its own.
+
     Arguments:
         application: the steps; those without an HTTP trigger are left out.
         state: what handlers get as `ctx.state`. The caller connects and closes it.

@@ -45,12 +45,17 @@ def trace_id_of(request: Request) -> str:
 
 
 def path_segments(request: Request) -> tuple[str, ...]:
-    """Return the segments of the path, each decoded by itself: an encoded slash belongs to its segment.
+    """Return the segments of the path below the mount, each decoded by itself: an encoded slash belongs to its segment.
 
     Raises RejectedRequest for a path that is not UTF-8.
     """
     path: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
-    parts = path.removeprefix(request.scope.get("root_path", "").encode()).removeprefix(b"/").removesuffix(b"/")
+    if root := request.scope.get("root_path", "").encode():
+        # The root is decoded, and some servers leave it out of the path.
+        pieces, depth = path.split(b"/"), root.count(b"/") + 1
+        if unquote_to_bytes(b"/".join(pieces[:depth])) == root:
+            path = b"/".join([b"", *pieces[depth:]])
+    parts = path.removeprefix(b"/").removesuffix(b"/")
     try:
         return tuple(unquote_to_bytes(part).decode() for part in parts.split(b"/")) if parts else ()
     except UnicodeDecodeError:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from motia_redis._steps import events, invocation
 from motia_redis._steps.context import FlowContext, TriggerInfo
 from motia_redis._steps.logs import Logger, enter_step
+from motia_redis._steps.schemas import Reader
 from motia_redis._steps.stream_triggers import StreamTrigger, decode_item_change
 from motia_redis._steps.triggers import CronTrigger, QueueTrigger, StateTrigger
-from motia_redis._steps.wants import CRON, TTL_CHANGED
+from motia_redis._steps.wants import CRON, TTL_CHANGED, is_silent_import
 from motia_redis._store import codec
 from motia_redis._store.keyspace import RESERVED
 from motia_redis._store.stream_groups import StreamGroup, stream_prefix
@@ -52,7 +53,7 @@ class _Trigger:
         self.index = index
         self.scope, self.key = None, None
         self.prefix = b""  #: of the scopes of a stream's groups
-        self.coder: Coder[Any] = codec
+        self.coder: Any = codec  #: what reads the value or the data
         if isinstance(trigger, StateTrigger):
             self.scope = None if trigger.scope is None else trigger.scope.encode()
             self.key = None if trigger.key is None else trigger.key.encode()
@@ -62,6 +63,8 @@ class _Trigger:
             self.scope = None if trigger.group_id is None else StreamGroup(trigger.stream_name, trigger.group_id).encode()
             self.key = None if trigger.item_id is None else trigger.item_id.encode()
             self.coder = codec if trigger.typed is None else trigger.typed.coder
+        elif isinstance(trigger, QueueTrigger) and trigger.input is not None:
+            self.coder = Reader(trigger.input)
         self.condition: Any = trigger.condition
         condition = trigger.condition
         self.takes_ctx = condition is not None and invocation.takes_ctx(condition)
@@ -181,7 +184,11 @@ class Matcher:
 
     def _is_for_none_of_them(self, fields: Mapping[bytes, bytes]) -> bool:
         """Return whether no trigger of the step gets the entry, whatever its filters: see `Wants.match`."""
-        return fields[b"type"] == TTL_CHANGED or (b"only" in fields and fields[b"only"] != self._encoded_name)
+        return (
+            fields[b"type"] == TTL_CHANGED
+            or (b"only" in fields and fields[b"only"] != self._encoded_name)
+            or (b"reason" in fields and is_silent_import(fields))
+        )
 
     def _candidates(self, fields: Mapping[bytes, bytes]) -> list[_Trigger]:
         """Return the triggers that fit an entry but for their conditions. Decode nothing. Raises KeyError for a foreign entry."""
@@ -210,7 +217,7 @@ def _read(entry: StreamEntry, trigger: _Trigger, attempt: int) -> tuple[Any, Tri
     """Return the input that an entry is for a trigger, and what the context tells of the trigger."""
     kind = entry.fields[b"type"]
     if kind == b"topic":
-        return events.decode_message(entry.id, entry.fields), TriggerInfo(
+        return events.decode_message(entry.id, entry.fields, trigger.coder), TriggerInfo(
             type="queue",
             index=trigger.index,
             topic=entry.fields[b"topic"].decode(),

@@ -57,7 +57,6 @@ async def test_tasks_in_forked_processes_and_a_step_share_state(
         await until(are_counted, "all tasks are done")
         assert [await state.get("visits", f"page{number}") for number in range(4)] == [{"count": 25}] * 4
         assert {mail["process"] for mail in await state.list("mails")} <= worker.processes() - {worker.popen.pid}
-        await state.close()
         assert steps.stop() == 0
         assert worker.stop() == 0
     assert len(worker.lines(r"visit \d+ of page\d")) == 100

@@ -28,4 +28,3 @@ async def test_a_second_import_changes_nothing(variables: dict[str, str], state:
         assert "INFO import_products: read 3 products\n" in done.stderr
         assert "Traceback" not in done.stderr
     assert await state.get("products", "pot") == {"name": "Tea pot", "price": 29.9}
-    await state.close()

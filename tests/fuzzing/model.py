@@ -27,7 +27,7 @@ class Refused(Exception):
         self.kind = kind
 
 
-POINTER_OPS = ("add", "remove", "replace", "move", "copy", "test", "increment", "decrement", "append", "merge")
+POINTER_OPS = ("add", "remove", "replace", "move", "copy", "test", "set", "increment", "decrement", "append", "merge")
 FIELD_OPS = ("set", "merge", "increment", "decrement", "append", "remove")
 _INDEX = re.compile("0|[1-9][0-9]*")
 _BAD_ESCAPE = re.compile("~(?![01])")

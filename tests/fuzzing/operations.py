@@ -116,7 +116,7 @@ def _malformed(rnd: random.Random) -> Any:
         {"op": "add", "path": "/a", "value": "\ud800"}, {"op": "test", "path": "/a"}, {"op": "add", "path": "/\ud800",
         "value": 1}, {"op": "add", "path": "/a", "value": {"\udc00": 1}}, {"op": "add", "path": "/a" * 129, "value": 1},
         {"op": "decrement", "path": "/a", "value": math.inf}, {"op": "merge", "path": "", "value": {"a": math.nan}},
-        {"op": "set", "path": "", "value": 1},
+        {"op": "set", "path": "a", "value": 1}, {"op": "set", "path": "/a"},
     ]  # fmt: skip
     return rnd.choice(bad)
 

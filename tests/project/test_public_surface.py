@@ -27,8 +27,11 @@ PUBLIC = {
         "DeadLetter",
         "DeadLetters",
         "Examined",
+        "Exported",
         "Finding",
         "Forgotten",
+        "Imported",
+        "RefusedLine",
         "Renamed",
         "Scheduled",
         "ScheduledMessage",
@@ -41,7 +44,9 @@ PUBLIC = {
         "WorkerStatus",
         "change_settings",
         "examine",
+        "export_values",
         "forget_step",
+        "import_values",
         "read_status",
         "rename_step",
     ],
@@ -74,7 +79,7 @@ NAMES = [(module, name) for module, names in PUBLIC.items() for name in names]
 VERBS = {
     "Add", "Append", "Apply", "Bind", "Call", "Close", "Connect", "Consume", "Create", "Decrement", "Delete", "Describe", "Do",
     "End", "Fire", "Give", "Handle", "Have", "Hold", "Import", "Increment", "Limit", "Log", "Merge", "Move", "Read", "Remove",
-    "Report", "Require", "Retry", "Return", "Send", "Set", "Start", "Stop", "Store", "Tell", "Wait", "Yield",
+    "Report", "Require", "Retry", "Return", "Send", "Set", "Start", "Stop", "Store", "Tell", "Wait", "Write", "Yield",
 }  # fmt: skip
 # What public methods return, and a class that only the package creates takes, without a public name of its own.
 INTERNAL = {

@@ -220,3 +220,17 @@ def test_error_of_an_import_keeps_the_exception_as_its_cause(write: Any) -> None
     with pytest.raises(StepError) as caught:
         load_application(["app.py"])
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_paths_are_targets(tmp_path: Path) -> None:
+    (tmp_path / "path_target_step.py").write_text(
+        'from motia_redis import queue, step\n\n@step({"name": "A", "triggers": [queue("a")]})\ndef a(input): ...\n'
+    )
+    assert [step.name for step in load_application([tmp_path]).steps] == ["A"]
+
+
+def test_one_target_in_place_of_a_list_raises(tmp_path: Path) -> None:
+    """A text is a list of its characters, and the error would name the first of them."""
+    for target in ("steps", tmp_path):
+        with pytest.raises(StepError, match=r"targets must be a list of files, folders and modules: \['.*'\]"):
+            load_application(target)  # type: ignore[arg-type]

@@ -91,7 +91,7 @@ async def test_null_next_to_finite_numbers_is_accepted(state: StateManager) -> N
         ([{"op": "add", "type": "set", "path": "/a", "value": 1}], InvalidOperation, "needs either `op`"),
         ([{"op": "spam", "path": "/a"}], InvalidOperation, "unknown operation 'spam'"),
         ([{"op": ["add"], "path": "/a"}], InvalidOperation, "unknown operation"),
-        ([{"op": "set", "path": "/a", "value": 1}], InvalidOperation, "unknown operation 'set'"),
+        ([{"op": "put", "path": "/a", "value": 1}], InvalidOperation, "unknown operation 'put'"),
         ([{"type": "add", "path": "a", "value": 1}], InvalidOperation, "unknown operation 'add'"),
         ([{"op": "add", "path": "/a"}], InvalidOperation, "`value` is missing"),
         ([{"op": "add", "value": 1}], InvalidOperation, "`path` is missing"),

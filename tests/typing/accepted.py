@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, assert_type
 
 from pydantic import BaseModel
@@ -518,6 +519,9 @@ async def work(manager: StateManager) -> None:
     assert_type(load_application(["orders_step.py"]), Application)
     web = create_web_app(application, manager, max_body_bytes=1024, watch="/state", allow=lambda request, scope: scope == "carts")
     assert web.routes
+    async with Worker(application, manager, grace=10) as embedded:
+        assert_type(embedded, Worker)
+    assert_type(load_application([Path("steps")]), Application)
     worker = Worker(application, manager, concurrency=8, lease=3.0)
     running = asyncio.create_task(worker.run())
     worker.stop()

@@ -7,10 +7,12 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pydantic import BaseModel
 
 from motia_redis import queue, step
 from motia_redis import state as state_trigger
 from motia_redis.admin import DeadLetters
+from motia_redis.errors import StepError
 from tests.support.dead_letters import wait_for_dead_letters
 from tests.support.waiting import until_holds
 from tests.support.workers import working
@@ -100,3 +102,39 @@ async def test_visibility_timeout_ends_an_attempt(state: StateManager) -> None:
 
         letters = await wait_for_dead_letters(DeadLetters(state), 1)
     assert "longer than the step's timeout of 0.1 s" in letters[0].error_text
+
+
+class Order(BaseModel):
+    number: int
+    note: str = ""
+
+
+JSON_SCHEMA = {"type": "object", "properties": {"number": {"type": "integer"}}, "required": ["number"]}
+
+
+@pytest.mark.parametrize(
+    ("schema", "good"),
+    [(Order, Order(number=7)), (JSON_SCHEMA, {"number": 7}), (dict[str, int], {"number": 7})],
+    ids=["model", "json", "type"],
+)
+async def test_messages_are_checked_by_the_input_of_the_trigger(state: StateManager, schema: Any, good: Any) -> None:
+    seen: list[Any] = []
+
+    async def handler(data: Any, ctx: FlowContext) -> None:
+        seen.append((data, ctx.input_value))
+
+    handled = step({"name": "S", "triggers": [queue("orders", input=schema)], "max_attempts": 1}).handle(handler)
+    async with working(state, handled):
+        await state.enqueue("orders", {"number": "seven"})
+        await state.enqueue("orders", {"number": 7})
+        (letter,) = await wait_for_dead_letters(DeadLetters(state), 1)
+        await until_holds(lambda: len(seen) == 1, "the message that matches is handled")
+    assert seen == [(good, good)]
+    assert letter.error_type == "SchemaMismatch"
+    assert "topic 'orders'" in letter.error_text
+    assert "'/number'" in letter.error_text
+
+
+def test_input_that_is_no_schema_is_rejected() -> None:
+    with pytest.raises(StepError, match="step 'S': the input of a queue trigger: "):
+        step({"name": "S", "triggers": [queue("t", input={"type": "no such type"})]})
