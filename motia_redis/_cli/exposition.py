@@ -6,6 +6,7 @@ import asyncio
 import logging
 import platform
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
@@ -116,7 +117,7 @@ class _Collector(Collector):
         """Note what only the event loop may look at."""
         self._watchers = self._metrics.watchers
         if self._worker is not None:
-            self._lanes = self._worker.held_lanes()
+            self._lanes = Counter(self._worker.held_lanes())
             self._silence = self._worker.silence
 
     def collect(self) -> Iterable[Metric]:

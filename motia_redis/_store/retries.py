@@ -60,7 +60,7 @@ class Retries:
         subject: object,
         call: Callable[[Session, Attempt], Awaitable[_T]],
         *,
-        operation: str,
+        operation: str = "other",
         is_mutation: bool = False,
         changes: int = 0,
     ) -> _T:

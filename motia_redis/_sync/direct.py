@@ -130,7 +130,7 @@ class _DirectRetries(Retries):
         subject: object,
         call: Callable[[Session, Attempt], Awaitable[_T]],
         *,
-        operation: str,
+        operation: str = "other",
         is_mutation: bool = False,
         changes: int = 0,
     ) -> _T:

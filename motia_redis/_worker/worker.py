@@ -6,7 +6,6 @@ import asyncio
 import logging
 import math
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import count
@@ -131,14 +130,15 @@ class Worker:
         """Return the seconds since the last heartbeat that Redis answered; infinity while `run` does not run."""
         return math.inf if self._run is None else self._run.membership.silence
 
-    def held_lanes(self) -> dict[str, int]:
-        """Return how many lanes of each step this worker holds."""
+    def held_lanes(self) -> list[str]:
+        """Return the step of each lane that this worker holds."""
         lanes = () if self._run is None else self._run.lanes.values()
-        return Counter(lane.keys.group for lane in lanes if lane.tenure and lane.lease.is_valid())
+        return [lane.keys.group for lane in lanes if lane.tenure and lane.lease.is_valid()]
 
     def running(self) -> list[str]:
         """Describe the handlers that run: their step and event. What is not begun is not named."""
-        return [] if self._run is None else self._run.running()
+        lanes = () if self._run is None else self._run.lanes.values()
+        return [str(delivery) for lane in lanes for delivery in list(lane.running.values())]
 
     async def prepare(self) -> int:
         """Create the missing consumer groups and return their number.
@@ -328,10 +328,6 @@ class _Run:
             await self._reporter.aclose()
             await self._trimmer.aclose()
             await self._effects.aclose()
-
-    def running(self) -> list[str]:
-        """Describe the handlers that run."""
-        return [str(delivery) for lane in self.lanes.values() for delivery in list(lane.running.values())]
 
     async def _stop(self, announcing: asyncio.Task[None]) -> None:
         """Give all lanes away at once; end when the handlers that still run have ended."""
