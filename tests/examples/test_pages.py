@@ -26,4 +26,7 @@ def test_code_of_the_page_is_code_of_the_example_that_it_names() -> None:
 
 
 def test_every_example_is_named_on_the_page() -> None:
-    assert [path.name for path in EXAMPLES.iterdir() if path.is_dir() and f"examples/{path.name}/" not in PAGE] == []
+    projects = {
+        path.parent.relative_to(EXAMPLES).parts[0] for path in EXAMPLES.glob("*/**/*.py") if "__pycache__" not in path.parts
+    }
+    assert [name for name in sorted(projects) if f"examples/{name}/" not in PAGE] == []
