@@ -1,4 +1,4 @@
-"""Measure what happens at a time: how many delayed messages and values fall due in a second, how late, and what waiting costs.
+"""Measure what happens at a time: how many delayed messages and values fall due in a second, how late, what waiting and ttl cost.
 
 One process sends or deletes what is due. Messages and values are written in the form of docs/format.md, because clients take
 longer to write them than they need to fall due. PING is measured by another client meanwhile.
@@ -9,14 +9,17 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.common import machine, program
+from benchmarks.common import machine, program, rounds
 from benchmarks.common.children import Child
 from benchmarks.common.failures import BenchmarkFailed
 from benchmarks.common.server import Server, find_server
-from benchmarks.common.tables import figure, markdown
+from benchmarks.common.tables import figure, markdown, quartiles
+from benchmarks.updating import documents
+from benchmarks.updating.contenders import OurSet, TtlSet
 from motia_redis._store import codec, expiry
 from motia_redis._store.keyspace import Keyspace, Layout
 from motia_redis._store.sweeping import due_keys
@@ -32,8 +35,11 @@ EXAMPLES = """examples:
 _BYTES = 100  # of the data of a message, and of a value
 _FAR = 86_400.0  # seconds
 _LOAD = 12.0  # seconds before the first is due, for 200,000 of them
+_IDLE = 1.5  # seconds of PING before anything is due
 _PIPELINE = 2000
 KEYSPACE = Keyspace("bench", Layout())
+SIZES = (200, 1000)  # bytes of values that are set without and with ttl
+ROUNDS = 9
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             with Server(binary) as server:
                 program.progress(f"{count:,} {kind.name} that are far")
                 result["far"].append(measure_far(server, kind, count, seconds=10.0 / factor))
+    result["ttl"] = [measure_ttl(binary, size, calls=1500 // factor) for size in SIZES]
     print(text(result))
     if options.publish:
         program.publish(program.Tables(text), "time", result, result["settings"]["redis"], options)
@@ -88,13 +95,19 @@ def measure_rate(server: Server, kind: Kind, setting: Setting) -> dict[str, Any]
     kind.write(server, times)
     if time.time() > first:
         raise BenchmarkFailed(f"{setting.name}: writing them took too long")
+    with Pings(server) as idle:  # nothing is due yet: what the machine itself does to a PING
+        idle.start()
+        time.sleep(max(0.0, min(_IDLE, first - time.time() - 1.0)))
+        idle_ping = idle.stop()
     with sweeping(server) as child, Pings(server) as pings:
         time.sleep(max(0.0, first - time.time()))
+        server.client.config_resetstat()
         pings.start()
         before = server_cpu(server), float(child.ask("cpu"))
         while kind.waits(server):
             time.sleep(0.05)
         ping = pings.stop()
+        longest = call_percentile(server)
         after = server_cpu(server), float(child.ask("cpu"))
     sent = sorted(kind.happened(server))
     if len(sent) != setting.count:
@@ -107,6 +120,8 @@ def measure_rate(server: Server, kind: Kind, setting: Setting) -> dict[str, Any]
         "rate": len(sent) / max(0.001, sent[-1][0] / 1000 - first),
         "late": {"p50": percentile(late, 50), "p99": percentile(late, 99), "max": late[-1]},
         "ping": {"p50": percentile(ping, 50), "p99.9": percentile(ping, 99.9), "max": ping[-1]},
+        "idle ping": {"p99.9": percentile(idle_ping, 99.9), "max": idle_ping[-1]},
+        "call p99.9": longest,
         "server µs": (after[0] - before[0]) * 1e6 / len(sent),
         "client µs": (after[1] - before[1]) * 1e6 / len(sent),
     }
@@ -127,6 +142,23 @@ def measure_far(server: Server, kind: Kind, count: int, *, seconds: float) -> di
         "server": (after[0] - before[0]) / seconds,
         "process": (after[1] - before[1]) / seconds,
         "bytes": memory / count if count else 0.0,
+    }
+
+
+def measure_ttl(binary: str, size: int, *, calls: int) -> dict[str, Any]:
+    """Return the server time of a `set` without and with a time to live, and the difference in each round."""
+    program.progress(f"set of {size:,} bytes, without and with ttl")
+    text = codec.encode(documents.flat(size, "middle").value, subject="benchmark", max_bytes=size * 2)
+    with ExitStack() as stack:
+        plain, timed = (kind(stack.enter_context(Server(binary))) for kind in (OurSet, TtlSet))
+        for contender in (plain, timed):
+            contender.prepare(text, {"op": "remove", "path": "/nothing"})
+            contender.never_trim()
+            contender.run(calls)
+        figures = rounds.alternate({"plain": lambda: plain.measure(calls), "ttl": lambda: timed.measure(calls)}, ROUNDS)
+    more = [with_ttl - without for with_ttl, without in zip(figures["ttl"], figures["plain"], strict=True)]
+    return {"bytes": len(text), "more": rounds.Spread.of(more).as_dict()} | {
+        name: rounds.Spread.of(spent).as_dict() for name, spent in figures.items()
     }
 
 
@@ -217,6 +249,13 @@ def server_cpu(server: Server) -> float:
     return float(info["used_cpu_user"]) + float(info["used_cpu_sys"])
 
 
+def call_percentile(server: Server) -> float | None:
+    """Return the milliseconds that 99.9 of 100 calls that let things happen took at most; None if the server does not know."""
+    stats = server.client.info("latencystats")
+    found = [stats[name] for name in ("latency_percentiles_usec_fcall", "latency_percentiles_usec_evalsha") if name in stats]
+    return max(float(each["p99.9"]) for each in found) / 1000 if found else None
+
+
 class Pings:
     """A client that sends PING every millisecond or two from a thread."""
 
@@ -259,12 +298,15 @@ def percentile(values: Sequence[float], percent: float) -> float:
 def text(result: dict[str, Any]) -> str:
     """Return the report as Markdown."""
     head = ["fall due", "number", "happen a second", "late p50, ms", "late p99, ms", "late max, ms"]
-    head += ["PING p50, ms", "PING p99.9, ms", "PING max, ms", "server CPU, µs each", "process CPU, µs each"]
+    head += ["PING p50, ms", "PING p99.9, ms", "PING max, ms", "idle PING p99.9, ms", "idle PING max, ms", "call p99.9, ms"]
+    head += ["server CPU, µs each", "process CPU, µs each"]
     rows = [
         [
             f"{row['kind']}: {row['setting']}",
             f"{row['count']:,}",
-            *map(figure, (row["rate"], *row["late"].values(), *row["ping"].values(), row["server µs"], row["client µs"])),
+            *map(figure, (row["rate"], *row["late"].values(), *row["ping"].values(), *row["idle ping"].values())),
+            "-" if row["call p99.9"] is None else figure(row["call p99.9"]),
+            *map(figure, (row["server µs"], row["client µs"])),
         ]
         for row in result["due"]
     ]
@@ -273,7 +315,17 @@ def text(result: dict[str, Any]) -> str:
         for row in result["far"]
     ]
     far_head = ["due in a day", "server CPU", "CPU of the sweeping process", "bytes of memory each"]
-    return "\n\n".join([machine.conditions(result), markdown(head, rows), markdown(far_head, far)])
+    ttl_head = ["set of an old value, bytes", "without ttl, µs", "with ttl, µs", "more, µs (quartiles)"]
+    ttl = [
+        [
+            f"{row['bytes']:,}",
+            figure(row["plain"]["median"]),
+            figure(row["ttl"]["median"]),
+            f"{figure(row['more']['median'])} ({quartiles(row['more'])})",
+        ]
+        for row in result["ttl"]
+    ]
+    return "\n\n".join([machine.conditions(result), markdown(head, rows), markdown(far_head, far), markdown(ttl_head, ttl)])
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

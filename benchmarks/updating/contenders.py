@@ -125,6 +125,7 @@ class Ours(Contender):
         )
         self.change: list[bytes] = []
         self.limits: bytes | None = None  # what the manager chooses
+        self.ttl = b""
 
     def prepare(self, text: bytes, operation: Operation) -> None:
         """Store the text as `set` would."""
@@ -143,7 +144,7 @@ class Ours(Contender):
 
     def _mutation(self, change: list[bytes]) -> tuple[Sequence[bytes], Sequence[bytes]]:
         mutations = self.manager._mutations
-        return mutations._mutation(self.session, SCOPE, KEY, change, limits=self.limits).encode()
+        return mutations._mutation(self.session, SCOPE, KEY, change, limits=self.limits, ttl=self.ttl).encode()
 
     def trim(self) -> None:
         """Do nothing: the script trims the stream."""
@@ -161,6 +162,17 @@ class OurSet(Ours):
     def call(self) -> tuple[Sequence[bytes], Sequence[bytes]]:
         """Return what the manager sends."""
         return self._mutation([b"set", self.text + codec.CANONICAL_MARK])
+
+
+class TtlSet(OurSet):
+    """The same with a time to live of an hour."""
+
+    name = "set with ttl"
+
+    def prepare(self, text: bytes, operation: Operation) -> None:
+        """Do what others do, and give later calls a time to live."""
+        self.ttl = b"3600000"
+        super().prepare(text, operation)
 
 
 class Cjson(Contender):

@@ -207,17 +207,21 @@ def time_result() -> dict[str, Any]:
     fell_due = {
         "kind": "values", "setting": "1,000 a second", "count": 4000, "rate": 999.6, "late": {"p50": 1, "p99": 10, "max": 13},
         "ping": {"p50": 0.08, "p99.9": 1.09, "max": 16.2}, "server µs": 120.4, "client µs": 9.5,
+        "idle ping": {"p99.9": 0.9, "max": 12.0},
+        "call p99.9": 1.5,
     }  # fmt: skip
     waits = {"kind": "values", "count": 1_000_000, "server": 0.0329, "process": 0.02, "bytes": 337.2}
-    return {**FACTS, "due": [fell_due], "far": [waits]}
+    ttl = {"bytes": 895, "plain": spread(8), "ttl": spread(18), "more": spread(10)}
+    return {**FACTS, "due": [fell_due], "far": [waits], "ttl": [ttl]}
 
 
 def test_report_of_time_shows_lateness_and_what_waiting_costs() -> None:
     printed = benchmark_time.text(time_result())
     assert printed.startswith(CONDITIONS)
-    row = "| values: 1,000 a second | 4,000 | 1,000 | 1.00 | 10.0 | 13.0 | 0.08 | 1.09 | 16.2 | 120 | 9.50 |"
+    row = "| values: 1,000 a second | 4,000 | 1,000 | 1.00 | 10.0 | 13.0 | 0.08 | 1.09 | 16.2 | 0.90 | 12.0 | 1.50 | 120 | 9.50 |"
     assert row in printed
     assert "| 1,000,000 values | 3.29 % | 2.00 % | 337 |" in printed
+    assert "| 895 | 8.00 | 18.0 | 10.0 (9.00 to 11.0) |" in printed
 
 
 @pytest.mark.parametrize(("percent", "found"), [(0, 1), (50, 6), (99, 10), (100, 10)])
