@@ -17,11 +17,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from motia_redis import StateManager
 from tests.support.applications import Command
 from tests.support.http import ask, port_of
-from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
+
+    from tests.support.servers import RedisServer
 
 APP = """
 import time
@@ -68,12 +69,6 @@ async def conflict(data, ctx):
 def directory(tmp_path: Path) -> Path:
     (tmp_path / "app.py").write_text(APP)
     return tmp_path
-
-
-@pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[RedisServer]:
-    with RedisServer(tmp_path) as server:
-        yield server
 
 
 class Scrape:

@@ -17,11 +17,12 @@ import pytest
 from tests.cli.test_serving import command
 from tests.support.applications import Command
 from tests.support.http import ask, port_of
-from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.support.servers import RedisServer
 
 APP = """
 import time
@@ -46,13 +47,6 @@ async def send(request, ctx):
 def directory(tmp_path: Path) -> Path:
     (tmp_path / "app.py").write_text(APP)
     return tmp_path
-
-
-@pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A server that the test may stop."""
-    with RedisServer(tmp_path) as server:
-        yield server
 
 
 @contextlib.contextmanager
