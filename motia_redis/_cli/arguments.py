@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from contextlib import suppress
 from datetime import datetime
@@ -17,19 +16,18 @@ from motia_redis._cli.options import CommandError, stack
 if TYPE_CHECKING:
     from motia_redis._store.expiry import Ttl
 
-_SECONDS = re.compile(r"(\d+(?:\.\d*)?|\.\d+)([smhd]?)")
-_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
-
 #: Settings of a command with an argument that may be a negative number. What is no option at all is then one argument too many.
 NEGATIVE_NUMBERS = {"ignore_unknown_options": True}
 
 
 def seconds(value: str) -> float:
     """Return a duration in seconds. As the type of an option: raises BadParameter."""
-    found = _SECONDS.fullmatch(value)
-    if found is None:
-        raise click.BadParameter(f"{value!r} is not a duration; write seconds, or a number with a unit: 90, 1.5, 30s, 5m, 2h, 7d")
-    return float(found[1]) * _UNITS[found[2]]
+    from motia_redis._store.times import parse_duration  # noqa: PLC0415 - slow
+
+    try:
+        return parse_duration(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def time_to_live(value: str) -> Ttl:
@@ -120,19 +118,10 @@ def json_argument(argument: str, name: str, *, is_text: bool) -> str:
 
 def parse_argument(text: str, name: str, *, exactly: bool = False) -> Any:
     """Return the value of a JSON text. Raises CommandError if it is not JSON; `exactly`: or if a float would lose digits."""
-    from motia_redis._store.json_texts import parse  # noqa: PLC0415 - slow
+    from motia_redis._store.json_texts import exact, parse  # noqa: PLC0415 - slow
 
     try:
-        return parse(text, _exact if exactly else None)
+        return parse(text, exact if exactly else None)
     except ValueError as error:
         hint = "" if exactly else "; for text give --text, or quote it twice: '\"text\"'"
         raise CommandError(f"{name} is not JSON: {error}{hint}") from None
-
-
-def _exact(digits: str) -> float:
-    from decimal import Decimal  # noqa: PLC0415 - rarely needed
-
-    number = float(digits)
-    if abs(number) == float("inf") or Decimal(repr(number)) != Decimal(digits):
-        raise ValueError(f"the number {digits:.80} would be stored as {number!r}; write that, or set the whole value")
-    return number

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from datetime import UTC, datetime
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
     from motia_redis._store.reading import Entry
 
-_INDENT = "  "
 _COLOURS = {"name": "blue", "string": "green", "number": "cyan", "word": "magenta"}
 
 FORMATS = ("text", "json", "jsonl", "table")
@@ -55,27 +53,12 @@ def styled(text: str, colour: str, *, error: bool = False) -> str:
 
 def pretty(text: str, *, has_colours: bool = False) -> str:
     """Return JSON text on several lines, with the same numbers."""
-    from motia_redis._store.json_texts import tokens  # noqa: PLC0415 - slow
+    from motia_redis._store.json_texts import indented  # noqa: PLC0415 - slow
 
-    parts: list[str] = []
-    depth, last = 0, ""
-    stream = [*tokens(text), ""]
-    for part, following in pairwise(stream):
-        if part in ("}", "]"):
-            depth -= 1
-            parts.append("" if last in ("{", "[") else "\n" + _INDENT * depth)
-        elif last in ("{", "[", ","):
-            parts.append("\n" + _INDENT * depth)
-        if part in ("{", "["):
-            depth += 1
-        parts.append(_coloured(part, is_name=following == ":") if has_colours else part)
-        if part == ":":
-            parts.append(" ")
-        last = part
-    return "".join(parts)
+    return indented(text, _coloured if has_colours else None)
 
 
-def _coloured(token: str, *, is_name: bool) -> str:
+def _coloured(token: str, is_name: bool) -> str:
     if token[0] in "{}[],:":
         return token
     kind = "name" if is_name else "string" if token[0] == '"' else "number" if token[0] in "-0123456789" else "word"

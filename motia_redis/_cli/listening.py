@@ -33,7 +33,7 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def quiet_server(app: ASGIApp) -> Server:
+def quiet_server(app: ASGIApp, *, root_path: str = "") -> Server:
     """Return a server that handles neither signals nor logging."""
     import uvicorn  # noqa: PLC0415 - only what serves needs it
 
@@ -42,4 +42,4 @@ def quiet_server(app: ASGIApp) -> Server:
         def capture_signals(self) -> Iterator[None]:
             yield
 
-    return QuietServer(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none"))
+    return QuietServer(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none", root_path=root_path))

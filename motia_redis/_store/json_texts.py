@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from decimal import Decimal
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from motia_redis._store.manager import StateManager
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
+_INDENT = "  "
 _HIDDEN = frozenset({"Cc", "Cf", "Co", "Cn", "Cs", "Zl", "Zp"})  # categories: controls, directions of writing, what has no shape
 
 
@@ -99,9 +102,37 @@ def parse(text: str, parse_float: Callable[[str], Any] | None = None) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+def exact(digits: str) -> float:
+    """Return a number that has these digits: `parse(text, exact)`. Raises ValueError if a float would lose some."""
+    number = float(digits)
+    if abs(number) == float("inf") or Decimal(repr(number)) != Decimal(digits):
+        raise ValueError(f"the number {digits:.80} would be stored as {number!r}; write that, or set the whole value")
+    return number
+
+
 def compact(text: str) -> str:
     """Return JSON text on one line, with the same numbers."""
     return "".join(tokens(text))
+
+
+def indented(text: str, paint: Callable[[str, bool], str] | None = None) -> str:
+    """Return JSON text on several lines, with the same numbers. `paint` takes a token, and whether it names a member."""
+    parts: list[str] = []
+    depth, last = 0, ""
+    stream = [*tokens(text), ""]
+    for part, following in pairwise(stream):
+        if part in ("}", "]"):
+            depth -= 1
+            parts.append("" if last in ("{", "[") else "\n" + _INDENT * depth)
+        elif last in ("{", "[", ","):
+            parts.append("\n" + _INDENT * depth)
+        if part in ("{", "["):
+            depth += 1
+        parts.append(part if paint is None else paint(part, following == ":"))
+        if part == ":":
+            parts.append(" ")
+        last = part
+    return "".join(parts)
 
 
 def tokens(text: str) -> Iterator[str]:

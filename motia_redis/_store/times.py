@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,6 +11,8 @@ from typing import Any, TypeGuard
 
 from motia_redis.errors import InvalidTime
 
+_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)([smhd]?)")
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _TEN_YEARS = 10 * 366 * 86_400  # seconds
 
 
@@ -53,6 +56,14 @@ def due_time(subject: object, delay: Any, at: Any) -> DueTime | None:
             f"{subject}: at must be Unix seconds or a datetime with a time zone, at most ten years from now, not {at!r:.80}"
         )
     return DueTime(ceil(moment * 1000), is_relative=False)
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of a duration that a person wrote, such as 90, 1.5, 30s or 7d. Raises ValueError."""
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r:.80} is not a duration; write seconds, or a number with a unit: 90, 1.5, 30s, 5m, 2h, 7d")
+    return float(found[1]) * _UNITS[found[2]]
 
 
 def check_ttl(subject: object, ttl: object) -> float:

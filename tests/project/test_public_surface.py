@@ -50,6 +50,7 @@ PUBLIC = {
         "read_status",
         "rename_step",
     ],
+    "motia_redis.console": ["create_console_app"],
     "motia_redis.errors": [
         "BadIndex", "CorruptValue", "DeadLetterMissing", "DifferentTags", "EventLoopRunning", "HistoryForked", "HistoryGone",
         "IdempotencyKeyReused", "InvalidCursor", "InvalidName", "InvalidOperation", "InvalidPointer", "InvalidTime",

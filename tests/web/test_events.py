@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import httpx
 import orjson
 import pytest
-import uvicorn
 from playwright.async_api import async_playwright
 from starlette.responses import HTMLResponse
 from starlette.routing import Route
@@ -21,6 +20,7 @@ from motia_redis._store import feed as feeds
 from motia_redis.errors import StateError
 from motia_redis.types import StreamGroup
 from tests.faults.proxy import CutProxy
+from tests.support.asgi import serving_app
 from tests.support.clusters import Process, free_port
 from tests.support.waiting import until_holds
 from tests.support.watching import PATIENCE
@@ -48,18 +48,8 @@ async def serving(state: StateManager, *routes: Route, **options: Any) -> AsyncI
     """Serve the scopes of a manager, and other routes; yield the URL."""
     app = create_web_app(Application(()), state, watch="/state", **options)
     app.router.routes[:0] = routes
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="off", timeout_graceful_shutdown=2)
-    server = uvicorn.Server(config)
-    config.load()
-    server.lifespan = config.lifespan_class(config)
-    await server.startup()
-    loop = asyncio.create_task(server.main_loop())
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        await loop
-        await server.shutdown()
+    async with serving_app(app) as url:
+        yield url
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,87 @@
+"""The first page: steps, workers, schedules, memory and findings, as they are now and were in the last minutes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from starlette.routing import Route
+
+from motia_redis._admin.doctor import examine
+from motia_redis._admin.status import read_status
+from motia_redis._admin.stream_sizes import read_stream_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from motia_redis._admin.status import Status
+    from motia_redis._console.pages import Console
+
+_FRESH = 2.0  # seconds for which what was read serves all who look
+_SAMPLES = 90  # of each step: three minutes at the pace of the page
+_WIDTH, _HEIGHT = 120, 24  # of a sparkline
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """What the page knows of one moment."""
+
+    time: float  #: of `time.monotonic`
+    status: Status
+    sizes: Mapping[str, int] | None
+
+
+class Overview:
+    """Show the namespace. What was read from Redis is kept, so that many who look cost as one."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._samples: deque[_Sample] = deque(maxlen=_SAMPLES)
+        self._lock = asyncio.Lock()
+
+    def routes(self) -> list[Route]:
+        """Return the routes of the page and its parts."""
+        return [Route("/", self._page), Route("/overview/now", self._now), Route("/overview/doctor", self._doctor)]
+
+    async def _page(self, request: Request) -> Response:
+        return self._console.page(request, "overview.html", **await self._context())
+
+    async def _now(self, request: Request) -> Response:
+        return self._console.page(request, "overview_now.html", **await self._context())
+
+    async def _doctor(self, request: Request) -> Response:
+        examined = await examine(self._console.state)
+        return self._console.page(request, "overview_doctor.html", examined=examined)
+
+    async def _context(self) -> dict[str, Any]:
+        sample = await self._sample()
+        return {
+            "status": sample.status,
+            "sizes": sample.sizes,
+            "lines": {step.name: self._line(step.name) for step in sample.status.steps},
+            "most_dead": max((step.dead_letters for step in sample.status.steps), default=0),
+        }
+
+    async def _sample(self) -> _Sample:
+        async with self._lock:
+            if not self._samples or time.monotonic() - self._samples[-1].time >= _FRESH:
+                state = self._console.state
+                status, sizes = await asyncio.gather(read_status(state), read_stream_bytes(state))
+                self._samples.append(_Sample(time.monotonic(), status, sizes))
+            return self._samples[-1]
+
+    def _line(self, step: str) -> str:
+        """Return the points of a sparkline of the entries that a step has not handled."""
+        counts = [
+            next((each.lag + each.pending for each in sample.status.steps if each.name == step), 0) for sample in self._samples
+        ]
+        highest = max(*counts, 1)
+        left = _WIDTH - (len(counts) - 1) * _WIDTH / (_SAMPLES - 1)
+        points = [(left + i * _WIDTH / (_SAMPLES - 1), _HEIGHT - 2 - n * (_HEIGHT - 4) / highest) for i, n in enumerate(counts)]
+        return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
