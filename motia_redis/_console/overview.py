@@ -56,7 +56,7 @@ class Overview:
         return self._console.page(request, "overview_now.html", **await self._context())
 
     async def _doctor(self, request: Request) -> Response:
-        examined = await examine(self._console.state)
+        examined = await self._console.in_time(examine(self._console.state))
         return self._console.page(request, "overview_doctor.html", examined=examined)
 
     async def _context(self) -> dict[str, Any]:
@@ -72,7 +72,8 @@ class Overview:
         async with self._lock:
             if not self._samples or time.monotonic() - self._samples[-1].time >= _FRESH:
                 state = self._console.state
-                status, sizes = await asyncio.gather(read_status(state), read_stream_bytes(state))
+                reading = asyncio.gather(read_status(state), read_stream_bytes(state))
+                status, sizes = await self._console.in_time(reading)
                 self._samples.append(_Sample(time.monotonic(), status, sizes))
             return self._samples[-1]
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlencode
 
 import jinja2
@@ -17,8 +18,11 @@ from motia_redis._console.addresses import root_of
 from motia_redis._steps.faults import escaped
 from motia_redis._transport import urls
 from motia_redis._version import __version__
+from motia_redis.errors import StateUnavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from starlette.requests import Request
     from starlette.responses import Response
 
@@ -26,9 +30,12 @@ if TYPE_CHECKING:
     from motia_redis._console.redacting import Redaction
     from motia_redis._store.manager import StateManager
 
+_T = TypeVar("_T")
+
 STATIC = Path(__file__).parent / "static"
 _TEMPLATES = Path(__file__).parent / "templates"
 NOTHING = "\N{EN DASH}"  #: in place of a number that is not known
+_PATIENCE = 4.0  # seconds
 _UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 
 
@@ -57,6 +64,14 @@ class Console:
             "allow_changes": access.allow_changes,
             "form_field": FORM_FIELD,
         }
+
+    async def in_time(self, reading: Awaitable[_T]) -> _T:
+        """Return what is read from Redis for a page. A person does not wait as long as a program. Raises StateUnavailable."""
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                return await reading
+        except TimeoutError:
+            raise StateUnavailable(f"Redis at {urls.redact(self.state.url)} did not answer within {_PATIENCE:g} s") from None
 
     def page(self, request: Request, template: str, *, code: int = 200, **context: Any) -> Response:
         """Return a page, or a part of one if the template is one."""

@@ -44,13 +44,14 @@ class Scopes:
     async def _scopes(self, request: Request) -> Response:
         query = request.query_params
         prefix = query.get("prefix", "")
-        page = await browsing.read_scopes(self._console.state, prefix, query.get("cursor", ""))
+        reading = browsing.read_scopes(self._console.state, prefix, query.get("cursor", ""))
+        page = await self._console.in_time(reading)
         return self._console.page(request, "scopes.html", page=page, prefix=prefix)
 
     async def _keys(self, request: Request) -> Response:
         state, query = self._console.state, request.query_params
         scope, prefix = scope_name(query.get("scope", "")), query.get("prefix", "")
-        total = await state.count(scope)  # values whose time has run out expire first
+        total = await self._console.in_time(state.count(scope))  # values whose time has run out expire first
         page = await browsing.read_keys(state, scope, prefix, query.get("cursor", ""))
         exact = await state.entry(scope, prefix) if prefix else None
         rows = [self._row(scope, row) for row in page.rows]

@@ -93,7 +93,7 @@ class Values:
         state = self._console.state
         corrupt, entry, shown = "", None, None
         try:
-            entry = await with_texts(state).entry(scope, key)
+            entry = await self._console.in_time(with_texts(state).entry(scope, key))
         except CorruptValue as error:
             corrupt = str(error)
         if entry is not None:
