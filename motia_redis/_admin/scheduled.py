@@ -11,6 +11,7 @@ from motia_redis._admin.connections import open_namespace
 from motia_redis._admin.merging import merge
 from motia_redis._store import codec
 from motia_redis._store.sweeping import due_keys
+from motia_redis._tracing import trace_id_of
 
 if TYPE_CHECKING:
     import builtins
@@ -164,6 +165,6 @@ def _decode(message_id: bytes, record: bytes) -> ScheduledMessage | None:
         topic=stream[1].decode(errors="replace") if stream else "",
         key=key,
         due=datetime.fromtimestamp(due / 1000, UTC),
-        trace_id=trace,
+        trace_id=trace and trace_id_of(trace),
         text=record[at:],
     )

@@ -16,7 +16,7 @@ from motia_redis._scripts import storage as scripts
 from motia_redis._store import keyspace
 from motia_redis._store.claims import Claims
 from motia_redis._store.sweeping import due_keys
-from motia_redis._tracing import current_trace_id
+from motia_redis._tracing import current_trace
 from motia_redis._transport.failures import ErrorReply
 from motia_redis.errors import RevisionConflict, StateError, StateUnavailable
 
@@ -349,6 +349,6 @@ def _request_id() -> bytes:
 
 
 def _trace() -> bytes:
-    """Return the current trace id. One of several lines comes from an event that another client wrote, and is no trace id."""
-    trace_id = current_trace_id()
-    return trace_id.encode() if trace_id and "\n" not in trace_id else b""
+    """Return the current trace. One of several lines comes from an event that another client wrote, and is none."""
+    trace = current_trace()
+    return trace.encode() if trace and "\n" not in trace else b""

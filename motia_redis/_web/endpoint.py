@@ -12,10 +12,10 @@ from starlette.routing import BaseRoute, Match, NoMatchFound
 from motia_redis._steps.context import FlowContext, TriggerInfo
 from motia_redis._steps.faults import describe
 from motia_redis._steps.logs import Logger, running_step
-from motia_redis._tracing import trace
+from motia_redis._tracing import trace, trace_id_of
 from motia_redis._transport import failures
 from motia_redis._transport.outages import Outage
-from motia_redis._web.requests import RejectedRequest, match_path, path_segments, read_api_request, trace_id_of
+from motia_redis._web.requests import RejectedRequest, match_path, path_segments, read_api_request, trace_of
 from motia_redis._web.responses import TRACE_HEADER, json_response, response_of
 from motia_redis._web.route import Route
 from motia_redis._web.validation import Rejection
@@ -101,8 +101,8 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        trace_id = trace_id_of(request)
-        with trace(trace_id):
+        with trace(trace_of(request)) as carried:
+            trace_id = trace_id_of(carried)
             try:
                 route, path_params = self._find(request)
                 api_request = await read_api_request(request, path_params, self._max_body_bytes)

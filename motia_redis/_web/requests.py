@@ -11,14 +11,13 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 import orjson
 
 from motia_redis._steps.inputs import ApiRequest
-from motia_redis._tracing import new_trace_id
+from motia_redis._tracing import new_trace_id, trace_of_headers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from starlette.requests import Request
 
-_TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 # Named by the client, so only plain ones: Python also knows codecs whose cost grows with the square of the text.
 _CHARSETS = ("utf-8", "us-ascii", "iso-8859-1", "windows-1252", "utf-16")
 _LONG_INTEGER = re.compile(rb"[0-9]{19}")
@@ -37,11 +36,10 @@ class RejectedRequest(Exception):
         self.headers = headers or {}
 
 
-def trace_id_of(request: Request) -> str:
-    """Return the trace id of the request's W3C `traceparent` header, or a new one if it has no valid one."""
-    match = _TRACEPARENT.fullmatch(request.headers.get("traceparent", "").strip())
-    # Version 00 has exactly four fields; later ones may have more.
-    return match[2] if match and (match[1] != "00" or match[3] is None) else new_trace_id()
+def trace_of(request: Request) -> str:
+    """Return the trace of the request's headers (W3C Trace Context), or a new one if they have no valid one."""
+    headers = request.headers
+    return trace_of_headers(headers.get("traceparent", ""), ",".join(headers.getlist("tracestate"))) or new_trace_id()
 
 
 def path_segments(request: Request) -> tuple[str, ...]:

@@ -135,9 +135,9 @@ class Attempts:
         if entry is None:
             return await self._conclude(delivery, None) if delivery.handed else Outcome.FINISHED
         step = delivery.lane.subscription.step
-        if not delivery.trace_id:
-            delivery.trace_id = entry.trace_id
-        enter_trace(delivery.trace_id)
+        if not delivery.trace:
+            delivery.trace = entry.trace
+        enter_trace(delivery.trace)
         enter_step(step.name)
         if entry.is_traced:
             self._chains.note(step.name, delivery.trace_id)
@@ -255,10 +255,10 @@ class Attempts:
         if subscription.step.effects_once:
             await self._effects.begin(delivery, entry)
         if delivery.is_matched:
-            call: PreparedCall | None = matcher.prepare(entry, self._state, delivery.trace_id, delivery.attempts)
+            call: PreparedCall | None = matcher.prepare(entry, self._state, delivery.trace, delivery.attempts)
         else:
             call, delivery.call = delivery.call, None
-            call = call or await matcher.match(entry, self._state, delivery.trace_id, delivery.attempts)
+            call = call or await matcher.match(entry, self._state, delivery.trace, delivery.attempts)
         if call is not None:
             with made_once(delivery):
                 await subscription.invoke(subscription.step.handler, call.input, call.ctx, self._executor, delivery.report_block)

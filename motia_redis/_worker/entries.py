@@ -48,10 +48,10 @@ class StreamEntry:
         return revision.decode() if revision else self.id
 
     @property
-    def trace_id(self) -> str:
-        """Return the trace id of the work that wrote the entry; a new one if it had none."""
-        trace_id = self.fields.get(b"trace")
-        return trace_id.decode(errors="replace") if trace_id else new_trace_id()
+    def trace(self) -> str:
+        """Return the trace of the work that wrote the entry; a new one if it had none."""
+        trace = self.fields.get(b"trace")
+        return trace.decode(errors="replace") if trace else new_trace_id()
 
     @property
     def is_traced(self) -> bool:
@@ -81,6 +81,7 @@ class PreparedCall:
 
     input: Any
     ctx: FlowContext
+    trace: str  #: see `Delivery.trace`
 
 
 class Known(NamedTuple):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from motia_redis._scripts.delivery import LaneKeys, Progress
+from motia_redis._tracing import trace_id_of
 from motia_redis._worker.entries import NOTHING_KNOWN, Known, before, is_id, order
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Delivery:
     tenure: str = ""  #: of the lane when the entry was read
     handed: bool = False  #: the lane was given away while the handler runs: the outcome is recorded for this entry alone
     sequence: int = 0  #: its place in the order in which the lane was read
-    trace_id: str = ""  #: the same for all attempts made here
+    trace: str = ""  #: in which all attempts made here run: that of the entry, or a new one
     error: BaseException | None = None  #: of an attempt, until it is decided what follows
     last_fault: str = ""  #: how the last attempt made here failed
     is_matched: bool = False  #: a trigger without a condition fits: no attempt has to match
@@ -92,6 +93,11 @@ class Delivery:
     def is_ours(self) -> bool:
         """Return whether this worker decides about the entry: it holds the lane, or gave it away and kept the entry."""
         return self.handed or self.is_current
+
+    @property
+    def trace_id(self) -> str:
+        """Return what logs and dead letters name: the id of the trace."""
+        return trace_id_of(self.trace)
 
     def report_block(self, seconds: float) -> None:
         """Log that the handler let nothing else run on the event loop."""

@@ -18,7 +18,7 @@ from motia_redis._steps.wants import CRON, TTL_CHANGED, is_silent_import
 from motia_redis._store import codec
 from motia_redis._store.keyspace import RESERVED
 from motia_redis._store.stream_groups import StreamGroup, stream_prefix
-from motia_redis._tracing import enter_trace, new_trace_id
+from motia_redis._tracing import enter_trace, trace_id_of
 from motia_redis._worker.entries import PreparedCall
 
 if TYPE_CHECKING:
@@ -108,26 +108,26 @@ class Matcher:
                 return MatchResult.MATCHED
             if all(trigger.is_sync for trigger in candidates):
                 is_traced = entry.is_traced or any(trigger.takes_ctx for trigger in candidates)
-                trace_id = entry.trace_id if is_traced else ""
+                trace = entry.trace if is_traced else ""
                 # In a context of its own: log lines of the reader must not name this step.
-                return contextvars.copy_context().run(self._match_sync, candidates, entry, state, trace_id)
+                return contextvars.copy_context().run(self._match_sync, candidates, entry, state, trace)
         except BaseException:  # noqa: BLE001, S110 - the attempt meets the error again, and counts it; no cancellation can arrive here
             pass
         return MatchResult.DEFERRED
 
-    def prepare(self, entry: StreamEntry, state: StateManager, trace_id: str, attempt: int) -> PreparedCall:
+    def prepare(self, entry: StreamEntry, state: StateManager, trace: str, attempt: int) -> PreparedCall:
         """Return the call for an attempt at an entry that is `MATCHED`. Raises CorruptValue and SchemaMismatch."""
         trigger = self._candidates(entry.fields)[0]
         value, info = _read(entry, trigger, attempt)
-        return PreparedCall(value, self._context(entry, value, info, state, trace_id))
+        return PreparedCall(value, self._context(entry, value, info, state, trace), trace)
 
-    async def match(self, entry: StreamEntry, state: StateManager, trace_id: str, attempt: int) -> PreparedCall | None:
+    async def match(self, entry: StreamEntry, state: StateManager, trace: str, attempt: int) -> PreparedCall | None:
         """Return the call for an attempt; None when no trigger matches. Raise what a condition raises."""
         try:
             candidates = self._candidates(entry.fields)
         except KeyError:
             raise events.foreign_entry(entry.revision) from None
-        matching = self._matching(candidates, entry, state, trace_id, attempt)
+        matching = self._matching(candidates, entry, state, trace, attempt)
         answer = None
         while True:
             try:
@@ -138,12 +138,12 @@ class Matcher:
             answer = await invocation.Apart(pending)
 
     def _match_sync(
-        self, candidates: list[_Trigger], entry: StreamEntry, state: StateManager, trace_id: str
+        self, candidates: list[_Trigger], entry: StreamEntry, state: StateManager, trace: str
     ) -> PreparedCall | MatchResult:
         enter_step(self._step_name)
-        if trace_id:
-            enter_trace(trace_id)
-        matching = self._matching(candidates, entry, state, trace_id, 1)
+        if trace:
+            enter_trace(trace)
+        matching = self._matching(candidates, entry, state, trace, 1)
         try:
             pending = next(matching)
         except StopIteration as done:
@@ -154,11 +154,11 @@ class Matcher:
         return MatchResult.DEFERRED
 
     def _matching(
-        self, candidates: list[_Trigger], entry: StreamEntry, state: StateManager, trace_id: str, attempt: int
+        self, candidates: list[_Trigger], entry: StreamEntry, state: StateManager, trace: str, attempt: int
     ) -> Matching:
         """Call conditions in turn; yield what has to be awaited, to be sent its result; return the call.
 
-        Without a trace id no condition may take a context.
+        Without a trace no condition may take a context.
         """
         value: Any = None
         info: TriggerInfo | None = None
@@ -171,7 +171,7 @@ class Matcher:
                 info = replace(info, index=trigger.index)
             ctx: FlowContext | None = None
             if trigger.takes_ctx:
-                ctx = self._context(entry, value, info, state, trace_id)
+                ctx = self._context(entry, value, info, state, trace)
             if trigger.condition is not None:
                 answer = invocation.call_here(trigger.condition, value, ctx)
                 if not isinstance(answer, bool) and inspect.isawaitable(answer):
@@ -179,7 +179,8 @@ class Matcher:
                     answer = yield answer
                 if not answer:
                     continue
-            return PreparedCall(value, ctx or self._context(entry, value, info, state, trace_id or new_trace_id()))
+            trace = trace or entry.trace
+            return PreparedCall(value, ctx or self._context(entry, value, info, state, trace), trace)
         return None
 
     def _is_for_none_of_them(self, fields: Mapping[bytes, bytes]) -> bool:
@@ -201,11 +202,11 @@ class Matcher:
             of_kind = [trigger for trigger in self._streams if scope.startswith(trigger.prefix)]
         return [trigger for trigger in of_kind if trigger.scope in (None, scope) and trigger.key in (None, key)]
 
-    def _context(self, entry: StreamEntry, value: Any, info: TriggerInfo, state: StateManager, trace_id: str) -> FlowContext:
+    def _context(self, entry: StreamEntry, value: Any, info: TriggerInfo, state: StateManager, trace: str) -> FlowContext:
         return FlowContext(
             state=state,
             logger=self._logger,
-            trace_id=trace_id,
+            trace_id=trace_id_of(trace),
             trigger=info,
             step_name=self._step_name,
             input_value=value,

@@ -127,7 +127,7 @@ class Reader:
         if match is MatchResult.MATCHED:
             delivery.is_matched = True
         elif isinstance(match, PreparedCall) and not delivery.attempts and not delivery.owner:
-            delivery.call, delivery.trace_id = match, match.ctx.trace_id
+            delivery.call, delivery.trace = match, match.trace
             delivery.size *= _DECODED
         self._dispatcher.submit(delivery)
 

@@ -10,15 +10,22 @@ import httpx
 import pytest
 
 import motia_redis.sync
+from motia_redis import FlowContext, StateManager
+from motia_redis import state as state_trigger
 from motia_redis._steps.application import Application
 from motia_redis._steps.logs import JsonFormatter, TextFormatter, logger
-from motia_redis._tracing import current_trace_id
+from motia_redis._tracing import current_trace_id, trace
 from motia_redis._web.access import RequestLog
 from motia_redis._web.app import create_web_app
 from tests.support.endpoints import TRACE_ID, UNUSED_STATE, client, echo, route
+from tests.support.workers import Recorder, record, working
 
 if TYPE_CHECKING:
+    import redis
+
     from motia_redis._steps.inputs import ApiRequest
+
+PARENT = f"00-{TRACE_ID}-b7ad6b7169203331-01"
 
 
 async def test_each_request_is_logged_with_status_duration_client_and_trace_id(caplog: pytest.LogCaptureFixture) -> None:
@@ -122,3 +129,73 @@ async def test_trace_id_is_taken_from_a_valid_traceparent_or_new(traceparent: st
     assert len(trace_id) == 32
     assert set(trace_id) <= set("0123456789abcdef")
     assert set(trace_id) != {"0"}
+
+
+def connected(state: StateManager, handler: Any) -> httpx.AsyncClient:
+    """Return a client of an application with one route, `POST /`."""
+    app = create_web_app(Application((route("POST", "/", handler),)), state)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
+
+
+async def _event_traces(state: StateManager, raw: redis.Redis, scope: str) -> list[bytes | None]:
+    """Return the traces of the events of a scope, in their order."""
+    found = []
+    for name in raw.scan_iter(f"{{{state.namespace}:*}}:events:*"):
+        found += [(entry_id, fields) for entry_id, fields in raw.xrange(name) if fields[b"scope"] == scope.encode()]
+    return [fields.get(b"trace") for _, fields in sorted(found, key=lambda entry: entry[0])]
+
+
+@pytest.mark.parametrize(
+    ("headers", "carried"),
+    [
+        ([("traceparent", PARENT)], PARENT),
+        ([("traceparent", PARENT), ("tracestate", "a=1,b=2")], f"{PARENT} a=1,b=2"),
+        ([("traceparent", PARENT), ("tracestate", "a=1"), ("tracestate", "b=2")], f"{PARENT} a=1,b=2"),
+        ([("traceparent", PARENT), ("tracestate", "a=" + "x" * 511)], PARENT),  # longer than what has to be passed on
+        ([("traceparent", PARENT), ("tracestate", "a=\t1")], PARENT),
+        ([("traceparent", f"cc{PARENT[2:]}-more")], PARENT),  # of a version that is not known yet
+    ],
+)
+async def test_events_carry_trace_parent_and_state_of_the_request(
+    state: StateManager, raw: redis.Redis, headers: list[tuple[str, str]], carried: str
+) -> None:
+    async def write(request: ApiRequest, ctx: FlowContext) -> Any:
+        await ctx.state.set("carried", "a", 1)
+        return {"body": ctx.trace_id}
+
+    async with connected(state, write) as http_client:
+        response = await http_client.post("/", headers=headers)
+    assert response.text == response.headers["x-trace-id"] == TRACE_ID
+    assert await _event_traces(state, raw, "carried") == [carried.encode()]
+
+
+async def test_events_without_a_valid_trace_parent_carry_a_trace_id_only(state: StateManager, raw: redis.Redis) -> None:
+    async def write(request: ApiRequest, ctx: FlowContext) -> Any:
+        await ctx.state.set("carried", "a", 1)
+        return {"body": ctx.trace_id}
+
+    async with connected(state, write) as http_client:
+        response = await http_client.post("/", headers={"traceparent": "strange", "tracestate": "a=1"})
+    assert await _event_traces(state, raw, "carried") == [response.content]
+
+
+async def test_a_handler_hands_the_trace_that_fired_it_on_to_its_own_changes(state: StateManager, raw: redis.Redis) -> None:
+    """Nobody has switched telemetry on: W3C Trace Context asks who does not trace to pass the headers on unchanged."""
+    asked: list[str] = []
+
+    class Follow(Recorder):
+        async def __call__(self, input: Any, ctx: FlowContext) -> None:
+            await ctx.state.set("second", "a", 1)
+            await super().__call__(input, ctx)
+
+    def condition(change: Any, ctx: FlowContext) -> bool:
+        asked.append(ctx.trace_id)
+        return True
+
+    recorder = Follow()
+    async with working(state, record(recorder, state_trigger(scope="first", condition=condition))):
+        with trace(f"{PARENT} a=1"):
+            await state.set("first", "a", 1)
+        await recorder.wait(1)
+    assert [*asked, recorder.contexts[0].trace_id] == [TRACE_ID, TRACE_ID]
+    assert await _event_traces(state, raw, "second") == [f"{PARENT} a=1".encode()]
