@@ -23,6 +23,7 @@ RESERVED = b"@motia/"
 _CRON = b"cron"  # the name by which all cron triggers have one partition
 _REVISION = re.compile("[0-9]{1,20}-[0-9]{1,20}")
 _MESSAGE_ID = re.compile("([0-9]{1,5})-[0-9a-f]{16}")
+_HASHES = 0x10000  # of names, of which the layout makes partitions
 _NAMESPACE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
@@ -95,7 +96,7 @@ class Keyspace:
 
     def partition(self, name: bytes) -> int:
         """Return the partition of a scope or topic. Those with the same tag share it."""
-        return crc_hqx(name if b"{" not in name else tag(name), 0) % self.layout.partitions
+        return _hash(name) % self.layout.partitions
 
     def lane(self, key: bytes) -> int:
         """Return the lane of a key inside its scope's partition."""
@@ -148,9 +149,9 @@ class Keyspace:
     def message_partition(self, message_id: object) -> int:
         """Return the partition of the message with this id. Raises InvalidName for what is no id of a message."""
         match = _MESSAGE_ID.fullmatch(message_id) if isinstance(message_id, str) else None
-        if match is None or int(match[1]) >= self.layout.partitions:
+        if match is None or int(match[1]) >= _HASHES:
             raise InvalidName(f"a message id is what enqueue returns, such as '3-0123456789abcdef', not {message_id!r:.80}")
-        return int(match[1])
+        return int(match[1]) % self.layout.partitions
 
     def dead(self, stream: bytes, step: str) -> bytes:
         """Return the stream of a step's dead letters, beside the stream they came from (same slot)."""
@@ -227,6 +228,11 @@ def tag(name: bytes) -> bytes:
     return name[start:end] if start and end > start else name
 
 
+def _hash(name: bytes) -> int:
+    """Return the hash of a scope or topic that assigns it to a partition."""
+    return crc_hqx(name if b"{" not in name else tag(name), 0)
+
+
 def _tag(stream: bytes) -> bytes:
     """Return the hash tag that a stream's name begins with."""
     return stream[: stream.index(b"}:") + 2]
@@ -242,9 +248,9 @@ def partition_of(stream: bytes) -> int:
     return int(stream[: stream.index(b"}:")].rpartition(b":")[2])
 
 
-def message_id(partition: int, request: bytes) -> bytes:
-    """Return the id of a message: it names the partition, so that the message can be found."""
-    return b"%d-%b" % (partition, request)
+def message_id(topic: bytes, request: bytes) -> bytes:
+    """Return the id of a message: it has the hash of the topic, by which the message is found in every layout."""
+    return b"%d-%b" % (_hash(topic), request)
 
 
 def check_namespace(namespace: str) -> str:

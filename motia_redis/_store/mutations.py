@@ -169,7 +169,7 @@ class Mutations:
             names = session.keyspace
             partition = names.partition(topic)
             stream = names.topic(topic, names.lane(key or claim.name or request))
-            message_id = keyspace.message_id(partition, request)
+            message_id = keyspace.message_id(topic, request)
             attempt_token = claim.attempt_token(attempt)
             request_record = names.request(stream, message_id)
             idempotency_record = claim.record(names, stream) if claim.name else None

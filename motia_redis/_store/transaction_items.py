@@ -40,7 +40,7 @@ class Item:
             *_, request = self.parameters
             stream = names.topic(self.scope_bytes, names.lane(self.key_bytes or request))
             places = (0, 0, _number(numbers, stream))
-            message_id = keyspace.message_id(names.partition(self.scope_bytes), request)
+            message_id = keyspace.message_id(self.scope_bytes, request)
             parameters: tuple[bytes, ...] = (self.scope_bytes, self.key_bytes, self.parameters[0], message_id)
         else:
             values, revisions, _, events = names.state_keys(self.scope_bytes, self.key_bytes)

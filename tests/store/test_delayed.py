@@ -456,7 +456,7 @@ async def test_cancel_is_true_while_the_message_waits_and_false_afterwards(
 
 @pytest.mark.parametrize(
     "nonsense",
-    ["", "x", "1-0", "16-0123456789abcdef", "3-0123456789ABCDEF", "3-0123456789abcdef\n", None, 3, b"3-0123456789abcdef"],
+    ["", "x", "1-0", "65536-0123456789abcdef", "3-0123456789ABCDEF", "3-0123456789abcdef\n", None, 3, b"3-0123456789abcdef"],
 )
 async def test_cancel_of_nonsense_is_rejected(state: StateManager, nonsense: Any) -> None:
     with pytest.raises(InvalidName, match="message id"):
