@@ -1,9 +1,11 @@
 -- Record that a worker is alive, and return all workers on record.
 --
 -- FLAGS    allow-oom
--- KEYS     1 hash of the namespace's workers: id -> "<expiry, Unix milliseconds> <description>"
+-- KEYS     1 hash of the namespace's workers: id -> "<expiry, Unix milliseconds> <description>";
+--            "paused <step>" -> since when a step is paused (Unix milliseconds), see pause_step.lua
 -- ARGV     1 worker id  2 description (JSON)  3 time to live (milliseconds; 0 = the worker leaves)
--- RETURNS  {server time (milliseconds), id, value, id, value, ...}: also workers that ended lately, and fields of others
+-- RETURNS  {server time (milliseconds), id, value, id, value, ...}: also workers that ended lately, paused steps, and fields of
+--          others
 -- ERRORS   none of its own
 -- COST     the number of workers
 -- INVARIANT the hash holds no worker that ended more than ten minutes before this call.

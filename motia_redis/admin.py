@@ -1,9 +1,10 @@
-"""What an operator's program needs: status, checks of Redis, dead letters, settings, moving data, forgetting steps."""
+"""What an operator's program needs: status, checks of Redis, dead letters, settings, moving data, steps."""
 
 from motia_redis._admin.dead_letters import DeadLetter, DeadLetters
 from motia_redis._admin.doctor import Examined, examine
 from motia_redis._admin.exporting import Exported, export_values
 from motia_redis._admin.importing import Imported, RefusedLine, import_values
+from motia_redis._admin.pausing import Paused, pause_step, resume_step
 from motia_redis._admin.registry import Forgotten, Renamed, forget_step, rename_step
 from motia_redis._admin.scheduled import Scheduled, ScheduledMessage
 from motia_redis._admin.settings import change_settings
@@ -20,6 +21,7 @@ __all__ = [
     "Finding",
     "Forgotten",
     "Imported",
+    "Paused",
     "RefusedLine",
     "Renamed",
     "Scheduled",
@@ -36,6 +38,8 @@ __all__ = [
     "export_values",
     "forget_step",
     "import_values",
+    "pause_step",
     "read_status",
     "rename_step",
+    "resume_step",
 ]

@@ -16,6 +16,7 @@ from motia_redis._admin.connections import open_namespace
 from motia_redis._admin.trimming import trim_streams
 from motia_redis._ids import random_id
 from motia_redis._scripts import administration
+from motia_redis._scripts.delivery import paused_step
 from motia_redis._steps.wants import Wants
 from motia_redis._store.keyspace import is_cron, partition_of
 from motia_redis.errors import StepInUse, StepMissing
@@ -50,6 +51,7 @@ class Registry:
     dropped: Mapping[bytes, int]  #: stream -> number of unhandled entries that the hard cap has removed
     steps: tuple[frozenset[str], ...]  #: for each partition: the steps that have or had a lane there, or left dead letters
 
+    paused: Mapping[str, int]  #: paused step -> since when, Unix milliseconds
     last_versions: Mapping[str, Wants]  #: for each step: what the version wanted that ran last, in the last ten minutes
 
     def versions(self, step: str) -> set[Wants]:
@@ -90,6 +92,7 @@ async def read(router: Router, keyspace: Keyspace) -> Registry:
         now=now,
         workers={worker.id: worker for worker, expiry in announced if expiry > now},
         last_versions={step: wants for worker, _ in announced for step, wants in worker.steps.items()},
+        paused=_decode_paused(workers),
         lanes={lane: holder for partition in leases for lane, holder in partition.lanes.items()},
         dropped={stream: count for partition in dropped for stream, count in partition.items()},
         steps=tuple(partition.steps for partition in leases),
@@ -112,6 +115,11 @@ def _decode_leases(fields: Mapping[bytes, bytes], now: int) -> _Leases:
 def _decode_dropped(fields: Mapping[bytes, bytes]) -> dict[bytes, int]:
     prefix = b"dropped "
     return {field.removeprefix(prefix): int(count) for field, count in fields.items() if field.startswith(prefix)}
+
+
+def _decode_paused(fields: Mapping[bytes, bytes]) -> dict[str, int]:
+    steps = ((paused_step(field), since) for field, since in fields.items())
+    return {step: int(since) for step, since in steps if step is not None and since.isdigit()}
 
 
 def _decode_workers(fields: Mapping[bytes, bytes]) -> list[tuple[WorkerInfo, int]]:
@@ -171,6 +179,8 @@ async def forget_step(
             streams.update(keyspace.event_streams())
         mode: Literal["keep", "drop", "lanes"] = "lanes" if only_lanes else "drop" if with_dead_letters else "keep"
         counts = await administration.forget_step(router, _step_keys(keyspace, streams, name), step=name, mode=mode)
+        if not only_lanes and name in known.paused:
+            await administration.pause_step(router, keyspace.workers, step=name, mode="resume")
         await trim_streams(router, keyspace, await state.settings(), streams)
     groups, letters = sum(count.groups for count in counts), sum(count.dead_letters for count in counts)
     if not groups and not letters and not any(name in steps for steps in known.steps):
@@ -187,7 +197,7 @@ class Renamed:
 
 
 async def rename_step(state: StateManager, old: str, new: str) -> Renamed:
-    """Give what a step has to another name: positions, attempts, entries that are not finished, and dead letters.
+    """Give what a step has to another name: positions, attempts, entries that are not finished, dead letters, and its pause.
 
     Stop the workers of the old name before, start those of the new one afterwards. Each partition changes atomically. After an
     error, repeat the call. Cost: two round trips; the number of streams. Raises StepInUse if a live worker runs either step, or
@@ -203,7 +213,11 @@ async def rename_step(state: StateManager, old: str, new: str) -> Renamed:
         if not places:
             raise StepMissing(f"there is no step {old!r} in namespace {state.namespace!r}: check it with `motia-redis status`")
         names = {"old": old, "new": new, "next_identity": random_id(16)}
+        if old in known.paused:
+            await administration.pause_step(router, keyspace.workers, step=new, mode="pause")
         counts = await administration.rename_step(router, _renamed_keys(keyspace, places, old, new), **names)
+        if old in known.paused and None not in counts:
+            await administration.pause_step(router, keyspace.workers, step=old, mode="resume")
     if None in counts:
         raise StepInUse(f"step {new!r} exists: forget it first (`motia-redis steps forget`), or choose another name")
     found = [count for count in counts if count is not None]

@@ -60,6 +60,7 @@ class StepStatus:
     dead_letters: int
     lanes_unwanted: int  #: lanes that no live version of the step wants; their entries are not counted as lag
     schedules: list[StepSchedule]  #: of its cron triggers
+    paused_for: float | None  #: seconds since the step was paused: nothing of it is handled. None: it is not paused
     versions: list[StepVersion]  #: live ones; more than one while a deploy goes on
 
 
@@ -122,6 +123,7 @@ class _Totals:
             dead_letters=self.dead_letters,
             lanes_unwanted=self.unwanted,
             schedules=self.schedules,
+            paused_for=max(0, known.now - known.paused[name]) / 1000 if name in known.paused else None,
             versions=_versions(name, known),
         )
 

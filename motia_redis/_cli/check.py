@@ -45,13 +45,14 @@ def _facts(step: Step) -> dict[str, Any]:
     from motia_redis._steps.application import place_of  # noqa: PLC0415 - slow
 
     triggers = [str(trigger) for trigger in step.triggers]
-    return {"name": step.name, "place": place_of(step), "triggers": triggers, "enqueues": list(step.enqueues)}
+    limits = {"concurrency": step.concurrency, "rate": step.rate}
+    return {"name": step.name, "place": place_of(step), "triggers": triggers, "enqueues": list(step.enqueues), **limits}
 
 
 def _print(steps: list[Step], problems: list[str], notes: list[str]) -> None:
     rows = []
     for facts in map(_facts, steps):
-        for index, trigger in enumerate(facts["triggers"] or ["(no trigger: it never runs)"]):
+        for index, trigger in enumerate([*(facts["triggers"] or ["(no trigger: it never runs)"]), *_limits(facts)]):
             rows.append([facts["name"] if index == 0 else "", trigger, facts["place"] if index == 0 else ""])
     if rows:
         table(["STEP", "TRIGGER", "PLACE"], rows)
@@ -62,12 +63,24 @@ def _print(steps: list[Step], problems: list[str], notes: list[str]) -> None:
     click.echo(f"{counted(len(steps), 'step')}, {counted(len(problems), 'problem')}")
 
 
+def _limits(facts: dict[str, Any]) -> list[str]:
+    """Return what limits a step, as one line, if anything does."""
+    said = [] if facts["concurrency"] is None else [f"{facts['concurrency']} at once in a worker"]
+    said += [] if facts["rate"] is None else [f"{facts['rate']} over all workers"]
+    return [f"(at most {', '.join(said)})"] if said else []
+
+
 def _notes(steps: list[Step]) -> list[str]:
-    """Return what may be meant so: topics that a step sends to, and that no step here handles."""
+    """Return what may be meant so: topics that a step sends to, and that no step here handles; limits that limit nothing."""
     handled = {trigger.topic for step in steps for trigger in step.queue_triggers}
-    return [
+    notes = [
         f"step {step.name!r} enqueues {topic!r}, and no step here has a queue trigger for it"
         for step in steps
         for topic in step.enqueues
         if topic not in handled
+    ]
+    return notes + [
+        f"step {step.name!r} has 'concurrency' or 'rate', which do not limit HTTP triggers, and no other trigger"
+        for step in steps
+        if (step.concurrency or step.rate) and step.triggers == step.http_triggers != ()
     ]

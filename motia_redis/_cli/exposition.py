@@ -218,6 +218,9 @@ def _of_namespace(facts: _Facts, namespace: str) -> Iterator[Metric]:
         "Lanes that no live version of the step wants.",
         {name: step.lanes_unwanted for name, step in steps.items()},
     )
+    yield of_steps(
+        "step_paused", "1 if the step is paused.", {name: float(s.paused_for is not None) for name, s in steps.items()}
+    )
     yield of_steps("step_dead_letters", "Dead letters of the step.", {name: step.dead_letters for name, step in steps.items()})
     yield of_steps(
         "step_versions", "Versions of the step that live workers run.", {name: len(step.versions) for name, step in steps.items()}

@@ -66,6 +66,7 @@ def _print_status(found: Status) -> None:
     else:
         click.echo("no steps")
     for step in found.steps:
+        _print_pause(step)
         _print_schedules(step)
         _print_versions(step)
     click.echo()
@@ -86,6 +87,12 @@ def _print_status(found: Status) -> None:
     head = ["WORKER", "HOST", "PID", "LANES"]
     lanes = [" ".join(f"{name}:{count}" for name, count in worker.lanes.items()) for worker in found.workers]
     table(head, [[w.id, w.host, w.pid, text] for w, text in zip(found.workers, lanes, strict=True)], right=["PID"])
+
+
+def _print_pause(step: StepStatus) -> None:
+    if step.paused_for is not None:
+        since = timedelta(seconds=round(step.paused_for))
+        click.echo("  " + plain(f"{step.name}: paused for {since}, nothing is handled: motia-redis steps resume {step.name!r}"))
 
 
 def _print_schedules(step: StepStatus) -> None:

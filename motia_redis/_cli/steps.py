@@ -1,6 +1,8 @@
-"""Define the commands `steps create`, `steps rename` and `steps forget`."""
+"""Define the commands `steps create`, `pause`, `resume`, `rename` and `forget`."""
 
 from __future__ import annotations
+
+from datetime import UTC, datetime
 
 import click
 
@@ -11,11 +13,13 @@ from motia_redis._cli.output import counted, plain
 
 @click.group()
 def steps() -> None:
-    """Create, rename and forget what steps have in Redis.
+    """Create, pause, rename and forget what steps have in Redis.
 
     \b
     Example:
       motia-redis steps create app.py
+      motia-redis steps pause SendMail
+      motia-redis steps resume SendMail
       motia-redis steps rename SendMail Mail
       motia-redis steps forget OldStep
     """  # noqa: D301
@@ -97,3 +101,45 @@ def rename(*, redis_url: str | None, namespace: str, old: str, new: str) -> None
     letters = f", {counted(done.dead_letters, 'dead letter')}" if done.dead_letters else ""
     text = f"renamed step {old} to {new}: {counted(done.groups, 'consumer group')}{letters}"
     click.echo(plain(f"{text} ({place(redis_url, namespace)})"))
+
+
+@steps.command()
+@connection_options
+@click.argument("step")
+def pause(*, redis_url: str | None, namespace: str, step: str) -> None:
+    """Handle nothing of a step until `steps resume`, in all workers of the namespace.
+
+    Handlers that run go on to their end. Workers follow with their next heartbeat, half a second by default. What is written
+    meanwhile waits, within the namespace's retention. The step stays paused when workers and Redis are started again.
+
+    \b
+    Example:
+      motia-redis steps pause SendMail --redis redis://localhost:6379/0
+    """  # noqa: D301
+    from motia_redis._admin.pausing import pause_step  # noqa: PLC0415 - slow
+
+    done = run_on_namespace(redis_url, namespace, lambda state: pause_step(state, step))
+    text = f"paused step {step}" if done.changed else f"step {step} was paused already, since {_time(done.since)}"
+    click.echo(plain(f"{text} ({place(redis_url, namespace)})"))
+
+
+@steps.command()
+@connection_options
+@click.argument("step")
+def resume(*, redis_url: str | None, namespace: str, step: str) -> None:
+    """Handle the events of a paused step again, from where it was paused.
+
+    \b
+    Example:
+      motia-redis steps resume SendMail --redis redis://localhost:6379/0
+    """  # noqa: D301
+    from motia_redis._admin.pausing import resume_step  # noqa: PLC0415 - slow
+
+    done = run_on_namespace(redis_url, namespace, lambda state: resume_step(state, step))
+    text = f"resumed step {step}, which was paused since {_time(done.since)}" if done.changed else f"step {step} was not paused"
+    click.echo(plain(f"{text} ({place(redis_url, namespace)})"))
+
+
+def _time(seconds: float | None) -> str:
+    """Return a time in Unix seconds as people read it, in UTC."""
+    return datetime.fromtimestamp(seconds or 0.0, UTC).strftime("%Y-%m-%d %H:%M:%SZ")

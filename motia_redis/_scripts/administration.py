@@ -21,12 +21,17 @@ _COUNT_ENTRIES: Final = loader.load("count_entries")
 _INSPECT_LANE: Final = loader.load("inspect_lane")
 _FORGET_STEP: Final = loader.load("forget_step")
 _RENAME_STEP: Final = loader.load("rename_step")
+_PAUSE_STEP: Final = loader.load("pause_step")
 _RETRY_DEAD_LETTER: Final = loader.load("retry_dead_letter")
 _DROP_DEAD_LETTERS: Final = loader.load("drop_dead_letters")
 
 #: What `retry_dead_letter` did. All but "retried" changed nothing.
 RetryOutcome = Literal["retried", "gone", "empty", "no group"]
 _OUTCOMES: dict[bytes, RetryOutcome] = {b"retried": "retried", b"gone": "gone", b"empty": "empty", b"no group": "no group"}
+
+
+#: What `pause_step` does.
+PauseMode = Literal["pause", "resume"]
 
 
 class ImportOptions(NamedTuple):
@@ -184,6 +189,15 @@ async def rename_step(
     names = old, new, next_identity
     calls = [((*keys, *chain.from_iterable(lanes)), names) for *keys, lanes in partitions]
     return [None if reply == -1 else RenamedCounts(*reply) for reply in await _RENAME_STEP.call_many(router, calls)]
+
+
+async def pause_step(router: Router, workers: bytes, *, step: str, mode: PauseMode) -> tuple[bool, int]:
+    """Pause or resume a step.
+
+    Return whether that changed something, and since when the step had been paused (Unix milliseconds; 0 = it was not).
+    """
+    changed, since = await _PAUSE_STEP(router, (workers,), (step, mode))
+    return changed == 1, since
 
 
 async def retry_dead_letter(router: Router, letters: Sequence[Letter]) -> list[RetryOutcome]:

@@ -24,6 +24,8 @@ _LEAVE: Final = loader.load("leave")
 _PROGRESS: Final = loader.load("progress")
 _RENEW_LEASE: Final = loader.load("renew_lease")
 _SETTLE_ENTRY: Final = loader.load("settle_entry")
+_TAKE_TOKENS: Final = loader.load("take_tokens")
+_PAUSED: Final = b"paused "  # how the fields of paused steps begin, in the hash of workers
 
 #: Where a new consumer group starts: see create_group.lua.
 Start = Literal["begin", "end", "topic"]
@@ -91,6 +93,14 @@ class LiveWorker(NamedTuple):
 
     id: bytes
     value: bytes
+
+
+class Heartbeat(NamedTuple):
+    """The reply of `heartbeat`."""
+
+    now: int  #: the server's time, Unix milliseconds
+    workers: Sequence[LiveWorker]  #: also workers that ended lately, and what no worker wrote
+    paused: frozenset[str]  #: steps
 
 
 async def acquire_lanes(router: Router, wanted: Sequence[Wanted], *, worker: str) -> list[Taken | Kept | Busy | Missing]:
@@ -176,12 +186,30 @@ async def leave(router: Router, leases: bytes, *, worker: str) -> int:
     return released
 
 
-async def heartbeat(
-    router: Router, *, workers: bytes, worker: str, description: bytes, ttl_ms: int
-) -> tuple[int, list[LiveWorker]]:
-    """Record that a worker is alive for `ttl_ms` milliseconds; return the server's time (milliseconds) and all fields."""
+async def heartbeat(router: Router, *, workers: bytes, worker: str, description: bytes, ttl_ms: int) -> Heartbeat:
+    """Record that a worker is alive for `ttl_ms` milliseconds; return which others are, and which steps are paused."""
     now, *reply = await _HEARTBEAT(router, (workers,), (worker, description, str(ttl_ms)))
-    return int(now), [LiveWorker(reply[index], reply[index + 1]) for index in range(0, len(reply), 2)]
+    fields = [LiveWorker(reply[index], reply[index + 1]) for index in range(0, len(reply), 2)]
+    paused = frozenset(step for name, _ in fields if (step := paused_step(name)) is not None)
+    return Heartbeat(int(now), [field for field in fields if not field.id.startswith(_PAUSED)], paused)
+
+
+def paused_step(field: bytes) -> str | None:
+    """Return the step of a field that says that it is paused. Return None for another field."""
+    return field.removeprefix(_PAUSED).decode(errors="replace") if field.startswith(_PAUSED) else None
+
+
+class Tokens(NamedTuple):
+    """The reply of `take_tokens`."""
+
+    taken: int
+    wait: float  #: seconds until the others are there
+
+
+async def take_tokens(router: Router, bucket: bytes, *, interval_ms: float, capacity: int, wanted: int) -> Tokens:
+    """Take tokens from the bucket of a step's rate, which gets one each `interval_ms` milliseconds."""
+    taken, wait = await _TAKE_TOKENS(router, (bucket,), (f"{interval_ms:.6f}", str(capacity), str(wanted)))
+    return Tokens(taken, wait / 1000)
 
 
 async def create_group(router: Router, lanes: Sequence[tuple[LaneKeys, Start]]) -> list[bool]:

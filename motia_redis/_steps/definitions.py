@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Never, Required, TypeAlias, Type
 
 from motia_redis._steps.forms import old_key_problem, snake_case_keys, trigger_of
 from motia_redis._steps.invocation import check_function, is_async
+from motia_redis._steps.rates import RATE_WORDING, parse_rate
 from motia_redis._steps.retrying import RetryPolicy, is_count, is_seconds
 from motia_redis._steps.stream_triggers import StreamTrigger
 from motia_redis._steps.triggers import CronTrigger, HttpTrigger, QueueTrigger, StateTrigger, Trigger
@@ -55,6 +56,8 @@ class StepConfig(TypedDict, total=False):
     max_backoff: float  #: the longest of these pauses in seconds; 30, or `backoff` if that is longer
     timeout: float | None  #: seconds that one attempt of an async handler may take; None: no limit
     effects_once: bool  #: a handler that runs again for the same event makes its changes and messages once; False
+    concurrency: int  #: the most handlers of the step that run at once in one worker process; that of the worker
+    rate: str  #: the most attempts that begin in a time, over all workers: "10/s", "600/m", "1000/h", "5000/d"; no limit
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,6 +74,8 @@ class StepSettings:
     max_backoff: float
     timeout: float | None
     effects_once: bool
+    concurrency: int | None  #: None: as many as the worker allows
+    rate: str | None  #: such as "10/s"
 
     @property
     def http_triggers(self) -> tuple[HttpTrigger, ...]:
@@ -221,6 +226,8 @@ _OPTIONS: dict[str, tuple[Callable[[object], bool], str]] = {
     "max_backoff": (is_seconds, "a number of seconds over 0"),
     "timeout": (lambda value: value is None or is_seconds(value), "a number of seconds over 0, or None"),
     "effects_once": (lambda value: isinstance(value, bool), "True or False"),
+    "concurrency": (is_count, "an integer of at least 1"),
+    "rate": (lambda value: parse_rate(value) is not None, RATE_WORDING),
 }
 
 
@@ -243,9 +250,10 @@ def _checked_settings(config: StepConfig) -> StepSettings:
     max_backoff = config.get("max_backoff", max(30.0, backoff))
     if max_backoff < backoff:
         raise StepError(f"step {name!r}: 'max_backoff' ({max_backoff}) must not be under 'backoff' ({backoff})")
+    triggers = _checked_triggers(name, config["triggers"])
     return StepSettings(
         name=name,
-        triggers=_checked_triggers(name, config["triggers"]),
+        triggers=triggers,
         enqueues=tuple(map(_topic_of, config.get("enqueues", ()))),
         description=config.get("description", ""),
         flows=tuple(config.get("flows", ())),
@@ -254,7 +262,16 @@ def _checked_settings(config: StepConfig) -> StepSettings:
         max_backoff=max_backoff,
         timeout=config.get("timeout"),
         effects_once=config.get("effects_once", False),
+        concurrency=_concurrency(config, triggers),
+        rate=config.get("rate"),
     )
+
+
+def _concurrency(config: StepConfig, triggers: Sequence[Trigger]) -> int | None:
+    """Return the smallest number that the step or one of its queue triggers says. None: no one says any."""
+    said = [config["concurrency"]] if "concurrency" in config else []
+    said += [trigger.concurrency for trigger in triggers if isinstance(trigger, QueueTrigger) and trigger.concurrency]
+    return min(said, default=None)
 
 
 def _checked_name(config: object) -> str:

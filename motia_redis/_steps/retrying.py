@@ -47,6 +47,7 @@ _KEYS: dict[str, tuple[Callable[[object], bool], str]] = {
     "visibility_timeout": (is_seconds, "a number of seconds over 0"),
     "delay_seconds": (lambda value: value == 0 and not isinstance(value, bool), _NO_DELAY),
     "backoff_type": (lambda value: value in ("fixed", "exponential"), "'fixed' or 'exponential'"),
+    "concurrency": (is_count, "an integer of at least 1"),  # of the step
     "backoff_delay_ms": (is_count, "a number of milliseconds of at least 1"),
 }
 
@@ -57,11 +58,9 @@ def config_problem(config: object) -> str | None:
         return f"the config of a queue trigger must be a dict such as {{'maxRetries': 3}}, not {config!r:.80}"
     for name, value in config.items():
         key = snake_case(str(name))
-        if key == "concurrency" and value is not None:
-            return "the config of a queue trigger has no 'concurrency' here: messages with one key run one after the other"
-        if key not in (*_KEYS, "concurrency"):
+        if key not in _KEYS:
             return f"the config of a queue trigger has no {name!r:.80}; accepted are {', '.join(_KEYS)}, or these in camel case"
-        accepts, wording = _KEYS.get(key, (lambda _: True, ""))
+        accepts, wording = _KEYS[key]
         if value is not None and not accepts(value):
             return f"{name!r} in the config of a queue trigger must be {wording}, not {value!r:.80}"
     return None

@@ -21,6 +21,7 @@ from motia_redis._steps.http_options import (
 )
 from motia_redis._steps.inputs import StateTriggerInput
 from motia_redis._steps.invocation import check_function
+from motia_redis._steps.models import snake_case
 from motia_redis._steps.retrying import config_problem
 from motia_redis._steps.schemas import schema_problem
 from motia_redis._steps.stream_triggers import StreamTrigger
@@ -159,6 +160,11 @@ class QueueTrigger:
 
     def __str__(self) -> str:
         return f"queue {self.topic}" + ("" if self.condition is None else " (condition)")
+
+    @property
+    def concurrency(self) -> int | None:
+        """How many handlers of the step may run at once in one worker, by the configuration of this trigger."""
+        return next((value for name, value in (self.config or {}).items() if snake_case(name) == "concurrency"), None)
 
     def problem(self) -> str | None:
         """Return what is wrong with the trigger, or None."""
@@ -301,8 +307,9 @@ def queue(
             it. One that does not match is a failed attempt, which raises SchemaMismatch.
         config: how attempts are made at messages of this topic, where that is not as the step says: `max_retries` (after the
             first attempt), `backoff_delay_ms` (before the second one), `backoff_type` ("fixed" or "exponential") and
-            `visibility_timeout` (seconds that an attempt of an async handler may take). Motia's names in camel case are
-            accepted, and its `type`, which changes nothing: messages with one key are handled in their order.
+            `visibility_timeout` (seconds that an attempt of an async handler may take). `concurrency` is that of the step: how
+            many of its handlers run at once in one worker. Motia's names in camel case are accepted, and its `type`, which
+            changes nothing: messages with one key are handled in their order.
         condition: a function of `(data, ctx)` or `(data)` that decides whether a message fires; see `state`. A message that fires
             nothing is acknowledged.
 

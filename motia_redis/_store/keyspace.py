@@ -146,6 +146,11 @@ class Keyspace:
         """Return the hash of a step's schedules, in the stream's partition; see lib/schedules.lua."""
         return _tag(stream) + b"schedules:" + step.encode()
 
+    def rate(self, step: str) -> bytes:
+        """Return the bucket of a step's rate; see take_tokens.lua."""
+        name = step.encode()
+        return self._partitions[self.partition(name)].tag + b"rate:" + name
+
     def message_partition(self, message_id: object) -> int:
         """Return the partition of the message with this id. Raises InvalidName for what is no id of a message."""
         match = _MESSAGE_ID.fullmatch(message_id) if isinstance(message_id, str) else None

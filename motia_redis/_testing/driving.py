@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from motia_redis._scripts import timing
+from motia_redis._scripts.delivery import paused_step
 from motia_redis._store.sweeping import due_keys, settle
 from motia_redis._testing.lanes import forget_handled, handled_now, lanes_of, read_lanes, release_lanes
 from motia_redis._worker.hooks import Hooks
@@ -63,7 +64,7 @@ class Driver:
         self._clock = clock
         self._within = within
         self._partitions = range(keyspace.layout.partitions)
-        self._cron_steps = [step for step in application.worker_steps if step.cron_triggers]
+        self.paused: frozenset[str] = frozenset()  #: steps of which nothing is handled
         self._worker: DrivenWorker | None = None
         self._running: asyncio.Task[None] | None = None
         self._due: int | None = None  # when the first entry may be tried again
@@ -88,7 +89,9 @@ class Driver:
             worker.stop()
             await running
         # Others than this one are over, too. Their rows would stay for ten minutes, and each `settle` would read them all.
-        await self._router.execute(self._keyspace.workers, "DEL", self._keyspace.workers)
+        fields = await self._router.execute(self._keyspace.workers, "HKEYS", self._keyspace.workers)
+        if over := [field for field in fields if paused_step(field) is None]:
+            await self._router.execute(self._keyspace.workers, "HDEL", self._keyspace.workers, *over)
 
     # -- until quiet --------------------------------------------------------------------------------------------------
 
@@ -127,7 +130,8 @@ class Driver:
     async def _look(self) -> dict[str, int]:
         """Return how many entries each step can handle now, if any."""
         left: dict[str, int] = {}
-        works = [(view.lane.step, view.work(self._clock.now())) for view in await read_lanes(self._router, self.lanes)]
+        lanes = [lane for lane in self.lanes if lane.step not in self.paused]
+        works = [(view.lane.step, view.work(self._clock.now())) for view in await read_lanes(self._router, lanes)]
         for step, work in works:
             if work.ready:
                 left[step] = left.get(step, 0) + work.ready
@@ -140,8 +144,9 @@ class Driver:
         The worker does not do so. So if no handler runs, and nothing happened here, nothing is due.
         """
         limits = (await self._state.settings()).topic_trimming(self._keyspace.layout.lanes)
-        if self._cron_steps:
-            await schedule_now(self._router, self._keyspace, self._cron_steps)
+        cron_steps = [step for step in self._application.worker_steps if step.cron_triggers and step.name not in self.paused]
+        if cron_steps:
+            await schedule_now(self._router, self._keyspace, cron_steps)
         return await settle(self._router, self._keyspace, self._partitions, limits)
 
     def _timed_out(self, left: Mapping[str, int]) -> str:
@@ -186,6 +191,8 @@ async def driving(
     try:
         driver = Driver(application, state, router, keyspace, clock, within=within)
         driver.is_crash_wanted = is_crash_wanted
+        fields = await router.execute(keyspace.workers, "HKEYS", keyspace.workers)
+        driver.paused = frozenset(step for field in fields if (step := paused_step(field)) is not None)
         driver.start()
         try:
             yield driver

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from motia_redis._worker.attempts import Attempts
+    from motia_redis._worker.gates import Gate
     from motia_redis._worker.lanes import Delivery, Lane
 
     OrderKey = tuple[bytes, bytes]
@@ -76,7 +77,7 @@ class Dispatcher:
         if queue is None:
             queue = queues[order_key] = KeyQueue(lane, order_key)
             queue.deliveries.append(delivery)
-            self._make_ready(queue)
+            self.make_ready(queue)
         else:
             queue.deliveries.append(delivery)
             if queue.is_waiting:
@@ -95,6 +96,8 @@ class Dispatcher:
                 self._remove(queue)
             else:
                 queue.deliveries.append(running)
+        if lane.subscription.gate is not None:
+            lane.subscription.gate.forget_dropped()
 
     async def drain(self) -> None:
         """Wait until no handler runs any more. The caller has dropped all lanes before."""
@@ -125,7 +128,7 @@ class Dispatcher:
 
     # -- handling -----------------------------------------------------------------------------------------------------
 
-    def _make_ready(self, queue: KeyQueue) -> None:
+    def make_ready(self, queue: KeyQueue) -> None:
         """Let a task handle the first entry of a key."""
         self._ready.append(queue)
         self._spawn_task()
@@ -150,9 +153,15 @@ class Dispatcher:
                 queue = self._ready.popleft()
                 if self._ready:
                     self._spawn_task()
-                if not queue.deliveries:
-                    continue  # it was dropped
-                await self._deliver(queue, task)
+                gate = queue.lane.subscription.gate
+                if not queue.deliveries:  # it was dropped
+                    if gate is not None:
+                        gate.abandon(queue)
+                    continue
+                if gate is None:
+                    await self._deliver(queue, task)
+                elif gate.enters(queue):
+                    await self._deliver_within(gate, queue, task)
                 # Whoever keeps a reference to this task may cancel it later, and would hit the handler of another key.
                 if sys.getrefcount(task) > references:
                     return
@@ -194,6 +203,15 @@ class Dispatcher:
             if not self._running:
                 self._drained.set()
 
+    async def _deliver_within(self, gate: Gate[KeyQueue], queue: KeyQueue, task: asyncio.Task[Any]) -> None:
+        """Handle the first entry of a key that has passed the gate of its step."""
+        delivery = queue.deliveries[0]
+        attempts = delivery.attempts
+        try:
+            await self._deliver(queue, task)
+        finally:
+            gate.leave(attempted=delivery.attempts > attempts)
+
     def _end(self, delivery: Delivery, queue: KeyQueue, outcome: Outcome) -> None:
         """Go on with a key after its first entry."""
         deliveries = queue.deliveries
@@ -210,7 +228,7 @@ class Dispatcher:
         if queue.is_waiting:
             self._stop_waiting(queue)
         if deliveries:
-            self._make_ready(queue)
+            self.make_ready(queue)
         else:
             self._remove(queue)
 
@@ -221,7 +239,7 @@ class Dispatcher:
                 waiting.park()
             self._wait(queue, self._attempts.pause(delivery))
         elif outcome is Outcome.UNDECIDED:
-            self._make_ready(queue)
+            self.make_ready(queue)
         elif outcome is Outcome.SUSPECT:
             self._wait(queue, None)
             self._attempts.when_alone(lambda: self._wake(queue))
@@ -248,7 +266,7 @@ class Dispatcher:
         """Make a key ready that waits."""
         if queue.is_waiting:
             self._stop_waiting(queue)
-            self._make_ready(queue)
+            self.make_ready(queue)
 
     def _remove(self, queue: KeyQueue) -> None:
         del self._queues[queue.lane][queue.order_key]

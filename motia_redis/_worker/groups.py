@@ -35,9 +35,10 @@ async def create_groups(router: Router, keyspace: Keyspace, steps: Sequence[Step
         steps={each.group: each.wants for each in subscriptions},
         lease=lease,
         on_change=lambda: None,
+        on_paused=lambda _: None,
     )
     await membership.introduce()
-    await schedule_now(router, keyspace, steps)
+    await schedule_now(router, keyspace, [step for step in steps if step.name not in membership.paused])
     return sum(created)
 
 

@@ -221,7 +221,8 @@ class Lane:
     @property
     def is_readable(self) -> bool:
         """Return whether the lane may be read."""
-        return bool(self.tenure) and not self.releasing and len(self.left) < _MOST_LEFT
+        is_held = bool(self.tenure) and not self.releasing
+        return is_held and not self.subscription.is_paused and len(self.left) < _MOST_LEFT
 
     def look_again(self) -> None:
         """Read again what only another version wanted: there may be none any more."""
@@ -362,6 +363,17 @@ def lane_keys(subscription: Subscription, stream: bytes, keyspace: Keyspace) -> 
     """Return the keys of one lane of a subscription."""
     group = subscription.group
     return LaneKeys(keyspace.leases(stream), stream, keyspace.entries(stream, group), lane_name(group, stream), group)
+
+
+def new_lanes(subscriptions: Iterable[Subscription], keyspace: Keyspace) -> list[tuple[Lease, dict[bytes, Lane]]]:
+    """Return the lanes of subscriptions by name, for each partition, which has a lease."""
+    found: dict[bytes, tuple[Lease, dict[bytes, Lane]]] = {}
+    for subscription in subscriptions:
+        for stream in subscription.streams:
+            keys = lane_keys(subscription, stream, keyspace)
+            lease, lanes = found.setdefault(keys.leases, (Lease(keys.leases), {}))
+            lanes[keys.name] = Lane(keys, subscription, lease)
+    return list(found.values())
 
 
 def topic_streams(subscriptions: Iterable[Subscription], keyspace: Keyspace) -> set[bytes]:

@@ -28,7 +28,7 @@ from motia_redis._worker.observing import Observed
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-    from motia_redis._scripts.delivery import LiveWorker
+    from motia_redis._scripts.delivery import Heartbeat, LiveWorker
     from motia_redis._store.keyspace import Keyspace
     from motia_redis._transport.router import Router
     from motia_redis._worker.lanes import Lane
@@ -75,6 +75,7 @@ class Membership:
         steps: what its steps want, by name.
         lease: seconds after which a worker without heartbeat is taken for dead; or after its own lease, if that is longer.
         on_change: called when the assignment has changed.
+        on_paused: called with the steps that are paused when others are, before the assignment changes.
     """
 
     def __init__(
@@ -87,8 +88,10 @@ class Membership:
         steps: Mapping[str, Wants],
         lease: float,
         on_change: Callable[[], None],
+        on_paused: Callable[[frozenset[str]], None],
     ) -> None:
         self.assigned: frozenset[bytes] = frozenset()
+        self.paused: frozenset[str] = frozenset()  #: steps of which nothing may be handled
         self.is_shared = False  #: lanes go from version to version in turns
         self._worker = worker
         self._router = router
@@ -97,6 +100,7 @@ class Membership:
         self._steps = steps
         self._lease = lease
         self._on_change = on_change
+        self._on_paused = on_paused
         described: dict[str, Any] = {"steps": {name: wants.encode() for name, wants in steps.items()}}
         described |= {"host": socket.gethostname(), "pid": os.getpid(), "lease": lease}
         self._description = orjson.dumps(described)
@@ -143,13 +147,16 @@ class Membership:
     async def announce(self, *, as_guest: bool = False) -> None:
         """Send a heartbeat, and follow what has changed. A guest gets no lanes. Raises errors of Redis."""
         asked = time.monotonic()
-        now, rows = await self._send(0 if as_guest else self._lease)
+        now, rows, paused = await self._send(0 if as_guest else self._lease)
         heard = time.monotonic()
         if heard - self._heard > self._lease:
             self._observed.restart()  # while Redis was away, or this process stood still, the others may have been cut off, too
         self._heard = heard
         self._clock = now / 1000 - (asked + time.monotonic()) / 2
         self._values = {worker.decode(errors="replace"): value for worker, value in rows}
+        if paused != self.paused:
+            self.paused = paused
+            self._on_paused(paused)
         members = self._members_now = self._members(rows, now)
         lanes_of = {step: self._shared_lanes(step, members, now) for step in self._steps}
         basis = (members, lanes_of)
@@ -183,7 +190,7 @@ class Membership:
         """Announce that this worker ends. Raises errors of Redis."""
         await self._send(0)
 
-    async def _send(self, ttl: float) -> tuple[int, list[LiveWorker]]:
+    async def _send(self, ttl: float) -> Heartbeat:
         return await delivery.heartbeat(
             self._router,
             workers=self._keyspace.workers,

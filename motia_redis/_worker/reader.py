@@ -79,6 +79,13 @@ class Reader:
         group.ready.setdefault(lane.subscription, {})[lane] = None
         group.changed.set()
 
+    def mark_step_ready(self, subscription: Subscription) -> None:
+        """Read all lanes of a step that are held: it was paused."""
+        for group in self._groups.values():
+            for lane in group.lanes:
+                if lane.subscription is subscription and lane.tenure:
+                    self.mark_ready(lane)
+
     def _group_name(self, lane: Lane) -> bytes:
         return lane.keys.leases if self._router.is_cluster else b""
 

@@ -136,6 +136,7 @@ class Scheduler:
     Arguments:
         steps: the steps that a worker consumes for.
         workers: returns how many live workers run one of these steps.
+        paused: returns the steps that are paused. Their schedules stay as they are: times are missed meanwhile.
         new_outage: returns where failures are reported; its argument says what they mean.
         check_layout: looks whether Redis still has the layout, after a failure.
     """
@@ -147,12 +148,14 @@ class Scheduler:
         steps: Iterable[Step],
         *,
         workers: Callable[[Collection[str]], int],
+        paused: Callable[[], Collection[str]],
         new_outage: Callable[[str], Outage],
         check_layout: Callable[[], Awaitable[None]],
     ) -> None:
         self._router = router
         self._steps = [_Step(step, keyspace) for step in steps]
         self._workers = workers
+        self._paused = paused
         self._new_outage = new_outage
         self._check_layout = check_layout
 
@@ -164,11 +167,13 @@ class Scheduler:
             try:
                 if has_failed:
                     await self._check_layout()
-                busy = [step for step in self._steps if step.is_busy]
-                if time.monotonic() - last > _GAP:
-                    for step in busy:
+                paused, was_away = self._paused(), time.monotonic() - last > _GAP
+                for step in self._steps:
+                    if was_away or step.name in paused:
                         step.restart()
-                await look(self._router, busy if busy and looks % _OTHERS else self._steps)
+                running = [step for step in self._steps if step.name not in paused]
+                busy = [step for step in running if step.is_busy]
+                await look(self._router, busy if busy and looks % _OTHERS else running)
                 has_failed, looks, last = False, looks + 1, time.monotonic()
                 outage.answered()
                 pause = self._pause()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from motia_redis._steps.definitions import Step
     from motia_redis._steps.retrying import RetryPolicy
     from motia_redis._store.keyspace import Keyspace
+    from motia_redis._worker.gates import Gate
 
 _ENTRIES = 2048  # entries of one step that are read and not finished
 _REFILL = _ENTRIES // 2  # at most so many are left before more are read: large reads cost less
@@ -97,6 +98,8 @@ class Subscription:
     def __init__(self, step: Step, keyspace: Keyspace) -> None:
         self.step = step
         self.load = Load()
+        self.is_paused = False  #: nothing is read, and no handler begins
+        self.gate: Gate[Any] | None = None  #: what handlers have to pass; None: nothing
         self.group = step.name
         self.matcher = Matcher(step)
         self.wants = Wants.of(step)

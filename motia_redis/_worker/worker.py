@@ -21,16 +21,18 @@ from motia_redis._transport.backoff import Backoff
 from motia_redis._transport.failures import ErrorReply
 from motia_redis._transport.outages import Outage
 from motia_redis._worker.attempts import Attempts
+from motia_redis._worker.control import StepControl
 from motia_redis._worker.dispatcher import Dispatcher
 from motia_redis._worker.effects import EffectRecords
 from motia_redis._worker.embedding import LAST_WAIT, EmbeddedTask
 from motia_redis._worker.groups import create_groups
 from motia_redis._worker.handed import HandedEntries
 from motia_redis._worker.hooks import PRODUCTION, Hooks
-from motia_redis._worker.lanes import Lane, Lease, lane_keys, topic_streams
+from motia_redis._worker.lanes import new_lanes, topic_streams
 from motia_redis._worker.leases import PartitionLeases
 from motia_redis._worker.membership import Membership, announce_regularly
 from motia_redis._worker.progress import ProgressReporter
+from motia_redis._worker.rates import new_tokens
 from motia_redis._worker.reader import Reader
 from motia_redis._worker.scheduling import Scheduler
 from motia_redis._worker.subscriptions import Subscription
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from motia_redis._store.keyspace import Keyspace
     from motia_redis._store.manager import StateManager
     from motia_redis._transport.router import Router
+    from motia_redis._worker.lanes import Lane
 
 _log = logging.getLogger("motia_redis.worker")
 
@@ -218,14 +221,9 @@ class _Run:
         self._lanes_of_topics = keyspace.layout.lanes
         tenures = count(1)
         subscriptions = [Subscription(step, keyspace) for step in application.worker_steps]
-        self.lanes: dict[bytes, Lane] = {}
+        by_partition = new_lanes(subscriptions, keyspace)
+        self.lanes = {name: lane for _, lanes in by_partition for name, lane in lanes.items()}
         self._released = asyncio.Event()  # some lane is not held any more
-        by_partition: dict[bytes, tuple[Lease, dict[bytes, Lane]]] = {}
-        for subscription in subscriptions:
-            for stream in subscription.streams:
-                keys = lane_keys(subscription, stream, keyspace)
-                lease, lanes = by_partition.setdefault(keys.leases, (Lease(keys.leases), {}))
-                self.lanes[keys.name] = lanes[keys.name] = Lane(keys, subscription, lease)
         self.membership = Membership(
             worker,
             router,
@@ -234,6 +232,7 @@ class _Run:
             steps={subscription.group: subscription.wants for subscription in subscriptions},
             lease=ttl,
             on_change=self._assignment_changed,
+            on_paused=lambda paused: self._control.follow(paused),  # noqa: PLW0108 - it is made below
         )
         self._trimmer = StreamTrimmer(router, keyspace, state, topic_streams=topic_streams(subscriptions, keyspace))
         self._effects = EffectRecords(state, router, keyspace, keeps_all=hooks.keeps_effects)
@@ -260,6 +259,12 @@ class _Run:
         )
         self.dispatcher = Dispatcher(self._attempts, concurrency=concurrency, on_progress=self._reporter.changed)
         self._reader = Reader(self.dispatcher, router, keyspace, state, on_progress=self._reporter.changed)
+        self._control = StepControl(
+            subscriptions,
+            make_ready=self.dispatcher.make_ready,
+            new_tokens=lambda subscription: new_tokens(router, keyspace, subscription.step) if self._has_clock else None,
+            on_resumed=self._reader.mark_step_ready,
+        )
         self._sweeper = Sweeper(
             router,
             keyspace,
@@ -275,6 +280,7 @@ class _Run:
             keyspace,
             application.worker_steps,
             workers=self.membership.count_running,
+            paused=lambda: self.membership.paused,
             new_outage=lambda effect: _outage(state, effect),
             check_layout=state.check_layout,
         )
@@ -299,7 +305,7 @@ class _Run:
                 new_tenure=lambda: str(next(tenures)),
                 outage=self.outage or _outage(state, f"no event of {lease.leases.decode()} is handled"),
             )
-            for lease, lanes in by_partition.values()
+            for lease, lanes in by_partition
         ]
 
     async def until(self, stopping: asyncio.Event) -> None:
@@ -325,6 +331,7 @@ class _Run:
                         task.cancel()
         finally:
             await self._handed.aclose()
+            await self._control.aclose()
             await self._reporter.aclose()
             await self._trimmer.aclose()
             await self._effects.aclose()

@@ -98,6 +98,8 @@ def test_json_has_the_same_facts(tmp_path: Path) -> None:
             "place": "orders_step.py:6",
             "triggers": ["POST /orders", "queue retry (condition)"],
             "enqueues": ["mail", "audit"],
+            "concurrency": None,
+            "rate": None,
         }
     ]
     assert len(facts["problems"]) == 1
@@ -108,3 +110,46 @@ def test_nothing_to_check_is_an_error_of_usage(tmp_path: Path) -> None:
     done = check(cwd=tmp_path)
     assert done.returncode == 2
     assert "Missing argument 'APP...'" in done.stderr
+
+
+LIMITED = """
+from motia_redis import http, queue, step
+
+@step({"name": "Limited", "triggers": [queue("mail", config={"concurrency": 2})], "concurrency": 4, "rate": "600/m"})
+def limited(data): ...
+
+@step({"name": "Page", "triggers": [http("GET", "/")], "rate": "1/s"})
+def page(request): ...
+"""
+
+
+def test_limits_of_a_step_are_shown(tmp_path: Path) -> None:
+    write(tmp_path, limited_step=LIMITED)
+    done = check(".", cwd=tmp_path)
+    assert [" ".join(line.split()) for line in done.stdout.splitlines()[1:4]] == [
+        "Limited queue mail limited_step.py:4",
+        "(at most 2 at once in a worker, 600/m over all workers)",
+        "Page GET / limited_step.py:7",
+    ]
+    assert "note: step 'Page' has 'concurrency' or 'rate', which do not limit HTTP triggers, and no other trigger" in done.stdout
+    limits = {
+        found["name"]: (found["concurrency"], found["rate"])
+        for found in json.loads(check(".", "--json", cwd=tmp_path).stdout)["steps"]
+    }
+    assert limits == {"Limited": (2, "600/m"), "Page": (None, "1/s")}
+
+
+def test_limits_that_do_not_fit_name_step_key_and_file(tmp_path: Path) -> None:
+    for key, value, wording in (
+        ("rate", "10 per second", "text such as '10/s', '600/m', '1000/h' or '5000/d'"),
+        ("rate", 10, "text such as"),
+        ("concurrency", 0, "an integer of at least 1"),
+        ("concurrency", True, "an integer of at least 1"),
+    ):
+        text = f"from motia_redis import queue, step\nstep({{'name': 'A', 'triggers': [queue('a')], {key!r}: {value!r}}})\n"
+        write(tmp_path, a_step=text)
+        done = check(".", cwd=tmp_path)
+        assert done.returncode == 1
+        assert "a_step.py" in done.stdout
+        assert f"step 'A': {key!r} must be {wording}" in done.stdout
+        assert repr(value) in done.stdout

@@ -15,6 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from motia_redis import StateManager
+from motia_redis.admin import pause_step
 from tests.support.applications import Command
 from tests.support.http import ask, port_of
 from tests.support.waiting import wait_until
@@ -158,6 +159,7 @@ async def test_every_number_is_right_after_planted_work(directory: Path, server:
             scrape = wait_for(process, "step_dead_letters", 3, step="Fail")
             scrape = wait_for(process, "step_lanes_held", 8, step="Work")
             assert scrape.value("step_lanes", step="Work") == 8
+            assert scrape.value("step_paused", step="Work", redis_namespace=namespace) == 0
             assert scrape.value("redis_up") == 1
             assert scrape.value("workers") == 1
             assert scrape.value("delayed_messages") == 1
@@ -193,6 +195,9 @@ async def test_what_no_worker_handles_is_behind_and_gets_old(directory: Path, se
             scrape = wait_for(process, "step_entries_behind", 7, step="Work")
             assert (scrape.value("step_oldest_unhandled_age_seconds", step="Work") or 0) > 0
             assert scrape.value("worker_lanes_held", step="Work") is None
+            await pause_step(state, "Work")
+            scrape = wait_for(process, "step_paused", 1, step="Work")
+            assert scrape.value("step_paused", step="Fail") == 0
 
 
 async def test_serve_tells_its_own_numbers_only(directory: Path, server: RedisServer, namespace: str) -> None:

@@ -31,6 +31,7 @@ PUBLIC = {
         "Finding",
         "Forgotten",
         "Imported",
+        "Paused",
         "RefusedLine",
         "Renamed",
         "Scheduled",
@@ -47,8 +48,10 @@ PUBLIC = {
         "export_values",
         "forget_step",
         "import_values",
+        "pause_step",
         "read_status",
         "rename_step",
+        "resume_step",
     ],
     "motia_redis.console": ["create_console_app"],
     "motia_redis.errors": [

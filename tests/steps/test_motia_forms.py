@@ -167,7 +167,7 @@ def test_step_without_triggers_is_accepted() -> None:
         ({"triggers": [{"type": "queue", "topic": "a", "scope": "b"}]}, "unexpected keyword argument 'scope'"),
         ({"triggers": [queue("a", config={"maxRetries": -1})]}, "'maxRetries' in the config of a queue trigger must be"),
         ({"triggers": [queue("a", config={"delaySeconds": 5})]}, "send a message that waits with enqueue(..., delay=)"),
-        ({"triggers": [queue("a", config={"concurrency": 2})]}, "has no 'concurrency' here"),
+        ({"triggers": [queue("a", config={"concurrency": 0})]}, "'concurrency' in the config of a queue trigger must be"),
         ({"triggers": [queue("a", config={"retries": 2})]}, "has no 'retries'; accepted are type, max_retries"),
         ({"triggers": [queue("a", config=3)]}, "the config of a queue trigger must be a dict"),  # type: ignore[arg-type]
         ({"triggers": [queue("a", condition=3)]}, "the condition of a queue trigger"),  # type: ignore[arg-type]

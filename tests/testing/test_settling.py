@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from motia_redis import Stream, enqueue, queue, state, stateManager, step, stream
+from motia_redis import Stream, cron, enqueue, queue, state, stateManager, step, stream
+from motia_redis.admin import pause_step, resume_step
 from motia_redis.errors import StateError, StepError
 from motia_redis.testing import application
 from motia_redis.types import StreamGroup
@@ -42,6 +43,38 @@ async def test_settle_handles_what_follows_from_what_it_handles(server: RedisSer
         assert await app.state.get("result", "n") == 20
         assert [change.new_value for change in await app.changes("numbers")] == list(range(1, 21))
         assert [message.data for message in await app.enqueued("end")] == [20]
+
+
+async def test_settle_leaves_what_a_paused_step_has_not_handled(server: RedisServer) -> None:
+    paused, other, ticks = Recorder(), Recorder(), Recorder()
+    steps = [record(paused, queue("mail")), step({"name": "Other", "triggers": [queue("mail")]}).handle(other)]
+    steps.append(step({"name": "Tick", "triggers": [cron("* * * * *")]}).handle(ticks))
+    async with application(*steps, url=server.url) as app:
+        await app.advance(60)
+        assert len(ticks.inputs) == 1
+        for name in ("Record", "Tick"):
+            await pause_step(app.state, name)
+        for number in range(3):
+            await app.state.enqueue("mail", number)
+        await app.settle()
+        await app.advance(3600)
+        assert (paused.inputs, sorted(other.inputs), len(ticks.inputs)) == ([], [0, 1, 2], 1)
+        for name in ("Record", "Tick"):
+            await resume_step(app.state, name)
+        await app.settle()
+        assert sorted(paused.inputs) == [0, 1, 2]
+        times = [tick.scheduled_at.timestamp() for tick in ticks.inputs]
+        assert len(times) == 3, "the next time when the step was paused, and the latest one of those that were missed"
+        assert (times[1] - times[0], times[2] - times[0]) == (60, 3600)
+
+
+async def test_rate_limits_nothing_in_a_test(server: RedisServer) -> None:
+    recorder = Recorder()
+    async with application(record(recorder, queue("mail"), rate="1/d", concurrency=1), url=server.url) as app:
+        for number in range(3):
+            await app.state.enqueue("mail", number)
+        await app.settle()
+        assert len(recorder.inputs) == 3
 
 
 async def test_settle_waits_for_handlers_that_wait(server: RedisServer) -> None:
