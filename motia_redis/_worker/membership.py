@@ -23,6 +23,7 @@ from redis.exceptions import RedisError
 from motia_redis._scripts import delivery
 from motia_redis._steps.wants import Wants
 from motia_redis._transport import outages
+from motia_redis._version import __version__
 from motia_redis._worker.observing import Observed
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Membership:
         steps: what its steps want, by name.
         lease: seconds after which a worker without heartbeat is taken for dead; or after its own lease, if that is longer.
         on_change: called when the assignment has changed.
+        slow_handlers: asked before each heartbeat for descriptions of the handlers that run for long.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Membership:
         steps: Mapping[str, Wants],
         lease: float,
         on_change: Callable[[], None],
+        slow_handlers: Callable[[], list[dict[str, Any]]] = list,
     ) -> None:
         self.assigned: frozenset[bytes] = frozenset()
         self.is_shared = False  #: lanes go from version to version in turns
@@ -97,10 +100,14 @@ class Membership:
         self._steps = steps
         self._lease = lease
         self._on_change = on_change
-        described: dict[str, Any] = {"steps": {name: wants.encode() for name, wants in steps.items()}}
-        described |= {"host": socket.gethostname(), "pid": os.getpid(), "lease": lease}
-        self._description = orjson.dumps(described)
-        self._wants_only = orjson.dumps({**described, "left": True})  # it gets no lanes, but what it wants counts for some time
+        self._slow_handlers = slow_handlers
+        self._description: dict[str, Any] = {
+            "steps": {name: wants.encode() for name, wants in steps.items()},
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "lease": lease,
+            "version": __version__,
+        }
         self._observed = Observed()
         self._values: dict[str, bytes] = {}  # of the hash of workers
         self._members_now: tuple[_Member, ...] = ()
@@ -184,11 +191,16 @@ class Membership:
         await self._send(0)
 
     async def _send(self, ttl: float) -> tuple[int, list[LiveWorker]]:
+        described = self._description
+        if not ttl:
+            described = {**described, "left": True}  # it gets no lanes, but what it wants counts for some time
+        elif slow := self._slow_handlers():
+            described = {**described, "slow": slow}
         return await delivery.heartbeat(
             self._router,
             workers=self._keyspace.workers,
             worker=self._worker,
-            description=self._description if ttl else self._wants_only,
+            description=orjson.dumps(described),
             ttl_ms=int(ttl * 1000),
         )
 
