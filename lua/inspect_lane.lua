@@ -2,16 +2,21 @@
 --
 -- FLAGS    no-writes
 -- KEYS     1 stream of the lane  2 hash of the lane's entries
--- ARGV     1 group
+-- ARGV     1 group  2 number of attempts from which an entry is failing (1 or more)
 -- RETURNS  {} when there is no such group; else {number of entries that were handed out and are not finished,
 --          id of the oldest entry not finished ("" = none), number of entries not handed out yet (-1 = use count_entries.lua),
---          id after which these begin}
+--          id after which these begin, number of failing entries,
+--          and for up to three of these, those with the most attempts first: {id, what is known of it, see lib/lease.lua,
+--          {field, value, ...} of its fields that name what it is about}, ...}
 -- ERRORS   none of its own
--- COST     the number of groups of the stream and of the lane's unfinished entries, and the bytes of two entries
+-- COST     the number of groups of the stream and of the lane's unfinished entries, and the bytes of five entries
 -- INVARIANT nothing changes.
 
 local stream, entries = KEYS[1], KEYS[2]
-local group = ARGV[1]
+local group, least = ARGV[1], tonumber(ARGV[2])
+
+local NAMED = 3 -- failing entries that are returned
+local NAMES = { scope = true, key = true, topic = true, schedule = true, type = true }
 
 local function by_name(flat)
   local found = {}
@@ -19,6 +24,28 @@ local function by_name(flat)
     found[flat[index]] = flat[index + 1]
   end
   return found
+end
+
+-- Put an entry into the list of those with the most attempts, which stays short.
+local function note_failing(worst, id, attempts)
+  local at = #worst + 1
+  while at > 1 and (attempts > worst[at - 1][2] or (attempts == worst[at - 1][2] and id < worst[at - 1][1])) do
+    at = at - 1
+  end
+  table.insert(worst, at, { id, attempts })
+  worst[NAMED + 1] = nil
+end
+
+local function names_of(id)
+  local entry = redis.call("XRANGE", stream, id, id)[1]
+  local names = {}
+  for index = 1, entry and #entry[2] or 0, 2 do
+    if NAMES[entry[2][index]] then
+      names[#names + 1] = entry[2][index]
+      names[#names + 1] = entry[2][index + 1]
+    end
+  end
+  return names
 end
 
 if redis.call("EXISTS", stream) == 0 then
@@ -36,10 +63,15 @@ if not mark then
 end
 local known = by_name(redis.call("HGETALL", entries))
 local position = known.position or mark
-local unfinished = 0
+local unfinished, failing, worst = 0, 0, {}
 for field, value in pairs(known) do
   if field ~= "position" and value ~= "done" then
     unfinished = unfinished + 1
+    local attempts = tonumber(string.match(value, "^(%d+):%d*:"))
+    if attempts and attempts >= least then
+      failing = failing + 1
+      note_failing(worst, field, attempts)
+    end
   end
 end
 local oldest, waiting = "", 0
@@ -53,4 +85,8 @@ if unfinished > 0 then
   local lowest = redis.call("XRANGE", stream, "(" .. mark, "+", "COUNT", 1)[1]
   oldest = lowest and lowest[1] or oldest
 end
-return { unfinished, oldest, waiting, position }
+local found = { unfinished, oldest, waiting, position, failing }
+for _, entry in ipairs(worst) do
+  found[#found + 1] = { entry[1], known[entry[1]], names_of(entry[1]) }
+end
+return found

@@ -1,5 +1,6 @@
 """What an operator's program needs: status, checks of Redis, dead letters, settings, moving data, steps."""
 
+from motia_redis._admin.announced import SlowHandler
 from motia_redis._admin.dead_letters import DeadLetter, DeadLetters
 from motia_redis._admin.doctor import Examined, examine
 from motia_redis._admin.exporting import Exported, export_values
@@ -8,7 +9,7 @@ from motia_redis._admin.pausing import Paused, pause_step, resume_step
 from motia_redis._admin.registry import Forgotten, Renamed, forget_step, rename_step
 from motia_redis._admin.scheduled import Scheduled, ScheduledMessage
 from motia_redis._admin.settings import change_settings
-from motia_redis._admin.status import Status, StepSchedule, StepStatus, StepVersion, WorkerStatus, read_status
+from motia_redis._admin.status import FailingKey, Status, StepSchedule, StepStatus, StepVersion, WorkerStatus, read_status
 from motia_redis._admin.topics import UnreadTopic
 from motia_redis._store.settings import Settings
 from motia_redis._transport.health import Finding
@@ -18,6 +19,7 @@ __all__ = [
     "DeadLetters",
     "Examined",
     "Exported",
+    "FailingKey",
     "Finding",
     "Forgotten",
     "Imported",
@@ -27,6 +29,7 @@ __all__ = [
     "Scheduled",
     "ScheduledMessage",
     "Settings",
+    "SlowHandler",
     "Status",
     "StepSchedule",
     "StepStatus",

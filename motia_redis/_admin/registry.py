@@ -6,39 +6,25 @@ ever had a holder, lanes of topics included.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import orjson
-
+from motia_redis._admin.announced import WorkerInfo, decode_workers
 from motia_redis._admin.connections import open_namespace
 from motia_redis._admin.trimming import trim_streams
 from motia_redis._ids import random_id
 from motia_redis._scripts import administration
 from motia_redis._scripts.delivery import paused_step
-from motia_redis._steps.wants import Wants
 from motia_redis._store.keyspace import is_cron, partition_of
 from motia_redis.errors import StepInUse, StepMissing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from motia_redis._steps.wants import Wants
     from motia_redis._store.keyspace import Keyspace
     from motia_redis._store.manager import StateManager
     from motia_redis._transport.router import Router
-
-_WORKER = re.compile(rb"(\d{1,18}) (.*)", re.DOTALL)  # as lua/heartbeat.lua writes it: expiry, description
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerInfo:
-    """Describe a live worker, as the worker announced itself."""
-
-    id: str
-    host: str
-    pid: int
-    steps: Mapping[str, Wants]  #: what the worker's version of each step wants
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +32,10 @@ class Registry:
     """Hold the workers, lanes and steps of a namespace at one moment."""
 
     now: int  #: the time on the Redis server, Unix milliseconds
-    workers: Mapping[str, WorkerInfo]  #: by id
+    workers: Mapping[str, WorkerInfo]  #: live ones, by id
+    silent: Mapping[str, WorkerInfo]  #: those that stopped without leaving; kept for ten minutes or longer
     lanes: Mapping[tuple[str, bytes], str | None]  #: step and stream -> id of the live worker that holds the lane, or None
+    abandoned: Mapping[tuple[str, bytes], str]  #: lanes without a live holder -> the worker that did not give the lane back
     dropped: Mapping[bytes, int]  #: stream -> number of unhandled entries that the hard cap has removed
     steps: tuple[frozenset[str], ...]  #: for each partition: the steps that have or had a lane there, or left dead letters
 
@@ -71,6 +59,7 @@ class _Leases(NamedTuple):
     """Hold what the hash of one partition's leases says."""
 
     lanes: dict[tuple[str, bytes], str | None]  #: as in `Registry`
+    abandoned: dict[tuple[str, bytes], str]  #: as in `Registry`
     forgotten: set[str]  #: forgotten steps with dead letters
 
     @property
@@ -85,30 +74,35 @@ async def read(router: Router, keyspace: Keyspace) -> Registry:
     commands: list[Any] = [(keyspace.workers, ("TIME",)), *((key, ("HGETALL", key)) for key in keys)]
     (seconds, microseconds), workers, *hashes = await router.gather(commands)
     now = seconds * 1000 + microseconds // 1000
-    announced = _decode_workers(workers)
+    known = decode_workers(workers)
     leases = [_decode_leases(fields, now) for fields in hashes[: len(streams)]]
     dropped = [_decode_dropped(fields) for fields in hashes[len(streams) :]]
     return Registry(
         now=now,
-        workers={worker.id: worker for worker, expiry in announced if expiry > now},
-        last_versions={step: wants for worker, _ in announced for step, wants in worker.steps.items()},
+        workers={worker.id: worker for worker in known if worker.expiry > now},
+        silent={worker.id: worker for worker in known if worker.expiry <= now and not worker.has_left},
         paused=_decode_paused(workers),
+        last_versions={step: wants for worker in known for step, wants in worker.steps.items()},
         lanes={lane: holder for partition in leases for lane, holder in partition.lanes.items()},
+        abandoned={lane: worker for partition in leases for lane, worker in partition.abandoned.items()},
         dropped={stream: count for partition in dropped for stream, count in partition.items()},
         steps=tuple(partition.steps for partition in leases),
     )
 
 
 def _decode_leases(fields: Mapping[bytes, bytes], now: int) -> _Leases:
-    leases = _Leases({}, set())
+    leases = _Leases({}, {}, set())
     for field, value in fields.items():
         kind, _, name = field.partition(b" ")
         if kind == b"forgotten":
             leases.forgotten.add(name.decode())
         elif kind == b"lane":
             step, _, stream = name.partition(b"\n")
+            lane = step.decode(), stream
             is_live = int(fields.get(b"worker " + value, 0)) > now
-            leases.lanes[step.decode(), stream] = value.decode() if is_live else None
+            leases.lanes[lane] = value.decode() if is_live else None
+            if value and not is_live:
+                leases.abandoned[lane] = value.decode()
     return leases
 
 
@@ -120,29 +114,6 @@ def _decode_dropped(fields: Mapping[bytes, bytes]) -> dict[bytes, int]:
 def _decode_paused(fields: Mapping[bytes, bytes]) -> dict[str, int]:
     steps = ((paused_step(field), since) for field, since in fields.items())
     return {step: int(since) for step, since in steps if step is not None and since.isdigit()}
-
-
-def _decode_workers(fields: Mapping[bytes, bytes]) -> list[tuple[WorkerInfo, int]]:
-    """Return the workers on record and when they end, or ended (Unix milliseconds), the last one last."""
-    workers = [_decode_worker(field, value) for field, value in fields.items()]
-    return sorted((known for known in workers if known is not None), key=lambda known: known[1])
-
-
-def _decode_worker(field: bytes, value: bytes) -> tuple[WorkerInfo, int] | None:
-    """Return the worker of one field. Return None if a worker does not write such a field."""
-    announced = _WORKER.fullmatch(value)
-    if announced is None:
-        return None
-    try:
-        worker, description = field.decode(), orjson.loads(announced[2])
-    except ValueError:  # not UTF-8, or not JSON
-        return None
-    match description:
-        case {"host": str(host), "pid": int(pid), "steps": dict(steps)}:
-            decoded = {step: Wants.decode(value) for step, value in steps.items()}
-            known = {step: wants for step, wants in decoded.items() if wants is not None}
-            return (WorkerInfo(worker, host, pid, known), int(announced[1])) if len(known) == len(steps) else None
-    return None
 
 
 @dataclass(frozen=True, slots=True)

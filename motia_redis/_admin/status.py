@@ -7,24 +7,29 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from motia_redis._admin import registry
+from motia_redis._admin.announced import subject
 from motia_redis._admin.connections import open_namespace
 from motia_redis._admin.scheduled import read_waiting
 from motia_redis._admin.topics import UnreadTopic, read_unread_topics
 from motia_redis._scripts import administration
 from motia_redis._scripts.administration import LanePlace, Position
+from motia_redis._steps.events import facts
 from motia_redis._store.keyspace import partition_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from motia_redis._admin.announced import SlowHandler, WorkerInfo
     from motia_redis._admin.registry import Registry
-    from motia_redis._scripts.administration import LanePosition
+    from motia_redis._scripts.administration import FailingEntry, LanePosition
     from motia_redis._store.keyspace import Keyspace
     from motia_redis._store.manager import StateManager
     from motia_redis._transport.router import Router
 
 _MOST_COUNTED = 10_000  # entries of one lane that are counted if the server does not know their number
 _PAGE = 1000  # entries that one call counts
+_FAILING = 3  # attempts that have failed before a key is named
+_MOST_NAMED = 10  # failing keys of one step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +52,22 @@ class StepSchedule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FailingKey:
+    """Describe a key, or a message without one, whose handler has failed three times or more. Later events of the key wait."""
+
+    event: dict[str, str]  #: `scope` and `key`, `topic` and `key`, `schedule`, or `stream`, `group`, `item`; {}: it was trimmed
+    entry_id: str  #: of the event that fails
+    attempts: int
+    age: float  #: seconds since that event was written
+    next_in: float  #: seconds until the next attempt may begin; 0 or less: one runs, or waits for its turn
+
+    @property
+    def subject(self) -> str:
+        """Return `event` as one text, such as "scope orders key 7"."""
+        return subject(self.event)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepStatus:
     """Describe one step, over all of its lanes."""
 
@@ -59,6 +80,8 @@ class StepStatus:
     lanes_held: int  #: lanes that a live worker holds
     dead_letters: int
     lanes_unwanted: int  #: lanes that no live version of the step wants; their entries are not counted as lag
+    keys_failing: int  #: keys whose handler has failed three times or more, and is tried again
+    failing: list[FailingKey]  #: up to ten of them, those with the most attempts first
     schedules: list[StepSchedule]  #: of its cron triggers
     paused_for: float | None  #: seconds since the step was paused: nothing of it is handled. None: it is not paused
     versions: list[StepVersion]  #: live ones; more than one while a deploy goes on
@@ -66,12 +89,16 @@ class StepStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerStatus:
-    """Describe one live worker."""
+    """Describe one worker."""
 
     id: str
     host: str
     pid: int
+    version: str  #: of the library
+    lease: float  #: seconds without a heartbeat after which the worker is taken for dead
+    heartbeat_age: float  #: seconds since its last heartbeat
     lanes: dict[str, int]  #: step -> lanes of the step that this worker holds; 0 if other workers hold all of them
+    slow: list[SlowHandler]  #: handlers that have run for more than 5 s, up to ten
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +108,7 @@ class Status:
     namespace: str
     steps: list[StepStatus]
     workers: list[WorkerStatus]
+    silent: list[WorkerStatus]  #: those that stopped without leaving: paused, cut off, or killed; kept for ten minutes or longer
     dropped: dict[str, int]  #: stream -> number of unhandled entries, or dead letters, that a cap has removed
     topics: list[UnreadTopic]  #: topics that no step consumes yet
     delayed: int  #: delayed messages that wait for their time
@@ -101,6 +129,8 @@ class _Totals:
     partitions: set[int] = field(default_factory=set)  #: where the step may have dead letters
     dead_letters: int = 0
     schedules: list[StepSchedule] = field(default_factory=list)
+    failing: int = 0
+    worst: list[FailingEntry] = field(default_factory=list)
 
     def add_lane(self, lane: LanePosition, *, is_held: bool) -> None:
         self.lanes += 1
@@ -108,8 +138,10 @@ class _Totals:
         self.pending += lane.unfinished
         self.lag += max(0, lane.waiting)
         if lane.oldest:
-            written = int(lane.oldest.partition(b"-")[0])
+            written = _written(lane.oldest)
             self.oldest = written if self.oldest is None else min(self.oldest, written)
+        self.failing += lane.failing
+        self.worst += lane.worst
 
     def to_status(self, name: str, known: Registry) -> StepStatus:
         return StepStatus(
@@ -122,6 +154,8 @@ class _Totals:
             lanes_held=self.held,
             dead_letters=self.dead_letters,
             lanes_unwanted=self.unwanted,
+            keys_failing=self.failing,
+            failing=_failing(self.worst, known.now),
             schedules=self.schedules,
             paused_for=max(0, known.now - known.paused[name]) / 1000 if name in known.paused else None,
             versions=_versions(name, known),
@@ -143,23 +177,28 @@ async def read_status(state: StateManager) -> Status:
     StateUnavailable.
     """
     async with open_namespace(state, "status") as (router, keyspace):
-        known = await registry.read(router, keyspace)
-        totals = await _sum_groups(router, keyspace, known)
-        for partition, names in enumerate(known.steps):
-            for name in names:
-                totals[name].partitions.add(partition)
-        await _add_dead_letters(router, keyspace, totals)
-        await _add_schedules(router, keyspace, totals, known)
-        topics = await read_unread_topics(router, keyspace)
-        waiting = await read_waiting(router, keyspace)
+        return await collect(router, keyspace, await registry.read(router, keyspace))
+
+
+async def collect(router: Router, keyspace: Keyspace, known: Registry) -> Status:
+    """Return the status of a namespace whose registry was just read. Errors are those of redis-py."""
+    totals = await _sum_groups(router, keyspace, known)
+    for partition, names in enumerate(known.steps):
+        for name in names:
+            totals[name].partitions.add(partition)
+    await _add_dead_letters(router, keyspace, totals)
+    await _add_schedules(router, keyspace, totals, known)
+    topics = await read_unread_topics(router, keyspace)
+    waiting = await read_waiting(router, keyspace)
     return Status(
-        namespace=state.namespace,
+        namespace=keyspace.namespace,
         steps=[
             step.to_status(name, known)
             for name, step in sorted(totals.items())
             if step.lanes or step.unwanted or step.dead_letters
         ],
-        workers=_workers(known),
+        workers=_workers(known.workers, known.lanes, known.now),
+        silent=_workers(known.silent, known.abandoned, known.now),
         topics=topics,
         delayed=waiting.messages,
         next_due_in=None if waiting.next_due is None else (waiting.next_due - known.now) / 1000,
@@ -167,15 +206,42 @@ async def read_status(state: StateManager) -> Status:
     )
 
 
-def _workers(known: Registry) -> list[WorkerStatus]:
-    held = Counter((worker, step) for (step, _), worker in known.lanes.items() if worker)
+def _workers(known: Mapping[str, WorkerInfo], holders: Mapping[tuple[str, bytes], str | None], now: int) -> list[WorkerStatus]:
+    held = Counter((worker, step) for (step, _), worker in holders.items() if worker)
     workers = [
         WorkerStatus(
-            id=worker.id, host=worker.host, pid=worker.pid, lanes={step: held[worker.id, step] for step in sorted(worker.steps)}
+            id=worker.id,
+            host=worker.host,
+            pid=worker.pid,
+            version=worker.version,
+            lease=worker.lease,
+            heartbeat_age=worker.heartbeat_age(now),
+            lanes={step: held[worker.id, step] for step in sorted(worker.steps)},
+            slow=list(worker.slow),
         )
-        for worker in known.workers.values()
+        for worker in known.values()
     ]
     return sorted(workers, key=lambda worker: (worker.host, worker.pid, worker.id))
+
+
+def _failing(worst: list[FailingEntry], now: int) -> list[FailingKey]:
+    """Describe the entries with the most attempts."""
+    found = [
+        FailingKey(
+            event=facts(entry.names),
+            entry_id=entry.id.decode(),
+            attempts=entry.attempts,
+            age=max(0, now - _written(entry.id)) / 1000,
+            next_in=(entry.due - now) / 1000,
+        )
+        for entry in worst
+    ]
+    return sorted(found, key=lambda key: (-key.attempts, -key.age))[:_MOST_NAMED]
+
+
+def _written(entry_id: bytes) -> int:
+    """Return when an entry was written, Unix milliseconds."""
+    return int(entry_id.partition(b"-")[0])
 
 
 def _versions(step: str, known: Registry) -> list[StepVersion]:
@@ -199,7 +265,8 @@ async def _sum_groups(router: Router, keyspace: Keyspace, known: Registry) -> de
     unwanted = {name: known.unwanted_lanes(name, keyspace) for name in {name for name, _ in known.lanes}}
     totals: defaultdict[str, _Totals] = defaultdict(_Totals)
     uncounted: list[_Uncounted] = []
-    for place, lane in zip(places, await administration.inspect_lane(router, places), strict=True):
+    lanes = await administration.inspect_lane(router, places, failing=_FAILING)
+    for place, lane in zip(places, lanes, strict=True):
         if lane is None:
             continue
         step = totals[place.group]

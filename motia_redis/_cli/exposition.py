@@ -221,6 +221,11 @@ def _of_namespace(facts: _Facts, namespace: str) -> Iterator[Metric]:
     yield of_steps(
         "step_paused", "1 if the step is paused.", {name: float(s.paused_for is not None) for name, s in steps.items()}
     )
+    yield of_steps(
+        "step_keys_failing",
+        "Keys whose handler has failed three times or more, and is tried again.",
+        {name: step.keys_failing for name, step in steps.items()},
+    )
     yield of_steps("step_dead_letters", "Dead letters of the step.", {name: step.dead_letters for name, step in steps.items()})
     yield of_steps(
         "step_versions", "Versions of the step that live workers run.", {name: len(step.versions) for name, step in steps.items()}
@@ -239,6 +244,7 @@ def _of_namespace(facts: _Facts, namespace: str) -> Iterator[Metric]:
         {name: sum(wait < -_LATE for wait in found) for name, found in waits.items()},
     )
     yield gauge("workers", "Live workers.", len(status.workers))
+    yield gauge("workers_silent", "Workers that stopped without leaving: paused, cut off, or killed.", len(status.silent))
     yield gauge("delayed_messages", "Delayed messages that wait for their time.", status.delayed)
     yield gauge(
         "due_overdue_seconds",

@@ -32,6 +32,10 @@ def status(*, redis_url: str | None, namespace: str, as_json: bool) -> None:
     DEAD     dead letters of the step
 
     \b
+    HEARTBEAT  seconds since the worker's last heartbeat
+    VERSION    of the library in the worker
+
+    \b
     Example:
       motia-redis status --redis redis://localhost:6379/0
       motia-redis status --json
@@ -67,6 +71,8 @@ def _print_status(found: Status) -> None:
         click.echo("no steps")
     for step in found.steps:
         _print_pause(step)
+        _print_failing(step)
+        _print_slow(step, found)
         _print_schedules(step)
         _print_versions(step)
     click.echo()
@@ -81,12 +87,40 @@ def _print_status(found: Status) -> None:
         click.echo(
             f"caps of the retention have removed {count}: {plain(', '.join(f'{k} {v}' for k, v in found.dropped.items()))}\n"
         )
-    if not found.workers:
+    if found.workers:
+        head = ["WORKER", "HOST", "PID", "VERSION", "HEARTBEAT", "LANES"]
+        lanes = [" ".join(f"{name}:{count}" for name, count in worker.lanes.items()) for worker in found.workers]
+        rows = [
+            [w.id, w.host, w.pid, w.version, f"{w.heartbeat_age:.1f}", text] for w, text in zip(found.workers, lanes, strict=True)
+        ]
+        table(head, rows, right=["PID", "HEARTBEAT"])
+    else:
         click.echo("no workers")
-        return
-    head = ["WORKER", "HOST", "PID", "LANES"]
-    lanes = [" ".join(f"{name}:{count}" for name, count in worker.lanes.items()) for worker in found.workers]
-    table(head, [[w.id, w.host, w.pid, text] for w, text in zip(found.workers, lanes, strict=True)], right=["PID"])
+    for worker in found.silent:
+        click.echo(
+            plain(
+                f"worker {worker.id} (process {worker.pid} on {worker.host}): no heartbeat for {worker.heartbeat_age:.0f} s, "
+                "and it did not leave: it is paused, cut off from Redis, or was killed"
+            )
+        )
+
+
+def _print_failing(step: StepStatus) -> None:
+    for key in step.failing:
+        wait = f"next in {key.next_in:.1f} s" if key.next_in > 0 else "the next one runs, or is about to"
+        text = f"{counted(key.attempts, 'attempt')} failed, {wait}; its event is {key.age:.0f} s old"
+        click.echo("  " + plain(f"{step.name}: {key.subject}: {text}"))
+    if step.keys_failing > len(step.failing):
+        click.echo("  " + plain(f"{step.name}: {step.keys_failing - len(step.failing)} more keys fail"))
+
+
+def _print_slow(step: StepStatus, found: Status) -> None:
+    for worker in found.workers:
+        for handler in worker.slow:
+            if handler.step == step.name:
+                seconds = handler.seconds + worker.heartbeat_age
+                text = f"the handler has run for {seconds:.0f} s in process {worker.pid} on {worker.host}"
+                click.echo("  " + plain(f"{step.name}: {handler.subject}: {text} (attempt {handler.attempt})"))
 
 
 def _print_pause(step: StepStatus) -> None:

@@ -7,7 +7,7 @@ run in one round trip.
 from __future__ import annotations
 
 from itertools import chain
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from motia_redis._scripts import loader
 
@@ -83,6 +83,15 @@ class LanePlace(NamedTuple):
     group: str
 
 
+class FailingEntry(NamedTuple):
+    """An entry of a lane whose attempts have failed."""
+
+    id: bytes
+    attempts: int
+    due: int  #: when the next attempt may begin, Unix milliseconds
+    names: dict[bytes, bytes]  #: fields that name what it is about: `type`, `scope`, `key`, `topic`, `schedule`
+
+
 class LanePosition(NamedTuple):
     """The reply of `inspect_lane`."""
 
@@ -90,6 +99,8 @@ class LanePosition(NamedTuple):
     oldest: bytes  #: id of the oldest entry not finished; empty = none
     waiting: int  #: entries not handed out yet; -1 = unknown: count them after `position`
     position: bytes
+    failing: int  #: entries with so many attempts as were asked for
+    worst: list[FailingEntry]  #: up to three of these, those with the most attempts
 
 
 class StepKeys(NamedTuple):
@@ -140,10 +151,22 @@ async def count_entries(router: Router, positions: Sequence[Position], *, limit:
     return [Count(*reply) for reply in await _COUNT_ENTRIES.call_many(router, calls)]
 
 
-async def inspect_lane(router: Router, lanes: Sequence[LanePlace]) -> list[LanePosition | None]:
-    """Return how far each lane has come; None for one without a consumer group."""
-    replies = await _INSPECT_LANE.call_many(router, [((stream, entries), (group,)) for stream, entries, group in lanes])
-    return [LanePosition(*reply) if reply else None for reply in replies]
+async def inspect_lane(router: Router, lanes: Sequence[LanePlace], *, failing: int) -> list[LanePosition | None]:
+    """Return how far each lane has come; None for one without a consumer group.
+
+    `failing`: from so many attempts on an entry is failing.
+    """
+    calls = [((stream, entries), (group, str(failing))) for stream, entries, group in lanes]
+    return [_lane_position(*reply) if reply else None for reply in await _INSPECT_LANE.call_many(router, calls)]
+
+
+def _lane_position(unfinished: int, oldest: bytes, waiting: int, position: bytes, failing: int, *worst: Any) -> LanePosition:
+    entries = []
+    for entry_id, known, flat in worst:
+        attempts, due, _ = known.split(b":", 2)  # see lib/lease.lua
+        names = dict(zip(flat[::2], flat[1::2], strict=True))
+        entries.append(FailingEntry(entry_id, int(attempts), int(due) if due.isdigit() else 0, names))
+    return LanePosition(unfinished, oldest, waiting, position, failing, entries)
 
 
 async def forget_step(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from motia_redis._steps.inputs import CronTriggerInput, StateTriggerInput
 from motia_redis._store import codec, events
 from motia_redis._store.events import TransactionInfo
-from motia_redis._store.stream_groups import scope_name
+from motia_redis._store.stream_groups import StreamGroup, scope_name
 from motia_redis.errors import CorruptValue
 
 if TYPE_CHECKING:
@@ -29,6 +29,16 @@ class _Event(NamedTuple):
 
     def __str__(self) -> str:
         return f"event {self.id} of scope {self.scope!r} key {self.key!r}"
+
+
+def facts(fields: Fields) -> dict[str, str]:
+    """Return what names an entry's event for people: scope, stream, topic or schedule, and what is in that."""
+    found = {name: fields.get(name.encode(), b"").decode(errors="replace") for name in ("scope", "topic", "key", "schedule")}
+    found = {name: text for name, text in found.items() if text}
+    scope = scope_name(found.get("scope", ""))
+    if isinstance(scope, StreamGroup):
+        return {"stream": scope.stream, "group": scope.group, "item": found.get("key", "")}
+    return found
 
 
 def decode_change(entry_id: str, fields: Fields, coder: Coder[Any] = codec) -> StateTriggerInput:

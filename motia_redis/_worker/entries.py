@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from motia_redis._steps import events
 from motia_redis._steps.wants import CRON
 from motia_redis._store.effects import event_id
-from motia_redis._store.stream_groups import StreamGroup, scope_name
 from motia_redis._tracing import new_trace_id
 
 if TYPE_CHECKING:
@@ -61,14 +61,7 @@ class StreamEntry:
     @property
     def facts(self) -> dict[str, str]:
         """Return what names the entry's event in a log record: scope, stream, topic or schedule, and what is in that."""
-        found = {
-            name: self.fields.get(name.encode(), b"").decode(errors="replace") for name in ("scope", "topic", "key", "schedule")
-        }
-        found = {name: text for name, text in found.items() if text}
-        scope = scope_name(found.get("scope", ""))
-        if isinstance(scope, StreamGroup):
-            return {"stream": scope.stream, "group": scope.group, "item": found.get("key", "")}
-        return found
+        return events.facts(self.fields)
 
     def is_retry_for(self, step: str) -> bool:
         """Return whether the entry is the retry of a dead letter of this step."""

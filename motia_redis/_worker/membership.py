@@ -23,6 +23,7 @@ from redis.exceptions import RedisError
 from motia_redis._scripts import delivery
 from motia_redis._steps.wants import Wants
 from motia_redis._transport import outages
+from motia_redis._version import __version__
 from motia_redis._worker.observing import Observed
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Membership:
         lease: seconds after which a worker without heartbeat is taken for dead; or after its own lease, if that is longer.
         on_change: called when the assignment has changed.
         on_paused: called with the steps that are paused when others are, before the assignment changes.
+        slow_handlers: asked before each heartbeat for descriptions of the handlers that run for long.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Membership:
         lease: float,
         on_change: Callable[[], None],
         on_paused: Callable[[frozenset[str]], None],
+        slow_handlers: Callable[[], list[dict[str, Any]]] = list,
     ) -> None:
         self.assigned: frozenset[bytes] = frozenset()
         self.paused: frozenset[str] = frozenset()  #: steps of which nothing may be handled
@@ -101,10 +104,14 @@ class Membership:
         self._lease = lease
         self._on_change = on_change
         self._on_paused = on_paused
-        described: dict[str, Any] = {"steps": {name: wants.encode() for name, wants in steps.items()}}
-        described |= {"host": socket.gethostname(), "pid": os.getpid(), "lease": lease}
-        self._description = orjson.dumps(described)
-        self._wants_only = orjson.dumps({**described, "left": True})  # it gets no lanes, but what it wants counts for some time
+        self._slow_handlers = slow_handlers
+        self._description: dict[str, Any] = {
+            "steps": {name: wants.encode() for name, wants in steps.items()},
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "lease": lease,
+            "version": __version__,
+        }
         self._observed = Observed()
         self._values: dict[str, bytes] = {}  # of the hash of workers
         self._members_now: tuple[_Member, ...] = ()
@@ -191,11 +198,16 @@ class Membership:
         await self._send(0)
 
     async def _send(self, ttl: float) -> Heartbeat:
+        described = self._description
+        if not ttl:
+            described = {**described, "left": True}  # it gets no lanes, but what it wants counts for some time
+        elif slow := self._slow_handlers():
+            described = {**described, "slow": slow}
         return await delivery.heartbeat(
             self._router,
             workers=self._keyspace.workers,
             worker=self._worker,
-            description=self._description if ttl else self._wants_only,
+            description=orjson.dumps(described),
             ttl_ms=int(ttl * 1000),
         )
 

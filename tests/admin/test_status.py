@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from motia_redis import StateManager, StateTriggerInput, queue
+from motia_redis import StateManager, StateTriggerInput, __version__, queue, step
 from motia_redis import state as state_trigger
 from motia_redis._admin.dead_letters import DeadLetters
 from motia_redis._admin.status import StepStatus, read_status
+from motia_redis._worker import slow_handlers
 from tests.support.applications import Command
 from tests.support.commands import error_line, run_command
 from tests.support.dead_letters import FailingHandler, failing_step, wait_for_dead_letters, wait_until_drained
@@ -90,7 +92,9 @@ async def test_status_counts_lag_pending_lanes_and_dead_letters_of_each_step(
     assert rows[1].split() == ["Sick", "0", "0", "-", "8/8", "3"]
     assert rows[2].split()[:3] == ["Slow", "0", "1"]
     assert len({len(row) for row in (head, *rows[:3])}) == 1, "aligned"
-    assert rows[5].split()[1:] == [socket.gethostname(), str(os.getpid()), "Record:16", "Sick:8", "Slow:1"]
+    assert rows[5].split()[1:4] == [socket.gethostname(), str(os.getpid()), __version__]
+    assert 0 <= float(rows[5].split()[4]) < 3, "the last heartbeat"
+    assert rows[5].split()[5:] == ["Record:16", "Sick:8", "Slow:1"]
     assert told["namespace"] == namespace
     assert [(step["name"], step["dead_letters"]) for step in told["steps"]] == [("Record", 0), ("Sick", 3), ("Slow", 0)]
     assert told["workers"][0]["lanes"] == {"Record": 16, "Sick": 8, "Slow": 1}
@@ -201,7 +205,7 @@ async def test_dead_worker_holds_no_lanes_after_its_lease(
 
 async def test_status_ignores_malformed_fields_of_the_workers_hash(state: StateManager, raw: redis.Redis) -> None:
     keyspace = await state.connect()
-    valid = b'{"steps":{"Step":{"states":[],"topics":["mail"]}},"host":"there","pid":7}'
+    valid = b'{"steps":{"Step":{"states":[],"topics":["mail"]}},"host":"there","pid":7,"version":"1","lease":3}'
     fields = {
         "live": b"99999999999999 " + valid,
         "expired": b"1 " + valid,
@@ -209,11 +213,61 @@ async def test_status_ignores_malformed_fields_of_the_workers_hash(state: StateM
         "no description": b"99999999999999",
         "no JSON": b"99999999999999 {",
         "no object": b"99999999999999 []",
-        "no host": b'99999999999999 {"steps":{},"pid":7}',
-        "text as pid": b'99999999999999 {"steps":{},"host":"there","pid":"7"}',
-        "number as step": b'99999999999999 {"steps":{"Step":1},"host":"there","pid":7}',
+        "no host": b'99999999999999 {"steps":{},"pid":7,"version":"1","lease":3}',
+        "text as pid": b'99999999999999 {"steps":{},"host":"there","pid":"7","version":"1","lease":3}',
+        "number as step": b'99999999999999 {"steps":{"Step":1},"host":"there","pid":7,"version":"1","lease":3}',
         b"\xff": b"99999999999999 " + valid,
     }
+    fields["no version"] = b'99999999999999 {"steps":{},"host":"there","pid":7,"lease":3}'
+    fields["live"] = fields["live"].replace(b'"lease":3', b'"lease":3,"slow":[1,{"step":2}]')
     raw.hset(keyspace.workers, mapping=fields)
-    (worker,) = (await read_status(state)).workers
+    found = await read_status(state)
+    (worker,) = found.workers
     assert (worker.id, worker.host, worker.pid, worker.lanes) == ("live", "there", 7, {"Step": 0})
+    assert (worker.version, worker.lease, worker.slow) == ("1", 3, [])
+    assert [worker.id for worker in found.silent] == ["expired"]
+
+
+async def test_status_names_keys_that_fail_and_keys_whose_handler_runs_for_long(
+    state: StateManager, server: RedisServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slow_handlers, "_SLOW", 0.2)
+    gate = asyncio.Event()
+
+    async def handle(input: StateTriggerInput) -> None:
+        if input.item_id == "hangs":
+            await gate.wait()
+        elif input.item_id != "works" and not gate.is_set():
+            raise ValueError
+
+    slow = step({"name": "Slow", "triggers": [state_trigger()], "max_attempts": 1000, "backoff": 0.01, "max_backoff": 0.2})
+    async with working(state, slow.handle(handle), heartbeat=0.1):
+        for key in ("hangs", "works", *(f"fails{number}" for number in range(12))):
+            await state.set("orders", key, 1)
+
+        async def told() -> bool:
+            found = await read_status(state)
+            return found.steps[0].keys_failing == 12 and bool(found.workers[0].slow)
+
+        await until(told, "the worker has told what fails and what runs for long")
+        found = await read_status(state)
+        done = await run_command(server, namespace, "status")
+        gate.set()
+
+        async def is_over() -> bool:
+            found = await read_status(state)
+            return not (found.steps[0].keys_failing or found.workers[0].slow)
+
+        await until(is_over, "keys that were handled are not named any more")
+    (status,) = found.steps
+    assert len(status.failing) == 10
+    assert {each.event["scope"] for each in status.failing} == {"orders"}
+    assert all(each.event["key"].startswith("fails") and each.attempts >= 3 and each.age >= 0 for each in status.failing)
+    assert [each.attempts for each in status.failing] == sorted((each.attempts for each in status.failing), reverse=True)
+    (handler,) = found.workers[0].slow
+    assert (handler.step, handler.event, handler.attempt) == ("Slow", {"scope": "orders", "key": "hangs"}, 1)
+    assert 0.2 <= handler.seconds < 60
+    assert "  Slow: scope orders key fails" in done.stdout
+    assert "  Slow: 2 more keys fail\n" in done.stdout
+    place = f"in process {os.getpid()} on {socket.gethostname()}"
+    assert re.search(rf"\n  Slow: scope orders key hangs: the handler has run for \d+ s {place} \(attempt 1\)\n", done.stdout)
