@@ -36,7 +36,7 @@ def test_the_site_builds_without_warnings_and_loads_nothing_from_elsewhere(tmp_p
 @pytest.mark.parametrize("page", PAGES_WITH_PATHS, ids=lambda page: page.name)
 def test_files_and_tests_that_a_page_names_exist(page: Path) -> None:
     text = page.read_text()
-    for path, test in re.findall(r"`((?:motia_redis|lua|tests|benchmarks|docs|examples)/[\w./-]+?)(?:::(\w+))?`", text):
+    for path, test in re.findall(r"`((?:motia_redis|lua|tests|benchmarks|docs|examples|deploy)/[\w./-]+?)(?:::(\w+))?`", text):
         assert (ROOT / path).exists(), path
         assert not test or f"def {test}(" in (ROOT / path).read_text(), f"{path}::{test}"
 

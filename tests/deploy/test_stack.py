@@ -1,0 +1,163 @@
+"""What compose.yaml starts works together: Valkey, HTTP, workers and Prometheus run with its arguments, without containers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import subprocess
+import sys
+import urllib.parse
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+import yaml
+
+from tests.support.applications import Command
+from tests.support.deploying import DEPLOY, PROMETHEUS, alerts, at_home, expressions, program, services
+from tests.support.http import ask, port_of
+from tests.support.servers import RedisServer, find_packaged
+from tests.support.waiting import DEADLINE, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def valkey(tmp_path: Path) -> Iterator[RedisServer]:
+    """Valkey with the arguments of compose.yaml."""
+    name, *options = services()["valkey"]["command"]
+    assert name == "valkey-server"
+    with RedisServer(tmp_path, *options, program=find_packaged("valkey-9.1")) as server:
+        yield server
+
+
+class Prometheus:
+    """Run Prometheus with the files of deploy/ within `with`, at other addresses and with shorter pauses."""
+
+    def __init__(self, directory: Path, targets: list[int]) -> None:
+        config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
+        config["global"] |= {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
+        config["rule_files"] = [str(PROMETHEUS / name) for name in config["rule_files"]]
+        (job,) = config["scrape_configs"]
+        del job["dns_sd_configs"]
+        job["static_configs"] = [{"targets": [f"127.0.0.1:{port}" for port in targets]}]
+        self.job: str = job["job_name"]
+        (directory / "prometheus.yml").write_text(yaml.safe_dump(config))
+        self._directory = directory
+        self._log = directory / "prometheus.log"
+
+    def __enter__(self) -> Prometheus:
+        words = ["--config.file=prometheus.yml", "--storage.tsdb.path=data", "--web.listen-address=127.0.0.1:0"]
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [program("prometheus", "prometheus"), *words], stdout=log, stderr=log, cwd=self._directory
+            )
+        try:
+            wait_until(lambda: self._address() is not None or self._process.poll() is not None, "Prometheus listens")
+            address = self._address()
+            assert address is not None, self._log.read_text()
+            self._url = f"http://{address}"
+            wait_until(lambda: ask(f"{self._url}/-/ready")[0] == 200, "Prometheus is ready")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _address(self) -> str | None:
+        found = re.search(r'"Listening on" address=(\S+)', self._log.read_text())
+        return found[1] if found else None
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def get(self, path: str, **parameters: str) -> Any:
+        status, text = ask(f"{self._url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}")
+        assert status == 200, (parameters, text)
+        return json.loads(text)["data"]
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """Return the series that an expression yields now."""
+        found: list[dict[str, Any]] = self.get("query", query=expression)["result"]
+        return found
+
+    def targets(self) -> list[str]:
+        """Return the health of each process that is scraped."""
+        return [target["health"] for target in self.get("targets")["activeTargets"]]
+
+    def rules(self) -> list[dict[str, Any]]:
+        (group,) = self.get("rules")["groups"]
+        found: list[dict[str, Any]] = group["rules"]
+        return found
+
+    def firing(self) -> set[str]:
+        return {alert["labels"]["alertname"] for alert in self.get("alerts")["alerts"] if alert["state"] == "firing"}
+
+
+@pytest.mark.alone
+def test_all_targets_are_up_the_alerts_are_silent_and_every_panel_shows_data(
+    tmp_path: Path, valkey: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program("prometheus", "prometheus")
+    with contextlib.ExitStack() as cleanup:
+        processes: list[Command] = []
+        for name in ("serve", "worker"):
+            service = services()[name]
+            for variable, value in service["environment"].items():
+                monkeypatch.setenv(variable, value.replace("redis://valkey:6379/0", valkey.url))
+            words = at_home(service["command"], DEPLOY / "app")
+            processes += [cleanup.enter_context(Command(tmp_path, *words)) for _ in range(service["deploy"]["replicas"])]
+        for process in processes:
+            assert ask(f"http://127.0.0.1:{port_of(process, 'probes')}/readyz")[0] == 200
+        prometheus = cleanup.enter_context(Prometheus(tmp_path, [port_of(process, "metrics") for process in processes]))
+        wait_until(lambda: prometheus.targets() == ["up"] * 5, "all targets are up")
+        assert [rule["name"] for rule in prometheus.rules()] == [alert["alert"] for alert in alerts()]
+
+        texts = {"$job": prometheus.job, "$namespace": "orders", "$step": ".+", "$__rate_interval": "5s"}
+        queries = {place: re.sub(r"\$\w+", lambda m: texts[m[0]], text) for place, text in expressions().items()}
+        orders = iter(range(100_000))
+
+        def order_some() -> None:
+            """Make changes, through both processes, of which one cannot be shipped: work for every panel."""
+            for process in processes[:2]:
+                url = f"http://127.0.0.1:{process.port}/orders/{next(orders)}"
+                assert httpx.post(url, json={"address": "here"}, timeout=5).status_code == 201
+            httpx.post(f"http://127.0.0.1:{processes[0].port}/orders/none", json={}, timeout=5)
+
+        def all_have_data() -> bool:
+            order_some()
+            nonlocal without
+            without = [place for place, text in queries.items() if not prometheus.query(text)]
+            return not without
+
+        without: list[str] = []
+        try:
+            wait_until(all_have_data, "every expression of the dashboard yields data", deadline=2 * DEADLINE)
+        except AssertionError:
+            raise AssertionError(f"no data for {without}") from None
+        assert prometheus.query("max(motia_redis_workers)")[0]["value"][1] == "3"
+        assert prometheus.query('sum(motia_redis_worker_lanes_held{step="ShipOrder"})')[0]["value"][1] == "8"
+        assert {rule["name"]: rule.get("lastError") for rule in prometheus.rules() if rule["health"] != "ok"} == {}
+        assert prometheus.firing() <= {"MotiaRedisDeadLettersGrow"}, "of the order that cannot be shipped"
+        assert [process.stop() for process in processes] == [0] * 5
+
+
+def test_arguments_of_valkey_keep_data_and_evict_nothing(valkey: RedisServer) -> None:
+    """As `motia-redis doctor` sees it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "motia_redis", "doctor", "--json", "--redis", valkey.url],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    (node,) = json.loads(done.stdout)
+    assert {finding["check"]: finding["found"] for finding in node["findings"] if finding["outcome"] != "ok"} == {}
+    found = {finding["check"]: finding["found"] for finding in node["findings"]}
+    assert found["eviction"] == "maxmemory-policy noeviction"
+    assert found["persistence"].startswith("append-only file, appendfsync everysec")
+    assert "of 536.9 MB used" in found["memory"]
