@@ -1,6 +1,6 @@
 """What an operator's program needs: status, checks of Redis, dead letters, settings, moving data, steps."""
 
-from motia_redis._admin.announced import SlowHandler
+from motia_redis._admin.announced import Attempted, SlowHandler
 from motia_redis._admin.dead_letters import DeadLetter, DeadLetters
 from motia_redis._admin.doctor import Examined, examine
 from motia_redis._admin.exporting import Exported, export_values
@@ -15,6 +15,7 @@ from motia_redis._store.settings import Settings
 from motia_redis._transport.health import Finding
 
 __all__ = [
+    "Attempted",
     "DeadLetter",
     "DeadLetters",
     "Examined",

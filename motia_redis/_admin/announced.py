@@ -32,6 +32,14 @@ class SlowHandler:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Attempted:
+    """Count the attempts of one worker at the events of one step, since its start."""
+
+    handled: int  #: those that succeeded
+    failed: int  #: those after which another one follows, or a dead letter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerInfo:
     """Describe a worker, as the worker announced itself."""
 
@@ -43,6 +51,8 @@ class WorkerInfo:
     lease: float  #: seconds without a heartbeat after which the worker is taken for dead
     expiry: int  #: when that is, Unix milliseconds
     has_left: bool  #: it ended as it should
+    counts: Mapping[str, Attempted]  #: by step, since the worker's start; steps without attempts are left out
+    watches: int  #: watches and mirrors that its manager has open
     slow: tuple[SlowHandler, ...]  #: handlers that run for long
 
     def heartbeat_age(self, now: int) -> float:
@@ -91,6 +101,8 @@ def _decode_worker(field: bytes, value: bytes) -> WorkerInfo | None:
                 lease=lease,
                 expiry=int(announced[1]),
                 has_left=description.get("left") is True,
+                counts=_decode_counts(description.get("counts", {})),
+                watches=watches if isinstance(watches := description.get("watches", 0), int) else 0,
                 slow=_decode_slow(description.get("slow", [])),
             )
     return None
@@ -105,3 +117,13 @@ def _decode_slow(described: Any) -> tuple[SlowHandler, ...]:
                 texts = {str(name): str(text) for name, text in event.items()}
                 found.append(SlowHandler(step=step, event=texts, attempt=attempt, seconds=seconds))
     return tuple(found)
+
+
+def _decode_counts(described: Any) -> dict[str, Attempted]:
+    """Return the attempts that a heartbeat tells, without what no worker writes."""
+    found = {}
+    for step, counts in described.items() if isinstance(described, dict) else []:
+        match counts:
+            case [int(handled), int(failed)]:
+                found[str(step)] = Attempted(handled=handled, failed=failed)
+    return found

@@ -19,7 +19,7 @@ from motia_redis._store.keyspace import partition_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from motia_redis._admin.announced import SlowHandler, WorkerInfo
+    from motia_redis._admin.announced import Attempted, SlowHandler, WorkerInfo
     from motia_redis._admin.registry import Registry
     from motia_redis._scripts.administration import FailingEntry, LanePosition
     from motia_redis._store.keyspace import Keyspace
@@ -98,6 +98,8 @@ class WorkerStatus:
     lease: float  #: seconds without a heartbeat after which the worker is taken for dead
     heartbeat_age: float  #: seconds since its last heartbeat
     lanes: dict[str, int]  #: step -> lanes of the step that this worker holds; 0 if other workers hold all of them
+    attempted: dict[str, Attempted]  #: step -> attempts since the worker's start; steps without any are left out
+    watches: int  #: watches and mirrors that it has open
     slow: list[SlowHandler]  #: handlers that have run for more than 5 s, up to ten
 
 
@@ -217,6 +219,8 @@ def _workers(known: Mapping[str, WorkerInfo], holders: Mapping[tuple[str, bytes]
             lease=worker.lease,
             heartbeat_age=worker.heartbeat_age(now),
             lanes={step: held[worker.id, step] for step in sorted(worker.steps)},
+            attempted=dict(worker.counts),
+            watches=worker.watches,
             slow=list(worker.slow),
         )
         for worker in known.values()

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from starlette.routing import Route
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _FRESH = 2.0  # seconds for which what was read serves all who look
 _SAMPLES = 90  # of each step: three minutes at the pace of the page
+_RATE_SPAN = 20.0  # seconds over which rates are told: heartbeats come twice a second at most
 _WIDTH, _HEIGHT = 120, 24  # of a sparkline
 
 
@@ -35,6 +36,13 @@ class _Sample:
     time: float  #: of `time.monotonic`
     status: Status
     sizes: Mapping[str, int] | None
+
+
+class Rate(NamedTuple):
+    """Say how often the handlers of a step end, per second."""
+
+    handled: float
+    failed: float
 
 
 class Overview:
@@ -65,7 +73,7 @@ class Overview:
             "status": sample.status,
             "sizes": sample.sizes,
             "lines": {step.name: self._line(step.name) for step in sample.status.steps},
-            "most_dead": max((step.dead_letters for step in sample.status.steps), default=0),
+            "rates": {step.name: self._rate(step.name) for step in sample.status.steps},
         }
 
     async def _sample(self) -> _Sample:
@@ -77,6 +85,18 @@ class Overview:
                 self._samples.append(_Sample(time.monotonic(), status, sizes))
             return self._samples[-1]
 
+    def _rate(self, step: str) -> Rate | None:
+        """Return how often handlers have succeeded and failed in the last seconds; None: it is not known yet."""
+        last = self._samples[-1]
+        first = next((sample for sample in self._samples if last.time - sample.time <= _RATE_SPAN), last)
+        seconds = last.time - first.time
+        if seconds <= 0:
+            return None
+        before, after = (_attempted(sample.status, step) for sample in (first, last))
+        known = before.keys() & after.keys()  # a worker that has come or gone meanwhile counts once there are two samples of it
+        handled, failed = (sum(max(0, after[each][index] - before[each][index]) for each in known) / seconds for index in (0, 1))
+        return Rate(handled, failed)
+
     def _line(self, step: str) -> str:
         """Return the points of a sparkline of the entries that a step has not handled."""
         counts = [
@@ -86,3 +106,9 @@ class Overview:
         left = _WIDTH - (len(counts) - 1) * _WIDTH / (_SAMPLES - 1)
         points = [(left + i * _WIDTH / (_SAMPLES - 1), _HEIGHT - 2 - n * (_HEIGHT - 4) / highest) for i, n in enumerate(counts)]
         return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+
+
+def _attempted(status: Status, step: str) -> dict[str, tuple[int, int]]:
+    """Return what each worker has counted of a step since its start, by worker."""
+    counts = {worker.id: worker.attempted.get(step) for worker in status.workers if step in worker.lanes}
+    return {worker: (0, 0) if each is None else (each.handled, each.failed) for worker, each in counts.items()}

@@ -201,6 +201,12 @@ class Sessions:
             if (text := self.given.mismatch(stored)) is not None:
                 _log.warning("namespace %r: this process uses the stored settings: %s", session.keyspace.namespace, text)
 
+    @property
+    def watchers(self) -> int:
+        """Return the number of watches and mirrors that are open, in all event loops."""
+        sessions = [slot.session for slot in list(self._slots.values())]
+        return sum(session.feed.watchers for session in sessions if session is not None and session.feed is not None)
+
     def feed_of(self, session: Session) -> Feed:
         """Return what the watches of a session read. It is made for the first one."""
         if session.feed is None:

@@ -262,6 +262,7 @@ class Attempts:
         if call is not None:
             with made_once(delivery):
                 await subscription.invoke(subscription.step.handler, call.input, call.ctx, self._executor, delivery.report_block)
+            subscription.handled += 1
         elif entry.is_retry_for(subscription.group):
             raise NotWanted(_NOT_WANTED)
 

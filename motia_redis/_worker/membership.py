@@ -77,7 +77,7 @@ class Membership:
         lease: seconds after which a worker without heartbeat is taken for dead; or after its own lease, if that is longer.
         on_change: called when the assignment has changed.
         on_paused: called with the steps that are paused when others are, before the assignment changes.
-        slow_handlers: asked before each heartbeat for descriptions of the handlers that run for long.
+        report: asked before each heartbeat for what it tells beside who the worker is: what its handlers do.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Membership:
         lease: float,
         on_change: Callable[[], None],
         on_paused: Callable[[frozenset[str]], None],
-        slow_handlers: Callable[[], list[dict[str, Any]]] = list,
+        report: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         self.assigned: frozenset[bytes] = frozenset()
         self.paused: frozenset[str] = frozenset()  #: steps of which nothing may be handled
@@ -104,7 +104,7 @@ class Membership:
         self._lease = lease
         self._on_change = on_change
         self._on_paused = on_paused
-        self._slow_handlers = slow_handlers
+        self._report = report
         self._description: dict[str, Any] = {
             "steps": {name: wants.encode() for name, wants in steps.items()},
             "host": socket.gethostname(),
@@ -198,16 +198,12 @@ class Membership:
         await self._send(0)
 
     async def _send(self, ttl: float) -> Heartbeat:
-        described = self._description
-        if not ttl:
-            described = {**described, "left": True}  # it gets no lanes, but what it wants counts for some time
-        elif slow := self._slow_handlers():
-            described = {**described, "slow": slow}
+        more = self._report() if ttl else {"left": True}  # who leaves gets no lanes, but what it wants counts for some time
         return await delivery.heartbeat(
             self._router,
             workers=self._keyspace.workers,
             worker=self._worker,
-            description=orjson.dumps(described),
+            description=orjson.dumps({**self._description, **more}),
             ttl_ms=int(ttl * 1000),
         )
 

@@ -98,6 +98,8 @@ class Subscription:
     def __init__(self, step: Step, keyspace: Keyspace) -> None:
         self.step = step
         self.load = Load()
+        self.handled = 0  #: attempts that succeeded since the worker's start
+        self.failed = 0  #: attempts that failed
         self.is_paused = False  #: nothing is read, and no handler begins
         self.gate: Gate[Any] | None = None  #: what handlers have to pass; None: nothing
         self.group = step.name
@@ -120,7 +122,8 @@ class Subscription:
         return self._retries_of.get(stream, self._retries)
 
     def count(self, outcome: Literal["failed", "dead_letter"]) -> None:
-        """Count a failed attempt, if metrics are on."""
+        """Count a failed attempt."""
+        self.failed += 1
         if self._counts is not None:
             if outcome == "failed":
                 self._counts.failed += 1

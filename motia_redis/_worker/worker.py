@@ -34,8 +34,8 @@ from motia_redis._worker.membership import Membership, announce_regularly
 from motia_redis._worker.progress import ProgressReporter
 from motia_redis._worker.rates import new_tokens
 from motia_redis._worker.reader import Reader
+from motia_redis._worker.reporting import HandlerReport
 from motia_redis._worker.scheduling import Scheduler
-from motia_redis._worker.slow_handlers import SlowHandlers
 from motia_redis._worker.subscriptions import Subscription
 from motia_redis._worker.trimming import StreamTrimmer
 from motia_redis.errors import StateError
@@ -234,7 +234,7 @@ class _Run:
             lease=ttl,
             on_change=self._assignment_changed,
             on_paused=lambda paused: self._control.follow(paused),  # noqa: PLW0108 - it is made below
-            slow_handlers=SlowHandlers(self.lanes.values()).look,
+            report=HandlerReport(subscriptions, self.lanes.values(), lambda: state._sessions.watchers).make,
         )
         self._trimmer = StreamTrimmer(router, keyspace, state, topic_streams=topic_streams(subscriptions, keyspace))
         self._effects = EffectRecords(state, router, keyspace, keeps_all=hooks.keeps_effects)

@@ -14,9 +14,10 @@ import pytest
 
 from motia_redis import StateManager, StateTriggerInput, __version__, queue, step
 from motia_redis import state as state_trigger
+from motia_redis._admin.announced import Attempted
 from motia_redis._admin.dead_letters import DeadLetters
 from motia_redis._admin.status import StepStatus, read_status
-from motia_redis._worker import slow_handlers
+from motia_redis._worker import reporting
 from tests.support.applications import Command
 from tests.support.commands import error_line, run_command
 from tests.support.dead_letters import FailingHandler, failing_step, wait_for_dead_letters, wait_until_drained
@@ -228,10 +229,30 @@ async def test_status_ignores_malformed_fields_of_the_workers_hash(state: StateM
     assert [worker.id for worker in found.silent] == ["expired"]
 
 
+async def test_workers_tell_their_attempts_and_watches(state: StateManager) -> None:
+    def wanted(input: StateTriggerInput) -> bool:
+        return input.new_value != "unwanted"
+
+    async def handle(input: StateTriggerInput) -> None:
+        if input.new_value == "bad":
+            raise ValueError
+
+    counted = step({"name": "Counted", "triggers": [state_trigger(condition=wanted)], "max_attempts": 1})
+    async with working(state, counted.handle(handle), heartbeat=0.1), state.watch("orders"):
+        for value in ("good", "better", "unwanted", "bad"):
+            await state.set("orders", value, value)
+
+        async def told() -> bool:
+            workers = (await read_status(state)).workers
+            return [(each.watches, each.attempted) for each in workers] == [(1, {"Counted": Attempted(handled=2, failed=1)})]
+
+        await until(told, "the worker has told what it attempted")
+
+
 async def test_status_names_keys_that_fail_and_keys_whose_handler_runs_for_long(
     state: StateManager, server: RedisServer, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slow_handlers, "_SLOW", 0.2)
+    monkeypatch.setattr(reporting, "_SLOW", 0.2)
     gate = asyncio.Event()
 
     async def handle(input: StateTriggerInput) -> None:

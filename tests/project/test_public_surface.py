@@ -24,6 +24,7 @@ PUBLIC = {
         "logger", "multi_trigger_step", "queue", "state", "stateManager", "state_manager", "step", "stream",
     ],
     "motia_redis.admin": [
+        "Attempted",
         "DeadLetter",
         "DeadLetters",
         "Examined",
