@@ -2,7 +2,7 @@
 
 from motia_redis._admin.announced import SlowHandler
 from motia_redis._admin.dead_letters import DeadLetter, DeadLetters
-from motia_redis._admin.doctor import Examined, examine
+from motia_redis._admin.doctor import Examination, Examined, examine
 from motia_redis._admin.exporting import Exported, export_values
 from motia_redis._admin.importing import Imported, RefusedLine, import_values
 from motia_redis._admin.registry import Forgotten, Renamed, forget_step, rename_step
@@ -16,6 +16,7 @@ from motia_redis._transport.health import Finding
 __all__ = [
     "DeadLetter",
     "DeadLetters",
+    "Examination",
     "Examined",
     "Exported",
     "FailingKey",

@@ -26,6 +26,7 @@ PUBLIC = {
     "motia_redis.admin": [
         "DeadLetter",
         "DeadLetters",
+        "Examination",
         "Examined",
         "Exported",
         "FailingKey",
