@@ -2,7 +2,7 @@
 
 from motia_redis._admin.announced import Attempted, SlowHandler
 from motia_redis._admin.dead_letters import DeadLetter, DeadLetters
-from motia_redis._admin.doctor import Examined, examine
+from motia_redis._admin.doctor import Examination, Examined, examine
 from motia_redis._admin.exporting import Exported, export_values
 from motia_redis._admin.importing import Imported, RefusedLine, import_values
 from motia_redis._admin.pausing import Paused, pause_step, resume_step
@@ -18,6 +18,7 @@ __all__ = [
     "Attempted",
     "DeadLetter",
     "DeadLetters",
+    "Examination",
     "Examined",
     "Exported",
     "FailingKey",

@@ -14,7 +14,7 @@ from motia_redis._admin.topics import UnreadTopic, read_unread_topics
 from motia_redis._scripts import administration
 from motia_redis._scripts.administration import LanePlace, Position
 from motia_redis._steps.events import facts
-from motia_redis._store.keyspace import partition_of
+from motia_redis._store.keyspace import partition_of, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from motia_redis._admin.announced import Attempted, SlowHandler, WorkerInfo
     from motia_redis._admin.registry import Registry
     from motia_redis._scripts.administration import FailingEntry, LanePosition
+    from motia_redis._steps.wants import Wants
     from motia_redis._store.keyspace import Keyspace
     from motia_redis._store.manager import StateManager
     from motia_redis._transport.router import Router
@@ -41,6 +42,7 @@ class StepVersion:
     schedules: list[str]  #: of cron triggers: the time zone and the expression of each
     items: list[tuple[str, str | None, str | None]]  #: stream, group and item of stream triggers, each of the latter None = all
     workers: int  #: live workers that run it
+    worker_ids: list[str]  #: of these workers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +84,7 @@ class StepStatus:
     lanes_unwanted: int  #: lanes that no live version of the step wants; their entries are not counted as lag
     keys_failing: int  #: keys whose handler has failed three times or more, and is tried again
     failing: list[FailingKey]  #: up to ten of them, those with the most attempts first
+    unwanted: list[str]  #: what these lanes hold: "topic mail", "changes of partition 3", "cron triggers"
     schedules: list[StepSchedule]  #: of its cron triggers
     paused_for: float | None  #: seconds since the step was paused: nothing of it is handled. None: it is not paused
     versions: list[StepVersion]  #: live ones; more than one while a deploy goes on
@@ -127,7 +130,7 @@ class _Totals:
     oldest: int | None = None  #: Unix milliseconds
     lanes: int = 0
     held: int = 0
-    unwanted: int = 0
+    unwanted: list[str] = field(default_factory=list)  #: what each such lane holds
     partitions: set[int] = field(default_factory=set)  #: where the step may have dead letters
     dead_letters: int = 0
     schedules: list[StepSchedule] = field(default_factory=list)
@@ -155,7 +158,8 @@ class _Totals:
             lanes=self.lanes,
             lanes_held=self.held,
             dead_letters=self.dead_letters,
-            lanes_unwanted=self.unwanted,
+            lanes_unwanted=len(self.unwanted),
+            unwanted=sorted(set(self.unwanted)),
             keys_failing=self.failing,
             failing=_failing(self.worst, known.now),
             schedules=self.schedules,
@@ -249,17 +253,20 @@ def _written(entry_id: bytes) -> int:
 
 
 def _versions(step: str, known: Registry) -> list[StepVersion]:
-    workers = [worker.steps[step] for worker in known.workers.values() if step in worker.steps]
-    counts = Counter(workers)
+    workers: defaultdict[Wants, list[str]] = defaultdict(list)
+    for worker in known.workers.values():
+        if step in worker.steps:
+            workers[worker.steps[step]].append(worker.id)
     return [
         StepVersion(
             states=list(wants.states),
             topics=list(wants.topics),
             schedules=[schedule for _, schedule in wants.schedules],
             items=list(wants.items),
-            workers=counts[wants],
+            workers=len(workers[wants]),
+            worker_ids=sorted(workers[wants]),
         )
-        for wants in sorted(counts, key=repr)
+        for wants in sorted(workers, key=repr)
     ]
 
 
@@ -276,7 +283,7 @@ async def _sum_groups(router: Router, keyspace: Keyspace, known: Registry) -> de
         step = totals[place.group]
         step.partitions.add(partition_of(place.stream))
         if place.stream in unwanted[place.group]:
-            step.unwanted += 1
+            step.unwanted.append(place_of(place.stream))
             continue
         step.add_lane(lane, is_held=known.lanes[place.group, place.stream] is not None)
         if lane.waiting < 0:

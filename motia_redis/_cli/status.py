@@ -13,7 +13,10 @@ from motia_redis._cli.options import connection_options
 from motia_redis._cli.output import counted, plain, print_json, table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from motia_redis._admin.status import Status, StepStatus
+    from motia_redis._transport.health import Finding
 
 _OVERDUE = 5.0  # seconds: no process sends what is due
 
@@ -151,20 +154,29 @@ def _print_versions(step: StepStatus) -> None:
             click.echo("  " + plain(f"{step.name}: {counted(version.workers, 'worker')} of a version for {', '.join(wants)}"))
     if step.lanes_unwanted:
         lanes = counted(step.lanes_unwanted, "lane")
-        click.echo(f"  {step.name}: no version wants {lanes} any more: motia-redis steps forget {step.name!r} --lanes")
+        held = plain(", ".join(step.unwanted))
+        click.echo(f"  {step.name}: no version wants {lanes} any more ({held}): motia-redis steps forget {step.name!r} --lanes")
 
 
 @click.command()
 @connection_options
 @json_option
-def doctor(*, redis_url: str | None, namespace: str, as_json: bool) -> None:
-    """Check that Redis is configured for durability.
+@click.option(
+    "--stuck-after",
+    type=click.FloatRange(min=5),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="From then on a key whose handler runs is stuck.",
+)
+def doctor(*, redis_url: str | None, namespace: str, as_json: bool, stuck_after: float) -> None:
+    """Check that Redis is configured for durability, and find what is wrong with the namespace.
 
     Each finding that is not ok has a remedy.
 
     \b
     ok       nothing to do
-    warning  state may get lost in a crash, or soon
+    warning  state may get lost in a crash, something waits, or an error is near
     failed   nothing works, or state gets lost in operation
     unknown  Redis rejects what the check needs for this user, or does not report it
 
@@ -174,20 +186,27 @@ def doctor(*, redis_url: str | None, namespace: str, as_json: bool) -> None:
     Example:
       motia-redis doctor --redis redis://localhost:6379/0
       motia-redis doctor --json
+      motia-redis doctor --stuck-after 300
     """  # noqa: D301
     from dataclasses import asdict  # noqa: PLC0415 - slow
 
     from motia_redis._admin.doctor import examine  # noqa: PLC0415
 
-    nodes = run_on_namespace(redis_url, namespace, examine, must_exist=False)
+    found = run_on_namespace(redis_url, namespace, lambda state: examine(state, stuck_after=stuck_after), must_exist=False)
     if as_json:
-        print_json([asdict(node) for node in nodes])
+        print_json({"redis": redacted(redis_url), **asdict(found)})
     else:
-        for node in nodes:
-            click.echo(f"{node.address}")
-            for line in node.findings:
-                click.echo(f"  {line.outcome:<8} {line.check:<12} {plain(line.found)}")
-                if line.remedy and line.outcome != "ok":
-                    click.echo(f"  {'':<8} {'':<12} -> {line.remedy}")
-    if any(line.outcome == "failed" for node in nodes for line in node.findings):
+        for server in found.servers:
+            click.echo(server.address)
+            _print_findings(server.findings)
+        click.echo(f"\n{place(redis_url, namespace)}")
+        _print_findings(found.findings)
+    if found.has_failed:
         sys.exit(1)
+
+
+def _print_findings(findings: Sequence[Finding]) -> None:
+    for finding in findings:
+        click.echo(f"  {finding.outcome:<8} {finding.check:<14} {plain(finding.found)}")
+        if finding.remedy and finding.outcome != "ok":
+            click.echo(f"  {'':<8} {'':<14} -> {plain(finding.remedy)}")

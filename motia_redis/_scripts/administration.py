@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _IMPORT_VALUES: Final = loader.load("import_values")
 _COUNT_ENTRIES: Final = loader.load("count_entries")
+_GROUP_ENTRIES: Final = loader.load("group_entries")
 _INSPECT_LANE: Final = loader.load("inspect_lane")
 _FORGET_STEP: Final = loader.load("forget_step")
 _RENAME_STEP: Final = loader.load("rename_step")
@@ -73,6 +74,23 @@ class Count(NamedTuple):
 
     entries: int
     last: bytes  #: id of the last entry counted; empty = the count reached the end of the stream
+
+
+class EntryGroup(NamedTuple):
+    """Entries of a stream that have the same contents in some fields."""
+
+    entries: int
+    newest: bytes  #: id of the newest one
+    contents: tuple[str, ...]  #: of each field; "" = it has no such field
+
+
+class GroupedEntries(NamedTuple):
+    """The reply of `group_entries`."""
+
+    length: int  #: entries of the stream
+    seen: int  #: newest entries that were looked at
+    oldest: bytes  #: id of the oldest of these; empty = none
+    groups: list[EntryGroup]  #: the largest first
 
 
 class LanePlace(NamedTuple):
@@ -149,6 +167,22 @@ async def count_entries(router: Router, positions: Sequence[Position], *, limit:
     """Count entries after each position, at most `limit`."""
     calls = [((stream,), (after, str(limit))) for stream, after in positions]
     return [Count(*reply) for reply in await _COUNT_ENTRIES.call_many(router, calls)]
+
+
+async def group_entries(
+    router: Router, streams: Sequence[bytes], *, fields: Sequence[str], most: int, max_bytes: int, groups: int
+) -> list[GroupedEntries]:
+    """Group the newest entries of each stream by the contents of fields: at most `most` entries and about `max_bytes`."""
+    calls = [((stream,), (str(most), str(max_bytes), str(groups), *fields)) for stream in streams]
+    return [_grouped(*reply) for reply in await _GROUP_ENTRIES.call_many(router, calls)]
+
+
+def _grouped(length: int, seen: int, oldest: bytes, *groups: Any) -> GroupedEntries:
+    found = [
+        EntryGroup(count, newest, tuple(text.decode(errors="replace") for text in contents))
+        for count, newest, *contents in groups
+    ]
+    return GroupedEntries(length, seen, oldest, found)
 
 
 async def inspect_lane(router: Router, lanes: Sequence[LanePlace], *, failing: int) -> list[LanePosition | None]:

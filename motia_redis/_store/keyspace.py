@@ -248,6 +248,14 @@ def is_cron(stream: bytes) -> bool:
     return stream.startswith(b"cron:", stream.find(b"}:") + 2)
 
 
+def place_of(stream: bytes) -> str:
+    """Return what a stream of a lane holds, for people."""
+    kind, _, name = stream[stream.index(b"}:") + 2 :].partition(b":")
+    if kind == b"topic":
+        return f"topic {name.partition(b':')[2].decode(errors='replace')}"
+    return "cron triggers" if kind == b"cron" else f"changes of partition {partition_of(stream)}"
+
+
 def partition_of(stream: bytes) -> int:
     """Return the partition of a stream, or of any other key with a partition's hash tag."""
     return int(stream[: stream.index(b"}:")].rpartition(b":")[2])
@@ -277,6 +285,11 @@ def encode_revision(revision: object, subject: object, argument: str) -> bytes:
 def layout_key(namespace: str) -> str:
     """Return the hash that records a namespace's layout."""
     return f"{namespace}:layout"
+
+
+def rejected_key(namespace: str) -> str:
+    """Return the record of the last process that was rejected because of its layout or settings; see namespaces.py."""
+    return f"{namespace}:rejected"
 
 
 def join(parts: Iterable[bytes]) -> bytes:

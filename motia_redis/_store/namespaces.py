@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from math import floor
 from typing import TYPE_CHECKING, Any
 
+import orjson
+from redis.exceptions import RedisError
+
 from motia_redis._scripts import storage
 from motia_redis._store import keyspace, settings
 from motia_redis._store.keyspace import Layout
-from motia_redis.errors import LayoutMismatch
+from motia_redis.errors import LayoutMismatch, SettingsMismatch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from motia_redis._store.settings import GivenSettings, Settings
     from motia_redis._transport.router import Router
+    from motia_redis.errors import StateError
 
+_REJECTED = 600_000  # milliseconds for which a rejected process is on record
 _FEATURE = b"feature."  # how fields of the layout begin that an older process must not overlook, see docs/format.md
 
 
@@ -57,11 +65,22 @@ class OpenedNamespace:
     config: Any  #: reply to CONFIG GET save, or the error reply
 
 
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Describe a process that was rejected because it requires another layout or other settings than the namespace has."""
+
+    time: int  #: Unix milliseconds of the server
+    host: str
+    pid: int
+    text: str  #: of the error that the process got
+
+
 async def open_namespace(router: Router, namespace: str, required: Layout | None, given: GivenSettings) -> OpenedNamespace:
     """Return a namespace's layout and settings. Write `required` and `given`, or the defaults, if the namespace has none.
 
-    A replica can be read as long as there is a layout. Raises LayoutMismatch and SettingsMismatch; errors of Redis are those of
-    redis-py. Cost: one round trip, and another one to write the layout.
+    A replica can be read as long as there is a layout. A process that is rejected leaves a `Rejection` for ten minutes. Raises
+    LayoutMismatch and SettingsMismatch; errors of Redis are those of redis-py. Cost: one round trip, and another one to write the
+    layout or the rejection.
     """
     key, subject = keyspace.layout_key(namespace), f"namespace {namespace!r}"
     commands = [("HGETALL", key), ("TIME",), ("INFO",), ("CONFIG GET", "save")]
@@ -69,12 +88,36 @@ async def open_namespace(router: Router, namespace: str, required: Layout | None
     clock = ServerClock(b"%d" % (seconds * 1000 + microseconds // 1000), time.monotonic())
     initial = StoredLayout(required or Layout(), given.initial())
     stored = _decode(namespace, fields or await _write(router, key, initial))
-    if required is not None and required != stored.layout:
-        raise LayoutMismatch(
-            f"{subject} was created with {stored.layout}; this process requires {required}: use the stored layout"
-        )
-    given.check(subject, stored.settings)
+    try:
+        _check_layout(subject, required, stored.layout)
+        given.check(subject, stored.settings)
+    except (LayoutMismatch, SettingsMismatch) as error:
+        await _leave_rejection(router, namespace, clock.at(time.monotonic()), error)
+        raise
     return OpenedNamespace(stored, clock, info, config)
+
+
+def _check_layout(subject: str, required: Layout | None, stored: Layout) -> None:
+    if required is not None and required != stored:
+        raise LayoutMismatch(f"{subject} was created with {stored}; this process requires {required}: use the stored layout")
+
+
+async def _leave_rejection(router: Router, namespace: str, now: int, error: StateError) -> None:
+    """Record that this process is rejected, so that `motia-redis doctor` can tell. A full Redis and a replica take no record."""
+    record = {"time": now, "host": socket.gethostname(), "pid": os.getpid(), "text": str(error)}
+    key = keyspace.rejected_key(namespace)
+    with suppress(RedisError, OSError):
+        await router.execute(key, "SET", key, orjson.dumps(record), "PX", _REJECTED)
+
+
+async def read_rejection(router: Router, namespace: str) -> Rejection | None:
+    """Return the last process that was rejected in the last ten minutes. Errors are those of redis-py."""
+    key = keyspace.rejected_key(namespace)
+    with suppress(ValueError):
+        match orjson.loads(await router.execute(key, "GET", key) or b"null"):
+            case {"time": int(at), "host": str(host), "pid": int(pid), "text": str(text)}:
+                return Rejection(at, host, pid, text)
+    return None
 
 
 async def restore_layout(router: Router, namespace: str, own: StoredLayout) -> Settings:

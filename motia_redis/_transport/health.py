@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 OLDEST_VERSION = (6, 2)
 _MOST_SKEW = 2.0  # seconds by which two clocks may differ
+_FULL = 0.99  # share of maxmemory from which a server counts as full: what clients use comes and goes
 _DISK_STATUS = ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status")
 
 
@@ -91,6 +92,21 @@ def clock(skew: float | None) -> Finding:
     return Finding("clock", "warning", found, "run NTP on both machines: ages and retention use the server's clock")
 
 
+def clocks(skews: Mapping[str, float | None]) -> Finding:
+    """Return the finding about the clocks of several servers, each as its difference from this machine's in seconds."""
+    known = sorted((skew, address) for address, skew in skews.items() if skew is not None)
+    if len(known) < len(skews):
+        return Finding("clocks", "unknown", "Redis rejects TIME for this user", _grant("+time"))
+    if len(known) < 2:
+        return Finding("clocks", "ok", "there is one primary")
+    (lowest, behind), (highest, ahead) = known[0], known[-1]
+    found = f"the clocks of {len(known)} primaries differ by up to {highest - lowest:.1f} s"
+    if highest - lowest < _MOST_SKEW:
+        return Finding("clocks", "ok", found)
+    remedy = "run NTP on all servers: revisions, leases and times to live use the clock of the server that has the key"
+    return Finding("clocks", "warning", f"{found}: {ahead} is ahead of {behind}", remedy)
+
+
 def _grant(permission: str) -> str:
     return f"grant the user {permission} (ACL rule in docs/operating.md)"
 
@@ -139,7 +155,10 @@ def _memory(server: _Server) -> Finding:
     found = f"{used / 1e6:.1f} of {limit / 1e6:.1f} MB used"
     if used <= 0.8 * limit:
         return Finding("memory", "ok", found)
-    return Finding("memory", "warning", found, "raise maxmemory, or delete data: a full Redis rejects all writes")
+    if used < _FULL * limit:
+        return Finding("memory", "warning", found, "raise maxmemory, or delete data: a full Redis rejects all writes")
+    remedy = "CONFIG SET maxmemory to more, or delete data: deleting, handling and trimming go on (docs: A full Redis)"
+    return Finding("memory", "failed", f"Redis is full, and rejects writes: {found}", remedy)
 
 
 def _is_appending(server: _Server) -> bool:

@@ -51,6 +51,7 @@ def outcome(check: str, info: dict[str, Any], config: dict[str, str] = KEPT) -> 
         ("eviction", {"maxmemory_policy": "allkeys-lru", "maxmemory": 10}, KEPT, "failed", "evicted"),
         ("eviction", {"maxmemory_policy": "volatile-ttl", "maxmemory": 10}, KEPT, "warning", "repeated calls"),
         ("memory", {"used_memory": 90, "maxmemory": 100}, KEPT, "warning", "used"),
+        ("memory", {"used_memory": 99, "maxmemory": 100}, KEPT, "failed", "full"),
         ("memory", {"used_memory": 70, "maxmemory": 100}, KEPT, "ok", "used"),
         ("persistence", {}, KEPT, "ok", "appendfsync always"),
         ("persistence", {}, {}, "unknown", "append-only"),
@@ -102,6 +103,23 @@ def test_clock_is_ok_only_when_its_skew_is_known_and_small(skew: float | None, e
     assert (finding.outcome, finding.remedy == "") == (expected, expected == "ok")
 
 
+@pytest.mark.parametrize(
+    ("skews", "expected"),
+    [
+        ({"a": 0.1}, "ok"),
+        ({"a": 0.1, "b": -0.1}, "ok"),
+        ({"a": 9.0, "b": 9.0}, "ok"),  # only this machine's clock is wrong
+        ({"a": 1.5, "b": -1.5, "c": 0.0}, "warning"),
+        ({"a": 1.5, "b": None}, "unknown"),
+    ],
+)
+def test_clocks_of_servers_are_compared_with_each_other(skews: dict[str, float | None], expected: str) -> None:
+    finding = health.clocks(skews)
+    assert (finding.outcome, finding.remedy == "") == (expected, expected == "ok")
+    if expected == "warning":
+        assert "differ by up to 3.0 s: a is ahead of b" in finding.found
+
+
 def test_doctor_reports_unknown_when_the_user_may_not_run_info_time_and_config(
     server: RedisServer, raw: redis.Redis, namespace: str
 ) -> None:
@@ -113,7 +131,9 @@ def test_doctor_reports_unknown_when_the_user_may_not_run_info_time_and_config(
     finally:
         raw.execute_command("ACL", "DELUSER", namespace)
     assert done.returncode == 0, done.stderr
-    (node,) = json.loads(done.stdout)
+    found = json.loads(done.stdout)
+    assert [(line["check"], line["outcome"]) for line in found["findings"]] == [("clocks", "unknown"), ("layout", "unknown")]
+    (node,) = found["servers"]
     outcomes = {line["check"]: line["outcome"] for line in node["findings"]}
     assert outcomes.pop("speed") in {"ok", "warning"}
     assert outcomes.pop("permissions") == outcomes.pop("scripts") == "ok"
@@ -132,7 +152,7 @@ def test_permissions_fail_with_the_acl_rule_as_remedy_when_scripts_are_denied(
     finally:
         raw.execute_command("ACL", "DELUSER", namespace)
     assert done.returncode == 1, done.stderr
-    assert "failed   permissions" in done.stdout
+    assert "failed   permissions " in done.stdout
     assert "-> give the user the ACL rule in docs/operating.md" in done.stdout
 
 
@@ -158,7 +178,7 @@ async def test_eviction_is_logged_and_fails_the_doctor(tmp_path: Path, caplog: p
         assert "state is evicted" in warning
         done = doctor(server.url)
         assert done.returncode == 1, done.stderr
-        assert "failed   eviction     maxmemory-policy allkeys-lru" in done.stdout
+        assert "failed   eviction       maxmemory-policy allkeys-lru" in done.stdout
         assert "-> CONFIG SET maxmemory-policy noeviction" in done.stdout
 
 
@@ -168,10 +188,11 @@ def test_doctor_command_prints_findings_and_does_not_create_the_namespace(
     done = doctor(server.url, "--namespace", namespace)
     assert done.returncode == 0, done.stderr
     assert str(server.socket) in done.stdout
-    assert "warning  persistence  nothing is kept on disk" in done.stdout
+    assert "warning  persistence    nothing is kept on disk" in done.stdout
     assert "ok       version" in done.stdout
     assert raw.keys(f"{namespace}:*") == []
-    (node,) = json.loads(doctor(server.url, "--json").stdout)
+    assert "unknown  layout         there is no such namespace" in done.stdout
+    (node,) = json.loads(doctor(server.url, "--json").stdout)["servers"]
     assert {line["check"] for line in node["findings"]} >= {"version", "eviction", "persistence", "clock", "permissions"}
 
 

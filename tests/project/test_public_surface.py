@@ -27,6 +27,7 @@ PUBLIC = {
         "Attempted",
         "DeadLetter",
         "DeadLetters",
+        "Examination",
         "Examined",
         "Exported",
         "FailingKey",

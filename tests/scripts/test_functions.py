@@ -109,7 +109,8 @@ def test_library_has_a_function_for_each_entry_point_with_the_flags_of_its_heade
     refused = {"mutate", "transact", "enqueue", "delay_message", "import_values"}
     assert {name for name, given in flags.items() if not given} == refused, "a full server must refuse these"
     assert {name for name, given in flags.items() if given == {"no-writes"}} == {
-        "count_entries", "get_entry", "inspect_lane", "lane_positions", "scan_entries", "scan_items", "scan_keys",
+        "count_entries", "get_entry", "group_entries", "inspect_lane", "lane_positions", "scan_entries", "scan_items",
+        "scan_keys",
     }  # fmt: skip
 
 

@@ -254,11 +254,18 @@ async def _full_redis(site: _Site) -> tuple[str, ...]:
         client.delete(ballast)
 
     site.stack.callback(empty)
-    client.config_set("maxmemory", client.info("memory")["used_memory"] + 4_000_000)
-    for size in (100_000, 1_000):
-        with contextlib.suppress(OutOfMemoryError):
-            while True:
-                client.rpush(ballast, "x" * size)
+    client.config_set("maxmemory", client.info("memory")["used_memory"] + 32_000_000)
+
+    async def is_full() -> bool:  # buffers of clients shrink a little later, and leave room
+        for size in (100_000, 1_000):
+            with contextlib.suppress(OutOfMemoryError):
+                while True:
+                    client.rpush(ballast, "x" * size)
+        await asyncio.sleep(0.2)
+        memory = client.info("memory")
+        return memory["used_memory"] > 0.995 * memory["maxmemory"]
+
+    await until(is_full, "the server stays full")
     return "memory", "full"
 
 
@@ -340,7 +347,7 @@ async def _wrong_layout(site: _Site) -> tuple[str, ...]:
     rejected = site.program(_OTHER_LAYOUT)
     output, _ = await asyncio.to_thread(rejected.communicate, timeout=60)
     assert "LayoutMismatch" in output
-    return "64 partitions of 4 lanes", "16 partitions of 8 lanes", str(rejected.pid)
+    return "Layout(partitions=64, lanes=4)", "Layout(partitions=16, lanes=8)", str(rejected.pid)
 
 
 async def _small_layout(site: _Site) -> tuple[str, ...]:

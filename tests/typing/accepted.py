@@ -533,8 +533,10 @@ async def administer(manager: StateManager) -> None:
     status = await read_status(manager)
     for one in status.steps:
         print(one.name, one.lag, one.dead_letters)
-    for examined in await examine(manager):
+    examination = await examine(manager, stuck_after=60.0)
+    for examined in examination.servers:
         print(examined.address, [finding.outcome for finding in examined.findings])
+    print(examination.has_failed, [finding.check for finding in examination.findings])
     letters = DeadLetters(manager)
     for letter in await letters.list("ShipOrder", limit=10):
         await letters.retry(letter.step, letter.id)
