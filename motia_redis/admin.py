@@ -7,6 +7,7 @@ from motia_redis._admin.importing import Imported, RefusedLine, import_values
 from motia_redis._admin.pausing import Paused, pause_step, resume_step
 from motia_redis._admin.registry import Forgotten, Renamed, forget_step, rename_step
 from motia_redis._admin.scheduled import Scheduled, ScheduledMessage
+from motia_redis._admin.seeking import Sought, seek_step
 from motia_redis._admin.settings import change_settings
 from motia_redis._admin.status import Status, StepSchedule, StepStatus, StepVersion, WorkerStatus, read_status
 from motia_redis._admin.topics import UnreadTopic
@@ -27,6 +28,7 @@ __all__ = [
     "Scheduled",
     "ScheduledMessage",
     "Settings",
+    "Sought",
     "Status",
     "StepSchedule",
     "StepStatus",
@@ -42,4 +44,5 @@ __all__ = [
     "read_status",
     "rename_step",
     "resume_step",
+    "seek_step",
 ]

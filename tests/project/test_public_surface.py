@@ -37,6 +37,7 @@ PUBLIC = {
         "Scheduled",
         "ScheduledMessage",
         "Settings",
+        "Sought",
         "Status",
         "StepSchedule",
         "StepStatus",
@@ -52,6 +53,7 @@ PUBLIC = {
         "read_status",
         "rename_step",
         "resume_step",
+        "seek_step",
     ],
     "motia_redis.errors": [
         "BadIndex", "CorruptValue", "DeadLetterMissing", "DifferentTags", "EventLoopRunning", "HistoryForked", "HistoryGone",
