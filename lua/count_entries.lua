@@ -1,20 +1,20 @@
--- Count the entries of a stream after an id.
+-- Count the entries of a stream between two ids.
 --
 -- FLAGS    no-writes
 -- KEYS     1 the stream
--- ARGV     1 entry id after which to count  2 how many to count at most (1 or more)
--- RETURNS  {count, id of the last entry counted}; the id is "" when the count reached the end of the stream
+-- ARGV     1 entry id after which to count  2 how many to count at most (1 or more)  3 last id to count; "+" = all
+-- RETURNS  {count, id of the last entry counted}; the id is "" when the count has reached its end
 -- ERRORS   none of its own
 -- COST     the bytes of the entries counted: at most ARGV 2 entries, and not many more than 4 MiB
 -- INVARIANT nothing changes.
 
 local stream = KEYS[1]
-local position, most = ARGV[1], tonumber(ARGV[2])
+local position, most, last = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 
 local BYTES = 4 * 1024 * 1024
 local count, bytes, page = 0, 0, 4 -- the first page is small because entries can be large
 while count < most and bytes < BYTES do
-  local entries = redis.call("XRANGE", stream, "(" .. position, "+", "COUNT", math.min(page, most - count))
+  local entries = redis.call("XRANGE", stream, "(" .. position, last, "COUNT", math.min(page, most - count))
   if #entries == 0 then
     return { count, "" }
   end

@@ -11,7 +11,7 @@
 local leases = KEYS[1]
 local worker = ARGV[1]
 
-redis.call("HDEL", leases, "worker " .. worker)
+redis.call("HDEL", leases, "worker " .. worker, "moved " .. worker)
 local released = 0
 local all = redis.call("HGETALL", leases)
 for index = 1, #all, 2 do

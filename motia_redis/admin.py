@@ -8,6 +8,7 @@ from motia_redis._admin.importing import Imported, RefusedLine, import_values
 from motia_redis._admin.pausing import Paused, pause_step, resume_step
 from motia_redis._admin.registry import Forgotten, Renamed, forget_step, rename_step
 from motia_redis._admin.scheduled import Scheduled, ScheduledMessage
+from motia_redis._admin.seeking import Sought, seek_step
 from motia_redis._admin.settings import change_settings
 from motia_redis._admin.status import FailingKey, Status, StepSchedule, StepStatus, StepVersion, WorkerStatus, read_status
 from motia_redis._admin.topics import UnreadTopic
@@ -32,6 +33,7 @@ __all__ = [
     "ScheduledMessage",
     "Settings",
     "SlowHandler",
+    "Sought",
     "Status",
     "StepSchedule",
     "StepStatus",
@@ -47,4 +49,5 @@ __all__ = [
     "read_status",
     "rename_step",
     "resume_step",
+    "seek_step",
 ]

@@ -16,13 +16,7 @@
 --   "sample <stream>"   "<id> <time>": the id of the newest entry at that time; only if the stream's ids were ahead of the clock
 
 local clock = require("lib.clock")
-
-local function is_before(a, b)
-  local ms_a, seq_a = string.match(a, "(%d+)-(%d+)")
-  local ms_b, seq_b = string.match(b, "(%d+)-(%d+)")
-  ms_a, ms_b = tonumber(ms_a), tonumber(ms_b)
-  return ms_a < ms_b or (ms_a == ms_b and tonumber(seq_a) < tonumber(seq_b))
-end
+local ids = require("lib.ids")
 
 local function field(flat, name)
   for index = 1, #flat, 2 do
@@ -38,7 +32,7 @@ local function first_needed(call, stream)
   local needed
   for _, group in ipairs(call("XINFO", "GROUPS", stream)) do
     local mark = field(group, "last-delivered-id")
-    if not needed or is_before(mark, needed) then
+    if not needed or ids.is_before(mark, needed) then
       needed = mark
     end
   end
@@ -169,7 +163,7 @@ local function trim(call, stream, trimmed, limits, newest)
   -- Return the id up to which entries may go that are older than `least`; nil = all may.
   local function threshold(least)
     local young = least > 0 and first_young(call, stream, trimmed, newest, least) or nil
-    return young and not (needed and is_before(needed, young)) and young or needed
+    return young and not (needed and ids.is_before(needed, young)) and young or needed
   end
 
   local removed = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,22 @@ def moment(value: str) -> float | datetime:
             return found
     text = "write Unix seconds, or a date and time with its time zone: 2030-01-31T08:00:00+01:00"
     raise click.BadParameter(f"{value!r} is not a time; {text}")
+
+
+def past(value: str) -> float | datetime | str:
+    """Return a revision as it is, a time that has passed, such as "2h ago", in Unix seconds, or else what `moment` returns.
+
+    As the type of an option: raises BadParameter.
+    """
+    if re.fullmatch(r"\d+-\d+", value):
+        return value
+    if value.endswith(" ago"):
+        return time.time() - seconds(value.removesuffix(" ago"))
+    try:
+        return moment(value)
+    except click.BadParameter:
+        accepted = "2030-01-31T08:00:00+01:00, Unix seconds, '2h ago', or a revision such as 1700000000000-0"
+        raise click.BadParameter(f"{value!r} is neither a time with its time zone nor a revision; write {accepted}") from None
 
 
 scope_argument = click.argument("scope", shell_complete=complete_scopes)

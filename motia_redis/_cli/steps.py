@@ -1,4 +1,4 @@
-"""Define the commands `steps create`, `pause`, `resume`, `rename` and `forget`."""
+"""Define the commands `steps create`, `pause`, `resume`, `seek`, `rename` and `forget`."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ from datetime import UTC, datetime
 
 import click
 
+from motia_redis._cli.arguments import past
 from motia_redis._cli.namespace import place, run_on_namespace
-from motia_redis._cli.options import connection_options, one_line_errors
+from motia_redis._cli.options import confirm, connection_options, one_line_errors
 from motia_redis._cli.output import counted, plain
 
 
 @click.group()
 def steps() -> None:
-    """Create, pause, rename and forget what steps have in Redis.
+    """Create, pause, move, rename and forget what steps have in Redis.
 
     \b
     Example:
       motia-redis steps create app.py
       motia-redis steps pause SendMail
       motia-redis steps resume SendMail
+      motia-redis steps seek SendMail --to '2h ago'
       motia-redis steps rename SendMail Mail
       motia-redis steps forget OldStep
     """  # noqa: D301
@@ -138,6 +140,59 @@ def resume(*, redis_url: str | None, namespace: str, step: str) -> None:
     done = run_on_namespace(redis_url, namespace, lambda state: resume_step(state, step))
     text = f"resumed step {step}, which was paused since {_time(done.since)}" if done.changed else f"step {step} was not paused"
     click.echo(plain(f"{text} ({place(redis_url, namespace)})"))
+
+
+@steps.command()
+@connection_options
+@click.argument("step")
+@click.option(
+    "--to",
+    type=past,
+    required=True,
+    metavar="TIME|REVISION",
+    help="From where on to handle: 2030-01-31T08:00:00+01:00, Unix seconds, '2h ago', or a revision.",
+)
+@click.option("--skip", is_flag=True, help="Skip what is not handled and was written before.")
+@click.option("--dry-run", is_flag=True, help="Only count.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+def seek(
+    *,
+    redis_url: str | None,
+    namespace: str,
+    step: str,
+    to: float | datetime | str,
+    skip: bool,
+    dry_run: bool,
+    yes: bool,
+) -> None:
+    """Let a step handle everything again from a time on, as far as it is kept.
+
+    The command counts, asks, and then moves the step's place in its lanes. Workers may run: they follow within a heartbeat, and a
+    lane with a running handler when that has ended. The order of each key stays. The numbers include entries of other scopes and
+    keys in the lanes of the step. Dead letters stay as they are. A step with `effects_once` has its effects again.
+
+    \b
+    Example:
+      motia-redis steps seek SendMail --to '2h ago'
+      motia-redis steps seek SendMail --to 2030-01-31T08:00:00+01:00 --dry-run
+      motia-redis steps seek SendMail --to 1700000000000-0 --yes
+      motia-redis steps seek SendMail --to '0s ago' --skip
+    """  # noqa: D301
+    from motia_redis._admin.seeking import seek_step  # noqa: PLC0415 - slow
+
+    sought = run_on_namespace(redis_url, namespace, lambda state: seek_step(state, step, to, skip=skip, dry_run=True))
+    click.echo(plain(f"step {step}, from {_time(sought.since)} on ({place(redis_url, namespace)}):"))
+    click.echo(f"  {counted(sought.again, 'entry', 'entries')} will be handled again, in {counted(sought.lanes, 'lane')}")
+    if sought.lanes_trimmed:
+        click.echo(f"  in {counted(sought.lanes_trimmed, 'lane')} older entries were trimmed: what is kept will be handled")
+    if skip:
+        click.echo(f"  {counted(sought.skipped, 'unhandled entry', 'unhandled entries')} will be skipped")
+    if dry_run or not sought.lanes:
+        return
+    if not yes:
+        confirm(f"Move step {step!r}?", verb="move the step", done="moved")
+    run_on_namespace(redis_url, namespace, lambda state: seek_step(state, step, to, skip=skip))
+    click.echo(plain(f"moved step {step}"))
 
 
 def _time(seconds: float | None) -> str:

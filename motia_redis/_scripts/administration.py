@@ -23,6 +23,7 @@ _INSPECT_LANE: Final = loader.load("inspect_lane")
 _FORGET_STEP: Final = loader.load("forget_step")
 _RENAME_STEP: Final = loader.load("rename_step")
 _PAUSE_STEP: Final = loader.load("pause_step")
+_SEEK_STEP: Final = loader.load("seek_step")
 _RETRY_DEAD_LETTER: Final = loader.load("retry_dead_letter")
 _DROP_DEAD_LETTERS: Final = loader.load("drop_dead_letters")
 
@@ -63,17 +64,18 @@ class ImportedBatch(NamedTuple):
 
 
 class Position(NamedTuple):
-    """Where to count in a stream: after entry `after`."""
+    """Where to count in a stream: after entry `after`, up to entry `last`."""
 
     stream: bytes
     after: bytes
+    last: bytes = b"+"
 
 
 class Count(NamedTuple):
     """The reply of `count_entries`."""
 
     entries: int
-    last: bytes  #: id of the last entry counted; empty = the count reached the end of the stream
+    last: bytes  #: id of the last entry counted; empty = the count has reached its end
 
 
 class EntryGroup(NamedTuple):
@@ -164,8 +166,8 @@ def _imported(letters: bytes, errors: bytes, dropped: int = 0, created_scope: in
 
 
 async def count_entries(router: Router, positions: Sequence[Position], *, limit: int) -> list[Count]:
-    """Count entries after each position, at most `limit`."""
-    calls = [((stream,), (after, str(limit))) for stream, after in positions]
+    """Count entries at each position, at most `limit`."""
+    calls = [((stream,), (after, str(limit), last)) for stream, after, last in positions]
     return [Count(*reply) for reply in await _COUNT_ENTRIES.call_many(router, calls)]
 
 
@@ -255,6 +257,38 @@ async def pause_step(router: Router, workers: bytes, *, step: str, mode: PauseMo
     """
     changed, since = await _PAUSE_STEP(router, (workers,), (step, mode))
     return changed == 1, since
+
+
+class SoughtLane(NamedTuple):
+    """What `seek_step` found in a lane."""
+
+    position: bytes  #: before the call
+    unfinished_before: int  #: unfinished entries up to the target
+    unfinished_after: int  #: those after it, up to the position
+    owner: bytes  #: a worker that has given the lane away and still runs an entry of it; empty = none
+
+
+async def seek_step(
+    router: Router,
+    partitions: Sequence[tuple[bytes, Sequence[LanePlace]]],
+    *,
+    target: str,
+    policy: Literal["keep", "skip"],
+    mode: Literal["look", "move"],
+) -> list[tuple[bool, list[SoughtLane | None]]]:
+    """Let a step go on behind entry `target` in its lanes. Each partition has its leases' key and its lanes.
+
+    Return for each partition whether it was moved, and for each of its lanes what was found; None for a lane without a group.
+    """
+    calls = [
+        (
+            (leases, *chain.from_iterable((stream, entries) for stream, entries, _ in lanes)),
+            (lanes[0].group, target, policy, mode),
+        )
+        for leases, lanes in partitions
+    ]
+    replies = await _SEEK_STEP.call_many(router, calls)
+    return [(moved == 1, [SoughtLane(*lane) if lane else None for lane in lanes]) for moved, *lanes in replies]
 
 
 async def retry_dead_letter(router: Router, letters: Sequence[Letter]) -> list[RetryOutcome]:

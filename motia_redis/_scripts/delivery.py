@@ -7,7 +7,7 @@ node run in one round trip.
 from __future__ import annotations
 
 from itertools import chain
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 from motia_redis._scripts import loader
 
@@ -46,7 +46,7 @@ class Wanted(NamedTuple):
 
     keys: LaneKeys
     tenure: str
-    claim: bytes | Literal["", "check"]  #: see acquire_lanes.lua
+    claim: bytes | Literal["", "check", "moved"]  #: see acquire_lanes.lua
 
 
 class Taken(NamedTuple):
@@ -64,6 +64,10 @@ class Kept(NamedTuple):
     """The worker holds the lane by the given tenure."""
 
 
+class Moved(NamedTuple):
+    """The worker holds the lane, and its position was moved: `claim="moved"` acquires it again."""
+
+
 class Busy(NamedTuple):
     """Another worker holds the lane; or nobody does, and it was not to be acquired."""
 
@@ -74,6 +78,10 @@ class Busy(NamedTuple):
 
 class Missing(NamedTuple):
     """The stream has no consumer group of the step."""
+
+
+#: The outcome of `acquire_lanes` for one lane.
+Acquired: TypeAlias = Taken | Kept | Moved | Busy | Missing
 
 
 class Progress(NamedTuple):
@@ -103,17 +111,19 @@ class Heartbeat(NamedTuple):
     paused: frozenset[str]  #: steps
 
 
-async def acquire_lanes(router: Router, wanted: Sequence[Wanted], *, worker: str) -> list[Taken | Kept | Busy | Missing]:
+async def acquire_lanes(router: Router, wanted: Sequence[Wanted], *, worker: str) -> list[Acquired]:
     """Acquire or check lanes of one partition; return an outcome for each."""
     keys = [wanted[0].keys.leases, *chain.from_iterable((lane.keys.stream, lane.keys.entries) for lane in wanted)]
     arguments = chain.from_iterable((lane.keys.name, lane.keys.group, lane.tenure, lane.claim) for lane in wanted)
     return [_outcome(reply) for reply in await _ACQUIRE_LANES(router, keys, (worker, *arguments))]
 
 
-def _outcome(reply: list[bytes]) -> Taken | Kept | Busy | Missing:
+def _outcome(reply: list[bytes]) -> Acquired:
     match reply[0]:
         case b"kept":
             return Kept()
+        case b"moved":
+            return Moved()
         case b"missing":
             return Missing()
         case b"busy":

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from motia_redis._worker.entries import NOTHING_KNOWN, Known, StreamEntry, order
+from motia_redis._store.entry_ids import order
+from motia_redis._worker.entries import NOTHING_KNOWN, Known, StreamEntry
 from motia_redis._worker.lanes import lane_name
 from motia_redis._worker.subscriptions import Subscription
 

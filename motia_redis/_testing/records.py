@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from motia_redis._admin.scheduled import Scheduled
 from motia_redis._steps import events
 from motia_redis._steps.wants import TTL_CHANGED
+from motia_redis._store.entry_ids import order
 from motia_redis._store.keyspace import RESERVED
-from motia_redis._worker.entries import order
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from redis.exceptions import RedisError
 
 from motia_redis._store import effects
+from motia_redis._store.entry_ids import order
 from motia_redis._transport.backoff import Backoff
-from motia_redis._worker.entries import order
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from motia_redis._scripts.delivery import LaneKeys, Progress
+from motia_redis._store.entry_ids import before, is_id, order
 from motia_redis._tracing import trace_id_of
-from motia_redis._worker.entries import NOTHING_KNOWN, Known, before, is_id, order
+from motia_redis._worker.entries import NOTHING_KNOWN, Known
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

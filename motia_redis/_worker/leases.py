@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from redis.exceptions import RedisError
 
 from motia_redis._scripts import delivery
-from motia_redis._scripts.delivery import Busy, Kept, Missing, Taken, Wanted
+from motia_redis._scripts.delivery import Acquired, Busy, Kept, Missing, Moved, Taken, Wanted
 from motia_redis._transport import failures
 from motia_redis._worker.observing import Observed
 from motia_redis.errors import StateError, StateUnavailable
@@ -82,6 +82,8 @@ class PartitionLeases:
         self._new_tenure = new_tenure
         self._outage = outage
         self._observed = Observed()
+        self._lost: set[Lane] = set()  # lanes that may have been lost because their position was moved: then they are still ours
+        self._is_in_doubt = False  # the reply of a renewal is missing
         self._claims: dict[bytes, bytes] = {}  # lanes whose holders have ended, with what identifies the lease that ran out
         self._is_first = True
         self._wake = asyncio.Event()
@@ -91,14 +93,17 @@ class PartitionLeases:
         """Look at once: the assignment has changed, or a lane was released."""
         self._wake.set()
 
+    def ended(self, lane: Lane, *, is_lost: bool = False) -> None:
+        """Go on without a lane. `is_lost`: this worker could record nothing of it; find out why. Ignore lanes of others."""
+        if lane.lease is self._lease:
+            if is_lost:
+                self._lost.add(lane)
+            self._wake.set()
+
     def stop(self) -> None:
         """Release all lanes and acquire no more. `run` goes on with the lease until it is cancelled."""
         self._stopping = True
         self._wake.set()
-
-    def holds_lease(self, lane: Lane) -> bool:
-        """Return whether the lane belongs to this partition."""
-        return lane.lease is self._lease
 
     @property
     def has_lanes(self) -> bool:
@@ -134,18 +139,23 @@ class PartitionLeases:
 
     async def _renew(self) -> None:
         asked = time.monotonic()
+        was_in_doubt, self._is_in_doubt = self._is_in_doubt, True
         in_order = await delivery.renew_lease(
             self._router, self._lease.leases, worker=self._worker, ttl_ms=int(self._ttl * 1000), first=self._is_first
         )
         self._is_first = False
         held = [lane for lane in self._lanes.values() if lane.tenure]
-        if not in_order and held:
+        if held and (was_in_doubt or not in_order):
             outcomes = await self._acquire([Wanted(lane.keys, lane.tenure, "check") for lane in held])
-            lost = [lane for lane, outcome in zip(held, outcomes, strict=True) if not isinstance(outcome, Kept)]
-            if lost:
-                _log.warning("worker %s: lost the leases of %d lanes: other workers have taken them", self._worker, len(lost))
+            lost = {lane: outcome for lane, outcome in zip(held, outcomes, strict=True) if not isinstance(outcome, Kept)}
+            moved = [lane for lane, outcome in lost.items() if isinstance(outcome, Moved)]
+            if len(lost) > len(moved):
+                text = "worker %s: lost the leases of %d lanes: other workers have taken them"
+                _log.warning(text, self._worker, len(lost) - len(moved))
+            self._lost.update(moved)
             for lane in lost:
                 self._on_lost(lane)
+        self._is_in_doubt = False
         was_valid = self._lease.is_valid()
         self._lease.renewed(asked, self._ttl)
         if not was_valid:
@@ -163,13 +173,30 @@ class PartitionLeases:
                 moving = True
                 if not lane.releasing:
                     self._release(lane)
+        if self._lost and not self._stopping:
+            await self._take_moved()
         missing = [lane for name, lane in self._lanes.items() if name in assigned and not lane.tenure]
         if missing:
-            await self._take(missing)
-        return not moving and all(lane.tenure for lane in missing)
+            await self._take([Wanted(lane.keys, self._new_tenure(), self._claims.pop(lane.keys.name, "")) for lane in missing])
+        return not moving and not self._lost and all(lane.tenure for lane in missing)
 
-    async def _take(self, lanes: list[Lane]) -> None:
-        wanted = [Wanted(lane.keys, self._new_tenure(), self._claims.pop(lane.keys.name, "")) for lane in lanes]
+    async def _take_moved(self) -> None:
+        """Acquire lanes again whose position was moved, assigned or not: nobody else can, and only a holder can release a lane.
+
+        What ran when the position was moved must have ended: it may be handled again, after the entries before.
+        """
+        lost = [lane for lane in self._lost if not lane.tenure and not lane.running]
+        self._lost = {lane for lane in self._lost if lane.running}
+        try:
+            await self._take([Wanted(lane.keys, self._new_tenure(), "moved") for lane in lost])
+        except BaseException:
+            self._lost.update(lost)
+            raise
+
+    async def _take(self, wanted: list[Wanted]) -> None:
+        if not wanted:
+            return
+        lanes = [self._lanes[want.keys.name] for want in wanted]
         outcomes = await self._acquire(wanted)
         without_group = []
         for lane, want, outcome in zip(lanes, wanted, outcomes, strict=True):
@@ -183,6 +210,8 @@ class PartitionLeases:
                         self._wake.set()
                 case Missing():
                     without_group.append(lane)
+                case Moved():
+                    self._lost.add(lane)
                 case Kept():  # a tenure is new: nobody can hold the lane by it
                     pass
         if without_group:
@@ -200,5 +229,5 @@ class PartitionLeases:
             return seen >= wait
         return (has_run_out and silent >= wait) or (silent >= ttl and seen >= wait) or seen >= ttl
 
-    async def _acquire(self, wanted: list[Wanted]) -> list[Taken | Kept | Busy | Missing]:
+    async def _acquire(self, wanted: list[Wanted]) -> list[Acquired]:
         return await delivery.acquire_lanes(self._router, wanted, worker=self._worker)

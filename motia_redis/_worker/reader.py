@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
+from motia_redis._store.entry_ids import order
 from motia_redis._transport import outages
 from motia_redis._transport.backoff import Backoff
-from motia_redis._worker.entries import PreparedCall, StreamEntry, order
+from motia_redis._worker.entries import PreparedCall, StreamEntry
 from motia_redis._worker.lanes import Delivery
 from motia_redis._worker.matching import MatchResult
 

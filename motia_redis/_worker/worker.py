@@ -8,6 +8,7 @@ import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -242,7 +243,7 @@ class _Run:
             router,
             worker=worker,
             on_released=self._ended,
-            on_lost=self._ended,
+            on_lost=partial(self._ended, is_lost=True),
             on_recorded=self._trimmer.note,
             free_effects=self._effects.free,
         )
@@ -376,17 +377,13 @@ class _Run:
         self.dispatcher.drop(lane)
         self._reporter.changed(lane)
 
-    def _ended(self, lane: Lane) -> None:
+    def _ended(self, lane: Lane, *, is_lost: bool = False) -> None:
         """Go on without a lane that was released, that another worker has taken, or whose group is gone."""
         lane.end()
         self.dispatcher.drop(lane)
-        self._wake(lane)
-
-    def _wake(self, lane: Lane) -> None:
         self._released.set()
         for partition in self._partitions:
-            if partition.holds_lease(lane):
-                partition.wake()
+            partition.ended(lane, is_lost=is_lost)
         self._reader.look_again()
 
     async def _restore(self, lanes: Iterable[Lane]) -> None:

@@ -28,7 +28,7 @@ _PAGES = {
 
 @step({"name": "ShipOrder", "triggers": [state(scope="orders")]})
 async def ship(input: Any, ctx: FlowContext) -> None:
-    await asyncio.sleep(random.uniform(0.01, 0.05))  # noqa: S311 - a picture
+    await asyncio.sleep(random.uniform(0.01, 0.05))
 
 
 @step({"name": "SendMail", "triggers": [queue("mail")], "max_attempts": 2, "backoff": 0.01})
@@ -46,7 +46,9 @@ async def write(manager: StateManager) -> None:
     """Let orders and mails come in until cancelled."""
     for number in range(1_000_000):
         key = f"order-{number % 40}"
-        await manager.set("orders", key, {"status": "new", "total": 19.5 + number % 7, "lines": [{"sku": "tea", "n": 1 + number % 3}]})
+        await manager.set(
+            "orders", key, {"status": "new", "total": 19.5 + number % 7, "lines": [{"sku": "tea", "n": 1 + number % 3}]}
+        )
         await manager.update("orders", key, [{"op": "replace", "path": "/status", "value": "paid"}])
         await manager.enqueue("mail", {"to": "ann@example.com" if number % 12 else "ann", "password": "hunter-22"})
         await manager.set("sessions", f"s{number % 9}", {"user": number % 9, "token": "secret-12"}, ttl=900)

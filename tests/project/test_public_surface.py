@@ -41,6 +41,7 @@ PUBLIC = {
         "ScheduledMessage",
         "Settings",
         "SlowHandler",
+        "Sought",
         "Status",
         "StepSchedule",
         "StepStatus",
@@ -56,6 +57,7 @@ PUBLIC = {
         "read_status",
         "rename_step",
         "resume_step",
+        "seek_step",
     ],
     "motia_redis.console": ["create_console_app"],
     "motia_redis.errors": [

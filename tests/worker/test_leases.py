@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from motia_redis._scripts import delivery
-from motia_redis._scripts.delivery import Busy, Kept, LaneKeys, Missing, Progress, Taken, Wanted
+from motia_redis._scripts import administration, delivery
+from motia_redis._scripts.administration import LanePlace
+from motia_redis._scripts.delivery import Acquired, Busy, Kept, LaneKeys, Missing, Moved, Progress, Taken, Wanted
 from motia_redis._worker.lanes import lane_name
 from tests.support.waiting import until
 
@@ -35,7 +36,7 @@ class Guard:
     async def renew(self, worker: str, ttl: int = 10_000) -> bool:
         return await delivery.renew_lease(self.router, self.keys.leases, worker=worker, ttl_ms=ttl)
 
-    async def acquire(self, worker: str, tenure: str = "1", claim: Any = "") -> Taken | Kept | Busy | Missing:
+    async def acquire(self, worker: str, tenure: str = "1", claim: Any = "") -> Acquired:
         (outcome,) = await delivery.acquire_lanes(self.router, [Wanted(self.keys, tenure, claim)], worker=worker)
         return outcome
 
@@ -196,3 +197,46 @@ async def test_dead_letter_is_moved_atomically(guard: Guard) -> None:
     assert await guard.dead_letter("one", entry_id) == "", "a second call changes nothing"
     assert await guard.router.execute(guard.dead, "XLEN", guard.dead) == 1
     assert await guard.known() == {entry_id: "done"}
+
+
+async def test_holder_of_a_moved_lane_keeps_it_but_can_record_nothing(guard: Guard) -> None:
+    first, second = await guard.create(2)
+    await guard.renew("one")
+    assert isinstance(await guard.acquire("one"), Taken)
+    assert await guard.progress("one", mark=second) == "ok"
+    lanes = [LanePlace(guard.keys.stream, guard.keys.entries, "Step")]
+    ((moved, _),) = await administration.seek_step(
+        guard.router, [(guard.keys.leases, lanes)], target=first, policy="keep", mode="move"
+    )
+    assert moved
+    assert await guard.mark() == first
+    assert await guard.progress("one", mark=second) == "lost"
+    assert await guard.settle("one", second, "1:0:") is None
+    assert await guard.mark() == first
+    assert not await guard.renew("one"), "it learns so by the renewal of its lease"
+    assert await guard.renew("one"), "once"
+    assert isinstance(await guard.acquire("two", "7", "moved"), Busy)
+    assert isinstance(await guard.acquire("two", "7"), Busy)
+    assert await guard.acquire("one", "1", "check") == Moved()
+    assert await guard.acquire("one", "2") == Moved()
+    taken = await guard.acquire("one", "2", "moved")
+    assert isinstance(taken, Taken)
+    assert taken.mark == first
+    assert await guard.progress("one", "2", mark=second) == "ok"
+    assert isinstance(await guard.acquire("one", "3", "moved"), Busy), "only a lane that was moved"
+
+
+async def test_moved_lane_of_a_dead_worker_is_taken_by_others(guard: Guard) -> None:
+    (first,) = await guard.create(1)
+    await guard.renew("one", ttl=1)
+    await guard.acquire("one")
+    await guard.progress("one", mark=first)
+    await until(guard.has_run_out, "the lease runs out")
+    lanes = [LanePlace(guard.keys.stream, guard.keys.entries, "Step")]
+    await administration.seek_step(guard.router, [(guard.keys.leases, lanes)], target="0-0", policy="keep", mode="move")
+    busy = await guard.acquire("two")
+    assert isinstance(busy, Busy)
+    claim = f"one\n{busy.tenure}\n".encode() + busy.lease
+    taken = await guard.acquire("two", claim=claim)
+    assert isinstance(taken, Taken)
+    assert taken.mark == "0-0"
