@@ -1,5 +1,7 @@
 """What an operator's program needs: status, checks of Redis, dead letters, settings, moving data, forgetting steps."""
 
+from motia_redis._admin.comparing import Compared
+from motia_redis._admin.copying import CopyProgress, FinishedCopy, compare_copy, copy_changes, finish_copy
 from motia_redis._admin.dead_letters import DeadLetter, DeadLetters
 from motia_redis._admin.doctor import Examined, examine
 from motia_redis._admin.exporting import Exported, export_values
@@ -13,11 +15,14 @@ from motia_redis._store.settings import Settings
 from motia_redis._transport.health import Finding
 
 __all__ = [
+    "Compared",
+    "CopyProgress",
     "DeadLetter",
     "DeadLetters",
     "Examined",
     "Exported",
     "Finding",
+    "FinishedCopy",
     "Forgotten",
     "Imported",
     "RefusedLine",
@@ -32,8 +37,11 @@ __all__ = [
     "UnreadTopic",
     "WorkerStatus",
     "change_settings",
+    "compare_copy",
+    "copy_changes",
     "examine",
     "export_values",
+    "finish_copy",
     "forget_step",
     "import_values",
     "read_status",

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from motia_redis._cli.check import check
+from motia_redis._cli.copying import copy
 from motia_redis._cli.dead import dead
 from motia_redis._cli.editing import edit
 from motia_redis._cli.listing import list_, scopes
@@ -140,7 +141,7 @@ def main() -> None:
 
 
 _ON_VALUES = (get, set_, update, delete, list_, scopes, watch, edit, enqueue)
-for _command in (*_ON_VALUES, check, status, doctor, settings, dead, steps, scheduled, export, import_):
+for _command in (*_ON_VALUES, check, status, doctor, settings, dead, steps, scheduled, export, import_, copy):
     main.add_command(_command)
 
 

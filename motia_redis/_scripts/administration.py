@@ -32,7 +32,7 @@ _OUTCOMES: dict[bytes, RetryOutcome] = {b"retried": "retried", b"gone": "gone", 
 class ImportOptions(NamedTuple):
     """The options of `import_values`."""
 
-    policy: Literal["keep", "overwrite"]  #: what becomes of another value that is there
+    policy: Literal["keep", "overwrite", "copy", "delete"]  #: what becomes of another value that is there
     is_trial: bool  #: nothing is written
     fires: bool  #: the events fire triggers
     most_bytes: int  #: of old and new values together

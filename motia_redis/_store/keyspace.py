@@ -274,6 +274,11 @@ def layout_key(namespace: str) -> str:
     return f"{namespace}:layout"
 
 
+def copying_key(namespace: str) -> str:
+    """Return the key that the process holds which copies into a namespace; see copy_marks.py."""
+    return f"{namespace}:copying"
+
+
 def join(parts: Iterable[bytes]) -> bytes:
     """Return one text for several parts, each with its length: different parts never give the same text, whatever they hold."""
     return b"".join(b"%d:%b" % (len(part), part) for part in parts)

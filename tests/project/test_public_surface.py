@@ -24,11 +24,14 @@ PUBLIC = {
         "logger", "multi_trigger_step", "queue", "state", "stateManager", "state_manager", "step", "stream",
     ],
     "motia_redis.admin": [
+        "Compared",
+        "CopyProgress",
         "DeadLetter",
         "DeadLetters",
         "Examined",
         "Exported",
         "Finding",
+        "FinishedCopy",
         "Forgotten",
         "Imported",
         "RefusedLine",
@@ -43,8 +46,11 @@ PUBLIC = {
         "UnreadTopic",
         "WorkerStatus",
         "change_settings",
+        "compare_copy",
+        "copy_changes",
         "examine",
         "export_values",
+        "finish_copy",
         "forget_step",
         "import_values",
         "read_status",
@@ -80,9 +86,10 @@ NAMES = [(module, name) for module, names in PUBLIC.items() for name in names]
 
 # The first words of our reference docstrings; a new one is added here when it is a verb.
 VERBS = {
-    "Add", "Append", "Apply", "Bind", "Call", "Close", "Connect", "Consume", "Create", "Decrement", "Delete", "Describe", "Do",
-    "End", "Fire", "Give", "Handle", "Have", "Hold", "Import", "Increment", "Let", "Limit", "Log", "Merge", "Move", "Read",
-    "Remove", "Report", "Require", "Retry", "Return", "Send", "Set", "Start", "Stop", "Store", "Tell", "Wait", "Write", "Yield",
+    "Add", "Append", "Apply", "Bind", "Call", "Close", "Compare", "Connect", "Consume", "Copy", "Create", "Decrement", "Delete",
+    "Describe", "Do", "End", "Fire", "Give", "Handle", "Have", "Hold", "Import", "Increment", "Let", "Limit", "Log", "Merge",
+    "Move", "Read", "Remove", "Report", "Require", "Retry", "Return", "Send", "Set", "Start", "Stop", "Store", "Tell", "Wait",
+    "Write", "Yield",
 }  # fmt: skip
 # What public methods return, and a class that only the package creates takes, without a public name of its own.
 INTERNAL = {
