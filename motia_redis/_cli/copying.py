@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from motia_redis._cli.namespace import json_option, place, redacted, run_on_namespace
-from motia_redis._cli.options import EXIT_NEGATIVE, CommandError, connection_options
+from motia_redis._cli.options import EXIT_NEGATIVE, connection_options
 from motia_redis._cli.output import print_json, table
 from motia_redis._cli.progress import Progress
 from motia_redis._steps.faults import escaped
+from motia_redis.errors import StateError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,7 +67,7 @@ def _parse_layout(ctx: click.Context, option: click.Parameter, value: str | None
         raise click.BadParameter(f"{value!r} is not PARTITIONSxLANES, such as 64x4", ctx, option)
     try:
         return Layout(int(found[1]), int(found[2]))
-    except ValueError as error:
+    except StateError as error:
         raise click.BadParameter(str(error), ctx, option) from None
 
 
@@ -130,10 +131,7 @@ def copy(
             for line in _instructions(redis_url, namespace, places):
                 click.echo(line)
 
-        try:
-            target = StateManager(url, namespace=name, layout=to_layout)
-        except ValueError as error:
-            raise CommandError(f"--to: {error}") from error
+        target = StateManager(url, namespace=name, layout=to_layout)
         try:
             if mode == "compare":
                 return await copying.compare_copy(source, target, progress=show)
