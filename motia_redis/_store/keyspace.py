@@ -31,7 +31,8 @@ _NAMESPACE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 class Layout:
     """Set the number of partitions of a namespace and of lanes of each partition. It is fixed when the namespace is created.
 
-    Partitions spread scopes over the slots of a Cluster. Lanes let many processes consume one busy scope.
+    `motia-redis copy` moves to another one, in another namespace. Partitions spread scopes over the slots of a Cluster. Lanes let
+    many processes consume one busy scope.
     """
 
     partitions: int = 16

@@ -420,8 +420,9 @@ async def test_a_difference_of_what_is_no_value_is_named(
 async def test_copy_goes_on_after_it_was_interrupted_anywhere(
     server: RedisServer, filled: StateManager, namespace: str, copied: str, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for number in range(20):
+    for number in range(120):
         await filled.enqueue("unread", number, key="k")
+    for number in range(20):
         await filled.enqueue("later", number, delay=1000)
     limit, calls = 0, 0
     store, save = ValueCopy._store, ValueCopy.save
@@ -435,7 +436,7 @@ async def test_copy_goes_on_after_it_was_interrupted_anywhere(
 
     monkeypatch.setattr(ValueCopy, "_store", lambda self, page: interrupt(store, self, page))
     monkeypatch.setattr(ValueCopy, "save", lambda self, **changes: interrupt(save, self, **changes))
-    monkeypatch.setattr(copying.copy_others, "_add_message", failing_after(copying.copy_others._add_message, 5))
+    monkeypatch.setattr(copying.copy_others, "_add_message", failing_after(copying.copy_others._add_message, 110))
     interruptions = 0
     while True:
         limit, calls = limit + 1, 0
@@ -450,7 +451,7 @@ async def test_copy_goes_on_after_it_was_interrupted_anywhere(
     assert interruptions >= 8
     assert (done.is_finished, done.differences) == (True, [])
     assert stored(raw, copied) == stored(raw, namespace)
-    assert sum(map(raw.xlen, raw.scan_iter(f"{{{copied}:*}}:topic:*:unread"))) == 20
+    assert sum(map(raw.xlen, raw.scan_iter(f"{{{copied}:*}}:topic:*:unread"))) == 120
     async with StateManager(server.url, namespace=copied) as moved:
         assert await Scheduled(moved).count() == 20
 
@@ -582,7 +583,7 @@ async def test_a_process_that_lost_its_hold_writes_nothing_more(
         await equal.wait()
         raw.set(f"{copied}:copying", "other process 1 on elsewhere")
         with pytest.raises(StateError, match="has lost its hold"):
-            await asyncio.wait_for(following, 20)
+            await asyncio.wait_for(following, 8)  # before the hold has run out
     assert raw.get(f"{copied}:copying") == b"other process 1 on elsewhere"
 
 
