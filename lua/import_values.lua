@@ -1,18 +1,21 @@
--- Store texts of values as they are, each with its event, in one partition. Values that are there may be kept.
+-- Store texts of values as they are, or delete values, each with its event, in one partition. Values that are there may be kept.
 --
 -- KEYS     1 record of the request  2 hash that records what was trimmed from the streams  3 sorted set of what falls due
 --          4 set of the partition's scopes
 --          5... what the items name by their numbers: hashes of values, hashes of revisions, streams. All lie in one partition.
 --          The name of KEYS 1 ends with the request id, and those of the values' hashes with the scope
--- ARGV     1 options, one a line: "keep" or "overwrite", what becomes of another value; "try" to write nothing, else ""; "fire"
---            for events that fire triggers, else ""; the most bytes of old and new values together; attempt token
---            (lib/dedupe.lua); milliseconds for which the record of a first attempt stays; limits of event streams, "" = do not
---            trim
+-- ARGV     1 options, one a line: "keep" or "overwrite", what becomes of another value, or "copy" or "delete", see below; "try"
+--            to write nothing, else ""; "fire" for events that fire triggers, else ""; the most bytes of old and new values
+--            together; attempt token (lib/dedupe.lua); milliseconds for which the record of a first attempt stays; limits of
+--            event streams, "" = do not trim
+--            "copy" overwrites, and "delete" deletes the value; its text is not read. Both take what is stored as it is, also if
+--            it has expired: an expiry is a change of the namespace that is copied
 --          2... the items, one after the other, each of them
 --            number of its hash of values, of its hash of revisions, of its stream, key, text: as it is stored, with the time at
 --            which it expires and with its mark
 -- RETURNS  {a letter for each item, the errors}, and what follows them in the reply of mutate.lua
---          c created   o overwritten   s same: the value was there   k kept: another value was there   x expired: nothing stored
+--          c created   o overwritten   s same: the value was there, or there was none to delete   k kept: another value was
+--          there   x expired: nothing stored   d deleted
 --          e error: "<index of the item, from 0> <text>", one a line
 --          Less letters than items: the others would have been too many bytes, and nothing was done for them
 -- ERRORS   REUSED   UNKNOWN <reason>
@@ -32,6 +35,8 @@ local expiry = require("lib.expiry")
 local policy, trial, fires, most_bytes, attempt_token, lifetime, limits =
   string.match(options, "^([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)$")
 most_bytes = tonumber(most_bytes)
+local copies = policy == "copy" or policy == "delete"
+local reason = copies and "copy" or "import"
 
 local _, tag = string.find(request_record, "}:", 1, true)
 local request = string.sub(request_record, tag + 9) -- behind "request:"
@@ -44,7 +49,7 @@ local function store(keys, scope, key, old, text)
   if old then
     fields[3], fields[4] = "old", old
   end
-  fields[#fields + 1], fields[#fields + 2] = "reason", "import"
+  fields[#fields + 1], fields[#fields + 2] = "reason", reason
   if fires ~= "" then
     fields[#fields + 1], fields[#fields + 2] = "fire", "1"
   end
@@ -53,7 +58,7 @@ end
 
 -- Return what becomes of an item: its letter. `old` is the value that is there (false = none), `time` when the new one expires.
 local function judge(text, time, old)
-  if time and time <= now then
+  if time and time <= now and not copies then
     return "x"
   elseif not old then
     return "c"
@@ -63,10 +68,26 @@ local function judge(text, time, old)
   return policy == "keep" and "k" or "o"
 end
 
+-- Delete the value `old` of an item. Return the letter, or the error reply of a key that holds another type.
+local function delete_item(keys, key, old)
+  if not old or trial ~= "" then
+    return old and "d" or "s"
+  end
+  local reply = erase(redis, keys, string.sub(keys[1], tag + 7), key, request, "", old, nil, reason)
+  if reply.err then
+    return reply
+  end
+  if expiry.time_of(old) then
+    redis.call("ZREM", due, expiry.due_member(keys[1], keys[4], key))
+  end
+  last_revision, last_stream = reply[1], keys[4]
+  return "d"
+end
+
 -- Store one item. Return its letter, or the error reply of a key that holds another type.
-local function store_item(keys, key, text, old)
+local function store_item(keys, key, old, text)
   local time, old_time = expiry.time_of(text), old and expiry.time_of(old)
-  local expired = old_time and old_time <= now and old
+  local expired = not copies and old_time and old_time <= now and old
   old = not expired and old
   local letter = judge(text, time, old)
   if trial ~= "" or (letter ~= "c" and letter ~= "o") then
@@ -96,7 +117,8 @@ local function try_item(keys, key, text, old)
   if type(old) == "table" and old.err then
     return "e", old
   end
-  local done, result = pcall(store_item, keys, key, text, old)
+  local work = policy == "delete" and delete_item or store_item
+  local done, result = pcall(work, keys, key, old, text)
   if done and type(result) == "string" then
     return result
   end

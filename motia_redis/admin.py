@@ -1,6 +1,8 @@
 """What an operator's program needs: status, checks of Redis, dead letters, settings, moving data, steps."""
 
 from motia_redis._admin.announced import Attempted, SlowHandler
+from motia_redis._admin.comparing import Compared
+from motia_redis._admin.copying import CopyProgress, FinishedCopy, compare_copy, copy_changes, finish_copy
 from motia_redis._admin.dead_letters import DeadLetter, DeadLetters
 from motia_redis._admin.doctor import Examination, Examined, examine
 from motia_redis._admin.exporting import Exported, export_values
@@ -17,6 +19,8 @@ from motia_redis._transport.health import Finding
 
 __all__ = [
     "Attempted",
+    "Compared",
+    "CopyProgress",
     "DeadLetter",
     "DeadLetters",
     "Examination",
@@ -24,6 +28,7 @@ __all__ = [
     "Exported",
     "FailingKey",
     "Finding",
+    "FinishedCopy",
     "Forgotten",
     "Imported",
     "Paused",
@@ -41,8 +46,11 @@ __all__ = [
     "UnreadTopic",
     "WorkerStatus",
     "change_settings",
+    "compare_copy",
+    "copy_changes",
     "examine",
     "export_values",
+    "finish_copy",
     "forget_step",
     "import_values",
     "pause_step",

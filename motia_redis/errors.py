@@ -28,7 +28,7 @@ script reports carry the same code there (`code` below); a test holds the two li
     ├── DifferentTags        a transaction over scopes or topics of several tags
     ├── TooManyDelayed       too many messages wait for their time                    CROWDED
     ├── TooManyKeys          more keys than `get_many` reads in one moment
-    ├── LayoutMismatch       this namespace was created with another layout
+    ├── LayoutMismatch       this namespace has another layout, or is an unfinished copy
     ├── SettingsMismatch     this process is given other settings than the namespace has
     ├── StateUnavailable     Redis cannot be reached or refused the call
     │   └── OutcomeUnknown   whether a repeated change was applied cannot be told         UNKNOWN
@@ -260,7 +260,7 @@ class TooManyKeys(StateError):
 
 
 class LayoutMismatch(StateError):
-    """Report that the namespace was created with another layout (partitions, lanes) or by another version."""
+    """Report that the namespace has another layout (partitions, lanes) or version, or is a copy that is not finished."""
 
 
 class SettingsMismatch(StateError):

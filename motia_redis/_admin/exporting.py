@@ -59,7 +59,7 @@ async def export_values(
     if scopes is not None:
         chosen = list(dict.fromkeys(keyspace.encode_name("scope", scope_name(each), state.limits.name_bytes) for each in scopes))
     mover = Mover(state, "export")
-    cursor = await mover.cursor(chosen)
+    cursor = (await mover.ends(chosen)).encode()
     total = 0 if progress is None else await mover.count(chosen)
     values = unnamed = size = 0
     lines = [value_lines.first_line(state.namespace, scopes)]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from motia_redis._admin.connections import open_namespace
+from motia_redis._admin.delayed_records import MEMBER, DelayedRecord
 from motia_redis._admin.merging import merge
 from motia_redis._store import codec
 from motia_redis._store.sweeping import due_keys
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from motia_redis._transport.router import Router
 
 _PAGE = 20  # messages of one read; each may have the largest size
-_MEMBER = b"message:"  # how the members of the sorted set begin that are messages; lib/delayed.lua
-_RECORD = re.compile(rb"(\d+):(\d+):(\d+):(\d+)\n")  # as lib/delayed.lua writes it: due, and the bytes of three texts
-_STREAM = re.compile(rb"topic:\d+:(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +138,7 @@ async def _pages(router: Router, keys: DueKeys, topic: str | None) -> AsyncItera
     """Yield the messages of a partition, page by page, by their time."""
     at = 0
     while members := await router.execute(keys.due, "ZRANGE", keys.due, at, at + _PAGE - 1):
-        ids = [member.removeprefix(_MEMBER) for member in members if member.startswith(_MEMBER)]
+        ids = [member.removeprefix(MEMBER) for member in members if member.startswith(MEMBER)]
         records: list[Any] = await router.execute(keys.delayed, "HMGET", keys.delayed, *ids) if ids else []
         decoded = [_decode(each, record) for each, record in zip(ids, records, strict=True) if record is not None]
         yield [message for message in decoded if message is not None and topic in (None, message.topic)]
@@ -150,21 +147,14 @@ async def _pages(router: Router, keys: DueKeys, topic: str | None) -> AsyncItera
 
 def _decode(message_id: bytes, record: bytes) -> ScheduledMessage | None:
     """Return the message of a record, or None if another client wrote it."""
-    match = _RECORD.match(record)
-    if match is None:
+    found = DelayedRecord.decode(record)
+    if found is None:
         return None
-    due, *sizes = map(int, match.groups())
-    parts, at = [], match.end()
-    for size in sizes:
-        parts.append(record[at : at + size])
-        at += size
-    stream = _STREAM.fullmatch(parts[0])
-    key, trace = (part.decode(errors="replace") or None for part in parts[1:])
     return ScheduledMessage(
         id=message_id.decode(errors="replace"),
-        topic=stream[1].decode(errors="replace") if stream else "",
-        key=key,
-        due=datetime.fromtimestamp(due / 1000, UTC),
-        trace_id=trace and trace_id_of(trace),
-        text=record[at:],
+        topic=found.topic.decode(errors="replace"),
+        key=found.key.decode(errors="replace") or None,
+        due=datetime.fromtimestamp(found.due / 1000, UTC),
+        trace_id=trace_id_of(found.trace.decode(errors="replace")) if found.trace else None,
+        text=found.data,
     )

@@ -9,6 +9,7 @@ import click
 
 from motia_redis._cli.check import check
 from motia_redis._cli.console import console
+from motia_redis._cli.copying import copy
 from motia_redis._cli.dead import dead
 from motia_redis._cli.editing import edit
 from motia_redis._cli.listing import list_, scopes
@@ -141,7 +142,7 @@ def main() -> None:
 
 
 _ON_VALUES = (get, set_, update, delete, list_, scopes, watch, edit, enqueue)
-for _command in (*_ON_VALUES, check, status, doctor, settings, dead, steps, scheduled, export, import_, console):
+for _command in (*_ON_VALUES, check, status, doctor, settings, dead, steps, scheduled, export, import_, copy, console):
     main.add_command(_command)
 
 

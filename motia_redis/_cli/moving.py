@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
-from contextlib import ExitStack
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 import click
 
@@ -16,44 +14,13 @@ from motia_redis._cli.completing import complete_scopes
 from motia_redis._cli.namespace import json_option, place, run_on_namespace
 from motia_redis._cli.options import EXIT_ERROR, EXIT_NEGATIVE, connection_options
 from motia_redis._cli.output import counted, print_json
+from motia_redis._cli.progress import Progress
 from motia_redis._steps.faults import escaped
 
 if TYPE_CHECKING:
     from motia_redis._admin.exporting import Exported
     from motia_redis._admin.importing import Imported, RefusedLine
     from motia_redis._store.manager import StateManager
-
-
-class _Progress:
-    """Show a bar with the rate and the time left on standard error, if that is a terminal."""
-
-    def __init__(self, label: str, unit: str) -> None:
-        self._label, self._unit = label, unit
-        self._bar: Any = None
-        self._stack = ExitStack()
-        self._began = time.monotonic()
-        self._done = 0
-        self.is_shown: bool = sys.stderr is not None and sys.stderr.isatty()
-
-    def show(self, done: int, total: int, items: int) -> None:
-        """Show that `done` of `total` are done, and the rate of `items`."""
-        if not self.is_shown:
-            return
-        if self._bar is None:
-            bar = click.progressbar(
-                length=max(total, 1), label=self._label, show_eta=True, file=sys.stderr, item_show_func=self._rate
-            )
-            self._bar = self._stack.enter_context(bar)
-        self._bar.length = max(total, 1)
-        self._bar.update(done - self._done, items)
-        self._done = done
-
-    def close(self) -> None:
-        """End the line of the bar."""
-        self._stack.close()
-
-    def _rate(self, items: int | None) -> str | None:
-        return None if items is None else f"{items / max(time.monotonic() - self._began, 0.001):,.0f} {self._unit}/s"
 
 
 @click.command("export")
@@ -70,7 +37,7 @@ def export(*, redis_url: str | None, namespace: str, scopes: tuple[str, ...]) ->
       motia-redis export > all.jsonl
       motia-redis export users carts | gzip > some.jsonl.gz
     """  # noqa: D301
-    progress = _Progress("exporting", "values")
+    progress = Progress("exporting", "values")
 
     async def work(state: StateManager) -> Exported:
         from motia_redis._admin.exporting import export_values  # noqa: PLC0415 - slow
@@ -141,7 +108,7 @@ def import_(
         raise click.UsageError("Give either --if-absent or --overwrite.")
     if not (keeps or overwrites or dry_run):
         raise click.UsageError("Give --if-absent, --overwrite or --dry-run.")
-    progress, size, last = _Progress("importing", "lines"), _size_of(file), 0
+    progress, size, last = Progress("importing", "lines"), _size_of(file), 0
 
     def show(line: int, done: int) -> None:
         nonlocal last

@@ -39,7 +39,7 @@ PauseMode = Literal["pause", "resume"]
 class ImportOptions(NamedTuple):
     """The options of `import_values`."""
 
-    policy: Literal["keep", "overwrite"]  #: what becomes of another value that is there
+    policy: Literal["keep", "overwrite", "copy", "delete"]  #: what becomes of another value that is there
     is_trial: bool  #: nothing is written
     fires: bool  #: the events fire triggers
     most_bytes: int  #: of old and new values together
@@ -187,10 +187,10 @@ def _grouped(length: int, seen: int, oldest: bytes, *groups: Any) -> GroupedEntr
     return GroupedEntries(length, seen, oldest, found)
 
 
-async def inspect_lane(router: Router, lanes: Sequence[LanePlace], *, failing: int) -> list[LanePosition | None]:
+async def inspect_lane(router: Router, lanes: Sequence[LanePlace], *, failing: int = 10**9) -> list[LanePosition | None]:
     """Return how far each lane has come; None for one without a consumer group.
 
-    `failing`: from so many attempts on an entry is failing.
+    `failing`: from so many attempts on an entry is failing; by default none is.
     """
     calls = [((stream, entries), (group, str(failing))) for stream, entries, group in lanes]
     return [_lane_position(*reply) if reply else None for reply in await _INSPECT_LANE.call_many(router, calls)]

@@ -274,6 +274,17 @@ async def scan_items(
     return ItemsPage(int(following), dict(zip(items[::2], items[1::2], strict=True)), rest)
 
 
+async def read_items_many(router: Router, wanted: Sequence[tuple[bytes, Sequence[bytes]]], *, max_bytes: int) -> list[ItemsPage]:
+    """Return of each hash those of the wanted keys that fit into a page of `max_bytes` or one value."""
+    calls: list[tuple[Sequence[bytes], Sequence[bytes | str]]] = [
+        ((name,), ("0", "1", str(max_bytes), *keys)) for name, keys in wanted
+    ]
+    return [
+        ItemsPage(0, dict(zip(items[::2], items[1::2], strict=True)), left)
+        for _, items, left in await _SCAN_ITEMS.call_many(router, calls)
+    ]
+
+
 async def scan_items_many(router: Router, hashes: Sequence[bytes], *, count: int, max_bytes: int) -> list[ItemsPage]:
     """Return the first page of each hash, of about `count` items, and of at most `max_bytes` or one value."""
     calls = [((name,), ("0", str(count), str(max_bytes))) for name in hashes]

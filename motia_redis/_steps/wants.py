@@ -23,9 +23,9 @@ CRON = b"cron"  #: the type of an entry that is a time of a cron trigger
 TTL_CHANGED = b"state:ttl"  #: the type of an event that state triggers do not get: only the time to live of a value has changed
 
 
-def is_silent_import(fields: Mapping[bytes, bytes]) -> bool:
-    """Return whether an event is of an import that fires no triggers."""
-    return fields.get(b"reason") == b"import" and b"fire" not in fields
+def is_silent(fields: Mapping[bytes, bytes]) -> bool:
+    """Return whether an event fires no triggers: one of a copy, or of an import without `fire`."""
+    return fields.get(b"reason") in (b"import", b"copy") and b"fire" not in fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Wants:
 
     def match(self, fields: Mapping[bytes, bytes]) -> bool:
         """Return whether an entry is wanted."""
-        if fields.get(b"type") == TTL_CHANGED or is_silent_import(fields):
+        if fields.get(b"type") == TTL_CHANGED or is_silent(fields):
             return False
         if fields.get(b"type") == b"topic":
             return fields.get(b"topic", b"").decode(errors="replace") in self.topics

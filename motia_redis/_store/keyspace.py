@@ -31,7 +31,8 @@ _NAMESPACE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 class Layout:
     """Set the number of partitions of a namespace and of lanes of each partition. It is fixed when the namespace is created.
 
-    Partitions spread scopes over the slots of a Cluster. Lanes let many processes consume one busy scope.
+    `motia-redis copy` moves to another one, in another namespace. Partitions spread scopes over the slots of a Cluster. Lanes let
+    many processes consume one busy scope.
     """
 
     partitions: int = 16
@@ -290,6 +291,11 @@ def layout_key(namespace: str) -> str:
 def rejected_key(namespace: str) -> str:
     """Return the record of the last process that was rejected because of its layout or settings; see namespaces.py."""
     return f"{namespace}:rejected"
+
+
+def copying_key(namespace: str) -> str:
+    """Return the key that the process holds which copies into a namespace; see copy_marks.py."""
+    return f"{namespace}:copying"
 
 
 def join(parts: Iterable[bytes]) -> bytes:

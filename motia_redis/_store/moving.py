@@ -1,4 +1,4 @@
-"""Read and write values as they are stored, in bulk: with their bytes and times, for exports and imports."""
+"""Read and write values as they are stored, in bulk: with their bytes and times, for exports, imports and copies."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from motia_redis._scripts import storage as scripts
 from motia_redis._store.claims import NO_CLAIM
 from motia_redis._store.cursors import Cursor, end_of
 from motia_redis._store.feed import look_at_lanes
-from motia_redis._store.scans import Scan
+from motia_redis._store.scans import PAGE_BYTES, Scan
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 
     from motia_redis._store.cursors import Positions
     from motia_redis._store.keyspace import Keyspace
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("motia_redis.state")
 
+_READ_SCOPES = 32  # of which given keys are read at once, a page of each
 _READERS = 8  # scopes that are read at the same time
 _SMALL_SCOPES = 16  # scopes whose first pages are read at once
 _SMALL_VALUES = 16  # of such a page
@@ -37,13 +38,14 @@ _SCRIPT_BYTES = 4 * 1024 * 1024  # old and new values of one script call togethe
 _RECORD_MARGIN = 10.0  # seconds for which a call is remembered after the last attempt at it may have started
 
 #: What became of a value: see import_values.lua.
-Outcome = Literal["created", "overwritten", "same", "kept", "expired", "refused"]
+Outcome = Literal["created", "overwritten", "same", "kept", "expired", "deleted", "refused"]
 _OUTCOMES: Final[dict[str, Outcome]] = {
     "c": "created",
     "o": "overwritten",
     "s": "same",
     "k": "kept",
     "x": "expired",
+    "d": "deleted",
     "e": "refused",
 }
 
@@ -60,7 +62,9 @@ class StoredValue(NamedTuple):
 class StoreOptions:
     """Say how values are stored."""
 
-    policy: Literal["keep", "overwrite"]  #: what becomes of another value that is there
+    #: What becomes of another value that is there. "copy" overwrites, also with a value that has expired. "delete": there shall
+    #: be no value, whatever the text says.
+    policy: Literal["keep", "overwrite", "copy", "delete"]
     is_trial: bool = False  #: nothing is written
     fires: bool = False  #: the events fire triggers
 
@@ -81,10 +85,10 @@ class Mover:
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    async def cursor(self, scopes: Sequence[bytes] | None) -> str:
+    async def ends(self, scopes: Sequence[bytes] | None = None) -> Cursor:
         """Return the cursor of a watch that yields all changes from now on: of these scopes, or of all."""
 
-        async def read(session: Session, _: Attempt) -> str:
+        async def read(session: Session, _: Attempt) -> Cursor:
             names = session.keyspace
             partitions = _partitions(names, scopes)
             found = await asyncio.gather(*(look_at_lanes(session.router, names, partition) for partition in partitions))
@@ -92,14 +96,14 @@ class Mover:
                 partition: {lane: end_of(position) for lane, position in lanes.items()}
                 for partition, (_, lanes) in zip(partitions, found, strict=True)
             }
-            return Cursor(names.namespace, (names.layout.partitions, names.layout.lanes), places).encode()
+            return Cursor(names.namespace, (names.layout.partitions, names.layout.lanes), places)
 
         return await self._retries.run(self._subject, read, operation="export")
 
     async def count(self, scopes: Sequence[bytes] | None) -> int:
         """Return about how many values the scopes hold. Cost: a command for each scope, in pages."""
         total = 0
-        async for page in self._scopes(scopes):
+        async for page in self.scopes(scopes):
 
             async def read(session: Session, _: Attempt, page: Sequence[bytes] = page) -> int:
                 hashes = [session.keyspace.values(scope) for scope in page]
@@ -108,14 +112,38 @@ class Mover:
             total += await self._retries.run(self._subject, read, operation="export")
         return total
 
-    async def pages(self, scopes: Sequence[bytes] | None) -> AsyncGenerator[tuple[bytes, Mapping[bytes, bytes]]]:
-        """Yield pages of stored texts by their keys, each with its scope. Several scopes are read at the same time.
+    async def read(self, names: Iterable[tuple[bytes, bytes]]) -> AsyncGenerator[list[tuple[bytes, bytes, bytes | None]]]:
+        """Yield scopes and keys, each with the stored text, in pages; None: there is no value. Memory: a page of 32 scopes."""
+        by_scope: dict[bytes, list[bytes]] = {}
+        for scope, key in names:
+            by_scope.setdefault(scope, []).append(key)
+        waiting: list[tuple[bytes, Sequence[bytes]]] = list(by_scope.items())
+        while waiting:
+            group, waiting = waiting[:_READ_SCOPES], waiting[_READ_SCOPES:]
 
-        A value that is there all the time is in some page, and may be in two: after an outage, or when its hash grows. Memory: a
-        few pages, and the names of a page of scopes.
+            async def read(
+                session: Session, _: Attempt, group: Sequence[tuple[bytes, Sequence[bytes]]] = group
+            ) -> list[scripts.ItemsPage]:
+                wanted = [(session.keyspace.values(scope), keys) for scope, keys in group]
+                return await scripts.read_items_many(session.router, wanted, max_bytes=PAGE_BYTES)
+
+            pages = await self._retries.run(self._subject, read, operation="export")
+            found: list[tuple[bytes, bytes, bytes | None]] = []
+            for (scope, keys), page in zip(group, pages, strict=True):
+                found += [(scope, key, page.items.get(key)) for key in keys[: len(keys) - len(page.left)]]
+            waiting += [(scope, page.left) for (scope, _), page in zip(group, pages, strict=True) if page.left]
+            yield found
+
+    async def pages(
+        self, scopes: Sequence[bytes] | None, *, partition: int | None = None
+    ) -> AsyncGenerator[tuple[bytes, Mapping[bytes, bytes]]]:
+        """Yield pages of stored texts by their keys, each with its scope: of some scopes, of a partition, or of all.
+
+        Several scopes are read at the same time. A value that is there all the time is in some page, and may be in two: after an
+        outage, or when its hash grows. Memory: a few pages, and the names of a page of scopes.
         """
         queue: asyncio.Queue[tuple[bytes, Mapping[bytes, bytes]] | None] = asyncio.Queue(_READERS)
-        reading = asyncio.create_task(self._read(scopes, queue))
+        reading = asyncio.create_task(self._read(self.scopes(scopes, partition=partition), queue))
         try:
             while (item := await queue.get()) is not None:
                 yield item
@@ -125,7 +153,7 @@ class Mover:
             await asyncio.gather(reading, return_exceptions=True)
 
     async def _read(
-        self, scopes: Sequence[bytes] | None, queue: asyncio.Queue[tuple[bytes, Mapping[bytes, bytes]] | None]
+        self, scopes: AsyncIterator[Sequence[bytes]], queue: asyncio.Queue[tuple[bytes, Mapping[bytes, bytes]] | None]
     ) -> None:
         """Put the pages of the scopes into a queue, and then None, also after an error."""
         names = await self._keyspace()
@@ -155,9 +183,9 @@ class Mover:
             if not (task := asyncio.current_task()) or not task.cancelling():
                 await queue.put(None)
 
-    async def _first_pages(self, scopes: Sequence[bytes] | None) -> AsyncIterator[tuple[bytes, scripts.ItemsPage]]:
+    async def _first_pages(self, scopes: AsyncIterator[Sequence[bytes]]) -> AsyncIterator[tuple[bytes, scripts.ItemsPage]]:
         """Yield the scopes with their first pages: all of a small scope. A round trip for each of many scopes would be slow."""
-        async for names in self._scopes(scopes):
+        async for names in scopes:
             for first in range(0, len(names), _SMALL_SCOPES):
                 group = names[first : first + _SMALL_SCOPES]
 
@@ -168,14 +196,17 @@ class Mover:
                 for found in zip(group, await self._retries.run(self._subject, read, operation="export"), strict=True):
                     yield found
 
-    async def _scopes(self, scopes: Sequence[bytes] | None) -> AsyncIterator[Sequence[bytes]]:
-        """Yield the names of the scopes in pages."""
+    async def scopes(
+        self, scopes: Sequence[bytes] | None = None, *, partition: int | None = None
+    ) -> AsyncIterator[Sequence[bytes]]:
+        """Yield the names of the given scopes in pages, of all scopes of a partition, or of all."""
         if scopes is not None:
             yield scopes
             return
-        for names in (await self._keyspace()).all_scopes():
-            async for page in Scan(self._retries, self._subject).members(names):
-                yield page
+        for number, names in enumerate((await self._keyspace()).all_scopes()):
+            if partition in (None, number):
+                async for page in Scan(self._retries, self._subject).members(names):
+                    yield page
 
     async def _keyspace(self) -> Keyspace:
         async def read(session: Session, _: Attempt) -> Keyspace:

@@ -14,7 +14,7 @@ import orjson
 from redis.exceptions import RedisError
 
 from motia_redis._scripts import storage
-from motia_redis._store import keyspace, settings
+from motia_redis._store import copy_marks, keyspace, settings
 from motia_redis._store.keyspace import Layout
 from motia_redis.errors import LayoutMismatch, SettingsMismatch
 
@@ -75,19 +75,21 @@ class Rejection:
     text: str  #: of the error that the process got
 
 
-async def open_namespace(router: Router, namespace: str, required: Layout | None, given: GivenSettings) -> OpenedNamespace:
+async def open_namespace(
+    router: Router, namespace: str, required: Layout | None, given: GivenSettings, *, in_copy: bool = False
+) -> OpenedNamespace:
     """Return a namespace's layout and settings. Write `required` and `given`, or the defaults, if the namespace has none.
 
-    A replica can be read as long as there is a layout. A process that is rejected leaves a `Rejection` for ten minutes. Raises
-    LayoutMismatch and SettingsMismatch; errors of Redis are those of redis-py. Cost: one round trip, and another one to write the
-    layout or the rejection.
+    `in_copy` also opens a namespace that a copy is made in. A replica can be read as long as there is a layout. A process that is
+    rejected leaves a `Rejection` for ten minutes. Raises LayoutMismatch and SettingsMismatch; errors of Redis are those of
+    redis-py. Cost: one round trip, and another one to write the layout or the rejection.
     """
     key, subject = keyspace.layout_key(namespace), f"namespace {namespace!r}"
     commands = [("HGETALL", key), ("TIME",), ("INFO",), ("CONFIG GET", "save")]
     fields, (seconds, microseconds), info, config = await router.pipeline(key, commands)
     clock = ServerClock(b"%d" % (seconds * 1000 + microseconds // 1000), time.monotonic())
     initial = StoredLayout(required or Layout(), given.initial())
-    stored = _decode(namespace, fields or await _write(router, key, initial))
+    stored = _decode(namespace, fields or await _write(router, key, initial), in_copy=in_copy)
     try:
         _check_layout(subject, required, stored.layout)
         given.check(subject, stored.settings)
@@ -99,7 +101,10 @@ async def open_namespace(router: Router, namespace: str, required: Layout | None
 
 def _check_layout(subject: str, required: Layout | None, stored: Layout) -> None:
     if required is not None and required != stored:
-        raise LayoutMismatch(f"{subject} was created with {stored}; this process requires {required}: use the stored layout")
+        raise LayoutMismatch(
+            f"{subject} was created with {stored}; this process requires {required}: use the stored layout, or move to "
+            "another one with `motia-redis copy --to-layout`"
+        )
 
 
 async def _leave_rejection(router: Router, namespace: str, now: int, error: StateError) -> None:
@@ -120,14 +125,15 @@ async def read_rejection(router: Router, namespace: str) -> Rejection | None:
     return None
 
 
-async def restore_layout(router: Router, namespace: str, own: StoredLayout) -> Settings:
+async def restore_layout(router: Router, namespace: str, own: StoredLayout, *, in_copy: bool = False) -> Settings:
     """Check that the namespace still has the layout of `own`. Write `own` again if Redis has lost it. Return the stored settings.
 
     Raises LayoutMismatch if another process has written another layout since; errors of Redis are those of redis-py. Cost: one
     round trip, and another one to write the layout.
     """
     key = keyspace.layout_key(namespace)
-    stored = _decode(namespace, await router.execute(key, "HGETALL", key) or await _write(router, key, own))
+    fields = await router.execute(key, "HGETALL", key) or await _write(router, key, own)
+    stored = _decode(namespace, fields, in_copy=in_copy)
     if stored.layout != own.layout:
         raise LayoutMismatch(
             f"namespace {namespace!r} has {stored.layout} now, and this process works with {own.layout}: Redis has lost its "
@@ -136,21 +142,33 @@ async def restore_layout(router: Router, namespace: str, own: StoredLayout) -> S
     return stored.settings
 
 
-async def change_settings(router: Router, namespace: str, changed: Settings) -> Settings:
+async def change_settings(router: Router, namespace: str, changed: Settings, *, in_copy: bool = False) -> Settings:
     """Store the settings of a namespace that exists and return them. Raises LayoutMismatch if it has none, or another format."""
     key = keyspace.layout_key(namespace)
     fields = await storage.change_settings(router, layout=key, version=keyspace.FORMAT_VERSION, fields=changed.encode())
-    return _decode(namespace, fields).settings
+    return _decode(namespace, fields, in_copy=in_copy).settings
 
 
-async def _write(router: Router, key: str, own: StoredLayout) -> dict[bytes, bytes]:
-    """Write the layout and the settings if there is no layout, and return the stored fields."""
+async def create_copy(
+    router: Router, namespace: str, own: StoredLayout, mark: copy_marks.CopyMark
+) -> tuple[StoredLayout, copy_marks.CopyMark | None]:
+    """Create a namespace for a copy, if there is none. Return what is stored, and its mark; None: it was not made for a copy.
+
+    Raises LayoutMismatch for another format; errors of Redis are those of redis-py. Cost: one round trip.
+    """
+    fields = await _write(router, keyspace.layout_key(namespace), own, mark.encode())
+    stored = _decode(namespace, fields, in_copy=True)
+    return stored, copy_marks.decode(fields)
+
+
+async def _write(router: Router, key: str, own: StoredLayout, others: Mapping[str, str] | None = None) -> dict[bytes, bytes]:
+    """Write the layout, the settings and other fields if there is no layout, and return the stored fields."""
     counts = {"partitions": own.layout.partitions, "lanes": own.layout.lanes}
     fields = {"version": str(keyspace.FORMAT_VERSION)} | {name: str(count) for name, count in counts.items()}
-    return await storage.ensure_layout(router, layout=key, fields=fields | own.settings.encode())
+    return await storage.ensure_layout(router, layout=key, fields=fields | own.settings.encode() | dict(others or {}))
 
 
-def _decode(namespace: str, fields: Mapping[bytes, bytes]) -> StoredLayout:
+def _decode(namespace: str, fields: Mapping[bytes, bytes], *, in_copy: bool = False) -> StoredLayout:
     subject = f"namespace {namespace!r}"
     try:
         version, partitions, lanes = (int(fields[name]) for name in (b"version", b"partitions", b"lanes"))
@@ -171,5 +189,13 @@ def _decode(namespace: str, fields: Mapping[bytes, bytes]) -> StoredLayout:
     if features:
         raise LayoutMismatch(
             f"{subject} uses {', '.join(features)}, which this motia-redis does not know: upgrade motia-redis in this process"
+        )
+    try:
+        mark = copy_marks.decode(fields)
+    except ValueError as error:
+        raise LayoutMismatch(f"{subject}: {error}") from None
+    if mark is not None and not mark.is_finished and not in_copy:
+        raise LayoutMismatch(
+            f"{subject} is a copy of {mark.source} that is not finished: finish it first, with `motia-redis copy --finish`"
         )
     return StoredLayout(Layout(partitions, lanes), settings.decode(subject, fields))

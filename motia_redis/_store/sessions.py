@@ -84,6 +84,7 @@ class Sessions:
     ) -> None:
         self.given_url: str | None = url
         self.sweep: bool = sweep
+        self.in_copy: bool = False  #: also open a namespace that a copy is made in
         self.credentials: Credentials | None = credentials
         self.given_namespace: str | None = None if namespace is None else keyspace.check_namespace(namespace)
         self.layout: Layout | None = layout
@@ -187,7 +188,7 @@ class Sessions:
         losses = session.router.losses
         try:
             own = StoredLayout(session.keyspace.layout, session.settings)
-            stored = await restore_layout(session.router, session.keyspace.namespace, own)
+            stored = await restore_layout(session.router, session.keyspace.namespace, own, in_copy=self.in_copy)
         except LayoutMismatch as error:
             for slot in tuple(self._slots.values()):
                 slot.refusal = error
@@ -282,7 +283,7 @@ class Sessions:
         try:
             # A server that accepts a connection and does not answer may not be Redis at all, so the first command fails fast.
             async with asyncio.timeout(connecting.CONNECT_TIMEOUT):
-                opened = await open_namespace(router, namespace, self.layout, self.given)
+                opened = await open_namespace(router, namespace, self.layout, self.given, in_copy=self.in_copy)
             self._warn(opened.info, opened.config)
             await self._durability.probe(subject, router, keyspace.layout_key(namespace))
         except (RedisError, OSError) as error:

@@ -29,8 +29,9 @@ else:
 
 #: What a `Change` says: the type of the change, or `state:snapshot` for a value that was there.
 ChangeType: TypeAlias = Literal["state:created", "state:updated", "state:deleted", "state:ttl", "state:snapshot"]
-#: Why a key is gone: by a call, because its time to live had passed, or found missing in a new snapshot. Or why it has its value.
-ChangeReason: TypeAlias = Literal["deleted", "expired", "resync", "import"]
+#: Why a key is gone: by a call, because its time to live had passed, or found missing in a new snapshot. Or why it has its value:
+#: by an import. Or why either: by a copy of another namespace.
+ChangeReason: TypeAlias = Literal["deleted", "expired", "resync", "import", "copy"]
 
 SNAPSHOT, RESYNC = b"state:snapshot", b"resync"
 
@@ -105,10 +106,16 @@ class Change(Generic[T_co]):
 
     @property
     def reason(self) -> ChangeReason | None:
-        """Return why the key is gone: `deleted`, `expired` or `resync`. Of other changes: `import` for an import, else None."""
+        """Return why the key is gone: `deleted`, `expired` or `resync`. Of other changes: `import` for an import, else None.
+
+        Of all changes: `copy` for a copy of another namespace.
+        """
+        reason = self._event.fields.get(b"reason")
+        if reason == b"copy":
+            return "copy"
         if self.type != "state:deleted":
-            return "import" if self._event.fields.get(b"reason") == b"import" else None
-        return "resync" if self._event.fields.get(b"reason") == RESYNC else events.delete_reason(self._event.fields)
+            return "import" if reason == b"import" else None
+        return "resync" if reason == RESYNC else events.delete_reason(self._event.fields)
 
     @property
     def transaction(self) -> TransactionInfo | None:

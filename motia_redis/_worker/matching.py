@@ -14,7 +14,7 @@ from motia_redis._steps.logs import Logger, enter_step
 from motia_redis._steps.schemas import Reader
 from motia_redis._steps.stream_triggers import StreamTrigger, decode_item_change
 from motia_redis._steps.triggers import CronTrigger, QueueTrigger, StateTrigger
-from motia_redis._steps.wants import CRON, TTL_CHANGED, is_silent_import
+from motia_redis._steps.wants import CRON, TTL_CHANGED, is_silent
 from motia_redis._store import codec
 from motia_redis._store.keyspace import RESERVED
 from motia_redis._store.stream_groups import StreamGroup, stream_prefix
@@ -188,7 +188,7 @@ class Matcher:
         return (
             fields[b"type"] == TTL_CHANGED
             or (b"only" in fields and fields[b"only"] != self._encoded_name)
-            or (b"reason" in fields and is_silent_import(fields))
+            or (b"reason" in fields and is_silent(fields))
         )
 
     def _candidates(self, fields: Mapping[bytes, bytes]) -> list[_Trigger]:

@@ -25,6 +25,8 @@ PUBLIC = {
     ],
     "motia_redis.admin": [
         "Attempted",
+        "Compared",
+        "CopyProgress",
         "DeadLetter",
         "DeadLetters",
         "Examination",
@@ -32,6 +34,7 @@ PUBLIC = {
         "Exported",
         "FailingKey",
         "Finding",
+        "FinishedCopy",
         "Forgotten",
         "Imported",
         "Paused",
@@ -49,8 +52,11 @@ PUBLIC = {
         "UnreadTopic",
         "WorkerStatus",
         "change_settings",
+        "compare_copy",
+        "copy_changes",
         "examine",
         "export_values",
+        "finish_copy",
         "forget_step",
         "import_values",
         "pause_step",
@@ -90,9 +96,10 @@ NAMES = [(module, name) for module, names in PUBLIC.items() for name in names]
 
 # The first words of our reference docstrings; a new one is added here when it is a verb.
 VERBS = {
-    "Add", "Append", "Apply", "Bind", "Call", "Close", "Connect", "Consume", "Create", "Decrement", "Delete", "Describe", "Do",
-    "End", "Fire", "Give", "Handle", "Have", "Hold", "Import", "Increment", "Let", "Limit", "Log", "Merge", "Move", "Read",
-    "Remove", "Report", "Require", "Retry", "Return", "Send", "Set", "Start", "Stop", "Store", "Tell", "Wait", "Write", "Yield",
+    "Add", "Append", "Apply", "Bind", "Call", "Close", "Compare", "Connect", "Consume", "Copy", "Create", "Decrement", "Delete",
+    "Describe", "Do", "End", "Fire", "Give", "Handle", "Have", "Hold", "Import", "Increment", "Let", "Limit", "Log", "Merge",
+    "Move", "Read", "Remove", "Report", "Require", "Retry", "Return", "Send", "Set", "Start", "Stop", "Store", "Tell", "Wait",
+    "Write", "Yield",
 }  # fmt: skip
 # What public methods return, and a class that only the package creates takes, without a public name of its own.
 INTERNAL = {
