@@ -1,7 +1,7 @@
 """motia-redis: `StateManager.set`, and steps with a state trigger in a `Worker`, everything with its default guarantees.
 
-Options: `steps` (1) subscribe to the scope; `condition` and `where` let one event of a hundred through; `gated` handlers wait for the
-order "open", so that several workers can get their lanes before any of them begins.
+Options: `steps` (1) subscribe to the scope; `condition` and `where` let one event of a hundred through; `gated` handlers wait for
+the order "open", so that several workers can get their lanes before any of them begins.
 """
 
 from __future__ import annotations
