@@ -21,8 +21,8 @@ _METHOD = f"""The exponent is the slope of log cost over log size from the middl
 0: the cost does not depend on the size. 1: twice the size costs twice as much. A line is above its limit if its exponent
 exceeds the limit by more than {TOLERANCE} (twice the cost for 100 times the size). Server time may also grow by
 {SERVER_SLACK:g} µs per call or {ITEM_SLACK:g} µs per item, because large data cause cache misses in the processor.
-`scan` reads page by page and keeps no values. `list` keeps all values, and Python's garbage collector traverses them
-repeatedly. `list, no gc` runs without the collector.
+`scan` reads page by page and keeps no values. `list` keeps all values. Meanwhile Python's garbage collector looks at new objects
+only. `list, no gc` runs without the collector.
 """
 
 

@@ -18,6 +18,7 @@ EVENTS_PER_SECOND = 30_000
 TIMES_BEST_RIVAL = 10.0
 TWO_WORKERS = 1.7
 CONDITION = 2.0
+WHERE = 3.0
 SERVER_TIME = 1.5
 STEPS = 1.0
 LATENCY = 1.0
@@ -40,6 +41,8 @@ def _throughput(rows: list[Result]) -> Iterator[Judged]:
 def _own(result: Result) -> Iterator[Judged]:
     yield "two workers handle 1.7 times what one does", _least(result["workers"]["ratio"], TWO_WORKERS)
     yield "twice the rate where a condition filters 99 % out", _least(result["condition"]["ratio"], CONDITION)
+    if found := result["condition"].get("ratio of where"):
+        yield "three times the rate where a `where` filters 99 % out", _least(found, WHERE)
     if found := result["server time"]:
         yield "server time of an event at most 1.5 times the bare loop's", _most(found["ratio"]["commands"], SERVER_TIME)
     many = max(result["steps"], key=lambda row: int(row["steps"]))

@@ -60,10 +60,14 @@ def variants(result: Result) -> str:
     for name, key, before, after in (
         ("two workers / one worker", "workers", "one", "two"),
         ("a condition that accepts 1 % / no condition", "condition", "without", "with"),
+        ("a `where` that accepts 1 % / no condition", "condition", "without", "with where"),
     ):
         row = result[key]
+        if after not in row:  # older results
+            continue
+        ratio = row["ratio of where" if after == "with where" else "ratio"]
         cells = [name, f"{row['events']:,}", figure(row[before]["median"]), figure(row[after]["median"])]
-        rows.append([*cells, figure(row["ratio"]["median"]), quartiles(row["ratio"])])
+        rows.append([*cells, figure(ratio["median"]), quartiles(ratio)])
     return markdown(("", "events", "without", "with", "ratio", "quartiles"), rows)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.common import rounds
 from benchmarks.triggering.contenders import OURS
 from benchmarks.triggering.harness import complete
+from benchmarks.triggering.job import CONDITION_ONE_IN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,14 +41,19 @@ def measure_throughput(harness: Harness, contenders: Sequence[Contender], times:
 
 
 def measure_condition(harness: Harness, events: int, times: int) -> Row:
-    """Return the rates of all events without a condition, and with a condition that accepts 1 % of them."""
+    """Return the rates of all events without a condition, and with a condition and a `where` that accept 1 % of them."""
     filtered = replace(OURS, name="condition", options={"condition": True})
-    rates = _alternate(harness, {turn.name: _Turn(harness, turn, events) for turn in (OURS, filtered)}, times)
+    declared = replace(OURS, name="where", options={"where": True})
+    turns = {turn.name: _Turn(harness, turn, events) for turn in (OURS, filtered)}
+    turns[declared.name] = _Turn(harness, declared, events, one_in=CONDITION_ONE_IN)
+    rates = _alternate(harness, turns, times)
     return {
         "events": events,
         "without": rounds.Spread.of(rates[OURS.name]).as_dict(),
         "with": rounds.Spread.of(rates[filtered.name]).as_dict(),
         "ratio": rounds.ratio(rates[filtered.name], rates[OURS.name]).as_dict(),
+        "with where": rounds.Spread.of(rates[declared.name]).as_dict(),
+        "ratio of where": rounds.ratio(rates[declared.name], rates[OURS.name]).as_dict(),
     }
 
 
@@ -72,15 +78,16 @@ def measure_steps(harness: Harness, plan: dict[int, int], times: int) -> list[Ro
 
 
 class _Turn:
-    """A contender's turn: restore the written events, start a worker, read its report."""
+    """A contender's turn: restore the written events, start a worker, read its report. One event of `one_in` is handled."""
 
-    def __init__(self, harness: Harness, contender: Contender, events: int, handlings: int = 1) -> None:
+    def __init__(self, harness: Harness, contender: Contender, events: int, handlings: int = 1, one_in: int = 1) -> None:
         self.contender = contender
         self.reports: list[Report] = []
         self._harness = harness
         self._snapshot: Snapshot | None = None
         self._write = harness.job(contender, events)
-        self._work = harness.job(contender, events * handlings)
+        self._work = harness.job(contender, events * handlings // one_in)
+        self._one_in = one_in
 
     def __call__(self) -> float:
         """Return the rate."""
@@ -88,7 +95,7 @@ class _Turn:
             self._snapshot = self._harness.fill(self.contender, self._write)
         self._snapshot.restore()
         self.reports.append(self._harness.work(self.contender, self._work))
-        return self.reports[-1].rate
+        return self.reports[-1].rate * self._one_in
 
 
 def _alternate(harness: Harness, turns: dict[str, _Turn], times: int) -> dict[str, list[float]]:

@@ -25,6 +25,7 @@ from motia_redis._steps.models import snake_case
 from motia_redis._steps.retrying import config_problem
 from motia_redis._steps.schemas import schema_problem
 from motia_redis._steps.stream_triggers import StreamTrigger
+from motia_redis._steps.where import where_problem
 from motia_redis._store.keyspace import RESERVED
 from motia_redis._store.stream_groups import StreamGroup
 from motia_redis._store.typed_scopes import TypedScope
@@ -119,7 +120,7 @@ class HttpTrigger:
 
 @dataclass(frozen=True, slots=True)
 class StateTrigger:
-    """Describe the changes of state that fire a step: of all scopes, of one or of one key, narrowed by a condition.
+    """Describe the changes of state that fire a step: of all scopes, of one or of one key, narrowed by members and a condition.
 
     The items of streams are not among them.
     """
@@ -128,14 +129,15 @@ class StateTrigger:
     scope: str | None = None
     key: str | None = None
     typed: TypedScope[Any] | None = None  #: what gives the values of the input their type
+    where: Mapping[str, Any] | None = field(default=None, hash=False)  #: what members of the new value must equal
 
     def __str__(self) -> str:
         place = "/".join(name for name in (self.scope, self.key) if name is not None)
-        return f"state {place or 'of all scopes'}" + ("" if self.condition is None else " (condition)")
+        return f"state {place or 'of all scopes'}" + _narrowed(self.where, self.condition)
 
     def problem(self) -> str | None:
         """Return what is wrong with the trigger, or None."""
-        if problem := _condition_problem(self.condition, "state"):
+        if problem := _where_problem(self.where, "state") or _condition_problem(self.condition, "state"):
             return problem
         for label, value in (("scope", self.scope), ("key", self.key)):
             if value is not None and (not isinstance(value, str) or not value):
@@ -151,15 +153,16 @@ class StateTrigger:
 
 @dataclass(frozen=True, slots=True)
 class QueueTrigger:
-    """Describe the messages that fire a step: those of one topic, narrowed by a condition."""
+    """Describe the messages that fire a step: those of one topic, narrowed by members and a condition."""
 
     topic: str
     condition: InputCondition | None = None
     input: Any = None  #: the schema of the data
     config: Mapping[str, Any] | None = None  #: how often and when attempts are made, where it is not as the step says
+    where: Mapping[str, Any] | None = field(default=None, hash=False)  #: what members of the data must equal
 
     def __str__(self) -> str:
-        return f"queue {self.topic}" + ("" if self.condition is None else " (condition)")
+        return f"queue {self.topic}" + _narrowed(self.where, self.condition)
 
     @property
     def concurrency(self) -> int | None:
@@ -174,7 +177,7 @@ class QueueTrigger:
             return problem
         if self.input is not None and (problem := schema_problem(self.input)):
             return f"the input of a queue trigger: {problem}"
-        return _condition_problem(self.condition, "queue")
+        return _where_problem(self.where, "queue") or _condition_problem(self.condition, "queue")
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +208,18 @@ class CronTrigger:
         if self.missed not in MISSED:
             return f"'missed' of a cron trigger must be one of {', '.join(map(repr, MISSED))}, not {self.missed!r:.80}"
         return _condition_problem(self.condition, "cron")
+
+
+def _narrowed(where: Mapping[str, Any] | None, condition: object) -> str:
+    """Return what narrows a trigger, for people."""
+    parts = ["condition"] if condition is not None else []
+    if where is not None:
+        parts.insert(0, "where " + ", ".join(f"{name}={value!r:.40}" for name, value in where.items()))
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def _where_problem(where: object, kind: str) -> str | None:
+    return None if where is None else where_problem(where, kind)
 
 
 def _condition_problem(condition: object, kind: str) -> str | None:
@@ -266,11 +281,27 @@ api = http
 
 
 @overload
-def state(condition: Condition | None = None, *, scope: str | None = None, key: str | None = None) -> StateTrigger: ...
-@overload
-def state(condition: Condition[T] | None = None, *, scope: TypedScope[T], key: str | None = None) -> StateTrigger: ...
 def state(
-    condition: Condition[Any] | None = None, *, scope: str | TypedScope[Any] | None = None, key: str | None = None
+    condition: Condition | None = None,
+    *,
+    scope: str | None = None,
+    key: str | None = None,
+    where: Mapping[str, Any] | None = None,
+) -> StateTrigger: ...
+@overload
+def state(
+    condition: Condition[T] | None = None,
+    *,
+    scope: TypedScope[T],
+    key: str | None = None,
+    where: Mapping[str, Any] | None = None,
+) -> StateTrigger: ...
+def state(
+    condition: Condition[Any] | None = None,
+    *,
+    scope: str | TypedScope[Any] | None = None,
+    key: str | None = None,
+    where: Mapping[str, Any] | None = None,
 ) -> StateTrigger:
     """Return a trigger that fires on changes of state.
 
@@ -283,12 +314,17 @@ def state(
             the handler get a `StateTriggerInput[User]`: the values are of its type, and an event with another value is a failed
             attempt, which raises SchemaMismatch.
         key: only changes of this key in `scope` fire.
+        where: only changes fire after which the value has these members, such as `{"status": "paid"}`. A name that begins with a
+            slash is a JSON Pointer: `{"/customer/country": "DE", "/lines/0/count": 1}`. All must be equal, as JSON is: numbers by
+            value, true is not 1, objects in any order; null is equal to a member that is null, not to one that is missing. A
+            deletion does not fire. It is compared with the stored JSON, before `condition` is called, and costs a search of the
+            text for what does not fire: no value is decoded.
 
     A trigger that does not fit is rejected with StepError by the step that is made with it.
     """
     if isinstance(scope, TypedScope):
-        return StateTrigger(condition, scope.name, key, scope)
-    return StateTrigger(condition, scope, key)
+        return StateTrigger(condition, scope.name, key, scope, where)
+    return StateTrigger(condition, scope, key, where=where)
 
 
 def queue(
@@ -297,6 +333,7 @@ def queue(
     input: Any = None,
     config: Mapping[str, Any] | None = None,
     condition: InputCondition | None = None,
+    where: Mapping[str, Any] | None = None,
 ) -> QueueTrigger:
     """Return a trigger that fires on messages of a topic.
 
@@ -312,13 +349,15 @@ def queue(
             changes nothing: messages with one key are handled in their order.
         condition: a function of `(data, ctx)` or `(data)` that decides whether a message fires; see `state`. A message that fires
             nothing is acknowledged.
+        where: only messages fire whose data has these members; see `state`. It is compared with the JSON that was sent, before
+            `input` checks it.
 
     A trigger that does not fit is rejected with StepError by the step that is made with it.
     """
     given: Any = config
     if hasattr(given, "model_dump"):  # an object of pydantic
         given = given.model_dump()
-    return QueueTrigger(topic, condition, input, given)
+    return QueueTrigger(topic, condition, input, given, where)
 
 
 def cron(

@@ -19,7 +19,7 @@ from motia_redis._store.keyspace import Subject
 from motia_redis.errors import CorruptValue, InvalidValue, ValueTooLarge
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 CANONICAL_MARK = b"\t\r\t"
 
@@ -42,11 +42,11 @@ class Coder(Protocol[T]):
     def decode(self, text: bytes, *, subject: object) -> T:
         """Return the value of a stored text."""
 
-    def decode_page(self, scope: str, page: Mapping[bytes, bytes]) -> dict[bytes, T]:
-        """Return the values of a page of a scope."""
+    def decode_page(self, scope: str, page: Mapping[bytes, bytes]) -> list[T]:
+        """Return the values of a page of a scope, in its order."""
 
-    def decode_item(self, scope: str, key: bytes, text: bytes) -> T:
-        """Return the value of one key of a page."""
+    def decode_each(self, scope: str, page: Mapping[bytes, bytes]) -> Iterator[T]:
+        """Yield the values of a page of a scope, each decoded when it is taken."""
 
 
 def encode(value: Any, *, subject: object, max_bytes: int) -> bytes:
@@ -98,12 +98,26 @@ def decode(text: bytes, *, subject: object) -> Any:
         ) from None
 
 
-def decode_page(scope: str, page: Mapping[bytes, bytes]) -> dict[bytes, Any]:
-    """Return the values of a page of a scope. One Python call for each value would take a tenth of the time of `list`."""
+def decode_page(scope: str, page: Mapping[bytes, bytes]) -> list[Any]:
+    """Return the values of a page of a scope, in its order. One Python call for each would take a fifth of `list`'s time."""
     try:
-        return dict(zip(page, map(orjson.loads, page.values()), strict=True))
+        return list(map(orjson.loads, page.values()))
     except orjson.JSONDecodeError:
-        return {key: decode_item(scope, key, text) for key, text in page.items()}
+        return [decode_item(scope, key, text) for key, text in page.items()]
+
+
+def decode_each(scope: str, page: Mapping[bytes, bytes]) -> Iterator[Any]:
+    """Yield the values of a page of a scope, each decoded when it is taken.
+
+    Who keeps none of them has one in memory at a time: the next takes its place, and the garbage collector is not woken.
+    """
+    loads = orjson.loads
+    for key, text in page.items():
+        try:
+            value = loads(text)
+        except orjson.JSONDecodeError:
+            value = decode_item(scope, key, text)
+        yield value
 
 
 def decode_item(scope: str, key: bytes, text: bytes) -> Any:
@@ -117,6 +131,15 @@ def decode_item(scope: str, key: bytes, text: bytes) -> Any:
 def decode_key(key: bytes) -> str:
     """Return a key. Bytes that are not UTF-8 (another client wrote them) become lone surrogates, so that keys stay distinct."""
     return key.decode(errors="surrogateescape")
+
+
+def decode_keys(keys: Iterable[bytes]) -> list[str]:
+    """Return keys as `decode_key` does. Cost: half of as many calls of it, if all are UTF-8."""
+    keys = list(keys)
+    try:
+        return list(map(bytes.decode, keys))
+    except UnicodeDecodeError:
+        return list(map(decode_key, keys))
 
 
 def is_canonical(text: bytes, value: Any) -> bool:

@@ -54,9 +54,13 @@ class JsonTexts:
         """Return the text of one key of a page. Raises CorruptValue, which names the key."""
         return self.decode(text, subject=Subject(scope, codec.decode_key(key)))
 
-    def decode_page(self, scope: str, page: Mapping[bytes, bytes]) -> dict[bytes, str]:
+    def decode_page(self, scope: str, page: Mapping[bytes, bytes]) -> list[str]:
         """Return the texts of a page of a scope."""
-        return {key: self.decode_item(scope, key, text) for key, text in page.items()}
+        return list(self.decode_each(scope, page))
+
+    def decode_each(self, scope: str, page: Mapping[bytes, bytes]) -> Iterator[str]:
+        """Yield the texts of a page of a scope, each decoded when it is taken."""
+        return (self.decode_item(scope, key, text) for key, text in page.items())
 
 
 TEXTS = JsonTexts()

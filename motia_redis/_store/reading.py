@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from motia_redis._scripts import storage as scripts
 from motia_redis._store import codec, expiry, keyspace
+from motia_redis._store.collecting import young_only
 from motia_redis._store.keyspace import RESERVED, Subject, partition_of
 from motia_redis._store.scans import Scan
 from motia_redis._store.stream_groups import stream_prefix
@@ -127,11 +128,13 @@ class Reading:
         found: dict[bytes, Any] = {}
         if atomic:
             texts = zip(names, await self._retries.run(subject, read, operation="get_many"), strict=True)
-            found = self._coder.decode_page(scope, expiry.live({name: text for name, text in texts if text is not None}))
+            page = expiry.live({name: text for name, text in texts if text is not None})
+            found = dict(zip(page, self._coder.decode_page(scope, page), strict=True))
         else:
             values, scan = await self._scan(scope)
-            async for page in scan.chosen(values, builtins.list(names)):
-                found.update(self._coder.decode_page(scope, expiry.live(page)))
+            async for texts_read in scan.chosen(values, builtins.list(names)):
+                page = expiry.live(texts_read)
+                found.update(zip(page, self._coder.decode_page(scope, page), strict=True))
         return {names[name]: value for name, value in found.items()}
 
     async def list(self, scope: str) -> builtins.list[Any]:
@@ -145,7 +148,8 @@ class Reading:
 
     async def items(self, scope: str) -> dict[str, Any]:
         """Return a dict of all keys of a scope and their values. Promises, cost and errors are those of `list`."""
-        return {codec.decode_key(key): value for key, value in (await self._all(scope)).items()}
+        found = await self._all(scope)
+        return dict(zip(codec.decode_keys(found), found.values(), strict=True))
 
     async def keys(self, scope: str) -> builtins.list[str]:
         """Return all keys of a scope, each once, in no particular order.
@@ -160,18 +164,21 @@ class Reading:
         found: dict[bytes, None] = {}
         async for page in scan.fields(values):
             found.update(dict.fromkeys(page))
-        return [codec.decode_key(key) for key in found]
+        return codec.decode_keys(found)
 
     async def scan(self, scope: str) -> AsyncIterator[tuple[str, Any]]:
         """Yield `(key, value)` pairs of a scope, read in pages, for scopes that do not fit into memory.
 
         A key that exists during the whole scan is yielded at least once. It may be yielded again, with its value at that time, if
-        the scope shrinks or Redis fails over. Breaking out early stops further reads. Cost and errors are those of `list`.
+        the scope shrinks or Redis fails over. Each page is read while the one before is processed. Breaking out early stops
+        further reads. Cost and errors are those of `list`.
         """
         values, scan = await self._scan(scope)
-        async for page in scan.items(values):
-            for key, text in expiry.live(page).items():
-                yield codec.decode_key(key), self._coder.decode_item(scope, key, text)
+        async with aclosing(scan.items(values, ahead=True)) as pages:
+            async for page_read in pages:
+                page = expiry.live(page_read)
+                for pair in zip(codec.decode_keys(page), self._coder.decode_each(scope, page), strict=True):
+                    yield pair
 
     async def count(self, scope: str) -> int:
         """Return the number of keys in a scope. Values whose time has run out expire first.
@@ -238,9 +245,11 @@ class Reading:
         """Return a dict of all keys of a scope and their values."""
         values, scan = await self._scan(scope)
         found: dict[bytes, Any] = {}
-        async with aclosing(scan.items(values, ahead=True)) as pages:
-            async for page in pages:
-                found.update(self._coder.decode_page(scope, expiry.live(page)))
+        with young_only():
+            async with aclosing(scan.items(values, ahead=True)) as pages:
+                async for page_read in pages:
+                    page = expiry.live(page_read)
+                    found.update(zip(page, self._coder.decode_page(scope, page), strict=True))
         return found
 
     async def _scan(self, scope: str) -> tuple[bytes, Scan]:

@@ -12,7 +12,7 @@ from motia_redis._store.typed_fields import MOST_TYPES, pointer_of, pointer_toke
 from motia_redis.errors import SchemaMismatch, StateError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from types import ModuleType
 
     from pydantic import TypeAdapter, ValidationError
@@ -69,9 +69,13 @@ class Schema(Generic[T]):
             raise self._mismatch(subject, place, f"the stored value does not match {self.name}: {reason}", _READ)
         return value
 
-    def decode_page(self, scope: str, page: Mapping[bytes, bytes]) -> dict[bytes, T]:
+    def decode_page(self, scope: str, page: Mapping[bytes, bytes]) -> list[T]:
         """Return the values of a page of a scope."""
-        return {key: self.decode_item(scope, key, text) for key, text in page.items()}
+        return list(self.decode_each(scope, page))
+
+    def decode_each(self, scope: str, page: Mapping[bytes, bytes]) -> Iterator[T]:
+        """Yield the values of a page of a scope, each decoded when it is taken."""
+        return (self.decode_item(scope, key, text) for key, text in page.items())
 
     def decode_item(self, scope: str, key: bytes, text: bytes) -> T:
         """Return the value of one key of a page."""

@@ -89,7 +89,8 @@ class Reading:
         """Yield `(key, value)` pairs of a scope, read in pages, for scopes that do not fit into memory.
 
         A key that exists during the whole scan is yielded at least once. It may be yielded again, with its value at that time, if
-        the scope shrinks or Redis fails over. Breaking out early stops further reads. Cost and errors are those of `list`.
+        the scope shrinks or Redis fails over. Each page is read while the one before is processed. Breaking out early stops
+        further reads. Cost and errors are those of `list`.
         """
         return in_batches("scan", cast("AsyncGenerator[tuple[str, Any]]", self._state.scan(scope)))
 

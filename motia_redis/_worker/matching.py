@@ -15,6 +15,7 @@ from motia_redis._steps.schemas import Reader
 from motia_redis._steps.stream_triggers import StreamTrigger, decode_item_change
 from motia_redis._steps.triggers import CronTrigger, QueueTrigger, StateTrigger
 from motia_redis._steps.wants import CRON, TTL_CHANGED, is_silent
+from motia_redis._steps.where import Where
 from motia_redis._store import codec
 from motia_redis._store.keyspace import RESERVED
 from motia_redis._store.stream_groups import StreamGroup, stream_prefix
@@ -42,12 +43,12 @@ class MatchResult(Enum):
 
 
 class _Trigger:
-    """A trigger of the step, its place among them, and the properties of its condition.
+    """A trigger of the step, its place among them, its members (`where`), and the properties of its condition.
 
     State and stream triggers have encoded filters.
     """
 
-    __slots__ = ("coder", "condition", "index", "is_sync", "key", "prefix", "scope", "takes_ctx")
+    __slots__ = ("coder", "condition", "index", "is_sync", "key", "prefix", "scope", "takes_ctx", "where")
 
     def __init__(self, index: int, trigger: Any) -> None:
         self.index = index
@@ -65,6 +66,8 @@ class _Trigger:
             self.coder = codec if trigger.typed is None else trigger.typed.coder
         elif isinstance(trigger, QueueTrigger) and trigger.input is not None:
             self.coder = Reader(trigger.input)
+        where: Mapping[str, Any] | None = getattr(trigger, "where", None)  # state and queue triggers have it
+        self.where = None if where is None else Where(where)
         self.condition: Any = trigger.condition
         condition = trigger.condition
         self.takes_ctx = condition is not None and invocation.takes_ctx(condition)
@@ -89,6 +92,7 @@ class Matcher:
                 self._named.setdefault((b"topic", trigger.topic.encode()), []).append(_Trigger(index, trigger))
             elif isinstance(trigger, CronTrigger):
                 self._named.setdefault((CRON, trigger.schedule.encode()), []).append(_Trigger(index, trigger))
+        self._has_where = any(getattr(trigger, "where", None) is not None for trigger in step.triggers)
         self._logger = Logger(step.name)
 
     def match_when_read(self, entry: StreamEntry, state: StateManager) -> PreparedCall | MatchResult:
@@ -104,6 +108,9 @@ class Matcher:
             candidates = self._candidates(fields)
             if not candidates:
                 return MatchResult.FILTERED
+            candidates = self._fitting(candidates, fields)
+            if not candidates:
+                return MatchResult.UNWANTED
             if candidates[0].condition is None:
                 return MatchResult.MATCHED
             if all(trigger.is_sync for trigger in candidates):
@@ -117,14 +124,14 @@ class Matcher:
 
     def prepare(self, entry: StreamEntry, state: StateManager, trace: str, attempt: int) -> PreparedCall:
         """Return the call for an attempt at an entry that is `MATCHED`. Raises CorruptValue and SchemaMismatch."""
-        trigger = self._candidates(entry.fields)[0]
+        trigger = self._fitting(self._candidates(entry.fields), entry.fields)[0]
         value, info = _read(entry, trigger, attempt)
         return PreparedCall(value, self._context(entry, value, info, state, trace), trace)
 
     async def match(self, entry: StreamEntry, state: StateManager, trace: str, attempt: int) -> PreparedCall | None:
         """Return the call for an attempt; None when no trigger matches. Raise what a condition raises."""
         try:
-            candidates = self._candidates(entry.fields)
+            candidates = self._fitting(self._candidates(entry.fields), entry.fields)
         except KeyError:
             raise events.foreign_entry(entry.revision) from None
         matching = self._matching(candidates, entry, state, trace, attempt)
@@ -201,6 +208,14 @@ class Matcher:
         if scope.startswith(RESERVED):
             of_kind = [trigger for trigger in self._streams if scope.startswith(trigger.prefix)]
         return [trigger for trigger in of_kind if trigger.scope in (None, scope) and trigger.key in (None, key)]
+
+    def _fitting(self, candidates: list[_Trigger], fields: Mapping[bytes, bytes]) -> list[_Trigger]:
+        """Return those whose members (`where`) the entry has, too. Raise nothing."""
+        if not self._has_where:
+            return candidates
+        # A deletion has no new value, and an entry of another client may have none.
+        text = fields.get(b"data" if fields[b"type"] == b"topic" else b"new", b"")
+        return [trigger for trigger in candidates if trigger.where is None or trigger.where.match(text)]
 
     def _context(self, entry: StreamEntry, value: Any, info: TriggerInfo, state: StateManager, trace: str) -> FlowContext:
         return FlowContext(

@@ -17,6 +17,8 @@ from motia_redis.errors import CorruptValue, InvalidName
 from tests.support.scripts import CALLS
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from motia_redis import StateManager
 
 
@@ -67,6 +69,63 @@ async def test_corrupt_value_error_names_scope_and_key(state: StateManager, raw:
     with pytest.raises(CorruptValue, match="scope 'users' key 'bob'"):
         await state.items("users")
     assert sorted(await state.keys("users")) == ["ann", "bob"]
+
+
+async def test_scan_yields_what_comes_before_a_corrupt_value_and_decodes_nothing_ahead(
+    state: StateManager, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await state.set_many("users", {str(number): number for number in range(30)})
+    decoded = 0
+    loads = codec.orjson.loads
+
+    def noted(text: bytes) -> Any:
+        nonlocal decoded
+        decoded += 1
+        return loads(text)
+
+    order = [key async for key, _ in state.scan("users")]
+    values = (await state.connect()).values(b"users")
+    raw.hset(values, order[20], "{broken")
+    monkeypatch.setattr(codec.orjson, "loads", noted)
+    seen = []
+
+    async def read() -> None:
+        async for key, value in state.scan("users"):
+            seen.append((key, value))
+            assert decoded == len(seen), "a value is decoded when it is yielded"
+
+    with pytest.raises(CorruptValue, match=f"scope 'users' key '{order[20]}'"):
+        await read()
+    assert seen == [(key, int(key)) for key in order[:20]]
+
+
+async def test_scan_reads_the_next_page_while_one_is_processed_and_cancels_it_when_closed(
+    state: StateManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await state.set_many("big", {str(number): "x" * 1000 for number in range(500)}, atomic=False)
+    asked = 0
+    original = Router.execute_at
+
+    async def execute_at(router: Router, address: str, *command: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return await original(router, address, *command)
+
+    monkeypatch.setattr(Router, "execute_at", execute_at)
+    scan: AsyncGenerator[tuple[str, Any]] = state.scan("big")  # type: ignore[assignment]  # it is one
+    await anext(scan)
+    assert asked == 2
+    await scan.aclose()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_keys_that_are_not_utf_8_are_read_beside_others(state: StateManager, raw: redis.Redis) -> None:
+    await state.set("users", "ann", 1)
+    raw.hset((await state.connect()).values(b"users"), b"\xff", "2")
+    wanted = {"ann": 1, "\udcff": 2}
+    assert await state.items("users") == wanted
+    assert dict([pair async for pair in state.scan("users")]) == wanted
+    assert sorted(await state.keys("users")) == sorted(wanted)
 
 
 async def test_list_reads_ahead_and_cancels_its_read_on_error(

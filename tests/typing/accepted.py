@@ -162,6 +162,8 @@ async def is_known(input: StateTriggerInput, ctx: FlowContext) -> bool:
     "triggers": [
         state(is_paid, scope="orders"),
         state(is_of("returns")),
+        state(is_paid, scope="orders", where={"status": "paid", "/lines/0/count": 1}),
+        queue("orders", where={"priority": 1, "tags": ["new"]}),
         state(condition=is_known, scope="orders", key="first"),
         state(lambda input: input.old_value is None, scope="drafts"),
         state(lambda input, ctx: ctx.trigger.attempt == 1, scope="drafts"),

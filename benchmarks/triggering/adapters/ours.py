@@ -1,7 +1,7 @@
 """motia-redis: `StateManager.set`, and steps with a state trigger in a `Worker`, everything with its default guarantees.
 
-Options: `steps` (1) subscribe to the scope; `condition` lets one event of a hundred through; `gated` handlers wait for the order
-"open", so that several workers can get their lanes before any of them begins.
+Options: `steps` (1) subscribe to the scope; `condition` and `where` let one event of a hundred through; `gated` handlers wait for
+the order "open", so that several workers can get their lanes before any of them begins.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.triggering.child import run
-from benchmarks.triggering.job import key
+from benchmarks.triggering.job import CONDITION_ONE_IN, key
 from benchmarks.triggering.meter import Meter, listen
 from motia_redis import StateManager, StateTriggerInput, Worker, state, step
 from motia_redis._steps.application import Application
@@ -54,6 +54,8 @@ def application(job: Job, meter: Meter, gate: asyncio.Event) -> Application:
     count = job.options.get("steps", 1)
     if job.options.get("condition"):
         return Application((_filtered(meter),))
+    if job.options.get("where"):
+        return Application((_declared(meter),))
     if job.options.get("gated"):
         return Application((_gated(meter, gate),))
     return Application(tuple(_counting(meter, index, count) for index in range(count)))
@@ -67,6 +69,16 @@ def _counting(meter: Meter, index: int, count: int) -> Step:
         meter.count(value["n"] * count + index if count > 1 else value["n"], value["sent"])
 
     return step({"name": f"Count{index}", "triggers": [state(scope=SCOPE)]}).handle(handler)
+
+
+def _declared(meter: Meter) -> Step:
+    """Return a step whose trigger names a member. Only the handler counts: nothing of ours sees the other events."""
+
+    async def handler(input: StateTriggerInput) -> None:
+        value = input.new_value or {}
+        meter.count(value["n"] // CONDITION_ONE_IN, value["sent"])
+
+    return step({"name": "Declared", "triggers": [state(scope=SCOPE, where={"kind": 0})]}).handle(handler)
 
 
 def _gated(meter: Meter, gate: asyncio.Event) -> Step:
