@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import Counter
+from itertools import accumulate
 from typing import TYPE_CHECKING, Final, Protocol
 from weakref import WeakSet
 
@@ -47,6 +48,10 @@ class Histogram:
         """Count one duration."""
         self.counts[bisect_left(self.bounds, seconds)] += 1
         self.total += seconds
+
+    def cumulated(self) -> list[tuple[float | str, int]]:
+        """Return for each bound, and for `+Inf`, how many durations were not longer."""
+        return list(zip((*self.bounds, "+Inf"), accumulate(list(self.counts)), strict=True))
 
 
 class StepCounts:

@@ -83,10 +83,12 @@ class Monitoring:
         """Note that the process is connected. `worker`: the one that it runs."""
         self.readiness.started(state, worker)
         if _metrics.active is not None:
+            from motia_redis._admin.numbers import Numbers  # noqa: PLC0415 - see the docstring of `serving`
             from motia_redis._cli.exposition import Exposition  # noqa: PLC0415 - optional
 
-            self._exposition = Exposition(_metrics.active, state, worker)
-            cleanup.push_async_callback(self._exposition.aclose)
+            numbers = Numbers(_metrics.active, state, worker)
+            cleanup.push_async_callback(numbers.aclose)
+            self._exposition = Exposition(numbers)
 
     async def _write_metrics(self) -> tuple[str, bytes]:
         return ("text/plain", b"") if self._exposition is None else await self._exposition.write()
