@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from motia_redis._console.pages import moment
 from motia_redis._console.trees import Number, differences, to_json
 from motia_redis._store import expiry
 from motia_redis._store.json_texts import TEXTS, parse
@@ -55,4 +56,4 @@ def _lines(redaction: Redaction, scope: str, key: str, text: bytes | None) -> st
     except CorruptValue as error:
         return str(error)
     at = expiry.expires_at(text)
-    return shown if at is None else f"{shown}\n(expires at {at:.3f})"
+    return shown if at is None else f"{shown}\n(expires at {moment(at)})"

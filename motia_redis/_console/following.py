@@ -160,10 +160,9 @@ class _Reading:
 
     async def __aexit__(self, *_: object) -> None:
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
-        await self._watch.close()
+        if task is not None and not task.cancel() and not task.cancelled():
+            task.exception()  # retrieved
+        await self._watch.close()  # last: whoever cancels this may do so again at each wait
 
     async def wait(self) -> bool:
         """Wait a second for items. Return whether some are there."""

@@ -12,9 +12,10 @@ from starlette.routing import Route
 
 from motia_redis._console.comparing import compare, show
 from motia_redis._console.following import KINDS, Choice, Follower, kind_of
-from motia_redis._console.pages import count, one_line, size
+from motia_redis._console.pages import count, moment, one_line, size
 from motia_redis._console.trees import Line, to_json
 from motia_redis._store.browsing import texts_of
+from motia_redis._store.cursors import Cursor
 from motia_redis._store.json_texts import TEXTS
 from motia_redis._store.stream_groups import scope_name
 from motia_redis.errors import CorruptValue
@@ -45,7 +46,7 @@ class _Row:
     kind: str
     note: str
     revision: str
-    time: float
+    time: str
     lines: list[Line]
     preview: str
 
@@ -67,7 +68,9 @@ class Live:
 
     async def _events(self, request: Request) -> Response:
         start, choice = request.headers.get("last-event-id") or request.query_params.get("start", ""), _choice(request)
-        choice.watch(self._console.state, start or "now")  # reports what does not fit, also a cursor
+        choice.watch(self._console.state, "now")  # reports what does not fit
+        if start:
+            Cursor.decode(start)  # nothing else is a place to go on from
         return EventSourceResponse(self._told(request, choice, start), ping=_PING)
 
     async def _told(self, request: Request, choice: Choice, start: str) -> AsyncIterator[ServerSentEvent]:
@@ -101,16 +104,16 @@ class Live:
         preview = ""
         if kind in ("updated", "ttl"):
             difference = compare(self._console.redaction, scope, key, old, new, most=_LARGEST_COMPARED)
-            lines = difference.lines[:_MOST_LINES]
-            if len(difference.lines) > _MOST_LINES:
-                lines.append(Line("gap", f"… {count(len(difference.lines) - _MOST_LINES)} more lines"))
+            lines = [line for line in difference.lines if kind == "updated" or line.kind != "same"]
+            if len(lines) > _MOST_LINES:
+                lines[_MOST_LINES:] = [Line("gap", f"… {count(len(lines) - _MOST_LINES)} more lines")]
             if not lines:
                 notes.append(difference.note)
         else:
             preview = self._preview(scope, key, old if change.is_deletion else new)
         if change.expires_at is not None and kind == "created":
             notes.append(f"expires {change.expires_at - change.timestamp / 1000:.0f} s later")
-        return _Row(scope, key, kind, " · ".join(notes), change.revision, change.timestamp / 1000, lines, preview)
+        return _Row(scope, key, kind, " · ".join(notes), change.revision, _time(change.timestamp), lines, preview)
 
     def _preview(self, scope: str, key: str, text: bytes | None) -> str:
         if text is None:
@@ -122,6 +125,10 @@ class Live:
         except CorruptValue as error:
             return one_line(str(error))
         return one_line(to_json(shown.value), _MOST_PREVIEW)
+
+
+def _time(milliseconds: int) -> str:
+    return moment(milliseconds // 1000).replace(" UTC", f".{milliseconds % 1000:03} UTC")
 
 
 def _choice(request: Request) -> Choice:
