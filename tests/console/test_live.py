@@ -10,7 +10,6 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
-import pytest
 from playwright.async_api import expect
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
+    import pytest
     import redis
     from playwright.async_api import Page
 
@@ -111,7 +111,11 @@ async def open_live(page: Page, url: str, query: str = "") -> None:
 
 async def until_seen(page: Page, count: int) -> list[tuple[str, str]]:
     """Return all rows that the page has had, once they are so many."""
-    await page.wait_for_function(f"window.seen.length >= {count}", timeout=PATIENCE * 1000)
+
+    async def are_there() -> bool:  # `wait_for_function` would need what the page forbids
+        return bool(await page.evaluate("window.seen.length") >= count)
+
+    await until(are_there, f"{count} rows", deadline=PATIENCE)
     return [(key, revision) for key, revision in await page.evaluate("window.seen")]
 
 
@@ -272,7 +276,7 @@ async def trim(state: StateManager, raw: redis.Redis, stream: bytes) -> None:
     names = await state.connect()
     length = raw.xlen(stream)
     raw.xtrim(stream, maxlen=0, approximate=False)
-    raw.hincrby(names.trimmed(stream), stream, length)
+    raw.hincrby(names.trimmed(stream), b"removed " + stream, length)
 
 
 async def test_cut_connection_loses_nothing(state: StateManager, url: str, page: Page) -> None:
