@@ -150,7 +150,7 @@ def test_image_runs_as_its_user_and_writes_no_file(image: Image, tmp_path: Path)
             if os.geteuid() == 0:
                 assert Path(f"/proc/{process.pid}").stat().st_uid == int(image.user.partition(":")[0]) != 0
             ports = dict(re.findall(r"(probes|metrics) at http://127\.0\.0\.1:(\d+)", log.read_text()))
-            assert ask(f"http://127.0.0.1:{ports['probes']}/readyz")[0] == 200
+            wait_until(lambda: ask(f"http://127.0.0.1:{ports['probes']}/readyz")[0] == 200, "its first heartbeat")
             assert "motia_redis_workers{" in ask(f"http://127.0.0.1:{ports['metrics']}/metrics")[1]
             process.terminate()
             assert process.wait(DEADLINE) == 0
