@@ -46,8 +46,8 @@ def test_all_targets_are_up_the_alerts_are_silent_and_every_panel_shows_data(
                 monkeypatch.setenv(variable, value.replace("redis://valkey:6379/0", valkey.url))
             words = at_home(service["command"], DEPLOY / "app")
             processes += [cleanup.enter_context(Command(tmp_path, *words)) for _ in range(service["deploy"]["replicas"])]
-        for process in processes:
-            assert ask(f"http://127.0.0.1:{port_of(process, 'probes')}/readyz")[0] == 200
+        probes = [f"http://127.0.0.1:{port_of(process, 'probes')}/readyz" for process in processes]
+        wait_until(lambda: all(ask(probe)[0] == 200 for probe in probes), "all processes are ready")
         prometheus = cleanup.enter_context(Prometheus(tmp_path, [port_of(process, "metrics") for process in processes]))
         wait_until(lambda: prometheus.targets() == ["up"] * 5, "all targets are up")
         assert [rule["name"] for rule in prometheus.rules()] == [alert["alert"] for alert in alerts()]
