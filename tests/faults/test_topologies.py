@@ -20,6 +20,7 @@ from motia_redis._admin.doctor import examine
 from motia_redis._admin.registry import forget_step
 from motia_redis._admin.status import read_status
 from motia_redis._store.keyspace import layout_key
+from motia_redis.admin import pause_step, resume_step, seek_step
 from motia_redis.errors import StateError, StateUnavailable
 from tests.faults.bank import TASKS, Bank
 from tests.faults.worker_processes import FULL
@@ -126,6 +127,29 @@ async def test_cluster_and_sentinel_urls_of_a_single_redis_are_rejected(tmp_path
             await StateManager(f"redis+sentinel://127.0.0.1:{server.port}/mymaster").connect()
     finally:
         server.end()
+
+
+async def test_steps_are_paused_limited_and_moved_on_a_cluster(cluster: Cluster, namespace: str) -> None:
+    recorder = Recorder()
+    limited = record(recorder, state_trigger(), queue("mail"), concurrency=2, rate="1000/s")
+    async with StateManager(cluster.url, namespace=namespace) as state, working(state, limited, workers=2) as team:
+        for number in range(64):
+            await state.set(f"scope{number % 16}", f"key{number}", number)
+        await state.enqueue("mail", "hello")
+        await recorder.wait(65)
+        await pause_step(state, "Record")
+        await until_holds(lambda: all("Record" in worker._run.membership.paused for worker in team), "they know")  # type: ignore[union-attr]
+
+        async def is_recorded() -> bool:
+            (found,) = (await read_status(state)).steps
+            return found.lag + found.pending == 0
+
+        await until(is_recorded, "all is recorded")
+        sought = await seek_step(state, "Record", 0.0)
+        assert sought.again == 65
+        assert len(recorder.inputs) == 65
+        await resume_step(state, "Record")
+        await recorder.wait(130)
 
 
 async def test_triggers_dead_letters_and_status_work_on_a_cluster(cluster: Cluster, namespace: str) -> None:

@@ -74,6 +74,8 @@ async def test_everything_is_handled_again_in_order_by_workers_that_run(
         assert (sought.again, sought.skipped, sought.lanes_trimmed) == (6, 0, 0)
         if is_paused:
             await write(state, 4)
+            leases = list(raw.scan_iter(f"{{{state.namespace}:*leases"))
+            await until_holds(lambda: not any(b"moved" in raw.hvals(name) for name in leases), "the workers have learned it")
             assert len(log.seen) == 9
             await resume_step(state, "Record")
         else:
