@@ -162,8 +162,7 @@ class ValueCopy:
                     raise StateError(f"copy: scope {scope!r:.200} key {key!r:.200}: the target refuses the value: {reason}")
 
     async def aclose(self) -> None:
-        """End what is being stored."""
+        """Wait for what is being stored: were it stored later, it could overwrite what a following copy stores."""
         storing, self._storing = self._storing, None
         if storing is not None:
-            storing.cancel()
             await asyncio.gather(storing, return_exceptions=True)

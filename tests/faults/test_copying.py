@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 import redis
 
-from motia_redis import StateManager, queue
+from motia_redis import Layout, StateManager, queue
 from motia_redis.admin import DeadLetters, Scheduled
 from tests.support.clusters import Cluster
-from tests.support.copies import Writers, stored
+from tests.support.copies import Writers, finish, stored
 from tests.support.dead_letters import FailingHandler, failing_step, wait_for_dead_letters
 from tests.support.servers import RedisServer, packaged
 from tests.support.workers import Recorder, record, working
@@ -124,6 +124,15 @@ def other(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
             yield server.url
 
 
+async def finish_back(moved: StateManager, url: str) -> None:
+    """Copy the copy to another namespace of the first server, in a third layout: a Cluster can be a source, too."""
+    done = await finish(moved, url, "back", Layout(7, 2))
+    assert (done.is_finished, done.differences) == (True, [])
+    assert [part.target for part in done.compared[1:]] == [0, MESSAGES, 0, 20]
+    with redis.Redis.from_url(url) as client, contextlib.closing(Nodes(moved.url)) as nodes:
+        assert stored(client, "back") == nodes.values()
+
+
 @pytest.mark.alone
 async def test_copy_that_is_killed_again_and_again_loses_and_doubles_nothing(source: StateManager, other: str) -> None:
     with contextlib.closing(Nodes(other)) as nodes:
@@ -158,6 +167,7 @@ async def test_copy_that_is_killed_again_and_again_loses_and_doubles_nothing(sou
             for number in range(5):
                 await moved.enqueue("unread", "last", key=f"key{number}")
             await recorder.wait(MESSAGES + 5)
+        await finish_back(moved, source.url)
     numbers = [each for each in recorder.inputs if each != "last"]
     assert {key: [each for each in numbers if each % 5 == key] for key in range(5)} == {
         key: list(range(key, MESSAGES, 5)) for key in range(5)

@@ -20,6 +20,7 @@ from motia_redis._admin.dead_letters import DeadLetters
 from motia_redis._admin.doctor import examine
 from motia_redis._admin.scheduled import Scheduled
 from motia_redis._admin.status import read_status
+from motia_redis.admin import copy_changes, finish_copy
 from motia_redis.errors import RevisionConflict, StateUnavailable, UpdateFailed
 from tests.support.certificates import create_certificate
 from tests.support.clocks import set_namespace_clock
@@ -100,6 +101,18 @@ async def make_all_calls(state: StateManager) -> None:
             assert [change.type for change in await take_changes(later, 1)] == ["state:deleted"]
     assert (await state.delete("users", "ann"))["n"] == 3
     assert await state.list_groups() == []
+
+
+async def copy_between(url: str, source: str, target: str) -> None:
+    """Copy a namespace that has something of each kind, but for dead letters."""
+    async with StateManager(url, namespace=source) as state, StateManager(url, namespace=target) as copied:
+        async with working(state, record(Recorder(), cron("0 3 * * *"))):
+            await state.set("users", "ann", 1, ttl=1000)
+            await state.enqueue("unread", 1)
+            await state.enqueue("late", 1, delay=1000)
+        await copy_changes(state, copied)
+        await state.delete("users", "ann")
+        assert (await finish_copy(state, copied)).is_finished
 
 
 # -- TLS ----------------------------------------------------------------------------------------------------------------------
@@ -191,6 +204,7 @@ async def test_documented_acl_rule_is_sufficient_and_minimal(tmp_path: Path) -> 
         url = f"redis://motia:s3cret@127.0.0.1:{server.port}/0"
         async with StateManager(url) as state:
             await make_all_calls(state)
+            await copy_between(url, "motia:one", "motia:two")
             server.client.script_flush()
             if has_functions():
                 server.client.execute_command("FUNCTION", "FLUSH")
