@@ -76,15 +76,15 @@ class Console:
     def page(self, request: Request, template: str, *, code: int = 200, **context: Any) -> Response:
         """Return a page, or a part of one if the template is one."""
         path = request.url.path.removeprefix(request.scope.get("root_path", ""))
-        text = self._environment.get_template(template).render(
-            link=partial(link, request),
-            here=path.strip("/").partition("/")[0],
-            form_token=self.access.form_token(request),
-            **context,
-        )
-        response = HTMLResponse(text.encode(errors="replace"), code)
+        here, form_token = path.strip("/").partition("/")[0], self.access.form_token(request)
+        response = HTMLResponse(self.render(request, template, here=here, form_token=form_token, **context), code)
         self.access.give_cookie(request, response)
         return response
+
+    def render(self, request: Request, template: str, **context: Any) -> bytes:
+        """Return the text of a template. What UTF-8 cannot encode is replaced."""
+        text = self._environment.get_template(template).render(link=partial(link, request), **context)
+        return text.encode(errors="replace")
 
 
 def link(request: Request, path: str, **query: Any) -> str:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from motia_redis._console.access import audit
+from motia_redis._console.comparing import compare, show
 from motia_redis._console.pages import link
 from motia_redis._console.trees import Number, differences, to_json, tree
-from motia_redis._store import browsing, expiry
+from motia_redis._store import browsing
 from motia_redis._store.expiry import KEEP
-from motia_redis._store.json_texts import TEXTS, exact, parse, with_texts
+from motia_redis._store.json_texts import exact, parse, with_texts
 from motia_redis._store.stream_groups import scope_name
 from motia_redis._store.times import parse_duration
 from motia_redis.errors import CorruptValue, RevisionConflict, StateError, StateUnavailable
@@ -22,23 +23,14 @@ from motia_redis.errors import CorruptValue, RevisionConflict, StateError, State
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from motia_redis._console.comparing import Difference, Shown
     from motia_redis._console.pages import Console
-    from motia_redis._console.trees import Line
     from motia_redis._store.browsing import KeyEvent
 
 _LARGEST_EDITED = 64 * 1024  # characters of a text in the page
 _LARGEST_COMPARED = 32 * 1024  # bytes of each of two texts whose difference is shown
 
 _DONE = {"set": "Stored.", "update": "Updated.", "ttl": "The time to live was changed."}
-
-
-@dataclass(frozen=True, slots=True)
-class _Shown:
-    """A value with what must not be shown masked."""
-
-    value: Any
-    text: str  #: indented JSON
-    is_masked: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +41,7 @@ class _Event:
     type: str
     reason: str | None
     time: float
-    lines: list[Line]
-    is_too_long: bool
+    difference: Difference
 
 
 class Values:
@@ -122,26 +113,12 @@ class Values:
             conflict=differences(shown.text, mine) if mine and is_editable and shown is not None else [],
         )
 
-    def _shown(self, scope: str, key: str, text: str) -> _Shown:
-        masked, is_masked = self._console.redaction.mask(scope, key, parse(text, Number))
-        return _Shown(masked, to_json(masked, indent=True), is_masked)
+    def _shown(self, scope: str, key: str, text: str) -> Shown:
+        return show(self._console.redaction, scope, key, text)
 
     def _event(self, scope: str, key: str, event: KeyEvent) -> _Event:
-        is_too_long = max(len(event.old or b""), len(event.new or b"")) > _LARGEST_COMPARED
-        texts = ["", ""] if is_too_long else [self._text(scope, key, text) for text in (event.old, event.new)]
-        time = int(event.revision.partition("-")[0]) / 1000
-        return _Event(event.revision, event.type, event.reason, time, differences(*texts), is_too_long)
-
-    def _text(self, scope: str, key: str, text: bytes | None) -> str:
-        """Return a stored text as lines, the time at which it expires as one of them."""
-        if text is None:
-            return ""
-        try:
-            shown = self._shown(scope, key, TEXTS.decode(text, subject=key)).text
-        except CorruptValue as error:
-            return str(error)
-        at = expiry.expires_at(text)
-        return shown if at is None else f"{shown}\n(expires at {at:.3f})"
+        difference = compare(self._console.redaction, scope, key, event.old, event.new, most=_LARGEST_COMPARED)
+        return _Event(event.revision, event.type, event.reason, int(event.revision.partition("-")[0]) / 1000, difference)
 
     # -- changes ----------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from motia_redis._store.manager import StateManager
     from motia_redis._store.retries import Attempt
     from motia_redis._store.sessions import Session
+    from motia_redis._store.watch_items import Change
 
 _Row = TypeVar("_Row")
 
@@ -171,6 +172,11 @@ async def read_events(state: StateManager, scope: str, key: str, *, most: int = 
             return Page(rows[:most], None, searched)
         end = f"({page[-1][0].decode()}"
     return Page(rows[:most], end, searched)
+
+
+def texts_of(change: Change) -> tuple[bytes | None, bytes | None]:
+    """Return the stored texts before and after a change of a watch. Neither is decoded."""
+    return change._texts()
 
 
 def _event(entry_id: bytes, fields: Mapping[bytes, bytes]) -> list[KeyEvent]:
