@@ -36,6 +36,7 @@ PAGES = (
     "/value.json?scope=s&key=k",
     "/overview/now",
     "/overview/doctor",
+    "/live",
 )
 CHANGES = ("/value/set", "/value/update", "/value/ttl", "/value/delete")
 
