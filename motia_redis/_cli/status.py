@@ -134,7 +134,9 @@ def _print_pause(step: StepStatus) -> None:
 
 def _print_schedules(step: StepStatus) -> None:
     for schedule in step.schedules:
-        if schedule.next_in is None:
+        if schedule.next_in is None and step.paused_for is not None:
+            text = "its times are missed while the step is paused"
+        elif schedule.next_in is None:
             text = "not scheduled: no process says which time is next: start a worker"
         elif schedule.next_in < -_OVERDUE:
             text = "overdue: no process fires it: start a worker"

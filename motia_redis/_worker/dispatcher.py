@@ -158,7 +158,7 @@ class Dispatcher:
                     if gate is not None:
                         gate.abandon(queue)
                     continue
-                if gate is None:
+                if gate is None or queue.deliveries[0].error is not None:  # an attempt was made: its outcome has to be recorded
                     await self._deliver(queue, task)
                 elif gate.enters(queue):
                     await self._deliver_within(gate, queue, task)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from motia_redis import StateManager, Worker, step
+from motia_redis import StateManager, Worker, cron, step
 from motia_redis import state as state_trigger
 from motia_redis._steps.application import Application
 from motia_redis.admin import forget_step, pause_step, read_status, rename_step, resume_step
@@ -188,3 +188,49 @@ async def test_full_redis_accepts_a_pause(state: StateManager, raw: redis.Redis)
         assert (await resume_step(state, "Record")).changed
     finally:
         raw.config_set("maxmemory", 0)
+
+
+async def test_attempt_that_ended_its_task_is_recorded_while_the_step_is_paused(state: StateManager, raw: redis.Redis) -> None:
+    """What such a future raises closes the coroutine that decides what follows: another task decides it."""
+    begun, may_end, attempts = asyncio.Event(), asyncio.Event(), []
+
+    async def handler(_: Any, ctx: Any) -> None:
+        attempts.append(ctx.trigger.attempt)
+        if len(attempts) == 1:
+            begun.set()
+            await may_end.wait()
+            failing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            asyncio.get_running_loop().call_soon(failing.set_exception, GeneratorExit())
+            await failing
+
+    async with working(state, record(handler, USERS, backoff=0.05), heartbeat=HEARTBEAT) as team:
+        await state.set("users", "ann", 1)
+        await begun.wait()
+        await pause(state, team, "Record")
+        may_end.set()
+
+        def fields() -> list[bytes]:
+            hashes = list(raw.scan_iter(f"{{{state.namespace}:*entries:Record:*"))
+            return [value for name in hashes for field, value in raw.hgetall(name).items() if field != b"position"]
+
+        # Also a heartbeat records the attempt, but not when the next one may begin.
+        await until_holds(lambda: [value.split(b":")[1] != b"0" for value in fields()] == [True], "its outcome is recorded")
+        assert attempts == [1]
+        await resume_step(state, "Record")
+        await until_holds(lambda: attempts == [1, 2], "the next one follows")
+
+
+async def test_times_of_a_paused_step_are_missed(state: StateManager) -> None:
+    ticks, witness = Recorder(), Recorder()
+    steps = record(ticks, cron("* * * * * *")), step({"name": "Other", "triggers": [cron("* * * * * *")]}).handle(witness)
+    async with working(state, *steps, heartbeat=HEARTBEAT) as team:
+        await ticks.wait(1)
+        await pause(state, team, "Record")
+        handled, before = len(ticks.inputs), len(witness.inputs)
+        await witness.wait(before + 5)
+        assert len(ticks.inputs) == handled
+        resumed = time.time()
+        await resume_step(state, "Record")
+        await until_holds(lambda: any(tick.scheduled_at.timestamp() > resumed + 1 for tick in ticks.inputs), "it fires again")
+    times = [tick.scheduled_at.timestamp() for tick in ticks.inputs[handled:] if tick.scheduled_at.timestamp() < resumed - 1.5]
+    assert len(times) <= 1, "only the time that was the next one when the step was paused"
