@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import orjson
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
     from motia_redis._admin.copy_target import CopyTarget
     from motia_redis._store.manager import StateManager
+
+_log = logging.getLogger("motia_redis.state")
 
 _PAUSE = 0.2  # seconds between two looks at a source that does not change
 _REPORT = 1.0  # seconds between two reports of how far the copy is behind
@@ -184,6 +187,7 @@ async def _follow(copy: ValueCopy, progress: Callable[[CopyProgress], object] | 
 
 
 async def _begin_again(source: StateManager, place: CopyTarget) -> None:
+    _log.warning("copy: events of the source were trimmed before they were copied: all values are copied again")
     cursor = (await Mover(source, "copy").ends()).encode()
     await place.save(CopyMark(place.mark.source, cursor, "repair"))
 
@@ -214,18 +218,18 @@ async def _finish(
     names, target_names, settings = await source.connect(), await target.connect(), await source.settings()
     async with open_router(source, "copy") as router, open_router(target, "copy") as target_router:
         await namespaces.change_settings(target_router, target.namespace, settings, in_copy=True)
-        sides = Side.read(router, names), Side.read(target_router, target_names)
-        await copy_others.copy_others(*[await side for side in sides])
+        sides = await Side.read(router, names), await Side.read(target_router, target_names)
+        await copy_others.copy_others(*sides)
         place.check()
         await copy.catch_up()
         compared = [await compare_values(source, target, compared=_reporter(progress, "comparing"))]
-        sides = Side.read(router, names), Side.read(target_router, target_names)
-        compared += await copy_others.compare_others(*[await side for side in sides])
+        sides = await Side.read(router, names), await Side.read(target_router, target_names)
+        compared += await copy_others.compare_others(*sides)
         obstacles, late = await _find_obstacles(source), await _changes_after(source, copy.cursor())
         is_finished = not (obstacles or late or any(part.differences for part in compared))
         if is_finished:
             others = {part.kind: [part.source, part.source_checksum] for part in compared[1:]}
-            await copy.save(phase="finished", others=orjson.dumps(others).decode())
+            await copy.save(replace(place.mark, phase="finished", others=orjson.dumps(others).decode()))
     return FinishedCopy(is_finished=is_finished, obstacles=obstacles, compared=compared, late=late)
 
 

@@ -427,15 +427,15 @@ async def test_copy_goes_on_after_it_was_interrupted_anywhere(
     limit, calls = 0, 0
     store, save = ValueCopy._store, ValueCopy.save
 
-    async def interrupt(call: Any, *arguments: Any, **options: Any) -> None:
+    async def interrupt(call: Any, *arguments: Any) -> None:
         nonlocal calls
         calls += 1
         if calls == limit:
             raise RuntimeError("interrupted")
-        await call(*arguments, **options)
+        await call(*arguments)
 
     monkeypatch.setattr(ValueCopy, "_store", lambda self, page: interrupt(store, self, page))
-    monkeypatch.setattr(ValueCopy, "save", lambda self, **changes: interrupt(save, self, **changes))
+    monkeypatch.setattr(ValueCopy, "save", lambda self, mark=None: interrupt(save, self, mark))
     monkeypatch.setattr(copying.copy_others, "_add_message", failing_after(copying.copy_others._add_message, 110))
     interruptions = 0
     while True:
