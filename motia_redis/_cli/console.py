@@ -102,6 +102,8 @@ def _is_loopback(host: str) -> bool:
 
 async def _serve(app: ASGIApp, host: str, port: int, root_path: str) -> None:
     """Serve until a signal."""
+    from sse_starlette.sse import AppStatus  # noqa: PLC0415 - slow
+
     from motia_redis._cli.listening import listen, quiet_server, url_of  # noqa: PLC0415 - slow
     from motia_redis._steps.logs import configure_logging  # noqa: PLC0415
 
@@ -117,7 +119,8 @@ async def _serve(app: ASGIApp, host: str, port: int, root_path: str) -> None:
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
+        AppStatus.should_exit = True  # ends what browsers follow; sse-starlette does not see this server stop
         server.should_exit = True
         await asyncio.wait([serving], timeout=_GRACE)
-        server.force_exit = True  # browsers that follow changes never end by themselves
+        server.force_exit = True
         await serving
