@@ -132,7 +132,6 @@ def test_sigterm_ends_the_console_while_a_browser_follows(tmp_path: Path, target
             began = time.monotonic()
             assert process.stop() == 0
             assert time.monotonic() - began < 5
-            events.read()  # the answer has an end: it was not cut off
         assert "Traceback" not in process.output
         assert "never retrieved" not in process.output
 
