@@ -80,7 +80,8 @@ class PreparedCall:
     """The arguments for a handler whose trigger has matched."""
 
     input: Any
-    ctx: FlowContext
+    ctx: FlowContext | None  #: None if the handler takes none
+    trace_id: str
 
 
 class Known(NamedTuple):
