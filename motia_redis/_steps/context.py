@@ -42,7 +42,7 @@ _OLD_ATTRIBUTES = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class TriggerInfo:
     """Describe the trigger that fired the handler.
 

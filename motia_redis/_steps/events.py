@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from motia_redis._steps.inputs import CronTriggerInput, StateTriggerInput
+from motia_redis._steps.inputs import OLD_TEXT, CronTriggerInput, StateTriggerInput
+from motia_redis._steps.models import made_of
 from motia_redis._store import codec, events
 from motia_redis._store.events import TransactionInfo
 from motia_redis._store.stream_groups import StreamGroup, scope_name
@@ -44,8 +45,8 @@ def facts(fields: Fields) -> dict[str, str]:
 def decode_change(entry_id: str, fields: Fields, coder: Coder[Any] = codec) -> StateTriggerInput:
     """Return the change that an event describes.
 
-    Raises CorruptValue if another client wrote the entry, or if a text is not JSON, and SchemaMismatch if a value is not of the
-    type of the typed scope whose `coder` is given.
+    Raises CorruptValue if another client wrote the entry, or if the new text is not JSON, and SchemaMismatch if a value is not of
+    the type of the typed scope whose `coder` is given. Without one, the old value is decoded when it is read, and raises then.
     """
     try:
         return _decode_change(entry_id, fields, coder)
@@ -62,15 +63,26 @@ def _decode_change(entry_id: str, fields: Fields, coder: Coder[Any]) -> StateTri
     scope, key, event_type = scope_name(fields[b"scope"].decode()), fields[b"key"].decode(), fields[b"type"].decode()
     subject = _Event(entry_id, scope, key)
     old, new = events.texts(fields)
-    return StateTriggerInput(
-        group_id=scope,
-        item_id=key,
-        old_value=None if old is None else coder.decode(old, subject=subject),
-        new_value=None if new is None else coder.decode(new, subject=subject),
-        event_type=event_type,  # type: ignore[arg-type]  # triggers get no other type, see Wants.match
-        revision=entry_id,
-        transaction=TransactionInfo.decode(fields[b"transaction"]) if b"transaction" in fields else None,
-        reason=events.delete_reason(fields) if event_type == "state:deleted" else None,
+    if old is None:
+        old_value: dict[str, Any] = {"old_value": None}
+    elif coder is codec:
+        old_value = {OLD_TEXT: (old, subject)}  # decoded when it is read
+    else:
+        old_value = {"old_value": coder.decode(old, subject=subject)}
+    return made_of(
+        StateTriggerInput,
+        {
+            "group_id": scope,
+            "item_id": key,
+            **old_value,
+            "new_value": None if new is None else coder.decode(new, subject=subject),
+            "event_type": event_type,  # triggers get no other type, see Wants.match
+            "revision": entry_id,
+            "timestamp": int(entry_id.partition("-")[0]),
+            "reason": events.delete_reason(fields) if event_type == "state:deleted" else None,
+            "transaction": TransactionInfo.decode(fields[b"transaction"]) if b"transaction" in fields else None,
+            "type": "state",
+        },
     )
 
 

@@ -7,6 +7,7 @@ from datetime import datetime  # noqa: TC003 - pydantic and others resolve these
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias
 
 from motia_redis._steps.models import Model, accepts_camel_case
+from motia_redis._store import codec
 from motia_redis._store.events import DeleteReason, TransactionInfo  # noqa: TC001 - as above
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ class StateTriggerInput(Model, Generic[T_co]):
 
     Tests of handlers can make one of scope, key and values: `event_type` follows from which values are None.
 
-    A trigger with a typed scope (`state(scope=users)`) gives values of its type: a `StateTriggerInput[User]`.
+    A trigger with a typed scope (`state(scope=users)`) gives values of its type: a `StateTriggerInput[User]`. Without one, the
+    old value is decoded when it is read for the first time.
     """
 
     group_id: str
@@ -97,6 +99,30 @@ class StateTriggerInput(Model, Generic[T_co]):
             object.__setattr__(self, "event_type", f"state:{kind}")
         if self.timestamp < 0:
             object.__setattr__(self, "timestamp", int(self.revision.partition("-")[0]))
+
+
+class _OldValue:
+    """Decode the old value of a change when it is read for the first time; then it is found in the object itself.
+
+    Most handlers look at the new value only. An object that was made with its fields has the old value from the start.
+    """
+
+    def __get__(self, change: StateTriggerInput | None, _: object = None) -> Any:
+        if change is None:
+            return None  # the default of the field
+        values = vars(change)
+        try:
+            text, subject = values[OLD_TEXT]
+        except KeyError:  # another thread was faster
+            return values.get("old_value")
+        values["old_value"] = value = codec.decode(text, subject=subject)
+        values.pop(OLD_TEXT, None)
+        return value
+
+
+OLD_TEXT = "_old_text"  #: the text of an old value that was not read yet, and what names it in errors
+# It has no __set__, so a value in the object comes first.
+StateTriggerInput.old_value = _OldValue()  # type: ignore[misc]
 
 
 @accepts_camel_case

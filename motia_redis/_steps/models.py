@@ -20,6 +20,17 @@ def snake_case(name: str) -> str:
     return re.sub(r"[A-Z]", lambda match: f"_{match[0].lower()}", name)
 
 
+def made_of(model: type[_T], fields_given: dict[str, Any]) -> _T:
+    """Return an object of a frozen dataclass without slots that has all of these fields. Its `__init__` does not run.
+
+    That takes a third of the time: `__init__` of a frozen dataclass makes a call for each field. For what a worker makes for each
+    event.
+    """
+    made = object.__new__(model)
+    object.__setattr__(made, "__dict__", fields_given)
+    return made
+
+
 class Model:
     """A dataclass that can be made with names in camel case, and turned into a dict."""
 

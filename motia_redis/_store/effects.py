@@ -7,6 +7,7 @@ call. The script keeps the outcome under that id in a hash of the event, in the 
 from __future__ import annotations
 
 from contextvars import ContextVar
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import count
 from typing import TYPE_CHECKING
@@ -28,9 +29,12 @@ def event_id(identity: str, stream: bytes, entry_id: str) -> bytes:
 
     It stays the same when the step is renamed, which also renames the stream of its cron triggers.
     """
-    if is_cron(stream):
-        stream = b"cron"
-    return b"%b\n%b\n%b" % (identity.encode(), stream, entry_id.encode())
+    return _event_prefix(identity, stream) + entry_id.encode()
+
+
+@lru_cache(maxsize=4096)  # a worker asks for each event of its lanes
+def _event_prefix(identity: str, stream: bytes) -> bytes:
+    return b"%b\n%b\n" % (identity.encode(), b"cron" if is_cron(stream) else stream)
 
 
 def record_name(event: bytes) -> bytes:

@@ -254,14 +254,15 @@ class Attempts:
         matcher = subscription.matcher
         if subscription.step.effects_once:
             await self._effects.begin(delivery, entry)
-        if delivery.is_matched:
-            call: PreparedCall | None = matcher.prepare(entry, self._state, delivery.trace, delivery.attempts)
+        call: PreparedCall | None
+        if delivery.trigger is not None:
+            call = matcher.prepare(delivery.trigger, entry, self._state, delivery.trace, delivery.attempts)
         else:
             call, delivery.call = delivery.call, None
             call = call or await matcher.match(entry, self._state, delivery.trace, delivery.attempts)
         if call is not None:
-            with made_once(delivery):
-                await subscription.invoke(subscription.step.handler, call.input, call.ctx, self._executor, delivery.report_block)
+            running = subscription.invoke(subscription.step.handler, call.input, call.ctx, self._executor, delivery.report_block)
+            await (running if delivery.effects is None else made_once(delivery.effects, running))
             subscription.handled += 1
         elif entry.is_retry_for(subscription.group):
             raise NotWanted(_NOT_WANTED)

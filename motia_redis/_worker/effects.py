@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
@@ -14,7 +13,7 @@ from motia_redis._store.entry_ids import order
 from motia_redis._transport.backoff import Backoff
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Awaitable, Iterable
 
     from motia_redis._store.effects import EventEffects
     from motia_redis._store.keyspace import Keyspace
@@ -89,16 +88,12 @@ class EffectRecords:
         self._task = None
 
 
-@contextmanager
-def made_once(delivery: Delivery) -> Iterator[None]:
-    """Let what runs inside the block make its changes as effects of the entry, if its step wants that."""
-    if delivery.effects is None:
-        yield
-        return
-    running = effects.Effects(delivery.effects)
+async def made_once(event: EventEffects, handler: Awaitable[Any]) -> None:
+    """Await a handler that makes its changes as effects of an event."""
+    running = effects.Effects(event)
     effects.enter(running)
     try:
-        yield
+        await handler
         running.is_over = True  # after an error, what still runs may be ahead of the next attempt
     finally:
         effects.enter(None)

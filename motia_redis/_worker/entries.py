@@ -73,7 +73,7 @@ class PreparedCall:
     """The arguments for a handler whose trigger has matched."""
 
     input: Any
-    ctx: FlowContext
+    ctx: FlowContext | None  #: None if the handler takes none
     trace: str  #: see `Delivery.trace`
 
 

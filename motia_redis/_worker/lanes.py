@@ -12,7 +12,7 @@ import logging
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from motia_redis._scripts.delivery import LaneKeys, Progress
 from motia_redis._store.entry_ids import before, is_id, order
@@ -76,7 +76,7 @@ class Delivery:
     trace: str = ""  #: in which all attempts made here run: that of the entry, or a new one
     error: BaseException | None = None  #: of an attempt, until it is decided what follows
     last_fault: str = ""  #: how the last attempt made here failed
-    is_matched: bool = False  #: a trigger without a condition fits: no attempt has to match
+    trigger: Any = None  #: one without a condition, which fits: no attempt has to match
     effects: EventEffects | None = None  #: of the attempts made here, if the step wants its effects once
     call: PreparedCall | None = None  #: for the first attempt, if conditions were asked when the entry was read
 

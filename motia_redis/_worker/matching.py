@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextvars
+import dataclasses
 import inspect
-from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from motia_redis._steps import events, invocation
 from motia_redis._steps.context import FlowContext, TriggerInfo
+from motia_redis._steps.inputs import CronTriggerInput, StateTriggerInput
 from motia_redis._steps.logs import Logger, enter_step
+from motia_redis._steps.models import made_of
 from motia_redis._steps.schemas import Reader
-from motia_redis._steps.stream_triggers import StreamTrigger, decode_item_change
+from motia_redis._steps.stream_triggers import StreamTrigger, StreamTriggerInput, decode_item_change
 from motia_redis._steps.triggers import CronTrigger, QueueTrigger, StateTrigger
 from motia_redis._steps.wants import CRON, TTL_CHANGED, is_silent
 from motia_redis._steps.where import Where
@@ -32,17 +34,18 @@ if TYPE_CHECKING:
 
     Matching = Generator[Awaitable[Any], Any, PreparedCall | None]
 
+_NO_INFO: dict[str, Any] = {field.name: None for field in dataclasses.fields(TriggerInfo)}
+
 
 class MatchResult(Enum):
     """The outcome of `Matcher.match_when_read` when no trigger has matched yet."""
 
     FILTERED = "the scope and key, topic or schedule of no trigger fit: another version of the step may want the entry"
     UNWANTED = "no trigger matches"
-    MATCHED = "a trigger without a condition fits: `Matcher.prepare` returns the call for each attempt"
     DEFERRED = "the attempt has to match: a condition is async, raised, or is missing"
 
 
-class _Trigger:
+class Candidate:
     """A trigger of the step, its place among them, its members (`where`), and the properties of its condition.
 
     State and stream triggers have encoded filters.
@@ -80,23 +83,26 @@ class Matcher:
     def __init__(self, step: Step) -> None:
         self._step_name = step.name
         self._encoded_name = step.name.encode()
-        self._states: list[_Trigger] = []
-        self._streams: list[_Trigger] = []
-        self._named: dict[tuple[bytes, bytes], list[_Trigger]] = {}  # by type of entry, and topic or schedule
+        self._states: list[Candidate] = []
+        self._streams: list[Candidate] = []
+        self._named: dict[tuple[bytes, bytes], list[Candidate]] = {}  # by type of entry, and topic or schedule
         for index, trigger in enumerate(step.triggers):
             if isinstance(trigger, StateTrigger):
-                self._states.append(_Trigger(index, trigger))
+                self._states.append(Candidate(index, trigger))
             elif isinstance(trigger, StreamTrigger):
-                self._streams.append(_Trigger(index, trigger))
+                self._streams.append(Candidate(index, trigger))
             elif isinstance(trigger, QueueTrigger):
-                self._named.setdefault((b"topic", trigger.topic.encode()), []).append(_Trigger(index, trigger))
+                self._named.setdefault((b"topic", trigger.topic.encode()), []).append(Candidate(index, trigger))
             elif isinstance(trigger, CronTrigger):
-                self._named.setdefault((CRON, trigger.schedule.encode()), []).append(_Trigger(index, trigger))
+                self._named.setdefault((CRON, trigger.schedule.encode()), []).append(Candidate(index, trigger))
         self._has_where = any(getattr(trigger, "where", None) is not None for trigger in step.triggers)
+        self._handler_takes_ctx = invocation.takes_ctx(step.handler)  # for others none is made
         self._logger = Logger(step.name)
 
-    def match_when_read(self, entry: StreamEntry, state: StateManager) -> PreparedCall | MatchResult:
+    def match_when_read(self, entry: StreamEntry, state: StateManager) -> PreparedCall | Candidate | MatchResult:
         """Return the call for the first attempt at an entry, or why there is none. Raise nothing.
+
+        A trigger: it fits and has no condition, so `prepare` returns the call for each attempt.
 
         Conditions are called only if those of all triggers that fit are sync. A condition that raises defers the match: the
         attempt calls the condition again, and then its error counts.
@@ -112,7 +118,7 @@ class Matcher:
             if not candidates:
                 return MatchResult.UNWANTED
             if candidates[0].condition is None:
-                return MatchResult.MATCHED
+                return candidates[0]
             if all(trigger.is_sync for trigger in candidates):
                 is_traced = entry.is_traced or any(trigger.takes_ctx for trigger in candidates)
                 trace = entry.trace if is_traced else ""
@@ -122,11 +128,13 @@ class Matcher:
             pass
         return MatchResult.DEFERRED
 
-    def prepare(self, entry: StreamEntry, state: StateManager, trace: str, attempt: int) -> PreparedCall:
-        """Return the call for an attempt at an entry that is `MATCHED`. Raises CorruptValue and SchemaMismatch."""
-        trigger = self._fitting(self._candidates(entry.fields), entry.fields)[0]
-        value, info = _read(entry, trigger, attempt)
-        return PreparedCall(value, self._context(entry, value, info, state, trace), trace)
+    def prepare(self, trigger: Candidate, entry: StreamEntry, state: StateManager, trace: str, attempt: int) -> PreparedCall:
+        """Return the call for an attempt at an entry that a trigger fits. Raises CorruptValue and SchemaMismatch."""
+        value = _decode(entry, trigger)
+        ctx: FlowContext | None = None
+        if self._handler_takes_ctx:
+            ctx = self._context(entry, value, _info(entry, value, trigger, attempt), state, trace)
+        return PreparedCall(value, ctx, trace)
 
     async def match(self, entry: StreamEntry, state: StateManager, trace: str, attempt: int) -> PreparedCall | None:
         """Return the call for an attempt; None when no trigger matches. Raise what a condition raises."""
@@ -145,7 +153,7 @@ class Matcher:
             answer = await invocation.Apart(pending)
 
     def _match_sync(
-        self, candidates: list[_Trigger], entry: StreamEntry, state: StateManager, trace: str
+        self, candidates: list[Candidate], entry: StreamEntry, state: StateManager, trace: str
     ) -> PreparedCall | MatchResult:
         enter_step(self._step_name)
         if trace:
@@ -161,24 +169,21 @@ class Matcher:
         return MatchResult.DEFERRED
 
     def _matching(
-        self, candidates: list[_Trigger], entry: StreamEntry, state: StateManager, trace: str, attempt: int
+        self, candidates: list[Candidate], entry: StreamEntry, state: StateManager, trace: str, attempt: int
     ) -> Matching:
         """Call conditions in turn; yield what has to be awaited, to be sent its result; return the call.
 
         Without a trace no condition may take a context.
         """
         value: Any = None
-        info: TriggerInfo | None = None
         coder: Coder[Any] | None = None
         for trigger in candidates:
-            if info is None or trigger.coder is not coder:
+            if trigger.coder is not coder:
                 coder = trigger.coder
-                value, info = _read(entry, trigger, attempt)
-            elif info.index != trigger.index:
-                info = replace(info, index=trigger.index)
+                value = _decode(entry, trigger)
             ctx: FlowContext | None = None
             if trigger.takes_ctx:
-                ctx = self._context(entry, value, info, state, trace)
+                ctx = self._context(entry, value, _info(entry, value, trigger, attempt), state, trace)
             if trigger.condition is not None:
                 answer = invocation.call_here(trigger.condition, value, ctx)
                 if not isinstance(answer, bool) and inspect.isawaitable(answer):
@@ -187,7 +192,9 @@ class Matcher:
                 if not answer:
                     continue
             trace = trace or entry.trace
-            return PreparedCall(value, ctx or self._context(entry, value, info, state, trace), trace)
+            if ctx is None and self._handler_takes_ctx:
+                ctx = self._context(entry, value, _info(entry, value, trigger, attempt), state, trace)
+            return PreparedCall(value, ctx if self._handler_takes_ctx else None, trace)
         return None
 
     def _is_for_none_of_them(self, fields: Mapping[bytes, bytes]) -> bool:
@@ -198,7 +205,7 @@ class Matcher:
             or (b"reason" in fields and is_silent(fields))
         )
 
-    def _candidates(self, fields: Mapping[bytes, bytes]) -> list[_Trigger]:
+    def _candidates(self, fields: Mapping[bytes, bytes]) -> list[Candidate]:
         """Return the triggers that fit an entry but for their conditions. Decode nothing. Raises KeyError for a foreign entry."""
         kind = fields[b"type"]
         if kind in (b"topic", CRON):
@@ -209,7 +216,7 @@ class Matcher:
             of_kind = [trigger for trigger in self._streams if scope.startswith(trigger.prefix)]
         return [trigger for trigger in of_kind if trigger.scope in (None, scope) and trigger.key in (None, key)]
 
-    def _fitting(self, candidates: list[_Trigger], fields: Mapping[bytes, bytes]) -> list[_Trigger]:
+    def _fitting(self, candidates: list[Candidate], fields: Mapping[bytes, bytes]) -> list[Candidate]:
         """Return those whose members (`where`) the entry has, too. Raise nothing."""
         if not self._has_where:
             return candidates
@@ -218,53 +225,60 @@ class Matcher:
         return [trigger for trigger in candidates if trigger.where is None or trigger.where.match(text)]
 
     def _context(self, entry: StreamEntry, value: Any, info: TriggerInfo, state: StateManager, trace: str) -> FlowContext:
-        return FlowContext(
-            state=state,
-            logger=self._logger,
-            trace_id=trace_id_of(trace),
-            trigger=info,
-            step_name=self._step_name,
-            input_value=value,
-            _event_id=entry.event_id,
+        return made_of(
+            FlowContext,
+            {
+                "logger": self._logger,
+                "trace_id": trace_id_of(trace),
+                "trigger": info,
+                "step_name": self._step_name,
+                "input_value": value,
+                "_event_id": entry.event_id,
+                "state": state,
+            },
         )
 
 
-def _read(entry: StreamEntry, trigger: _Trigger, attempt: int) -> tuple[Any, TriggerInfo]:
-    """Return the input that an entry is for a trigger, and what the context tells of the trigger."""
+def _decode(entry: StreamEntry, trigger: Candidate) -> Any:
+    """Return the input that an entry is for a trigger."""
     kind = entry.fields[b"type"]
     if kind == b"topic":
-        return events.decode_message(entry.id, entry.fields, trigger.coder), TriggerInfo(
-            type="queue",
-            index=trigger.index,
-            topic=entry.fields[b"topic"].decode(),
-            key=entry.fields.get(b"key", b"").decode() or None,
-            message_id=entry.fields[b"request"].decode(),
-            attempt=attempt,
-        )
+        return events.decode_message(entry.id, entry.fields, trigger.coder)
     if kind == CRON:
-        time = events.decode_time(entry.id, entry.fields)
-        return time, TriggerInfo(
-            type="cron", index=trigger.index, expression=time.expression, timezone=time.timezone, attempt=attempt
-        )
-    if trigger.prefix:
-        item = decode_item_change(entry.revision, entry.fields, trigger.coder)
-        return item, TriggerInfo(
-            type="stream",
-            index=trigger.index,
-            stream=item.stream_name,
-            group=item.group_id,
-            key=item.id,
-            event_type=item.event.type,
-            revision=item.revision,
-            attempt=attempt,
-        )
-    change = events.decode_change(entry.revision, entry.fields, trigger.coder)
-    return change, TriggerInfo(
-        type="state",
-        index=trigger.index,
-        scope=change.group_id,
-        key=change.item_id,
-        event_type=change.event_type,
-        revision=change.revision,
-        attempt=attempt,
-    )
+        return events.decode_time(entry.id, entry.fields)
+    decode = decode_item_change if trigger.prefix else events.decode_change
+    return decode(entry.revision, entry.fields, trigger.coder)
+
+
+def _info(entry: StreamEntry, value: Any, trigger: Candidate, attempt: int) -> TriggerInfo:
+    """Return what the context tells of the trigger. `value` is the input."""
+    return made_of(TriggerInfo, {**_NO_INFO, **_facts(entry, value), "index": trigger.index, "attempt": attempt})
+
+
+def _facts(entry: StreamEntry, value: Any) -> dict[str, Any]:
+    if isinstance(value, StateTriggerInput):
+        return {
+            "type": "state",
+            "scope": value.group_id,
+            "key": value.item_id,
+            "event_type": value.event_type,
+            "revision": value.revision,
+        }
+    if isinstance(value, CronTriggerInput):
+        return {"type": "cron", "expression": value.expression, "timezone": value.timezone}
+    if isinstance(value, StreamTriggerInput):
+        return {
+            "type": "stream",
+            "stream": value.stream_name,
+            "group": value.group_id,
+            "key": value.id,
+            "event_type": value.event.type,
+            "revision": value.revision,
+        }
+    fields = entry.fields
+    return {
+        "type": "queue",
+        "topic": fields[b"topic"].decode(),
+        "key": fields.get(b"key", b"").decode() or None,
+        "message_id": fields[b"request"].decode(),
+    }

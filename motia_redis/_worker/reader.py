@@ -18,7 +18,7 @@ from motia_redis._transport import outages
 from motia_redis._transport.backoff import Backoff
 from motia_redis._worker.entries import PreparedCall, StreamEntry
 from motia_redis._worker.lanes import Delivery
-from motia_redis._worker.matching import MatchResult
+from motia_redis._worker.matching import Candidate, MatchResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -132,8 +132,8 @@ class Reader:
             lane.pass_by(entry_id)  # it needs no queue, and does not wait for its key
             return
         delivery = Delivery(lane, entry_id, entry, size, *known, suspect, is_unwanted, lane.tenure)
-        if match is MatchResult.MATCHED:
-            delivery.is_matched = True
+        if isinstance(match, Candidate):
+            delivery.trigger = match
         elif isinstance(match, PreparedCall) and not delivery.attempts and not delivery.owner:
             delivery.call, delivery.trace = match, match.trace
             delivery.size *= _DECODED

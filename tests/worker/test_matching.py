@@ -10,7 +10,7 @@ import pytest
 from motia_redis import queue, step
 from motia_redis import state as state_trigger
 from motia_redis._worker.entries import StreamEntry
-from motia_redis._worker.matching import Matcher, MatchResult
+from motia_redis._worker.matching import Candidate, Matcher, MatchResult
 
 UNUSED_STATE: Any = object()
 ENTRY = StreamEntry(b"events", "1-0", {b"type": b"state:created", b"scope": b"users", b"key": b"ann", b"new": b"1"})
@@ -20,10 +20,13 @@ class Panic(BaseException):
     pass
 
 
-def matcher(condition: Any) -> Matcher:
-    async def handler(input: Any) -> None: ...
+def matcher(condition: Any, *, with_ctx: bool = True) -> Matcher:
+    async def handler(input: Any, ctx: Any) -> None: ...
 
-    return Matcher(step({"name": "S", "triggers": [state_trigger(condition), queue("mail")]}).handle(handler))
+    async def plain(input: Any) -> None: ...
+
+    triggers = [state_trigger(condition), queue("mail")]
+    return Matcher(step({"name": "S", "triggers": triggers}).handle(handler if with_ctx else plain))
 
 
 MESSAGE = StreamEntry(b"events", "1-0", {b"type": b"topic", b"topic": b"mail", b"request": b"r", b"data": b"1"})
@@ -32,8 +35,21 @@ MESSAGE = StreamEntry(b"events", "1-0", {b"type": b"topic", b"topic": b"mail", b
 @pytest.mark.parametrize("entry", [ENTRY, MESSAGE], ids=["change", "message"])
 def test_entry_without_a_condition_is_matched_once_for_all_attempts(entry: StreamEntry) -> None:
     matching = matcher(None)
-    assert matching.match_when_read(entry, UNUSED_STATE) is MatchResult.MATCHED
-    assert [matching.prepare(entry, UNUSED_STATE, "0" * 32, attempt).ctx.trigger.attempt for attempt in (1, 2)] == [1, 2]
+    found: Any = matching.match_when_read(entry, UNUSED_STATE)
+    assert isinstance(found, Candidate)
+    contexts: list[Any] = [matching.prepare(found, entry, UNUSED_STATE, "0" * 32, attempt).ctx for attempt in (1, 2)]
+    assert [ctx.trigger.attempt for ctx in contexts] == [1, 2]
+
+
+@pytest.mark.parametrize("condition", [None, lambda _, ctx: ctx.trigger.attempt == 1])
+def test_context_is_made_only_for_functions_that_take_one(condition: Any) -> None:
+    for with_ctx in (True, False):
+        matching = matcher(condition, with_ctx=with_ctx)
+        found: Any = matching.match_when_read(ENTRY, UNUSED_STATE)
+        if isinstance(found, Candidate):
+            found = matching.prepare(found, ENTRY, UNUSED_STATE, "0" * 32, 1)
+        assert len(found.trace_id) == 32
+        assert with_ctx == (found.ctx is not None and found.ctx.trace_id == found.trace_id)
 
 
 def test_trigger_without_a_condition_behind_one_with_a_condition_is_asked_in_turn() -> None:
@@ -43,7 +59,9 @@ def test_trigger_without_a_condition_behind_one_with_a_condition_is_asked_in_tur
         raise AssertionError
 
     first = Matcher(step({"name": "S", "triggers": [state_trigger(), state_trigger(later)]}).handle(handler))
-    assert first.match_when_read(ENTRY, UNUSED_STATE) is MatchResult.MATCHED
+    found = first.match_when_read(ENTRY, UNUSED_STATE)
+    assert isinstance(found, Candidate)
+    assert found.index == 0
     last = Matcher(step({"name": "S", "triggers": [state_trigger(later), state_trigger()]}).handle(handler))
     assert last.match_when_read(ENTRY, UNUSED_STATE) is MatchResult.DEFERRED
 
