@@ -1,9 +1,10 @@
 """What an operator's program needs: status, checks of Redis, dead letters, settings, moving data, forgetting steps."""
 
-from motia_redis._admin.dead_letters import DeadLetter, DeadLetters
+from motia_redis._admin.dead_letters import DeadLetters
 from motia_redis._admin.doctor import Examined, examine
 from motia_redis._admin.exporting import Exported, export_values
 from motia_redis._admin.importing import Imported, RefusedLine, import_values
+from motia_redis._admin.letters import DeadLetter
 from motia_redis._admin.registry import Forgotten, Renamed, forget_step, rename_step
 from motia_redis._admin.scheduled import Scheduled, ScheduledMessage
 from motia_redis._admin.settings import change_settings
