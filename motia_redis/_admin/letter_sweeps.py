@@ -98,6 +98,9 @@ class Sweep:
                     if self.is_stopped:
                         return
                     self.looked += len(page)
+        if self.expected is not None:  # letters that were gone before this call came to them
+            gone = self.expected + self.expected_refused.total() - self.moved - self.refused.total()
+            self.refused.update({"gone": gone} if gone > 0 else {})
 
     async def _begin(self, router: Router, keyspace: Keyspace) -> None:
         """Fix which letters exist, once."""
