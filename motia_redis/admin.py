@@ -3,10 +3,11 @@
 from motia_redis._admin.announced import Attempted, SlowHandler
 from motia_redis._admin.comparing import Compared
 from motia_redis._admin.copying import CopyProgress, FinishedCopy, compare_copy, copy_changes, finish_copy
-from motia_redis._admin.dead_letters import DeadLetter, DeadLetters
+from motia_redis._admin.dead_letters import DeadLetters
 from motia_redis._admin.doctor import Examination, Examined, examine
 from motia_redis._admin.exporting import Exported, export_values
 from motia_redis._admin.importing import Imported, RefusedLine, import_values
+from motia_redis._admin.letters import DeadLetter
 from motia_redis._admin.pausing import Paused, pause_step, resume_step
 from motia_redis._admin.registry import Forgotten, Renamed, forget_step, rename_step
 from motia_redis._admin.scheduled import Scheduled, ScheduledMessage

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from motia_redis._cli.dead_sweeps import Chosen, filter_options, sweep, sweep_options
 from motia_redis._cli.namespace import json_option, place, run_on_namespace
 from motia_redis._cli.options import CommandError, confirm, connection_options, one_line_errors, stack
 from motia_redis._cli.output import counted, plain, print_json, printable, table
@@ -14,7 +15,8 @@ from motia_redis._cli.output import counted, plain, print_json, printable, table
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from motia_redis._admin.dead_letters import DeadLetter, DeadLetters
+    from motia_redis._admin.dead_letters import DeadLetters
+    from motia_redis._admin.letters import DeadLetter
     from motia_redis._store.manager import StateManager
 
 _T = TypeVar("_T")
@@ -26,6 +28,8 @@ _some = stack(
     click.argument("ids", nargs=-1, metavar="[ID]..."),
     click.option("--step", metavar="NAME", help="The step that gave up; required with IDs."),
     click.option("--all", "every", is_flag=True, help="All dead letters that exist now, of the step or of all steps."),
+    filter_options,
+    sweep_options,
 )
 
 
@@ -45,23 +49,30 @@ def dead() -> None:
 @dead.command("list")
 @connection_options
 @click.option("--step", metavar="NAME", help="Only dead letters of this step.")
+@filter_options
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, metavar="N", help="At most N, the oldest.")
 @json_option
-def list_(*, redis_url: str | None, namespace: str, step: str | None, limit: int, as_json: bool) -> None:
+def list_(*, redis_url: str | None, namespace: str, step: str | None, limit: int, as_json: bool, **conditions: Any) -> None:
     """List dead letters, the oldest first.
 
     \b
     Example:
       motia-redis dead list --step Welcome --limit 20
+      motia-redis dead list --error ConnectionError --after 2h
       motia-redis dead list --json
     """  # noqa: D301
     from motia_redis._admin.dead_letters import DeadLetters  # noqa: PLC0415 - slow
+    from motia_redis._admin.letter_filters import oldest_letters  # noqa: PLC0415
 
-    async def work(state: StateManager) -> tuple[list[DeadLetter], int]:
-        letters = DeadLetters(state)
-        return await letters.list(step, limit=limit), await letters.count(step)
+    where = Chosen(step, **conditions).filter()
+
+    async def work(state: StateManager) -> tuple[list[DeadLetter], int | None]:
+        found = await oldest_letters(state, where, limit=limit + 1)
+        return found, await DeadLetters(state).count(step) if where.is_open else None
 
     letters, count = run_on_namespace(redis_url, namespace, work)
+    has_more = len(letters) > limit
+    letters = letters[:limit]
     if as_json:
         print_json([_facts(letter) for letter in letters])
     elif letters:
@@ -82,12 +93,12 @@ def list_(*, redis_url: str | None, namespace: str, step: str | None, limit: int
             ],
             right=["ATTEMPTS"],
         )
-        if count > len(letters):
-            click.echo(
-                f"these are the oldest {len(letters)} of {counted(count, 'dead letter')}; use --limit to show more", err=True
-            )
+        if has_more:
+            which = "that match" if count is None else f"of {counted(count, 'dead letter')}"
+            click.echo(f"these are the oldest {len(letters)} {which}; use --limit to show more", err=True)
     else:
-        click.echo(f"no dead letters in {place(redis_url, namespace)}")
+        match = "" if where.is_open else " that match"
+        click.echo(f"no dead letters{match} in {place(redis_url, namespace)}")
 
 
 @dead.command()
@@ -158,35 +169,38 @@ def _values(letter: DeadLetter) -> dict[str, Any]:
         return {"values": str(error), **{f"{name.decode()}_text": text for name, text in texts.items()}}
 
 
-def _check_choice(ids: Sequence[str], step: str | None, *, every: bool) -> None:
-    if every == bool(ids):
-        raise click.UsageError("Give either IDs or --all.")
-    if ids and step is None:
+def _check_choice(ids: Sequence[str], chosen: Chosen, *, every: bool) -> None:
+    if bool(ids) == (every or chosen.has_conditions):
+        raise click.UsageError("Give either IDs, or --all, or conditions such as --error.")
+    if ids and chosen.step is None:
         raise click.UsageError("IDs require --step.")
+    if ids and (chosen.dry_run or chosen.rate is not None):
+        raise click.UsageError("--dry-run and --rate are for --all and conditions, not for IDs.")
 
 
 @dead.command()
 @connection_options
 @_some
-def retry(*, redis_url: str | None, namespace: str, ids: tuple[str, ...], step: str | None, every: bool) -> None:
+def retry(
+    *, redis_url: str | None, namespace: str, ids: tuple[str, ...], step: str | None, every: bool, **conditions: Any
+) -> None:
     """Run the events of dead letters again, for their step only.
 
     An event runs again after the newer events of its key, with its original revision and all its attempts. A dead letter is
-    removed when its event is back in the stream; both happen atomically.
+    removed when its event is back in the stream; both happen atomically. The letters meant are named by IDs, or by --all, or by
+    conditions, which must all hold. Letters that appear meanwhile stay.
 
     \b
     Example:
       motia-redis dead retry --step Welcome 3/1700000000000-0
-      motia-redis dead retry --step Welcome --all
+      motia-redis dead retry --step Welcome --all --rate 50
+      motia-redis dead retry --error ConnectionError --after 2h --dry-run
     """  # noqa: D301
-    _check_choice(ids, step, every=every)
-
-    async def work(letters: DeadLetters) -> tuple[int, list[str]]:
-        if every:
-            return await letters.retry_all(step)
-        return await _apply(ids, partial(letters.retry, step or ""))
-
-    done, left = _with_letters(redis_url, namespace, work)
+    _check_choice(ids, chosen := Chosen(step, **conditions), every=every)
+    if not ids:
+        sweep(redis_url, namespace, chosen, "retry", order=_ORDER)
+        return
+    done, left = _with_letters(redis_url, namespace, lambda letters: _apply(ids, partial(letters.retry, step or "")))
     each = "it" if done == 1 else "each"
     order = f"; {each} {_ORDER}" if done else ""
     click.echo(f"retried {counted(done, 'dead letter')} in {place(redis_url, namespace)}{order}")
@@ -196,26 +210,29 @@ def retry(*, redis_url: str | None, namespace: str, ids: tuple[str, ...], step: 
 @dead.command()
 @connection_options
 @_some
-@click.option("--yes", is_flag=True, help="Do not ask for confirmation of --all.")
-def drop(*, redis_url: str | None, namespace: str, ids: tuple[str, ...], step: str | None, every: bool, yes: bool) -> None:
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation of --all and conditions.")
+def drop(
+    *, redis_url: str | None, namespace: str, ids: tuple[str, ...], step: str | None, every: bool, yes: bool, **conditions: Any
+) -> None:
     """Delete dead letters. They cannot be recovered.
+
+    The letters meant are named by IDs, or by --all, or by conditions, which must all hold. Letters that appear meanwhile stay.
 
     \b
     Example:
       motia-redis dead drop --step Welcome 3/1700000000000-0
       motia-redis dead drop --step Welcome --all --yes
+      motia-redis dead drop --scope users --before 7d --dry-run
     """  # noqa: D301
-    _check_choice(ids, step, every=every)
-    if every and not yes:
-        which = f"step {step!r}" if step else "all steps"
-        confirm(f"Drop all dead letters of {which} in {place(redis_url, namespace)}?", verb="drop", done="dropped")
-
-    async def work(letters: DeadLetters) -> tuple[int, list[str]]:
-        if every:
-            return await letters.drop_all(step), []
-        return await _apply(ids, partial(letters.drop, step or ""))
-
-    done, left = _with_letters(redis_url, namespace, work)
+    _check_choice(ids, chosen := Chosen(step, **conditions), every=every)
+    if not ids:
+        if not yes and not chosen.dry_run:
+            which = f"step {step!r}" if step else "all steps"
+            match = " that match" if chosen.has_conditions else ""
+            confirm(f"Drop all dead letters of {which}{match} in {place(redis_url, namespace)}?", verb="drop", done="dropped")
+        sweep(redis_url, namespace, chosen, "drop")
+        return
+    done, left = _with_letters(redis_url, namespace, lambda letters: _apply(ids, partial(letters.drop, step or "")))
     click.echo(f"dropped {counted(done, 'dead letter')} in {place(redis_url, namespace)}")
     _report(left)
 

@@ -6,6 +6,9 @@ import fnmatch
 import re
 from typing import TYPE_CHECKING, Any
 
+from motia_redis._steps.faults import escaped
+from motia_redis._store.json_texts import quoted
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -64,7 +67,8 @@ class Redaction:
 
 
 def mask_in(text: str, secrets: Sequence[str]) -> str:
-    """Return a text, such as that of an error, with a mask in place of each secret."""
+    """Return a text, such as that of an error, with a mask in place of each secret, also where it stands with escapes."""
     for secret in secrets:
-        text = text.replace(secret, MASK)
+        for spelling in (secret, repr(secret)[1:-1], quoted(secret)[1:-1], escaped(secret)):
+            text = text.replace(spelling, MASK)
     return text

@@ -12,6 +12,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from motia_redis._console.access import Access
+from motia_redis._console.letters import Letters
 from motia_redis._console.live import Live
 from motia_redis._console.overview import Overview
 from motia_redis._console.pages import STATIC, Console
@@ -50,6 +51,7 @@ def build(state: StateManager, *, allow_changes: bool, token: str | None, allow:
         *Overview(console).routes(),
         *Scopes(console).routes(),
         *Values(console).routes(),
+        *Letters(console).routes(),
         *Live(console).routes(),
         Route("/login", _login(console), methods=["GET", "POST"]),
         Mount("/static", StaticFiles(directory=STATIC)),

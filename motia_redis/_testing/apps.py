@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from starlette.applications import Starlette
 
-    from motia_redis._admin.dead_letters import DeadLetter
+    from motia_redis._admin.letters import DeadLetter
     from motia_redis._steps.inputs import ApiResponse, StateTriggerInput
     from motia_redis._store.manager import StateManager
     from motia_redis._testing.driving import Driver
