@@ -64,8 +64,8 @@ class Overview:
         return self._console.page(request, "overview_now.html", **await self._context())
 
     async def _doctor(self, request: Request) -> Response:
-        examined = await self._console.in_time(examine(self._console.state))
-        return self._console.page(request, "overview_doctor.html", examined=examined)
+        found = await self._console.in_time(examine(self._console.state))
+        return self._console.page(request, "overview_doctor.html", found=found)
 
     async def _context(self) -> dict[str, Any]:
         sample = await self._sample()

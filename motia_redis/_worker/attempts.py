@@ -19,6 +19,7 @@ from motia_redis._store.keyspace import partition_of
 from motia_redis._tracing import enter_trace
 from motia_redis._transport import outages
 from motia_redis._transport.backoff import Backoff
+from motia_redis._worker.chains import Chains
 from motia_redis._worker.effects import made_once
 from motia_redis._worker.entries import Known, StreamEntry
 
@@ -39,8 +40,6 @@ _log = logging.getLogger("motia_redis.worker")
 _T = TypeVar("_T")
 
 _NOT_WANTED = "the dead letter was retried, and no trigger of the step wants its event any more"
-_LONG_CHAIN = 1000  # runs of one step within one trace
-_CHAINS = 10_000  # traces that are counted at once
 _PAUSES = (0.1, 1.0)  # seconds: first and longest pause while Redis is away
 
 
@@ -64,22 +63,6 @@ class Outcome(Enum):
     UNDECIDED = "an attempt has failed, and has ended its task too: decide in another task what follows"
     SUSPECT = "try it again when the running suspect has ended"
     LEFT = "a defect of this package: try it again later"
-
-
-class Chains:
-    """Count the runs of each step within one trace: a step that triggers itself runs on and on."""
-
-    def __init__(self) -> None:
-        self._runs: dict[tuple[str, str], int] = {}
-
-    def note(self, step: str, trace_id: str) -> None:
-        """Count a run, and log once that there were very many."""
-        chain = step, trace_id
-        runs = self._runs[chain] = self._runs.get(chain, 0) + 1
-        if runs == _LONG_CHAIN:
-            _log.warning("step %s ran %d times within one trace: does it trigger itself, directly or by other steps?", step, runs)
-        elif runs == 1 and len(self._runs) > _CHAINS:
-            del self._runs[next(iter(self._runs))]
 
 
 class Attempts:

@@ -10,7 +10,7 @@ from motia_redis import FlowContext, StateManager, StateTriggerInput, Worker, lo
 from motia_redis import state as state_trigger
 from motia_redis._steps.application import Application
 from motia_redis._tracing import trace
-from motia_redis._worker import attempts
+from motia_redis._worker import chains
 from tests.support.waiting import until
 from tests.support.workers import Recorder, pending, record, working
 
@@ -218,7 +218,7 @@ async def test_events_before_the_first_worker_are_handled_once_groups_exist(stat
 async def test_step_that_triggers_itself_is_named_once(
     state: StateManager, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(attempts, "_LONG_CHAIN", 20)
+    monkeypatch.setattr(chains, "_LONG", 20)
     recorder = Recorder()
 
     async def handler(input: StateTriggerInput, ctx: FlowContext) -> None:
