@@ -83,8 +83,8 @@ class ValueCopy:
                 if len(batch) >= _BATCH:
                     await self._put(batch)
                     batch = {}
-                    if self._scanned is not None:
-                        self._scanned(done, max(total, done))
+                if self._scanned is not None:
+                    self._scanned(done, max(total, done))
                 if time.monotonic() - self._followed > _FOLLOW:
                     while not await self.follow():  # to the end: what is not copied in time is trimmed
                         pass

@@ -13,7 +13,7 @@ from motia_redis import state as state_trigger
 from motia_redis._admin import copying
 from motia_redis._admin.copy_values import ValueCopy
 from motia_redis._store import expiry
-from motia_redis.admin import DeadLetters, Scheduled, compare_copy, copy_changes, forget_step, read_status
+from motia_redis.admin import DeadLetters, Scheduled, compare_copy, copy_changes, finish_copy, forget_step, read_status
 from motia_redis.errors import HistoryForked, LayoutMismatch, SettingsMismatch, StateError
 from tests.support.clocks import set_namespace_clock
 from tests.support.copies import WIDE, Writers, copy_once, dumped, finish, stored, target
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from motia_redis.admin import Status
+    from motia_redis.admin import CopyProgress, Status
 
 
 @pytest.fixture
@@ -503,6 +503,30 @@ async def test_a_source_that_lost_its_data_does_not_empty_the_copy(tmp_path: Pat
             assert len(stored(raw, "lost-copy")) == 50
             await copy_once(source, server.url, "lost-copy", again=True)
             assert list(stored(raw, "lost-copy")) == [(b"s", b"new")]
+
+
+async def test_progress_tells_how_far_values_changes_and_the_comparison_have_come(
+    server: RedisServer, filled: StateManager, copied: str
+) -> None:
+    for number in range(10, 20):
+        await filled.set_many(f"filled{number}", {f"key{key}": key for key in range(100)})
+    reports: list[CopyProgress] = []
+    equal = asyncio.Event()
+    async with target(server.url, copied) as manager:
+        copy = copy_changes(filled, manager, follow=True, progress=reports.append, equal=equal.set)
+        following = asyncio.create_task(copy)
+        await equal.wait()
+        await until_holds(lambda: ("changes", 0, 0) in reports, "the copy is not behind")
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+    values = [report for report in reports if report.phase == "values"]
+    assert {report.total for report in values} == {1500}
+    assert [report.done for report in values] == sorted(report.done for report in values)
+    assert values[-1].done == 1500
+    reports.clear()
+    async with target(server.url, copied) as manager:
+        await finish_copy(filled, manager, progress=reports.append)
+    assert reports[-1] == ("comparing", 3000, 3000)
 
 
 # -- what is rejected -------------------------------------------------------------------------------------------------

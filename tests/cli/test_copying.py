@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -123,3 +124,6 @@ async def test_terminal_shows_how_far_behind_the_copy_is(server: RedisServer, fi
         shell.process.send_signal(signal.SIGINT)
         wait_until(lambda: shell.process.poll() is not None, "the copy ends")
     assert "5. start workers" in shell.output
+    with Terminal(*arguments, "--finish", columns=200) as shell:
+        wait_until(lambda: shell.process.poll() is not None, "the copy ends")
+    assert re.search(r"comparing .*100% .*values/s", shell.output)
