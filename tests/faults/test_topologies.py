@@ -96,9 +96,10 @@ async def test_all_methods_work_on_a_cluster_and_scopes_spread_over_its_nodes(cl
         for node in cluster.processes:
             node.client.script_flush()
         assert await state.update("scope3", "ann", INCREMENT) == {"n": 4}
-        nodes = await examine(state)
-        assert len(nodes) == 3
-        assert not [line for node in nodes for line in node.findings if line.outcome == "failed"]
+        found = await examine(state)
+        assert len(found.servers) == 3
+        assert not found.has_failed
+        assert {line.outcome for line in found.findings} == {"ok"}, "clocks, layout and samples work over all nodes"
 
 
 async def test_cluster_url_with_one_node_finds_the_other_nodes(cluster: Cluster, namespace: str) -> None:
