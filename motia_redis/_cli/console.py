@@ -42,7 +42,7 @@ _GRACE = 2.0  # seconds that requests have to end
     "and adds to the patterns for members that look like secrets.",
 )
 @click.option("--no-default-redact", is_flag=True, help="Mask only what --redact names.")
-@click.option("--root-path", default="", metavar="PATH", help="The path below which a proxy serves the console.")
+@click.option("--root-path", default="", metavar="PATH", help="The path that a proxy takes away before the console.")
 def console(
     *,
     redis_url: str | None,
