@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from motia_redis import StateManager
-from motia_redis._cli import exposition
+from motia_redis._admin.families import FAMILIES
+from motia_redis._admin.numbers import Facts, Numbers
+from motia_redis._metrics import Metrics
 from motia_redis.admin import examine, read_status
 from tests.support.clusters import Cluster
 from tests.support.servers import RedisServer
@@ -108,13 +110,11 @@ async def test_status_and_metrics_show_the_trouble(name: str, server: RedisServe
 
         async def is_shown() -> bool:
             found = re.search(shown.status, (await run(server.url, namespace, "status")).stdout, re.MULTILINE)
-            facts = exposition._Facts(await read_status(state), None, 0.0)
-            values = [
-                sample.value
-                for family in exposition._of_namespace(facts, namespace)
-                for sample in family.samples
-                if sample.name == f"motia_redis_{shown.metric}" and set(shown.labels) <= set(sample.labels.values())
-            ]
+            numbers = Numbers(Metrics(), state, None)
+            numbers.facts = Facts(await read_status(state), None, 0.0)
+            (family,) = [family for family in FAMILIES if family.name == shown.metric]
+            samples = family.read(numbers) or {}
+            values = [value for labels, value in samples.items() if set(shown.labels) <= set(labels)]
             return bool(found) and max(values, default=-1.0) >= shown.least
 
         await until(is_shown, f"status and {shown.metric} show {name}")
