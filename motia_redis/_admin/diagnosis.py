@@ -337,6 +337,6 @@ def judge_layout(layout: Layout, shares: Mapping[str, int], rejection: Rejection
     if empty or fullest > _UNEVEN * mean:
         uneven = f"{', '.join(empty[:3])} hold{'s' if len(empty) == 1 else ''} none" if empty else f"one holds {fullest}"
         text = f"{name} are too few for {len(shares)} primaries: {uneven}"
-        better = f"Layout(partitions={_PARTITIONS * len(shares)}, lanes=4)"
-        found.append(Finding("layout", "warning", text, f"a layout never changes: copy to a namespace with {better}, or more"))
+        remedy = f"move to a larger layout: motia-redis copy --to-layout {_PARTITIONS * len(shares)}x4"
+        found.append(Finding("layout", "warning", text, remedy))
     return _or_ok("layout", found, name)

@@ -118,8 +118,6 @@ def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
 @each_process()
 def test_the_command_accepts_the_arguments(process: Started) -> None:
     name, *arguments = process.arguments
-    if name == "console" and name not in main.commands:
-        pytest.skip("the command console is not in this checkout")
     try:
         main.commands[name].make_context(name, arguments)
         problem = ""

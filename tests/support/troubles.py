@@ -353,7 +353,7 @@ async def _wrong_layout(site: _Site) -> tuple[str, ...]:
 async def _small_layout(site: _Site) -> tuple[str, ...]:
     state = await site.state(layout=Layout(partitions=2, lanes=2))
     await state.set("orders", "order-1", 1)
-    return "2 partitions", "Layout("
+    return "2 partitions", "copy --to-layout"
 
 
 async def _healthy(site: _Site) -> tuple[str, ...]:
