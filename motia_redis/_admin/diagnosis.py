@@ -36,6 +36,7 @@ def judge_status(status: Status, *, stuck_after: float) -> list[Finding]:
         *_versions(status),
         *_lanes(status),
         *_unwanted_lanes(status),
+        *_paused(status),
         *_stuck_keys(status, stuck_after),
         *_backlog(status, stuck_after),
         *_schedules(status),
@@ -158,6 +159,17 @@ def _unwanted_lanes(status: Status) -> list[Finding]:
     return _or_ok("unwanted-lanes", found, "live versions want all lanes")
 
 
+def _paused(status: Status) -> list[Finding]:
+    found = []
+    for step in status.steps:
+        if step.paused_for is not None:
+            waiting = step.lag + step.pending
+            text = f"step {step.name} was paused {step.paused_for:.0f} s ago, and {waiting} entries wait"
+            remedy = f"motia-redis steps resume {shlex.quote(step.name)}"
+            found.append(Finding("paused", "warning", text, remedy))
+    return _or_ok("paused", found, "no step is paused")
+
+
 def _is_slow(seconds: float, stuck_after: float) -> bool:
     return seconds >= stuck_after
 
@@ -187,7 +199,9 @@ def _is_explained(step: StepStatus, status: Status, stuck_after: float) -> bool:
         for worker in status.workers
         for handler in worker.slow
     )
-    return not step.versions or step.lanes_held < step.lanes or ((slow or step.keys_failing > 0) and not step.lag)
+    if step.paused_for is not None or not step.versions or step.lanes_held < step.lanes:
+        return True
+    return (slow or step.keys_failing > 0) and not step.lag
 
 
 def _backlog(status: Status, stuck_after: float) -> list[Finding]:

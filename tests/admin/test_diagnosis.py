@@ -30,9 +30,11 @@ if TYPE_CHECKING:
 VERSION = StepVersion(states=[("orders", None)], topics=[], schedules=[], items=[], workers=1, worker_ids=["w"])
 STEP = StepStatus(
     name="Ship", lag=0, lag_exact=True, pending=0, oldest_age=None, lanes=8, lanes_held=8, dead_letters=0, lanes_unwanted=0,
-    unwanted=[], keys_failing=0, failing=[], schedules=[], versions=[VERSION],
+    unwanted=[], paused_for=None, keys_failing=0, failing=[], schedules=[], versions=[VERSION],
 )  # fmt: skip
-WORKER = WorkerStatus(id="w", host="vm", pid=7, version="1", lease=3.0, heartbeat_age=0.4, lanes={"Ship": 8}, slow=[])
+WORKER = WorkerStatus(
+    id="w", host="vm", pid=7, version="1", lease=3.0, heartbeat_age=0.4, lanes={"Ship": 8}, attempted={}, watches=0, slow=[]
+)
 HANDLER = SlowHandler(step="Ship", event={"scope": "orders", "key": "7"}, attempt=1, seconds=29.0)
 STATUS = Status(
     namespace="n", steps=[STEP], workers=[WORKER], silent=[], dropped={}, topics=[], delayed=0, next_due_in=None
@@ -68,6 +70,8 @@ def with_worker(**changes: Any) -> Status:
         ("backlog", with_step(lag=9, oldest_age=61.0, versions=[]), with_step(lag=9, oldest_age=61.0)),
         ("backlog", with_step(pending=9, oldest_age=61.0, keys_failing=1), with_step(lag=9, oldest_age=61.0, keys_failing=1)),
         ("lanes", with_step(), with_step(lanes_held=7)),
+        ("paused", with_step(), with_step(paused_for=1.0)),
+        ("backlog", with_step(lag=9, oldest_age=61.0, paused_for=90.0), with_step(lag=9, oldest_age=61.0)),
         (
             "schedules",
             with_step(schedules=[StepSchedule(name="UTC 0 8 * * *", next_in=-4.0)]),

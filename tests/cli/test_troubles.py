@@ -34,7 +34,8 @@ BESIDE = {
     "full-redis": set(),
 }
 CHECKS = {
-    "clocks", "layout", "workers", "library", "versions", "lanes", "unwanted-lanes", "stuck-keys", "backlog", "schedules", "due",
+    "clocks", "layout", "workers", "library", "versions", "lanes", "unwanted-lanes", "paused", "stuck-keys", "backlog",
+    "schedules", "due",
     "unread-topics", "dropped", "dead-letters", "held-memory", "hot-keys", "large-scopes", "large-values",
 }  # fmt: skip
 
