@@ -306,7 +306,8 @@ class Changing(Reading):
     ) -> str:
         """Append a message with JSON data to a topic, in one atomic step, and return its unique id.
 
-        Messages with the same `key` are handled in order. Messages without a key spread over the lanes of the topic.
+        Messages with the same `key` are handled in order. Messages without a key go to the lanes of the topic in turn, so that
+        a few of them spread over the workers.
         `idempotency_key` works as in `set`; the result of a delayed message is kept for as much longer as the message waits.
 
         With `delay` (seconds from the call) or `at` (Unix seconds, or a datetime with a time zone) the message waits in Redis

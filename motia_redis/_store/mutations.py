@@ -15,6 +15,7 @@ from motia_redis._scripts import error_codes, timing
 from motia_redis._scripts import storage as scripts
 from motia_redis._store import keyspace
 from motia_redis._store.claims import Claims
+from motia_redis._store.lane_turns import LaneTurns
 from motia_redis._store.sweeping import due_keys
 from motia_redis._tracing import current_trace
 from motia_redis._transport.failures import ErrorReply
@@ -51,6 +52,7 @@ class Mutations:
         self._retries = retries
         self._durability = durability
         self._wait_commands = durability.wait_commands
+        self._lane_turns = LaneTurns()
         self._next_trim = 0.0
         self._full_until = 0.0
 
@@ -118,6 +120,7 @@ class Mutations:
     async def transact(self, items: Sequence[Item], most_bytes: int, idempotency_key: str | None) -> scripts.Transacted:
         """Apply the items of a transaction once, all or none, and return the reply of the script. There is at least one."""
         subject, request, tag = "transaction", _request_id(), keyspace.tag(items[0].scope_bytes)
+        turns = [item.is_keyless and self._lane_turns.take(item.scope_bytes) for item in items]
         # Other attempts of a handler may change other values of these keys, but it is the same call.
         places = keyspace.join(part for item in items for part in (item.kind, item.scope_bytes, item.key_bytes))
         claim = self.claims.effect(idempotency_key, b"transaction", tag, places)
@@ -130,7 +133,7 @@ class Mutations:
             keys = names.transaction_keys(names.partition(items[0].scope_bytes), request)
             keys.append(claim.record(names, keys[0]) if claim.name else keys[0])
             numbers: dict[bytes, int] = {}
-            arguments = [part for item in items for part in item.encode(names, numbers)]
+            arguments = [part for item, turn in zip(items, turns, strict=True) for part in item.encode(names, numbers, turn)]
             options = scripts.TransactOptions(
                 trace=_trace(),
                 most_bytes=most_bytes,
@@ -164,11 +167,14 @@ class Mutations:
         if idempotency_key is not None:
             call, ahead = ([key, data], 0) if due is None else ([key, data, due.given], due.ahead())
             claim = self.claims.by_key(idempotency_key, [b"topic", topic], call, ahead=ahead)
+        # All attempts send to one lane, where an earlier one is found: also those of other processes that make the same call.
+        place = key or claim.name
+        turn = 0 if place else self._lane_turns.take(topic)
 
         async def attempt(session: Session, attempt: Attempt) -> scripts.Enqueued:
             names = session.keyspace
             partition = names.partition(topic)
-            stream = names.topic(topic, names.lane(key or claim.name or request))
+            stream = names.topic(topic, names.lane(place) if place else turn % names.layout.lanes)
             message_id = keyspace.message_id(topic, request)
             attempt_token = claim.attempt_token(attempt)
             request_record = names.request(stream, message_id)

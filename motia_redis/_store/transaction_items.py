@@ -34,11 +34,17 @@ class Item:
         parameters = self.parameters[:1] if self.kind == b"message" else self.parameters
         return self.kind, self.scope_bytes, self.key_bytes, self.ttl, b"%d" % len(parameters), *parameters
 
-    def encode(self, names: Keyspace, numbers: dict[bytes, int]) -> tuple[bytes, ...]:
-        """Return the item as transact.lua takes it. Its Redis keys get numbers in `numbers`."""
+    @property
+    def is_keyless(self) -> bool:
+        """Return whether this is a message without a key."""
+        return self.kind == b"message" and not self.key_bytes
+
+    def encode(self, names: Keyspace, numbers: dict[bytes, int], turn: int) -> tuple[bytes, ...]:
+        """Return the item as transact.lua takes it. Its Redis keys get numbers in `numbers`. `turn`: of a keyless message."""
         if self.kind == b"message":
             *_, request = self.parameters
-            stream = names.topic(self.scope_bytes, names.lane(self.key_bytes or request))
+            lane = turn % names.layout.lanes if self.is_keyless else names.lane(self.key_bytes)
+            stream = names.topic(self.scope_bytes, lane)
             places = (0, 0, _number(numbers, stream))
             message_id = keyspace.message_id(self.scope_bytes, request)
             parameters: tuple[bytes, ...] = (self.scope_bytes, self.key_bytes, self.parameters[0], message_id)

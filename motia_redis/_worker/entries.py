@@ -65,7 +65,8 @@ class StreamEntry:
 
     def is_retry_for(self, step: str) -> bool:
         """Return whether the entry is the retry of a dead letter of this step."""
-        return self.fields.get(b"only") == step.encode()
+        only = self.fields.get(b"only")
+        return only is not None and only == step.encode()
 
 
 @dataclass(eq=False, slots=True)

@@ -222,6 +222,9 @@ class Matcher:
             return candidates
         # A deletion has no new value, and an entry of another client may have none.
         text = fields.get(b"data" if fields[b"type"] == b"topic" else b"new", b"")
+        if len(candidates) == 1:  # the usual case: what does not fire should cost little
+            where = candidates[0].where
+            return candidates if where is None or where.match(text) else []
         return [trigger for trigger in candidates if trigger.where is None or trigger.where.match(text)]
 
     def _context(self, entry: StreamEntry, value: Any, info: TriggerInfo, state: StateManager, trace: str) -> FlowContext:

@@ -49,11 +49,14 @@ def assign(lanes: Iterable[bytes], workers: Sequence[str]) -> dict[bytes, str]:
     names = sorted(lanes)
     if not workers:
         return {}
-    room = dict.fromkeys(workers, -(-len(names) // len(workers)))
+    share, more = divmod(len(names), len(workers))  # of each worker; so many have one more
+    counts = dict.fromkeys(workers, 0)
     owners = {}
     for name in names:
-        owner = max((w for w in workers if room[w]), key=lambda w: blake2b(w.encode() + name, digest_size=8).digest())
-        room[owner] -= 1
+        most = share + 1 if more else share
+        owner = max((w for w in workers if counts[w] < most), key=lambda w: blake2b(w.encode() + name, digest_size=8).digest())
+        counts[owner] += 1
+        more -= counts[owner] > share
         owners[name] = owner
     return owners
 
