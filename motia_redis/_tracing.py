@@ -9,12 +9,16 @@ from __future__ import annotations
 import re
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from motia_redis._ids import random_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+    from contextlib import AbstractContextManager
+    from contextvars import Token
+
+_T = TypeVar("_T")
 
 _HEADER = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _CARRIED = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}( [ -~]*)?")
@@ -60,9 +64,14 @@ def current_trace_id() -> str | None:
     return None if trace is None else trace_id_of(trace)
 
 
-def enter_trace(trace: str) -> None:
-    """Make `trace` the current one for what follows in this task."""
-    _trace.set(trace)
+def enter_trace(trace: str) -> Token[str | None]:
+    """Make `trace` the current one for what follows in this task. `leave_trace` undoes it."""
+    return _trace.set(trace)
+
+
+def leave_trace(token: Token[str | None]) -> None:
+    """Make the trace the current one that was it before."""
+    _trace.reset(token)
 
 
 @contextmanager
@@ -73,3 +82,50 @@ def trace(trace: str) -> Iterator[str]:
         yield trace
     finally:
         _trace.reset(token)
+
+
+class CallSpan(Protocol):
+    """The span of one call of state, repetitions included."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object, /) -> None: ...
+
+    def ended(self, result: _T, /) -> _T:
+        """Note what a call that succeeded has returned, and return that."""
+        ...
+
+
+class Spans(Protocol):
+    """Make the spans of this process. `motia_redis._telemetry` does, so that nothing else needs OpenTelemetry."""
+
+    def wants(self, operation: str, /) -> bool:
+        """Return whether a call of state has a span here."""
+        ...
+
+    def call(self, subject: object, operation: str, router: Any, /) -> CallSpan:
+        """Return the span of a call. What the call writes carries the span as its trace."""
+        ...
+
+    def receive(self, trace: str, facts: Mapping[str, str], /) -> str:
+        """Return in which trace the handlers of an entry run that carries this one, or none."""
+        ...
+
+    def handling(self, step: str, invoke: Callable[..., Awaitable[Any]], /) -> Callable[..., Awaitable[Any]]:
+        """Return `invoke`, with a span around each call of a handler."""
+        ...
+
+    def request(self, scope: MutableMapping[str, Any], trace: str, /) -> AbstractContextManager[str]:
+        """Return a block in which an HTTP request with this trace is answered. It gives the trace that is current in it."""
+        ...
+
+    def found(self, scope: MutableMapping[str, Any], path: str, /) -> None:
+        """Note the route of a request."""
+        ...
+
+    def answered(self, scope: MutableMapping[str, Any], status: int, /) -> None:
+        """Note the status of the response to a request."""
+        ...
+
+
+spans: Spans | None = None  #: of this process; None = none are made

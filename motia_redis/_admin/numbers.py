@@ -50,9 +50,9 @@ class Facts:
 class Numbers:
     """The numbers of one process. With a worker, they include those of the whole namespace, which Redis is asked for."""
 
-    def __init__(self, metrics: Metrics, state: StateManager, worker: ObservedWorker | None) -> None:
+    def __init__(self, metrics: Metrics, state: StateManager | None = None, worker: ObservedWorker | None = None) -> None:
         self.metrics = metrics
-        self.namespace = state.namespace
+        self.namespace = "" if state is None else state.namespace
         self.has_worker = worker is not None
         self.facts: Facts | None = None  #: None: Redis did not answer
         self.watchers = 0
@@ -69,8 +69,8 @@ class Numbers:
 
         A Redis that is away holds up nobody.
         """
-        if self._worker is not None:
-            await self._read()
+        if self._worker is not None and self._state is not None:
+            await self._read(self._state)
             self.lanes = Counter(self._worker.held_lanes())
             self.silence = self._worker.silence
         self.watchers = self.metrics.watchers
@@ -81,18 +81,18 @@ class Numbers:
             self._reading.cancel()
             await asyncio.wait([self._reading])
 
-    async def _read(self) -> None:
+    async def _read(self, state: StateManager) -> None:
         if self._reading is None and time.monotonic() - self._read_at >= _FRESH:
-            self._reading = asyncio.create_task(self._read_facts())
+            self._reading = asyncio.create_task(self._read_facts(state))
         if self._reading is not None:
             await asyncio.wait([self._reading], timeout=_WAIT)
         if self._reading is not None:
             self.facts = None  # old numbers would hide that Redis is away
 
-    async def _read_facts(self) -> None:
+    async def _read_facts(self, state: StateManager) -> None:
         began = time.monotonic()
         try:
-            status, sizes = await asyncio.gather(read_status(self._state), read_stream_bytes(self._state))
+            status, sizes = await asyncio.gather(read_status(state), read_stream_bytes(state))
             self.facts = Facts(status, sizes, time.monotonic() - began)
             self._has_failed = False
         except StateError as error:

@@ -77,6 +77,20 @@ _common = stack(
         callback=parse_address,
         help="Serve /metrics for Prometheus at this port (extra metrics). Default host: 127.0.0.1.",
     ),
+    click.option(
+        "--telemetry",
+        is_flag=True,
+        envvar="MOTIA_REDIS_TELEMETRY",
+        show_envvar=True,
+        help="Make spans and metrics by OpenTelemetry (extra telemetry).",
+    ),
+    click.option(
+        "--telemetry-calls",
+        is_flag=True,
+        envvar="MOTIA_REDIS_TELEMETRY_CALLS",
+        show_envvar=True,
+        help="Also make a span of each single call of state.",
+    ),
     click.option("--reload", is_flag=True, help="Start again when a Python file in the folders of APP changes (extra: reload)."),
 )
 _http = stack(

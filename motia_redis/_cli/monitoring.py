@@ -37,6 +37,10 @@ class Settings(Protocol):
     def health_file(self) -> Path | None: ...
     @property
     def metrics(self) -> tuple[str, int] | None: ...
+    @property
+    def telemetry(self) -> bool: ...
+    @property
+    def telemetry_calls(self) -> bool: ...
 
 
 def switch_metrics_on() -> None:
@@ -48,17 +52,37 @@ def switch_metrics_on() -> None:
     _metrics.switch_on()
 
 
+def switch_telemetry_on(*, calls: bool) -> None:
+    """Make spans and metrics from now on. Raises StateError without the package that `--telemetry` needs."""
+    from motia_redis._telemetry import switching  # noqa: PLC0415 - see the docstring of `serving`
+
+    switching.enable(calls=calls)
+
+
+def warn_without_sdk() -> None:
+    """Warn if nobody will get the spans. The application may have configured an SDK, or `opentelemetry-instrument` has."""
+    from opentelemetry.trace import ProxyTracerProvider, get_tracer_provider  # noqa: PLC0415 - optional
+
+    if isinstance(get_tracer_provider(), ProxyTracerProvider):
+        _log.warning(
+            "--telemetry: no SDK of OpenTelemetry is configured, so nothing is exported: start the command by "
+            "opentelemetry-instrument, or set the providers in APP"
+        )
+
+
 class Monitoring:
     """Serve probes and metrics on ports of their own, from before the process connects until it has ended."""
 
-    def __init__(self, lease: float) -> None:
-        self.readiness = probes.Readiness(lease)
+    def __init__(self, settings: Settings) -> None:
+        self.readiness = probes.Readiness(settings.lease)
         self._exposition: Exposition | None = None
+        self._has_metrics = settings.metrics is not None
+        self._has_telemetry = settings.telemetry or settings.telemetry_calls
 
     @classmethod
     async def start(cls, settings: Settings, cleanup: contextlib.AsyncExitStack) -> Monitoring:
         """Begin as the settings say, and end with `cleanup`. Raises CommandError."""
-        monitoring = cls(settings.lease)
+        monitoring = cls(settings)
         if settings.health_file is not None:
             probes.check_file(settings.health_file)
             await cleanup.enter_async_context(_running(probes.touch_regularly(settings.health_file)))
@@ -79,10 +103,14 @@ class Monitoring:
             _log.info("%s at %s", what, url_of(listener))
         return monitoring
 
-    def started(self, state: StateManager, worker: Worker | None, cleanup: contextlib.AsyncExitStack) -> None:
+    async def started(self, state: StateManager, worker: Worker | None, cleanup: contextlib.AsyncExitStack) -> None:
         """Note that the process is connected. `worker`: the one that it runs."""
         self.readiness.started(state, worker)
-        if _metrics.active is not None:
+        if self._has_telemetry:
+            from motia_redis._telemetry import switching  # noqa: PLC0415 - see the docstring of `serving`
+
+            await cleanup.enter_async_context(switching.observe(state, worker))
+        if self._has_metrics and _metrics.active is not None:
             from motia_redis._admin.numbers import Numbers  # noqa: PLC0415 - see the docstring of `serving`
             from motia_redis._cli.exposition import Exposition  # noqa: PLC0415 - optional
 

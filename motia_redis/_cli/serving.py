@@ -20,7 +20,7 @@ import click
 
 from motia_redis._cli import probes
 from motia_redis._cli.listening import listen, quiet_server, url_of
-from motia_redis._cli.monitoring import Monitoring, switch_metrics_on
+from motia_redis._cli.monitoring import Monitoring, switch_metrics_on, switch_telemetry_on, warn_without_sdk
 from motia_redis._cli.options import EXIT_ERROR, one_line_errors, state_manager
 from motia_redis._cli.output import counted
 from motia_redis._cli.stopping import Stop
@@ -67,6 +67,8 @@ class Settings:
     health: tuple[str, int] | None = None
     health_file: Path | None = None
     metrics: tuple[str, int] | None = None
+    telemetry: bool = False
+    telemetry_calls: bool = False
 
 
 def start(settings: Settings) -> None:
@@ -83,7 +85,11 @@ def start(settings: Settings) -> None:
     with one_line_errors():
         if settings.metrics is not None:
             switch_metrics_on()
+        if settings.telemetry or settings.telemetry_calls:
+            switch_telemetry_on(calls=settings.telemetry_calls)
         application = load_application(settings.app)
+        if settings.telemetry or settings.telemetry_calls:
+            warn_without_sdk()
         stop = Stop(settings.grace, lambda text: write_record(text, settings.log_format))
         with stop, asyncio.Runner(loop_factory=_loop_factory()) as runner:
             _run_until_done(runner.get_loop(), _run(settings, application, stop))
@@ -152,7 +158,7 @@ async def _prepare(
     count = _report(settings, application, state)
     worker = Worker(application, state, concurrency=settings.concurrency, lease=settings.lease)
     await _connect(state, worker, settings.wait)
-    monitoring.started(state, worker if settings.works else None, cleanup)
+    await monitoring.started(state, worker if settings.works else None, cleanup)
     is_json = settings.log_format == "json"
     if listener is None:
         return _Parts(None, None, None, worker, f"worker ready ({count})", is_json)

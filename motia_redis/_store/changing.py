@@ -320,7 +320,7 @@ class Changing(Reading):
         """
         topic_bytes = keyspace.encode_name("topic", topic, self.limits.name_bytes)
         key_bytes = b"" if key is None else keyspace.encode_name("key", key, self.limits.name_bytes)
-        subject = f"topic {topic!r}"
+        subject = keyspace.Sending(f"topic {topic!r}", (topic,))
         due = due_time(subject, delay, at)
         text = codec.encode(data, subject=subject, max_bytes=self.limits.value_bytes)
         return await self._mutations.append(subject, topic_bytes, key_bytes, text, due=due, idempotency_key=idempotency_key)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from motia_redis.errors import InvalidName, StateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 #: The version of everything that the library stores in Redis.
 FORMAT_VERSION = 6
@@ -60,6 +60,19 @@ class Subject:
 
     def __str__(self) -> str:
         return f"scope {self.scope!r:.200} key {self.key!r:.200}"
+
+
+class Sending:
+    """Name a call in error messages, and the scope or topic of each event and message that it writes."""
+
+    __slots__ = ("destinations", "text")
+
+    def __init__(self, text: str, destinations: Sequence[str | bytes]) -> None:
+        self.text = text
+        self.destinations = destinations
+
+    def __str__(self) -> str:
+        return self.text
 
 
 class StateKeys(NamedTuple):

@@ -119,8 +119,9 @@ class Mutations:
 
     async def transact(self, items: Sequence[Item], most_bytes: int, idempotency_key: str | None) -> scripts.Transacted:
         """Apply the items of a transaction once, all or none, and return the reply of the script. There is at least one."""
-        subject, request, tag = "transaction", _request_id(), keyspace.tag(items[0].scope_bytes)
         turns = [item.is_keyless and self._lane_turns.take(item.scope_bytes) for item in items]
+        subject = keyspace.Sending("transaction", [item.scope for item in items if item.kind != b"check"])
+        request, tag = _request_id(), keyspace.tag(items[0].scope_bytes)
         # Other attempts of a handler may change other values of these keys, but it is the same call.
         places = keyspace.join(part for item in items for part in (item.kind, item.scope_bytes, item.key_bytes))
         claim = self.claims.effect(idempotency_key, b"transaction", tag, places)
@@ -253,7 +254,7 @@ class Mutations:
 
     async def delete(self, subject: object, scope: bytes, keys: Sequence[bytes]) -> None:
         """Delete those of `keys` that have a value, each with its event. Cost: one round trip, and one more for durability."""
-        change = [b"drop"]
+        change, subject = [b"drop"], keyspace.Sending(str(subject), [scope] * len(keys))
 
         async def attempt(session: Session, _: Attempt) -> None:
             # Only the last call trims its stream: several trims in a row would block Redis for too long.

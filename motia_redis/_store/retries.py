@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from redis.exceptions import RedisError
 
-from motia_redis import _metrics
+from motia_redis import _metrics, _tracing
 from motia_redis._scripts import error_codes
 from motia_redis._transport import failures, refusals
 from motia_redis._transport.backoff import Backoff
@@ -71,6 +71,9 @@ class Retries:
         been applied. Metrics count the call as one of `operation`, with so many `changes`.
         """
         session = self._sessions.current() or await self._sessions.get()
+        if _tracing.spans is not None and _tracing.spans.wants(operation):
+            with _tracing.spans.call(subject, operation, session.router) as span:
+                return span.ended(await self.run(subject, call, operation=operation, is_mutation=is_mutation, changes=changes))
         began = time.monotonic()
         try:
             if session.losses != session.router.losses:

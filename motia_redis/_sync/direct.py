@@ -18,7 +18,7 @@ import hiredis
 import orjson
 from redis.exceptions import RedisError
 
-from motia_redis import _metrics
+from motia_redis import _metrics, _tracing
 from motia_redis._scripts import error_codes
 from motia_redis._store import expiry, keyspace, manager
 from motia_redis._store.keyspace import Subject
@@ -138,6 +138,9 @@ class _DirectRetries(Retries):
         ours = self.current()
         if ours is None:
             return self._in_loop(subject, call, operation=operation, is_mutation=is_mutation, changes=changes)
+        if _tracing.spans is not None and _tracing.spans.wants(operation):
+            with _tracing.spans.call(subject, operation, ours.of_loop.router) as span:
+                return span.ended(await self.run(subject, call, operation=operation, is_mutation=is_mutation, changes=changes))
         began = time.monotonic()
         ours.session.settings = ours.of_loop.settings
         try:
@@ -262,7 +265,7 @@ class DirectState(manager.StateManager):
         """Return what `get` returns, without a type: it is `get` without a coroutine, which would take as long again."""
         loop_thread.refuse_inside_loop("get")
         ours = self._retries.current()
-        if ours is None:
+        if ours is None or (_tracing.spans is not None and _tracing.spans.wants("get")):
             return drive("get", self.get, scope, key)
         router = ours.router
         values = router.hashes.get(scope) if type(scope) is str else None

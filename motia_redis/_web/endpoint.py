@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from starlette.requests import ClientDisconnect, Request
 from starlette.routing import BaseRoute, Match, NoMatchFound
 
+from motia_redis import _tracing
 from motia_redis._steps.context import FlowContext, TriggerInfo
 from motia_redis._steps.faults import describe
 from motia_redis._steps.logs import Logger, running_step
@@ -101,10 +102,13 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        with trace(trace_of(request)) as carried:
+        carried, spans = trace_of(request), _tracing.spans
+        with trace(carried) if spans is None else spans.request(scope, carried) as carried:
             trace_id = trace_id_of(carried)
             try:
                 route, path_params = self._find(request)
+                if spans is not None:
+                    spans.found(scope, route.trigger.path)
                 api_request = await read_api_request(request, path_params, self._max_body_bytes)
                 response = await self._run(route, api_request, trace_id)
             except RejectedRequest as rejected:
@@ -118,6 +122,8 @@ class Endpoint:
             except Exception:  # noqa: BLE001  # the client gets an answer with the trace id, as for an error of a handler
                 _log.exception("%s %s failed: a defect of motia-redis", request.method, request.scope["path"])
                 response = _server_error(trace_id)
+            if spans is not None:
+                spans.answered(scope, response.status_code)
         response.headers[TRACE_HEADER] = trace_id
         if request.method == "HEAD":
             response.body = b""  # the headers, content-length among them, stay those of a GET

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from motia_redis import _tracing
 from motia_redis._steps import events
 from motia_redis._steps.wants import CRON
 from motia_redis._store.effects import event_id
@@ -50,8 +51,10 @@ class StreamEntry:
     @property
     def trace(self) -> str:
         """Return the trace of the work that wrote the entry; a new one if it had none."""
-        trace = self.fields.get(b"trace")
-        return trace.decode(errors="replace") if trace else new_trace_id()
+        carried = self.fields.get(b"trace", b"").decode(errors="replace")
+        if _tracing.spans is not None:
+            carried = _tracing.spans.receive(carried, self.facts)
+        return carried or new_trace_id()
 
     @property
     def is_traced(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
-from motia_redis import _metrics
+from motia_redis import _metrics, _tracing
 from motia_redis._steps import invocation
 from motia_redis._steps.invocation import is_async
 from motia_redis._steps.retrying import with_config
@@ -108,6 +108,8 @@ class Subscription:
         self._counts = None if _metrics.active is None else _metrics.active.of_step(step.name)
         #: calls a handler, as `invocation.call`
         self.invoke: Callable[..., Awaitable[Any]] = invocation.call if self._counts is None else _counting(self._counts)
+        if _tracing.spans is not None:
+            self.invoke = _tracing.spans.handling(step.name, self.invoke)
         self.streams = self.wants.streams(keyspace)
         self._retries = step.retries
         self._retries_of = {

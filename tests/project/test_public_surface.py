@@ -78,6 +78,7 @@ PUBLIC = {
     "motia_redis.sync": [
         "Mirror", "StateManager", "Stream", "Transaction", "TypedScope", "Watch", "stateManager", "state_manager",
     ],
+    "motia_redis.telemetry": ["disable", "enable", "observe"],
     "motia_redis.testing": [
         "App", "HandlerRun", "MakeApp", "Message", "Part", "application", "run_handler", "server_url", "stop_server",
     ],
@@ -96,10 +97,10 @@ NAMES = [(module, name) for module, names in PUBLIC.items() for name in names]
 
 # The first words of our reference docstrings; a new one is added here when it is a verb.
 VERBS = {
-    "Add", "Append", "Apply", "Bind", "Call", "Close", "Compare", "Connect", "Consume", "Copy", "Create", "Decrement", "Delete",
-    "Describe", "Do", "End", "Fire", "Give", "Handle", "Have", "Hold", "Import", "Increment", "Let", "Limit", "Log", "Merge",
-    "Move", "Read", "Remove", "Report", "Require", "Retry", "Return", "Send", "Set", "Start", "Stop", "Store", "Tell", "Wait",
-    "Write", "Yield",
+    "Add", "Append", "Apply", "Bind", "Call", "Close", "Compare", "Connect", "Consume", "Copy", "Create", "Decrement",
+    "Delete", "Describe", "Do", "End", "Fire", "Give", "Handle", "Have", "Hold", "Import", "Increment", "Let", "Limit",
+    "Log", "Make", "Merge", "Move", "Read", "Remove", "Report", "Require", "Retry", "Return", "Send", "Set", "Show", "Start",
+    "Stop", "Store", "Tell", "Wait", "Write", "Yield",
 }  # fmt: skip
 # What public methods return, and a class that only the package creates takes, without a public name of its own.
 INTERNAL = {

@@ -1,0 +1,1 @@
+"""OpenTelemetry: spans and metrics of this process. Imported only when telemetry is switched on."""
