@@ -1,10 +1,10 @@
 """Make spans: for changes and messages, for handlers, for HTTP requests and, if that is asked for, for single calls.
 
-Names and attributes are those of the semantic conventions for messaging, databases and HTTP. No attribute holds a key, a value, or
-the text of an error, which may quote a value.
+Names and attributes are those of the semantic conventions for messaging, databases and HTTP. No attribute holds a key, a value,
+or the text of an error, which may quote a value.
 
-The decision not to sample is taken once, where a trace begins. Who carries on such a trace makes no spans and asks no sampler: the
-default sampler of OpenTelemetry would say no, too. That makes it cheap.
+The decision not to sample is taken once, where a trace begins. Who carries on such a trace makes no spans and asks no sampler:
+the default sampler of OpenTelemetry would say no, too. That makes it cheap.
 """
 
 from __future__ import annotations
