@@ -108,7 +108,7 @@ class Spans(Protocol):
         ...
 
     def receive(self, trace: str, facts: Mapping[str, str], /) -> str:
-        """Return in which trace the handlers of an entry run that carries this one, or none."""
+        """Return in which trace the handlers of an entry run that carries this one, which names no span, or none."""
         ...
 
     def handling(self, step: str, invoke: Callable[..., Awaitable[Any]], /) -> Callable[..., Awaitable[Any]]:

@@ -1,6 +1,6 @@
 """Make spans: for changes and messages, for handlers, for HTTP requests and, if that is asked for, for single calls.
 
-Names and attributes are those of the semantic conventions for messaging, databases and HTTP. No attribute holds a key, a value
+Names and attributes are those of the semantic conventions for messaging, databases and HTTP. No attribute holds a key, a value,
 or the text of an error, which may quote a value.
 
 The decision not to sample is taken once, where a trace begins. Who carries on such a trace makes no spans and asks no sampler:
@@ -78,13 +78,11 @@ class Spans:
         return _Call(self._tracer, subject, operation, router if self._calls else None)
 
     def receive(self, trace: str, facts: Mapping[str, str]) -> str:
-        """Return in which trace the handlers of an entry run: the one that it carries, if that names a span.
+        """Return in which trace the handlers of an entry run whose trace names no span, or that has none.
 
-        For an entry without one (an expiry, a time of a cron trigger, what a process without telemetry wrote) a trace begins
-        here, with a span of its own, so that all attempts are in one trace.
+        Such are an expiry, a time of a cron trigger, what a process without telemetry wrote. A trace begins here, with a span of
+        its own, so that all attempts are in one trace.
         """
-        if has_parent(trace):
-            return trace
         destination = facts.get("topic") or facts.get("stream") or facts.get("scope") or "cron"
         attributes = _messaging("receive", destination)
         if trace:
