@@ -8,6 +8,7 @@ import inspect
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from motia_redis import _tracing
 from motia_redis._steps import events, invocation
 from motia_redis._steps.context import FlowContext, TriggerInfo
 from motia_redis._steps.inputs import CronTriggerInput, StateTriggerInput
@@ -96,7 +97,8 @@ class Matcher:
             elif isinstance(trigger, CronTrigger):
                 self._named.setdefault((CRON, trigger.schedule.encode()), []).append(Candidate(index, trigger))
         self._has_where = any(getattr(trigger, "where", None) is not None for trigger in step.triggers)
-        self._handler_takes_ctx = invocation.takes_ctx(step.handler)  # for others none is made
+        # None is made for a handler that takes none, unless a span tells what it says.
+        self._handler_takes_ctx = invocation.takes_ctx(step.handler) or _tracing.spans is not None
         self._logger = Logger(step.name)
 
     def match_when_read(self, entry: StreamEntry, state: StateManager) -> PreparedCall | Candidate | MatchResult:

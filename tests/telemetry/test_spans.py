@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased
 from opentelemetry.trace import SpanKind
 
 import motia_redis.sync
-from motia_redis import FlowContext, StateManager, queue, telemetry
+from motia_redis import FlowContext, StateManager, queue, step, telemetry
 from motia_redis import state as state_trigger
 from motia_redis._steps.application import Application
 from motia_redis._web.app import create_web_app
@@ -85,6 +85,19 @@ async def test_handler_is_linked_to_the_change_and_is_its_child(state: StateMana
     }
     assert (send.attributes or {})["messaging.message.id"] == recorder.inputs[0].revision
     assert "secret" not in send.to_json() + process.to_json()
+
+
+async def test_handler_that_takes_no_context_has_a_span(state: StateManager, spans: Spans) -> None:
+    seen: list[Any] = []
+
+    async def handle(input: Any) -> None:
+        seen.append(input)
+
+    async with working(state, step({"name": "Bare", "triggers": [state_trigger(scope="orders")]}).handle(handle)):
+        await state.set("orders", "o1", 1)
+        (process,) = await spans.wait("process orders")
+    assert len(seen) == 1
+    assert (process.attributes or {})["messaging.destination.name"] == "orders"
 
 
 async def test_all_attempts_are_children_of_the_message_and_failed_ones_say_the_class_only(
