@@ -68,6 +68,7 @@ PARTS = (
     Part("time", 240, 30),
     Part("watch", 80, 25),
     Part("sync", 60, 10),
+    Part("telemetry", 110, 20),
 )
 
 

@@ -53,6 +53,11 @@ def has_parent(trace: str) -> bool:
     return len(trace) >= _SIZE and _CARRIED.fullmatch(trace) is not None
 
 
+def is_sampled(trace: str) -> bool:
+    """Return whether a trace names a span that is recorded."""
+    return has_parent(trace) and trace[54] in "13579bdf"  # the lowest bit of the flags
+
+
 def current_trace() -> str | None:
     """Return the trace of the handler that runs here, or None outside of a handler."""
     return _trace.get()

@@ -11,11 +11,6 @@ _PARENT_SIZE = 55  # characters of a `traceparent`
 _STATE_SIZE = 512  # characters of a `tracestate` that every system passes on
 
 
-def is_sampled(trace: str) -> bool:
-    """Return whether a trace that names a span says that it is recorded."""
-    return bool(int(trace[53:55], 16) & TraceFlags.SAMPLED)
-
-
 def span_context_of(trace: str) -> SpanContext:
     """Return the span that a trace names."""
     state = TraceState.from_header([trace[_PARENT_SIZE + 1 :]]) if len(trace) > _PARENT_SIZE else None

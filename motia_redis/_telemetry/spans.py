@@ -19,8 +19,8 @@ from opentelemetry.trace import Link, SpanKind, Status, StatusCode, get_current_
 from motia_redis._scripts import storage as scripts
 from motia_redis._store.keyspace import Sending, Subject
 from motia_redis._store.stream_groups import StreamGroup, scope_name
-from motia_redis._telemetry.contexts import Unsampled, alone, is_sampled, remote, span_context_of, trace_of
-from motia_redis._tracing import current_trace, enter_trace, has_parent, leave_trace
+from motia_redis._telemetry.contexts import Unsampled, alone, remote, span_context_of, trace_of
+from motia_redis._tracing import current_trace, enter_trace, has_parent, is_sampled, leave_trace
 from motia_redis._version import __version__
 
 if TYPE_CHECKING:

@@ -97,8 +97,7 @@ class Matcher:
             elif isinstance(trigger, CronTrigger):
                 self._named.setdefault((CRON, trigger.schedule.encode()), []).append(Candidate(index, trigger))
         self._has_where = any(getattr(trigger, "where", None) is not None for trigger in step.triggers)
-        # None is made for a handler that takes none, unless a span tells what it says.
-        self._handler_takes_ctx = invocation.takes_ctx(step.handler) or _tracing.spans is not None
+        self._handler_takes_ctx = invocation.takes_ctx(step.handler)  # for others none is made, see `_needs_context`
         self._logger = Logger(step.name)
 
     def match_when_read(self, entry: StreamEntry, state: StateManager) -> PreparedCall | Candidate | MatchResult:
@@ -134,7 +133,7 @@ class Matcher:
         """Return the call for an attempt at an entry that a trigger fits. Raises CorruptValue and SchemaMismatch."""
         value = _decode(entry, trigger)
         ctx: FlowContext | None = None
-        if self._handler_takes_ctx:
+        if self._needs_context(trace):
             ctx = self._context(entry, value, _info(entry, value, trigger, attempt), state, trace)
         return PreparedCall(value, ctx, trace)
 
@@ -194,10 +193,15 @@ class Matcher:
                 if not answer:
                     continue
             trace = trace or entry.trace
-            if ctx is None and self._handler_takes_ctx:
+            needed = self._needs_context(trace)
+            if ctx is None and needed:
                 ctx = self._context(entry, value, _info(entry, value, trigger, attempt), state, trace)
-            return PreparedCall(value, ctx if self._handler_takes_ctx else None, trace)
+            return PreparedCall(value, ctx if needed else None, trace)
         return None
+
+    def _needs_context(self, trace: str) -> bool:
+        """Return whether the handler takes a context, or a span tells what it says."""
+        return self._handler_takes_ctx or (_tracing.spans is not None and _tracing.is_sampled(trace))
 
     def _is_for_none_of_them(self, fields: Mapping[bytes, bytes]) -> bool:
         """Return whether no trigger of the step gets the entry, whatever its filters: see `Wants.match`."""

@@ -91,7 +91,7 @@ def test_arguments_of_valkey_keep_data_and_evict_nothing(valkey: RedisServer) ->
         check=False,
     )
     assert done.returncode == 0, done.stdout
-    (node,) = json.loads(done.stdout)
+    (node,) = json.loads(done.stdout)["servers"]
     assert {finding["check"]: finding["found"] for finding in node["findings"] if finding["outcome"] != "ok"} == {}
     found = {finding["check"]: finding["found"] for finding in node["findings"]}
     assert found["eviction"] == "maxmemory-policy noeviction"

@@ -48,8 +48,8 @@ def test_context_is_made_only_for_functions_that_take_one(condition: Any) -> Non
         found: Any = matching.match_when_read(ENTRY, UNUSED_STATE)
         if isinstance(found, Candidate):
             found = matching.prepare(found, ENTRY, UNUSED_STATE, "0" * 32, 1)
-        assert len(found.trace_id) == 32
-        assert with_ctx == (found.ctx is not None and found.ctx.trace_id == found.trace_id)
+        assert len(found.trace) == 32
+        assert with_ctx == (found.ctx is not None and found.ctx.trace_id == found.trace)
 
 
 def test_trigger_without_a_condition_behind_one_with_a_condition_is_asked_in_turn() -> None:

@@ -40,6 +40,7 @@ SHORT_RUNS = {
     "time": ["--quick", "--divide", "400"],
     "watch": ["--quick", "--rounds", "1"],
     "sync": ["--quick", "--rounds", "1"],
+    "telemetry": ["--quick", "--rounds", "1"],
 }
 BROKEN = ("coredis", "glide")
 
@@ -126,6 +127,7 @@ def test_triggers_without_rivals_measures_ours_and_the_bare_loop(runs: Runs) -> 
         ("watch", "| watchers of a scope | deliveries a second |"),
         ("watch", "| object | redis-py, HGET |"),
         ("sync", "| get | 64 | redis-py, orjson |"),
+        ("telemetry", "| handled event | handler spans |"),
     ],
 )
 def test_program_prints_its_tables(runs: Runs, name: str, line: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import sync, together, watch
+from benchmarks import sync, telemetry, together, watch
 from benchmarks import time as benchmark_time
 from benchmarks.calling import goals as calls_goals
 from benchmarks.calling import report as calls_report
@@ -27,7 +27,19 @@ ROOT = Path(__file__).parent.parent.parent.parent
 
 @pytest.mark.parametrize(
     "name",
-    ["update", "update-redis-6.2", "update-valkey-9.1", "calls", "triggers", "growth", "together", "time", "watch", "sync"],
+    [
+        "update",
+        "update-redis-6.2",
+        "update-valkey-9.1",
+        "calls",
+        "triggers",
+        "growth",
+        "together",
+        "time",
+        "watch",
+        "sync",
+        "telemetry",
+    ],
 )
 def test_page_has_a_section_for_every_benchmark(name: str) -> None:
     assert tables.has(results.README, name)
@@ -37,7 +49,7 @@ def test_page_has_a_section_for_every_benchmark(name: str) -> None:
 def test_tables_of_the_page_match_the_result_file(path: Path) -> None:
     reports: dict[str, Any] = {
         "update": update_report, "calls": calls_report, "triggers": triggers_report, "growth": growth_report,
-        "together": together, "time": benchmark_time, "watch": watch, "sync": sync,
+        "together": together, "time": benchmark_time, "watch": watch, "sync": sync, "telemetry": telemetry,
     }  # fmt: skip
     result = json.loads(path.read_text())
     assert result["benchmark"] == path.stem
