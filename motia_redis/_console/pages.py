@@ -77,7 +77,9 @@ class Console:
         """Return a page, or a part of one if the template is one."""
         path = request.url.path.removeprefix(request.scope.get("root_path", ""))
         here, form_token = path.strip("/").partition("/")[0], self.access.form_token(request)
-        response = HTMLResponse(self.render(request, template, here=here, form_token=form_token, **context), code)
+        is_inside = getattr(request.state, "person", None) is not None  # others learn neither namespace nor Redis
+        shown = {"here": here, "form_token": form_token, "is_inside": is_inside, **context}
+        response = HTMLResponse(self.render(request, template, **shown), code)
         self.access.give_cookie(request, response)
         return response
 

@@ -61,6 +61,7 @@ async def test_without_a_token_only_this_machine_is_answered(serving: Serve, hea
             assert (await client.get(path)).status_code != 403, path
             answer = await client.get(path, headers=headers)
             assert (answer.status_code, "loopback" in answer.text) == (403, True), path
+            assert "redis.sock" not in answer.text
 
 
 async def test_client_of_another_machine_is_refused(state: StateManager) -> None:
@@ -139,6 +140,8 @@ async def test_without_the_token_nothing_is_shown(state: StateManager, serving: 
         assert (await client.post("/value/set")).status_code == 403
         away = await client.get("/login", headers={"host": "console.example.com"})
         assert away.status_code == 200  # with a token the console is for other machines, too
+        assert "redis.sock" not in away.text
+        assert state.namespace not in away.text
 
 
 async def test_application_decides_in_place_of_the_token(
