@@ -204,5 +204,6 @@ def worker(*, reload: bool, **options: Any) -> None:
     \b
     Example:
       motia-redis worker examples/users.py --redis redis://localhost:6379/0 --concurrency 16
+      opentelemetry-instrument motia-redis worker examples/users.py --telemetry
     """  # noqa: D301
     _start(Settings(serves=False, works=True, **options), reload=reload)
