@@ -227,9 +227,10 @@ class Attempts:
             async with limit:
                 await self._handle(delivery, entry)
         except TimeoutError as error:
-            if not limit.expired() or not isinstance(error.__cause__, asyncio.CancelledError):
+            cancelled = error.__cause__ or error.__context__  # the latter before Python 3.11.5
+            if not limit.expired() or not isinstance(cancelled, asyncio.CancelledError):
                 raise  # the handler's own
-            raise TimeoutError(f"the handler took longer than the step's timeout of {seconds:g} s") from error.__cause__
+            raise TimeoutError(f"the handler took longer than the step's timeout of {seconds:g} s") from cancelled
 
     async def _handle(self, delivery: Delivery, entry: StreamEntry) -> None:
         """Call the handler if a trigger matches. Raise what user code raises."""
