@@ -56,6 +56,12 @@ def _or_ok(check: str, found: Sequence[Finding], ok: str) -> list[Finding]:
     return [*found[: _MOST - 1], Finding(check, found[-1].outcome, f"and {rest} more", "motia-redis status --json has all")]
 
 
+def _counted(number: int, noun: str, *, is_exact: bool = True) -> str:
+    """Return a number of things, with "or more" if it is not exact."""
+    plural = noun if number == 1 else f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number}{'' if is_exact else ' or more'} {plural}"
+
+
 # -- workers ----------------------------------------------------------------------------------------------------------
 
 
@@ -142,7 +148,7 @@ def _lanes(status: Status) -> list[Finding]:
             remedy = "wait for the lease of their last holder (3 s by default), then look at the workers' logs"
             found.append(Finding("lanes", "warning", text, remedy))
         else:
-            entries = f", and {waiting}{'' if step.lag_exact else ' or more'} entries wait" if waiting else ""
+            entries = f", and {_counted(waiting, 'entry', is_exact=step.lag_exact)} waiting" if waiting else ""
             text = f"step {step.name}: no live worker runs it{entries}"
             remedy = f"start a worker of it; if the step is gone for good: {_forget(step.name)}"
             found.append(Finding("lanes", "failed" if waiting else "warning", text, remedy))
@@ -153,7 +159,7 @@ def _unwanted_lanes(status: Status) -> list[Finding]:
     found = []
     for step in status.steps:
         if step.lanes_unwanted:
-            text = f"step {step.name}: no live version wants {step.lanes_unwanted} lanes ({', '.join(step.unwanted)})"
+            text = f"step {step.name}: no live version wants {_counted(step.lanes_unwanted, 'lane')} ({', '.join(step.unwanted)})"
             remedy = f"{_forget(step.name, '--lanes')}: it drops the events that these lanes hold back"
             found.append(Finding("unwanted-lanes", "warning", text, remedy))
     return _or_ok("unwanted-lanes", found, "live versions want all lanes")
@@ -163,8 +169,8 @@ def _paused(status: Status) -> list[Finding]:
     found = []
     for step in status.steps:
         if step.paused_for is not None:
-            waiting = step.lag + step.pending
-            text = f"step {step.name} was paused {step.paused_for:.0f} s ago, and {waiting} entries wait"
+            waiting = _counted(step.lag + step.pending, "entry", is_exact=step.lag_exact)
+            text = f"step {step.name} was paused {step.paused_for:.0f} s ago, with {waiting} waiting"
             remedy = f"motia-redis steps resume {shlex.quote(step.name)}"
             found.append(Finding("paused", "warning", text, remedy))
     return _or_ok("paused", found, "no step is paused")
@@ -208,8 +214,8 @@ def _backlog(status: Status, stuck_after: float) -> list[Finding]:
     found = []
     for step in status.steps:
         if (step.oldest_age or 0.0) >= _OLD and not _is_explained(step, status, stuck_after):
-            count = f"{step.lag + step.pending}{'' if step.lag_exact else ' or more'} entries"
-            text = f"step {step.name}: {count} are not handled, the oldest for {step.oldest_age:.0f} s"
+            count = _counted(step.lag + step.pending, "entry", is_exact=step.lag_exact)
+            text = f"step {step.name}: {count} not handled, the oldest for {step.oldest_age:.0f} s"
             remedy = f"start more workers (up to {step.lanes}, its lanes), raise --concurrency, or make the handler faster"
             found.append(Finding("backlog", "warning", text, remedy))
     return _or_ok("backlog", found, "workers keep up")
@@ -279,7 +285,9 @@ def judge_letters(status: Status, letters: Mapping[str, Letters], now: int) -> l
         ]
         of = "" if sample.seen == step.dead_letters else f" of the newest {sample.seen}"
         age = max(0, now - sample.newest) / 1000
-        text = f"step {step.name}: {step.dead_letters} dead letters, the newest {age:.0f} s old:{of} {', '.join(causes)}"
+        text = (
+            f"step {step.name}: {_counted(step.dead_letters, 'dead letter')}, the newest {age:.0f} s old:{of} {', '.join(causes)}"
+        )
         name = shlex.quote(step.name)
         remedy = f"motia-redis dead list --step {name}; after the repair: motia-redis dead retry --step {name} --all"
         found.append(Finding("dead-letters", "warning", text, remedy))

@@ -95,7 +95,7 @@ def test_lanes_fail_only_if_nobody_runs_the_step_and_entries_wait() -> None:
     assert [finding.outcome for finding in judged("lanes", with_step(lanes_held=0, versions=[]))] == ["warning"]
     (finding,) = judged("lanes", with_step(lanes_held=0, versions=[], lag=10_000, lag_exact=False))
     assert finding.outcome == "failed"
-    assert "10000 or more entries wait" in finding.found
+    assert "10000 or more entries waiting" in finding.found
 
 
 def test_remedies_quote_names_for_the_shell() -> None:
