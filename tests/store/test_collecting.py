@@ -60,7 +60,7 @@ async def test_list_of_many_values_is_never_traversed_by_the_collector_while_it_
     finally:
         gc.callbacks.remove(note)
     assert len(values) == VALUES
-    assert len(generations) > 10, "young objects are still looked at"
+    assert len(generations) > 3, "young objects are still looked at"  # 9 times by Python 3.13
     assert set(generations) == {0}, "older ones are not"
     assert gc.get_threshold() == thresholds
 
