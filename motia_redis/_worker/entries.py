@@ -9,7 +9,7 @@ from motia_redis import _tracing
 from motia_redis._steps import events
 from motia_redis._steps.wants import CRON
 from motia_redis._store.effects import event_id
-from motia_redis._tracing import has_parent, new_trace_id
+from motia_redis._tracing import SpanTrace, has_parent, new_trace_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,8 +52,8 @@ class StreamEntry:
     def trace(self) -> str:
         """Return the trace of the work that wrote the entry; a new one if it had none."""
         carried = self.fields.get(b"trace", b"").decode(errors="replace")
-        if _tracing.spans is not None and not has_parent(carried):
-            carried = _tracing.spans.receive(carried, self.facts)
+        if _tracing.spans is not None:
+            carried = SpanTrace(carried) if has_parent(carried) else _tracing.spans.receive(carried, self.facts)
         return carried or new_trace_id()
 
     @property
