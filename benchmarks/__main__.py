@@ -64,11 +64,11 @@ PARTS = (
     Part("calls", 245, 18),
     Part("triggers", 325, 46),
     Part("growth", 260, 25),
-    Part("together", 35, 10),
-    Part("time", 240, 30),
-    Part("watch", 80, 25),
-    Part("sync", 60, 10),
-    Part("telemetry", 110, 20),
+    Part("together", 35, 5),
+    Part("time", 240, 35),
+    Part("watch", 80, 18),
+    Part("sync", 60, 8),
+    Part("telemetry", 30, 7),
 )
 
 

@@ -191,7 +191,7 @@ def text(result: dict[str, Any]) -> str:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = program.new_parser("sync", __doc__, EXAMPLES, rounds=ROUNDS, quick="5 rounds")
+    parser = program.new_parser("sync", __doc__, EXAMPLES, rounds=ROUNDS, quick="2 rounds", quick_rounds=2)
     return program.read_options(parser, arguments)
 
 

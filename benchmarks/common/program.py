@@ -54,10 +54,13 @@ class Tables:
         return ""
 
 
-def new_parser(name: str, about: str | None, examples: str, *, rounds: int | None, quick: str) -> argparse.ArgumentParser:
+def new_parser(
+    name: str, about: str | None, examples: str, *, rounds: int | None, quick: str, quick_rounds: int = QUICK_ROUNDS
+) -> argparse.ArgumentParser:
     """Return a parser with the options that all programs have.
 
-    `rounds` is the default number of rounds; None: the program measures once. `quick` describes a quick run in the help text.
+    `rounds` is the default number of rounds; None: the program measures once. `quick` describes a quick run in the help text, and
+    `quick_rounds` is its number of rounds.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{name}",
@@ -65,10 +68,10 @@ def new_parser(name: str, about: str | None, examples: str, *, rounds: int | Non
         epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(full_rounds=rounds)
+    parser.set_defaults(full_rounds=rounds, quick_rounds=quick_rounds)
     parser.add_argument("--quick", action="store_true", help=f"{quick}; print only")
     if rounds is not None:
-        parser.add_argument("--rounds", type=int, help=f"number of rounds (default {rounds}, quick {QUICK_ROUNDS}); print only")
+        parser.add_argument("--rounds", type=int, help=f"number of rounds (default {rounds}, quick {quick_rounds}); print only")
     parser.add_argument(
         "--server",
         metavar="PATH",
@@ -90,7 +93,7 @@ def read_options(parser: argparse.ArgumentParser, arguments: Sequence[str] | Non
     if options.full_rounds is not None:
         if options.rounds is not None and options.rounds < 1:
             parser.error("--rounds must be at least 1")
-        options.rounds = options.rounds or (QUICK_ROUNDS if options.quick else options.full_rounds)
+        options.rounds = options.rounds or (options.quick_rounds if options.quick else options.full_rounds)
     return options
 
 
