@@ -22,28 +22,13 @@
 
 local clock = require("lib.clock")
 local full = require("lib.full")
+local groups = require("lib.groups")
 local lease = require("lib.lease")
 
 local leases = KEYS[1]
 local worker = ARGV[1]
 local FIRST_LANE_KEY, FIRST_LANE_ARGUMENT = 2, 2
 local now
-
--- Return the low-water mark of a group; nil = there is no such group.
-local function mark_of(stream, group)
-  if redis.call("EXISTS", stream) == 0 then
-    return nil
-  end
-  for _, flat in ipairs(redis.call("XINFO", "GROUPS", stream)) do
-    local info = {}
-    for index = 1, #flat, 2 do
-      info[flat[index]] = flat[index + 1]
-    end
-    if info.name == group then
-      return info["last-delivered-id"]
-    end
-  end
-end
 
 -- Return the reply for a lane that is not to be taken; nil for one that is, and from whom.
 local function refuse(lane, tenure, claim)
@@ -72,7 +57,7 @@ local function acquire(stream, entries, lane, group, tenure, claim)
   if refusal then
     return refusal
   end
-  local mark = mark_of(stream, group)
+  local mark = groups.last_delivered(redis.call, stream, group)
   if not mark then
     return { "missing" }
   end

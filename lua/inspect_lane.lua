@@ -12,19 +12,13 @@
 -- COST     the number of groups of the stream and of the lane's unfinished entries, and the bytes of five entries
 -- INVARIANT nothing changes.
 
+local groups = require("lib.groups")
+
 local stream, entries = KEYS[1], KEYS[2]
 local group, least = ARGV[1], tonumber(ARGV[2])
 
 local NAMED = 3 -- failing entries that are returned
 local NAMES = { scope = true, key = true, topic = true, schedule = true, type = true }
-
-local function by_name(flat)
-  local found = {}
-  for index = 1, #flat, 2 do
-    found[flat[index]] = flat[index + 1]
-  end
-  return found
-end
 
 -- Put an entry into the list of those with the most attempts, which stays short.
 local function note_failing(worst, id, attempts)
@@ -48,20 +42,11 @@ local function names_of(id)
   return names
 end
 
-if redis.call("EXISTS", stream) == 0 then
-  return {}
-end
-local mark
-for _, flat in ipairs(redis.call("XINFO", "GROUPS", stream)) do
-  local info = by_name(flat)
-  if info.name == group then
-    mark = info["last-delivered-id"]
-  end
-end
+local mark = groups.last_delivered(redis.call, stream, group)
 if not mark then
   return {}
 end
-local known = by_name(redis.call("HGETALL", entries))
+local known = groups.by_name(redis.call("HGETALL", entries))
 local position = known.position or mark
 local unfinished, failing, worst = 0, 0, {}
 for field, value in pairs(known) do

@@ -12,6 +12,7 @@
 -- INVARIANT a group keeps its position, and the step its identity (see lib/lease.lua). Works over maxmemory.
 
 local full = require("lib.full")
+local groups = require("lib.groups")
 local schedules = require("lib.schedules")
 
 local leases, dead, new_dead = KEYS[1], KEYS[2], KEYS[3]
@@ -19,26 +20,11 @@ local due, known, new_known = KEYS[4], KEYS[5], KEYS[6]
 local old, new, next_identity = ARGV[1], ARGV[2], ARGV[3]
 local FIRST_STREAM = 7
 
--- Return the low-water marks of both groups of a stream; nil = there is no such group.
-local function marks(stream)
-  local found = {}
-  if redis.call("EXISTS", stream) == 1 then
-    for _, flat in ipairs(redis.call("XINFO", "GROUPS", stream)) do
-      local info = {}
-      for index = 1, #flat, 2 do
-        info[flat[index]] = flat[index + 1]
-      end
-      found[info.name] = info["last-delivered-id"]
-    end
-  end
-  return found[old], found[new]
-end
-
 if redis.call("EXISTS", new_dead) == 1 then
   return -1
 end
 for index = FIRST_STREAM, #KEYS, 4 do
-  local _, taken = marks(KEYS[index + 1])
+  local taken = groups.last_delivered(redis.call, KEYS[index + 1], new)
   if taken then
     return -1
   end
@@ -47,7 +33,7 @@ full.allow_writes(redis.call, leases)
 local renamed = 0
 for index = FIRST_STREAM, #KEYS, 4 do
   local stream, new_stream, entries, new_entries = unpack(KEYS, index, index + 3)
-  local mark = marks(stream)
+  local mark = groups.last_delivered(redis.call, stream, old)
   if mark then
     if new_stream ~= stream then
       redis.call("RENAME", stream, new_stream)

@@ -16,29 +16,13 @@
 --          It learns so when it renews its lease, or when it records something. No entry that the group needs then is trimmed.
 
 local full = require("lib.full")
+local groups = require("lib.groups")
 local ids = require("lib.ids")
 local lease = require("lib.lease")
 
 local leases = KEYS[1]
 local step, target, policy, mode = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local FIRST_LANE_KEY = 2
-
-local function by_name(flat)
-  local found = {}
-  for index = 1, #flat, 2 do
-    found[flat[index]] = flat[index + 1]
-  end
-  return found
-end
-
-local function mark_of(stream)
-  for _, flat in ipairs(redis.call("EXISTS", stream) == 1 and redis.call("XINFO", "GROUPS", stream) or {}) do
-    local info = by_name(flat)
-    if info.name == step then
-      return info["last-delivered-id"]
-    end
-  end
-end
 
 -- Look at what is known of the entries of a lane: count, and find what is to be removed and who still runs an entry.
 local function sort_entries(lane, known)
@@ -62,12 +46,12 @@ end
 
 -- Return what is to be done with a lane; nil = it has no group.
 local function plan(stream, entries)
-  local mark = mark_of(stream)
+  local mark = groups.last_delivered(redis.call, stream, step)
   if not mark then
     return nil
   end
-  local last = by_name(redis.call("XINFO", "STREAM", stream))["last-generated-id"]
-  local known = by_name(redis.call("HGETALL", entries))
+  local last = groups.by_name(redis.call("XINFO", "STREAM", stream))["last-generated-id"]
+  local known = groups.by_name(redis.call("HGETALL", entries))
   local lane = { stream = stream, entries = entries, removed = {}, before = 0, after = 0, owner = "" }
   lane.to = ids.is_before(last, target) and last or target -- after a jump of the clock, the next id may be below the target
   lane.position = known.position or mark

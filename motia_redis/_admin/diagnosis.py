@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from motia_redis._admin.sampling import Held, HotKey, Letters, Sizes
-    from motia_redis._admin.status import Status, StepStatus, StepVersion, WorkerStatus
+    from motia_redis._admin.status import Status, StepStatus, WorkerStatus
     from motia_redis._store.keyspace import Layout
     from motia_redis._store.namespaces import Rejection
 
@@ -109,20 +109,12 @@ def _library(status: Status) -> list[Finding]:
     return [Finding("library", "warning", text, "if no deploy is going on: restart the workers of the older version")]
 
 
-def _wants(version: StepVersion) -> str:
-    wants = [f"scope {scope or '*'}{f' key {key}' if key else ''}" for scope, key in version.states]
-    wants += [f"topic {topic}" for topic in version.topics]
-    wants += [f"stream {'/'.join(part or '*' for part in items)}" for items in version.items]
-    wants += [f"cron {schedule}" for schedule in version.schedules]
-    return ", ".join(wants)
-
-
 def _versions(status: Status) -> list[Finding]:
     found = []
     workers = {worker.id: worker for worker in status.workers}
     for step in status.steps:
         if len(step.versions) > 1:
-            parts = [f"{_wants(each)} ({_some([workers[name] for name in each.worker_ids])})" for each in step.versions]
+            parts = [f"{each.wanted} ({_some([workers[name] for name in each.worker_ids])})" for each in step.versions]
             text = f"step {step.name}: workers of {len(parts)} versions: for {'; for '.join(parts)}"
             remedy = "if no deploy is going on: end the workers of the older version"
             found.append(Finding("versions", "warning", text, remedy))

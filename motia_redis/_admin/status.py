@@ -44,6 +44,15 @@ class StepVersion:
     workers: int  #: live workers that run it
     worker_ids: list[str]  #: of these workers
 
+    @property
+    def wanted(self) -> str:
+        """Return what the triggers declare as one text, such as "scope orders, topic returns"."""
+        wants = [f"scope {scope or '*'}{f' key {key}' if key else ''}" for scope, key in self.states]
+        wants += [f"topic {topic}" for topic in self.topics]
+        wants += [f"stream {'/'.join(part or '*' for part in items)}" for items in self.items]
+        wants += [f"cron {schedule}" for schedule in self.schedules]
+        return ", ".join(wants)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepSchedule:

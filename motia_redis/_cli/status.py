@@ -149,11 +149,7 @@ def _print_versions(step: StepStatus) -> None:
     """Print what an operator of a deploy has to know: versions of a step side by side, and lanes that none of them wants."""
     if len(step.versions) > 1:
         for version in step.versions:
-            wants = [f"scope {scope or '*'}{f' key {key}' if key else ''}" for scope, key in version.states]
-            wants += [f"topic {topic}" for topic in version.topics]
-            wants += [f"stream {'/'.join(part or '*' for part in items)}" for items in version.items]
-            wants += [f"cron {schedule}" for schedule in version.schedules]
-            click.echo("  " + plain(f"{step.name}: {counted(version.workers, 'worker')} of a version for {', '.join(wants)}"))
+            click.echo("  " + plain(f"{step.name}: {counted(version.workers, 'worker')} of a version for {version.wanted}"))
     if step.lanes_unwanted:
         lanes = counted(step.lanes_unwanted, "lane")
         held = plain(", ".join(step.unwanted))
