@@ -368,6 +368,7 @@ async def _healthy(site: _Site) -> tuple[str, ...]:
         state,
         lambda status: (
             len(status.workers) == 2
+            and all(sum(worker.lanes.values()) for worker in status.workers)  # not while lanes go over to the second one
             and all(step.lanes_held == step.lanes and not step.lag + step.pending for step in status.steps)
             and any(each.next_in is not None for step in status.steps for each in step.schedules)
         ),
