@@ -146,7 +146,8 @@ class Lane:
         self.tenure = ""  #: empty while this worker does not hold the lane
         self.releasing = False  #: the next progress releases the lane
         self.others: Sequence[Wants] = ()  #: what other live versions of the step want
-        self.position = "0-0"  #: everything up to here was read
+        self.position = "0-0"  #: everything up to here was handed on
+        self.read_to = "0-0"  #: everything up to here was read: the same, or further while entries wait to be handed on
         self.backlog: deque[str] = deque()  #: unfinished entries up to the position that are to be read first
         self.batch = 1  #: entries to ask for in the next read
         self.entry_bytes = 0  #: mean size of an entry
@@ -180,7 +181,7 @@ class Lane:
         fields = dict(taken.known)
         self.tenure, self.releasing = tenure, False
         position = fields.pop("position", b"").decode(errors="replace")
-        self.position = position if is_id(position) else taken.mark
+        self.position = self.read_to = position if is_id(position) else taken.mark
         foreign = [name for name in fields if not is_id(name)]
         for name in foreign:
             _log.warning("step %s: removing field %r of %r: no worker writes it", self.keys.group, name, self.keys.entries)

@@ -1,6 +1,9 @@
 """Read the lanes that this worker holds and hand the entries on. Wait for more without polling. Reading changes nothing in Redis.
 
 A lane is read from the position that its last holder had recorded: first the unfinished entries up to it, then what follows.
+
+Redis works on the next read while the entries of the last one are handed on. The read that waits for new entries also returns
+them, so that an entry of an idle lane takes one round trip.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ import asyncio
 import logging
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis.exceptions import RedisError
 
@@ -21,7 +24,7 @@ from motia_redis._worker.lanes import Delivery
 from motia_redis._worker.matching import Candidate, MatchResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
     from motia_redis._store.keyspace import Keyspace
     from motia_redis._store.manager import StateManager
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from motia_redis._worker.dispatcher import Dispatcher
     from motia_redis._worker.lanes import Lane
     from motia_redis._worker.subscriptions import Subscription
+
+    RawEntry = tuple[bytes, Mapping[bytes, bytes]]  # id and fields
 
 _log = logging.getLogger("motia_redis.worker")
 
@@ -92,16 +97,14 @@ class Reader:
 
     # -- for the groups -----------------------------------------------------------------------------------------------
 
-    async def read(self, reads: Sequence[_Read]) -> tuple[list[Any], list[str]]:
-        """Send the reads and return their replies, and the tenures by which the lanes were held when the reads were sent."""
-        tenures = [lane.tenure for read in reads for lane in read.lanes]
-        commands = [(read.stream, read.command) for read in reads]
-        return await self._router.gather(commands, return_exceptions=True), tenures
+    async def read(self, reads: Sequence[_Read]) -> list[Any]:
+        """Send the reads and return their replies. Errors stand in the places of theirs."""
+        return await self._router.gather([(read.stream, read.command) for read in reads], return_exceptions=True)
 
-    async def watch(self, places: dict[bytes, str]) -> dict[bytes, Any]:
-        """Wait until one of the streams has an entry after its place, and return one entry of each that has."""
-        command = ("XREAD", "COUNT", 1, "BLOCK", _WATCH, "STREAMS", *places, *places.values())
-        found: dict[bytes, Any] = await self._router.execute_blocking(next(iter(places)), *command)
+    async def watch(self, places: dict[bytes, str], count: int) -> dict[bytes, list[RawEntry]]:
+        """Wait until one of the streams has an entry after its place. Return up to `count` entries of each that has."""
+        command = ("XREAD", "COUNT", count, "BLOCK", _WATCH, "STREAMS", *places, *places.values())
+        found: dict[bytes, list[RawEntry]] = await self._router.execute_blocking(next(iter(places)), *command)
         return found
 
     def submit(self, lane: Lane, entry_id: str, fields: Any, size: int, *, listed: bool) -> None:
@@ -156,8 +159,42 @@ class _Read:
     def command(self) -> tuple[Any, ...]:
         if self.entry_id:
             return "XRANGE", self.stream, self.entry_id, self.entry_id
-        places = [lane.stream for lane in self.lanes] + [lane.position for lane in self.lanes]
+        places = [lane.stream for lane in self.lanes] + [lane.read_to for lane in self.lanes]
         return "XREAD", "COUNT", self.count, "STREAMS", *places
+
+
+class _Sent(NamedTuple):
+    """Reads on their way."""
+
+    reads: list[_Read]
+    tenures: list[str]  #: by which their lanes were held when they were sent
+    replies: asyncio.Task[list[Any]]
+
+
+class _Arrived(NamedTuple):
+    """Entries of one lane that were read and are not handed on yet. The load of the step counts them."""
+
+    lane: Lane
+    tenure: str
+    entries: list[RawEntry]
+    sizes: list[int]
+    entry_id: str  #: of the unfinished entry that was to be read; "" if they follow the position
+
+    @classmethod
+    def of(cls, lane: Lane, entries: list[RawEntry], entry_id: str = "") -> _Arrived:
+        """Count the entries."""
+        sizes = [sum(map(len, fields.values())) for _, fields in entries]
+        lane.subscription.load.hold(len(sizes), sum(sizes))
+        return cls(lane, lane.tenure, entries, sizes, entry_id)
+
+
+class _Watch(NamedTuple):
+    """A read that waits for new entries."""
+
+    places: dict[bytes, str]
+    tenures: dict[Lane, str]  #: by which the lanes were held when it began
+    limit: int  #: of entries of each stream
+    found: asyncio.Task[dict[bytes, list[RawEntry]]]
 
 
 class LaneGroup:
@@ -168,8 +205,8 @@ class LaneGroup:
         self.ready: dict[Subscription, dict[Lane, None]] = {}  #: lanes that may have entries to read
         self.changed = asyncio.Event()
         self._reader = reader
-        self._watch: asyncio.Task[None] | None = None
-        self._watched: dict[bytes, str] = {}
+        self._sent: _Sent | None = None
+        self._watch: _Watch | None = None
 
     async def run(self) -> None:
         """Read until cancelled."""
@@ -178,10 +215,12 @@ class LaneGroup:
             while True:
                 self.changed.clear()
                 try:
-                    if await self._read():
-                        await asyncio.sleep(0)  # handlers first
-                    else:
+                    self._sent = self._sent or self._send(())
+                    if self._sent is None:
                         await self._wait()
+                    else:
+                        await self._receive(self._sent)
+                        await asyncio.sleep(0)  # handlers first
                     backoff.reset()
                 except (RedisError, OSError) as error:
                     if backoff.is_first:
@@ -189,35 +228,40 @@ class LaneGroup:
                     await backoff.sleep()
         finally:
             await self._stop_watching()
+            if self._sent is not None:
+                await _cancel(self._sent.replies)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    async def _read(self) -> bool:
-        """Read once from all ready lanes whose steps have room. Return whether there was any."""
-        reads = self._plan()
+    def _send(self, arrived: Iterable[_Arrived]) -> _Sent | None:
+        """Read from all ready lanes whose steps have room. Return None if there are none. `arrived` is not handed on yet."""
+        reads = self._plan({each.lane for each in arrived if each.entry_id})
         if not reads:
-            return False
-        replies, tenures = await self._reader.read(reads)
-        held = iter(tenures)
-        taken = 0
+            return None
+        tenures = [lane.tenure for read in reads for lane in read.lanes]
+        return _Sent(reads, tenures, asyncio.create_task(self._reader.read(reads)))
+
+    async def _receive(self, sent: _Sent) -> None:
+        """Wait for the replies, send the next reads, and hand on what has arrived."""
+        self._sent = None
+        replies = await sent.replies
+        tenures = iter(sent.tenures)
         failure = None
-        for read, reply in zip(reads, replies, strict=True):
-            for lane, tenure in [(lane, next(held)) for lane in read.lanes]:
+        arrived = []
+        for read, reply in zip(sent.reads, replies, strict=True):
+            for lane, tenure in [(lane, next(tenures)) for lane in read.lanes]:
                 if isinstance(reply, Exception):
                     failure = reply
-                    continue
-                if lane.tenure != tenure or lane.releasing:
-                    continue  # what was read under a tenure that ends is void
-                taken += self._take(read, lane, reply)
-                if taken >= _TURN:
-                    taken = 0
-                    await asyncio.sleep(0)
+                elif lane.tenure == tenure and not lane.releasing:  # what was read under a tenure that ends is void
+                    arrived.append(self._arrive(read, lane, reply))
+        if failure is None:
+            self._sent = self._send(arrived)
+        await self._hand_on(arrived)
         if failure is not None:
             raise failure
-        return True
 
-    def _plan(self) -> list[_Read]:
-        """Divide the room of each step among its ready lanes."""
+    def _plan(self, busy: Container[Lane]) -> list[_Read]:
+        """Divide the room of each step among its ready lanes, but for those whose unfinished entries are not handed on yet."""
         reads = []
         for subscription, ready in self.ready.items():
             for lane in [lane for lane in ready if not lane.is_readable]:
@@ -227,6 +271,8 @@ class LaneGroup:
             for lane in ready:
                 if room <= 0 or room_bytes <= 0 or not lane.lease.is_valid():
                     break
+                if lane in busy:
+                    continue
                 most = max(1, min(_ENTRIES, room // len(ready), room_bytes // max(1, lane.entry_bytes)))
                 if lane.backlog:
                     count = min(most, len(lane.backlog))
@@ -239,41 +285,50 @@ class LaneGroup:
             reads += [_Read(lanes, count) for count, lanes in together.items()]
         return reads
 
-    def _take(self, read: _Read, lane: Lane, reply: Any) -> int:
-        """Submit the entries of a read. Return their number."""
+    def _arrive(self, read: _Read, lane: Lane, reply: Any) -> _Arrived:
+        """Take the entries of a lane out of a reply, and note how far the lane is read."""
         if read.entry_id:
-            return self._take_backlog(read.entry_id, lane, reply)
-        entries = reply.get(lane.stream, [])
-        if len(entries) < read.count:
+            return _Arrived.of(lane, reply, read.entry_id)
+        arrived = _Arrived.of(lane, reply.get(lane.stream, []))
+        if len(arrived.entries) < read.count:
             self.ready[lane.subscription].pop(lane, None)
         elif read.count == lane.batch:
             lane.batch = min(lane.batch * 2, _ENTRIES)
-        total = 0
-        for raw_id, fields in entries:
-            lane.position = entry_id = raw_id.decode()
-            size = sum(map(len, fields.values()))
-            total += size
-            self._reader.submit(lane, entry_id, fields, size, listed=False)
-        if entries:
-            mean = total // len(entries)
-            lane.entry_bytes = max(mean, (lane.entry_bytes + mean) // 2)
-            self._reader.on_progress(lane)
-        return len(entries)
+        _note_read(arrived)
+        return arrived
 
-    def _take_backlog(self, entry_id: str, lane: Lane, reply: list[tuple[bytes, Any]]) -> int:
-        """Submit an unfinished entry, unless an earlier one of the lane could not be read. Return the number submitted."""
-        if not lane.backlog or lane.backlog[0] != entry_id:
-            return 0
-        lane.backlog.popleft()
-        fields = reply[0][1] if reply else {}
-        self._reader.submit(lane, entry_id, fields, sum(map(len, fields.values())), listed=True)
-        self._reader.on_progress(lane)
-        return 1
+    async def _hand_on(self, arrived: Iterable[_Arrived]) -> None:
+        """Submit entries. Those of a tenure that has ended are dropped."""
+        taken = 0
+        for each in arrived:
+            lane = each.lane
+            if (each.entries or each.entry_id) and lane.tenure == each.tenure and not lane.releasing:
+                taken += self._submit(each)
+                self._reader.on_progress(lane)
+            lane.subscription.load.release(len(each.sizes), sum(each.sizes))  # the dispatcher counts those that it keeps
+            if taken >= _TURN:
+                taken = 0
+                await asyncio.sleep(0)
+
+    def _submit(self, arrived: _Arrived) -> int:
+        """Submit the entries of one lane. Return their number."""
+        lane = arrived.lane
+        if arrived.entry_id:
+            if not lane.backlog or lane.backlog[0] != arrived.entry_id:
+                return 0  # an earlier one could not be read
+            lane.backlog.popleft()
+            fields = arrived.entries[0][1] if arrived.entries else {}
+            self._reader.submit(lane, arrived.entry_id, fields, sum(arrived.sizes), listed=True)
+            return 1
+        for (raw_id, fields), size in zip(arrived.entries, arrived.sizes, strict=True):
+            lane.position = entry_id = raw_id.decode()
+            self._reader.submit(lane, entry_id, fields, size, listed=False)
+        return len(arrived.sizes)
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
     async def _wait(self) -> None:
-        """Wait until the lanes change, a step has room, or a lane that was read to its end has a new entry."""
+        """Wait until the lanes change, a step has room, or a lane that was read to its end has a new entry, and take that."""
         if any(self.ready.values()):
             try:
                 async with asyncio.timeout(_PATIENCE):
@@ -282,36 +337,63 @@ class LaneGroup:
             except TimeoutError:
                 pass
         wanted: dict[bytes, str] = {}
+        tenures: dict[Lane, str] = {}
+        count = _ENTRIES
         for lane in self.lanes:
             if lane.is_readable and lane not in self.ready.get(lane.subscription, ()):
                 place = wanted.get(lane.stream)
-                wanted[lane.stream] = lane.position if place is None else min(place, lane.position, key=order)
-        if self._watch is None or not wanted.items() <= self._watched.items():
+                wanted[lane.stream] = lane.read_to if place is None else min(place, lane.read_to, key=order)
+                tenures[lane] = lane.tenure
+                lane.restart_batch()
+                count = min(count, lane.batch)
+        if self._watch is None or not wanted.items() <= self._watch.places.items():
             await self._stop_watching()
             if wanted:
-                self._watched = wanted
-                self._watch = asyncio.create_task(self._watch_once(wanted))
+                self._watch = _Watch(wanted, tenures, count, asyncio.create_task(self._reader.watch(wanted, count)))
+                self._watch.found.add_done_callback(lambda _: self.changed.set())
         await self.changed.wait()
-        if self._watch is not None and self._watch.done():
+        if self._watch is not None and self._watch.found.done():
             watch, self._watch = self._watch, None
-            watch.result()
+            await self._hand_on(self._take_new(watch))
 
-    async def _watch_once(self, places: dict[bytes, str]) -> None:
-        """Wait once for new entries. Mark those lanes ready that have any."""
-        try:
-            found = await self._reader.watch(places)
-            for lane in self.lanes:
-                if lane.stream in found and lane.is_readable:
-                    lane.restart_batch()
-                    self.ready.setdefault(lane.subscription, {})[lane] = None
-        finally:
-            self.changed.set()
+    def _take_new(self, watch: _Watch) -> list[_Arrived]:
+        """Take the entries that a watch has found, of the lanes that were read up to its place. Mark other lanes ready."""
+        found = watch.found.result()
+        arrived = []
+        for lane in self.lanes:
+            entries = found.get(lane.stream)
+            if not entries or not lane.is_readable:
+                continue
+            ready = self.ready.setdefault(lane.subscription, {})
+            is_next = lane.tenure == watch.tenures.get(lane) and lane.read_to == watch.places[lane.stream] and lane not in ready
+            if is_next and lane.lease.is_valid() and len(entries) <= lane.subscription.load.room:
+                each = _Arrived.of(lane, entries)
+                _note_read(each)
+                arrived.append(each)
+                if len(entries) < watch.limit:
+                    continue
+            ready[lane] = None
+        return arrived
 
     async def _stop_watching(self) -> None:
         """Cancel the wait. It only reads, so nothing is lost with its connection."""
-        watch, self._watch, self._watched = self._watch, None, {}
+        watch, self._watch = self._watch, None
         if watch is not None:
-            watch.cancel()
-            await asyncio.wait([watch])
-            if not watch.cancelled():
-                watch.exception()
+            await _cancel(watch.found)
+
+
+def _note_read(arrived: _Arrived) -> None:
+    """Note how far a lane is read, and how large its entries are."""
+    lane, sizes = arrived.lane, arrived.sizes
+    if sizes:
+        lane.read_to = arrived.entries[-1][0].decode()
+        mean = sum(sizes) // len(sizes)
+        lane.entry_bytes = max(mean, (lane.entry_bytes + mean) // 2)
+
+
+async def _cancel(reading: asyncio.Task[Any]) -> None:
+    """Cancel a read, and wait for its end."""
+    reading.cancel()
+    await asyncio.wait([reading])
+    if not reading.cancelled():
+        reading.exception()

@@ -63,6 +63,18 @@ class Load:
         self.entries += 1
         self.bytes += size
 
+    def hold(self, entries: int, size: int) -> None:
+        """Count entries that have arrived, until `release`."""
+        self.entries += entries
+        self.bytes += size
+
+    def release(self, entries: int, size: int) -> None:
+        """Stop counting entries that had arrived. Those that this process keeps were added."""
+        self.entries -= entries
+        self.bytes -= size
+        if self._is_awaited:
+            self._tell_room()
+
     def park(self, size: int) -> None:
         """Count an entry without its fields from now on."""
         self.parked += 1

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from motia_redis import Worker, step
 from motia_redis import state as state_trigger
 from motia_redis._steps.application import Application
 from motia_redis._transport.router import Router
+from motia_redis._worker.reader import LaneGroup
 from tests.support.waiting import DEADLINE, until, until_holds, within_deadline
 from tests.support.workers import Recorder, pending, record, working
 
 if TYPE_CHECKING:
-    import pytest
     import redis
 
     from motia_redis import StateManager
@@ -29,36 +31,42 @@ def are_shared(raw: redis.Redis, namespace: str, workers: int) -> bool:
     return b"" not in holders and len(set(holders)) == workers
 
 
-class Gates:
-    """Delay replies of reads of new entries, from the first read of several lanes on."""
+class Gate:
+    """Delay the replies of one read, from `close` on: of one that waits for entries, or of one that fetches them."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.held: list[asyncio.Event] = []
-        self.open = True
-        original = Router.gather
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, waiting: bool) -> None:
+        self.holds = False
+        self._is_closed = False
+        self._opened = asyncio.Event()
+        name = "execute_blocking" if waiting else "gather"
+        original = getattr(Router, name)
 
-        async def gather(router: Router, calls: Any, **options: Any) -> list[Any]:
-            replies = await original(router, calls, **options)
-            if not self.open and not self.held and calls and calls[0][1][0] == "XREAD":
-                gate = asyncio.Event()
-                self.held.append(gate)
-                await gate.wait()
+        async def read(router: Router, *arguments: Any, **options: Any) -> Any:
+            replies = await original(router, *arguments, **options)
+            command = arguments[1] if waiting else arguments[0][0][1][0] if arguments[0] else ""
+            if command == "XREAD" and any(replies) and self._is_closed and not self.holds:
+                self.holds = True
+                await self._opened.wait()
             return replies
 
-        monkeypatch.setattr(Router, "gather", gather)
+        monkeypatch.setattr(Router, name, read)
+
+    def close(self) -> None:
+        self._is_closed = True
+
+    def open(self) -> None:
+        self._opened.set()
 
 
+@pytest.mark.parametrize("waiting", [True, False], ids=["waits", "fetches"])
 async def test_read_that_arrives_when_its_lanes_have_moved_has_no_effect(
-    state: StateManager, raw: redis.Redis, namespace: str, monkeypatch: pytest.MonkeyPatch
+    state: StateManager, raw: redis.Redis, namespace: str, monkeypatch: pytest.MonkeyPatch, waiting: bool
 ) -> None:
-    recorder, gates = Recorder(), Gates(monkeypatch)
+    recorder, gate = Recorder(), Gate(monkeypatch, waiting=waiting)
     steps = record(recorder, state_trigger())
 
     async def write(batch: int) -> None:
         await asyncio.gather(*(state.set(f"scope{number % 40}", f"key{number}", batch) for number in range(400)))
-
-    async def is_held() -> bool:
-        return bool(gates.held)
 
     async def drained() -> bool:
         return await pending(raw, namespace) == 0
@@ -66,17 +74,52 @@ async def test_read_that_arrives_when_its_lanes_have_moved_has_no_effect(
     async with working(state, steps):
         await state.set("scope0", "first", 0)
         await recorder.wait(1)
-        gates.open = False
+    gate.close()
+    if not waiting:  # what is there when a worker takes its lanes is fetched
         await write(1)
-        await until(is_held, "a read is held up")
+    async with working(state, steps):
+        if waiting:
+            await until_holds(lambda: are_shared(raw, namespace, 1), "the worker has its lanes")
+            await write(1)
+        await until_holds(lambda: gate.holds, "a read is held up")
         async with working(state, steps):
             await until_holds(lambda: are_shared(raw, namespace, 2), "the second worker has taken lanes")
             await write(2)
-            gates.open = True
-            gates.held[0].set()
+            gate.open()
             await until(drained, "every event is handled")
     for number in range(400):
         assert [change.new_value for change in recorder.inputs if change.item_id == f"key{number}"] == [1, 2]
+
+
+async def test_entry_that_was_read_and_not_handed_on_is_read_by_the_next_holder(
+    state: StateManager, raw: redis.Redis, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While entries wait to be handed on, the progress of earlier ones is recorded: only up to those."""
+    handler, arrived = SlowKeys(), asyncio.Event()
+    steps = step({"name": "Step", "triggers": [state_trigger(scope="users")]}).handle(handler)
+
+    async def never(group: LaneGroup, entries: Any) -> None:
+        arrived.set()
+        await asyncio.Event().wait()
+
+    async with working(state, steps):
+        await state.set("users", "slow", 0)
+        await until_holds(lambda: bool(handler.of("slow")), "the handler runs")
+        monkeypatch.setattr(LaneGroup, "_hand_on", never)
+        await state.set("users", "slow", 1)
+        await within_deadline(arrived.wait())
+        handler.go.set()
+        await until_holds(lambda: recorded(raw, namespace), "the first event is recorded as finished")
+    monkeypatch.undo()
+    async with working(state, steps):
+        await until_holds(lambda: ("end", 1) in handler.of("slow"), "the second event is handled")
+    assert handler.of("slow") == [("begin", 0), ("end", 0), ("begin", 1), ("end", 1)]
+
+
+def recorded(raw: redis.Redis, namespace: str) -> bool:
+    """Return whether the mark of a lane has moved over its first entry."""
+    streams = [stream for stream in raw.scan_iter(f"{{{namespace}:*}}:events:*") if raw.xlen(stream)]
+    return any(group["last-delivered-id"] >= raw.xrange(stream)[0][0] for stream in streams for group in raw.xinfo_groups(stream))
 
 
 class SlowKeys:
