@@ -44,7 +44,7 @@ class Where:
         """
         if text.endswith(CANONICAL_MARK):
             for member in self._members:
-                if member.literal not in text or (member.number is not None and not member.number.search(text)):
+                if not member.may_be_in(text):
                     return False
         elif b"\\" not in text:
             for member in self._members:
@@ -74,6 +74,18 @@ class _Member:
         self.plain: bytes = b"" if is_index else orjson.dumps(tokens[-1])
         if type(value) is str and (not self.plain or b"\\" not in self.plain):
             self.plain = orjson.dumps(value)
+
+    def may_be_in(self, text: bytes) -> bool:
+        """Return False if a canonical text cannot have the member."""
+        literal, number = self.literal, self.number
+        place = text.find(literal)
+        if number is None:
+            return place >= 0
+        while place >= 0:  # a search by the pattern alone would take three times as long
+            if number.match(text, place):
+                return True
+            place = text.find(literal, place + 1)
+        return False
 
 
 def where_problem(where: object, kind: str) -> str | None:

@@ -21,7 +21,7 @@ from motia_redis._transport import outages
 from motia_redis._transport.backoff import Backoff
 from motia_redis._worker.chains import Chains
 from motia_redis._worker.effects import made_once
-from motia_redis._worker.entries import Known, StreamEntry
+from motia_redis._worker.entries import Known, StreamEntry, is_retry_for
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -248,7 +248,7 @@ class Attempts:
             running = subscription.invoke(subscription.step.handler, call.input, call.ctx, self._executor, delivery.report_block)
             await (running if delivery.effects is None else made_once(delivery.effects, running))
             subscription.handled += 1
-        elif entry.is_retry_for(subscription.group):
+        elif is_retry_for(subscription.group, entry.fields):
             raise NotWanted(_NOT_WANTED)
 
     # -- what follows -------------------------------------------------------------------------------------------------

@@ -66,10 +66,11 @@ class StreamEntry:
         """Return what names the entry's event in a log record: scope, stream, topic or schedule, and what is in that."""
         return events.facts(self.fields)
 
-    def is_retry_for(self, step: str) -> bool:
-        """Return whether the entry is the retry of a dead letter of this step."""
-        only = self.fields.get(b"only")
-        return only is not None and only == step.encode()
+
+def is_retry_for(step: str, fields: Mapping[bytes, bytes]) -> bool:
+    """Return whether an entry is the retry of a dead letter of a step."""
+    only = fields.get(b"only")
+    return only is not None and only == step.encode()
 
 
 @dataclass(eq=False, slots=True)

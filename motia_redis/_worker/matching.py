@@ -39,7 +39,7 @@ _NO_INFO: dict[str, Any] = {field.name: None for field in dataclasses.fields(Tri
 
 
 class MatchResult(Enum):
-    """The outcome of `Matcher.match_when_read` when no trigger has matched yet."""
+    """The outcome of `Matcher.select` and `Matcher.match_when_read` when no trigger has matched yet."""
 
     FILTERED = "the scope and key, topic or schedule of no trigger fit: another version of the step may want the entry"
     UNWANTED = "no trigger matches"
@@ -100,26 +100,35 @@ class Matcher:
         self._handler_takes_ctx = invocation.takes_ctx(step.handler)  # for others none is made, see `_needs_context`
         self._logger = Logger(step.name)
 
-    def match_when_read(self, entry: StreamEntry, state: StateManager) -> PreparedCall | Candidate | MatchResult:
-        """Return the call for the first attempt at an entry, or why there is none. Raise nothing.
+    def select(self, fields: Mapping[bytes, bytes]) -> list[Candidate] | MatchResult:
+        """Return the triggers that an entry fits but for their conditions, or that there are none. Decode and raise nothing."""
+        try:
+            if (
+                fields[b"type"] == TTL_CHANGED
+                or (b"only" in fields and fields[b"only"] != self._encoded_name)
+                or (b"reason" in fields and is_silent(fields))
+            ):
+                return MatchResult.UNWANTED  # whatever the filters are, see `Wants.match`
+            candidates = self._candidates(fields)
+        except KeyError:  # an entry of another client: the attempt says so
+            return MatchResult.DEFERRED
+        if not candidates:
+            return MatchResult.FILTERED
+        return self._fitting(candidates, fields) or MatchResult.UNWANTED
 
-        A trigger: it fits and has no condition, so `prepare` returns the call for each attempt.
+    def match_when_read(
+        self, candidates: list[Candidate], entry: StreamEntry, state: StateManager
+    ) -> PreparedCall | Candidate | MatchResult:
+        """Return the call for the first attempt at an entry that fits these triggers, or why there is none. Raise nothing.
+
+        A trigger: it has no condition, so `prepare` returns the call for each attempt.
 
         Conditions are called only if those of all triggers that fit are sync. A condition that raises defers the match: the
         attempt calls the condition again, and then its error counts.
         """
+        if candidates[0].condition is None:
+            return candidates[0]
         try:
-            fields = entry.fields
-            if self._is_for_none_of_them(fields):
-                return MatchResult.UNWANTED
-            candidates = self._candidates(fields)
-            if not candidates:
-                return MatchResult.FILTERED
-            candidates = self._fitting(candidates, fields)
-            if not candidates:
-                return MatchResult.UNWANTED
-            if candidates[0].condition is None:
-                return candidates[0]
             if all(trigger.is_sync for trigger in candidates):
                 is_traced = entry.is_traced or any(trigger.takes_ctx for trigger in candidates)
                 trace = entry.trace if is_traced else ""
@@ -203,14 +212,6 @@ class Matcher:
         """Return whether the handler takes a context, or a span tells what it says."""
         return self._handler_takes_ctx or (_tracing.spans is not None and _tracing.is_sampled(trace))
 
-    def _is_for_none_of_them(self, fields: Mapping[bytes, bytes]) -> bool:
-        """Return whether no trigger of the step gets the entry, whatever its filters: see `Wants.match`."""
-        return (
-            fields[b"type"] == TTL_CHANGED
-            or (b"only" in fields and fields[b"only"] != self._encoded_name)
-            or (b"reason" in fields and is_silent(fields))
-        )
-
     def _candidates(self, fields: Mapping[bytes, bytes]) -> list[Candidate]:
         """Return the triggers that fit an entry but for their conditions. Decode nothing. Raises KeyError for a foreign entry."""
         kind = fields[b"type"]
@@ -220,7 +221,11 @@ class Matcher:
         of_kind = self._states
         if scope.startswith(RESERVED):
             of_kind = [trigger for trigger in self._streams if scope.startswith(trigger.prefix)]
-        return [trigger for trigger in of_kind if trigger.scope in (None, scope) and trigger.key in (None, key)]
+        found = []
+        for trigger in of_kind:  # for each entry: a comprehension would be one more call
+            if (trigger.scope is None or trigger.scope == scope) and (trigger.key is None or trigger.key == key):
+                found.append(trigger)  # noqa: PERF401
+        return found
 
     def _fitting(self, candidates: list[Candidate], fields: Mapping[bytes, bytes]) -> list[Candidate]:
         """Return those whose members (`where`) the entry has, too. Raise nothing."""

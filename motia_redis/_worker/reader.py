@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from motia_redis._store.entry_ids import order
 from motia_redis._transport import outages
 from motia_redis._transport.backoff import Backoff
-from motia_redis._worker.entries import PreparedCall, StreamEntry
+from motia_redis._worker.entries import PreparedCall, StreamEntry, is_retry_for
 from motia_redis._worker.lanes import Delivery
 from motia_redis._worker.matching import Candidate, MatchResult
 
@@ -123,17 +123,21 @@ class Reader:
             lane.pass_by(entry_id)
             return
         subscription = lane.subscription
-        entry = StreamEntry(lane.stream, entry_id, fields, lane.identity)
         suspect = lane.is_suspect(entry_id, listed=listed)
-        match = subscription.matcher.match_when_read(entry, self._state)
+        match: Any = subscription.matcher.select(fields)
         if match is MatchResult.FILTERED and any(wants.match(fields) for wants in lane.others):
             lane.add(entry_id, None)
             lane.left[entry_id] = None
             return
+        entry = None
+        if type(match) is list:
+            entry = StreamEntry(lane.stream, entry_id, fields, lane.identity)
+            match = subscription.matcher.match_when_read(match, entry, self._state)
         is_unwanted = match is MatchResult.FILTERED or match is MatchResult.UNWANTED
-        if is_unwanted and not entry.is_retry_for(subscription.group):
+        if is_unwanted and not is_retry_for(subscription.group, fields):
             lane.pass_by(entry_id)  # it needs no queue, and does not wait for its key
             return
+        entry = entry or StreamEntry(lane.stream, entry_id, fields, lane.identity)
         delivery = Delivery(lane, entry_id, entry, size, *known, suspect, is_unwanted, lane.tenure)
         if isinstance(match, Candidate):
             delivery.trigger = match

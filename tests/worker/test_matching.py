@@ -29,13 +29,19 @@ def matcher(condition: Any, *, with_ctx: bool = True) -> Matcher:
     return Matcher(step({"name": "S", "triggers": triggers}).handle(handler if with_ctx else plain))
 
 
+def when_read(matching: Matcher, entry: StreamEntry) -> Any:
+    """Return what is known of an entry's match when it is read."""
+    selected = matching.select(entry.fields)
+    return matching.match_when_read(selected, entry, UNUSED_STATE) if isinstance(selected, list) else selected
+
+
 MESSAGE = StreamEntry(b"events", "1-0", {b"type": b"topic", b"topic": b"mail", b"request": b"r", b"data": b"1"})
 
 
 @pytest.mark.parametrize("entry", [ENTRY, MESSAGE], ids=["change", "message"])
 def test_entry_without_a_condition_is_matched_once_for_all_attempts(entry: StreamEntry) -> None:
     matching = matcher(None)
-    found: Any = matching.match_when_read(entry, UNUSED_STATE)
+    found: Any = when_read(matching, entry)
     assert isinstance(found, Candidate)
     contexts: list[Any] = [matching.prepare(found, entry, UNUSED_STATE, "0" * 32, attempt).ctx for attempt in (1, 2)]
     assert [ctx.trigger.attempt for ctx in contexts] == [1, 2]
@@ -45,7 +51,7 @@ def test_entry_without_a_condition_is_matched_once_for_all_attempts(entry: Strea
 def test_context_is_made_only_for_functions_that_take_one(condition: Any) -> None:
     for with_ctx in (True, False):
         matching = matcher(condition, with_ctx=with_ctx)
-        found: Any = matching.match_when_read(ENTRY, UNUSED_STATE)
+        found: Any = when_read(matching, ENTRY)
         if isinstance(found, Candidate):
             found = matching.prepare(found, ENTRY, UNUSED_STATE, "0" * 32, 1)
         assert len(found.trace) == 32
@@ -59,11 +65,11 @@ def test_trigger_without_a_condition_behind_one_with_a_condition_is_asked_in_tur
         raise AssertionError
 
     first = Matcher(step({"name": "S", "triggers": [state_trigger(), state_trigger(later)]}).handle(handler))
-    found = first.match_when_read(ENTRY, UNUSED_STATE)
+    found = when_read(first, ENTRY)
     assert isinstance(found, Candidate)
     assert found.index == 0
     last = Matcher(step({"name": "S", "triggers": [state_trigger(later), state_trigger()]}).handle(handler))
-    assert last.match_when_read(ENTRY, UNUSED_STATE) is MatchResult.DEFERRED
+    assert when_read(last, ENTRY) is MatchResult.DEFERRED
 
 
 ERRORS = [Panic(), GeneratorExit(), KeyboardInterrupt(), SystemExit(1), StopIteration(), asyncio.CancelledError(), ValueError()]
@@ -83,7 +89,7 @@ async def test_condition_that_raises_defers_the_match_and_fails_the_attempt(erro
             raise error
 
     condition: Any = {"sync": sync, "async": on_loop, "no bool": lambda change: Answer()}[kind]
-    assert matcher(condition).match_when_read(ENTRY, UNUSED_STATE) is MatchResult.DEFERRED
+    assert when_read(matcher(condition), ENTRY) is MatchResult.DEFERRED
     raised: BaseException | None = None
     try:  # a plain `try`, because the exception must come out of the `await`
         await matcher(condition).match(ENTRY, UNUSED_STATE, "0" * 32, 1)
