@@ -12,5 +12,5 @@ if hasattr(os, "register_at_fork"):
 
 
 def random_id(digits: int) -> str:
-    """Return a random id of `digits` hex digits."""
-    return f"{generator.getrandbits(4 * digits):0{digits}x}"
+    """Return a random id of `digits` hex digits, an even number."""
+    return generator.randbytes(digits // 2).hex()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from motia_redis._steps.inputs import OLD_TEXT, CronTriggerInput, StateTriggerInput
 from motia_redis._steps.models import made_of
@@ -21,15 +21,14 @@ if TYPE_CHECKING:
     Fields = Mapping[bytes, bytes]
 
 
-class _Event(NamedTuple):
-    """Name an event in error messages. The text is built only when an error needs it."""
+class _Event(tuple[str, str, str]):
+    """Name an event by its id, scope and key in error messages. The text is built only when an error needs it."""
 
-    id: str
-    scope: str
-    key: str
+    __slots__ = ()
 
     def __str__(self) -> str:
-        return f"event {self.id} of scope {self.scope!r} key {self.key!r}"
+        entry_id, scope, key = self
+        return f"event {entry_id} of scope {scope!r} key {key!r}"
 
 
 def facts(fields: Fields) -> dict[str, str]:
@@ -49,41 +48,36 @@ def decode_change(entry_id: str, fields: Fields, coder: Coder[Any] = codec) -> S
     the type of the typed scope whose `coder` is given. Without one, the old value is decoded when it is read, and raises then.
     """
     try:
-        return _decode_change(entry_id, fields, coder)
+        scope, key, event_type = scope_name(fields[b"scope"].decode()), fields[b"key"].decode(), fields[b"type"].decode()
+        old, new = events.texts(fields)
+        timestamp = int(entry_id.partition("-")[0])
+        transaction = TransactionInfo.decode(fields[b"transaction"]) if b"transaction" in fields else None
     except (KeyError, ValueError):
         raise foreign_entry(entry_id) from None
+    subject = _Event((entry_id, scope, key))
+    made: dict[str, Any] = {
+        "group_id": scope,
+        "item_id": key,
+        "new_value": None if new is None else coder.decode(new, subject=subject),
+        "event_type": event_type,  # triggers get no other type, see Wants.match
+        "revision": entry_id,
+        "timestamp": timestamp,
+        "reason": events.delete_reason(fields) if event_type == "state:deleted" else None,
+        "transaction": transaction,
+        "type": "state",
+    }
+    if old is None:
+        made["old_value"] = None
+    elif coder is codec:
+        made[OLD_TEXT] = old, subject  # decoded when it is read
+    else:
+        made["old_value"] = coder.decode(old, subject=subject)
+    return made_of(StateTriggerInput, made)
 
 
 def foreign_entry(entry_id: str) -> CorruptValue:
     """Return the error for an entry that has not the fields of an event or message."""
     return CorruptValue(f"entry {entry_id} is no event and no message: another client wrote it into the stream")
-
-
-def _decode_change(entry_id: str, fields: Fields, coder: Coder[Any]) -> StateTriggerInput:
-    scope, key, event_type = scope_name(fields[b"scope"].decode()), fields[b"key"].decode(), fields[b"type"].decode()
-    subject = _Event(entry_id, scope, key)
-    old, new = events.texts(fields)
-    if old is None:
-        old_value: dict[str, Any] = {"old_value": None}
-    elif coder is codec:
-        old_value = {OLD_TEXT: (old, subject)}  # decoded when it is read
-    else:
-        old_value = {"old_value": coder.decode(old, subject=subject)}
-    return made_of(
-        StateTriggerInput,
-        {
-            "group_id": scope,
-            "item_id": key,
-            **old_value,
-            "new_value": None if new is None else coder.decode(new, subject=subject),
-            "event_type": event_type,  # triggers get no other type, see Wants.match
-            "revision": entry_id,
-            "timestamp": int(entry_id.partition("-")[0]),
-            "reason": events.delete_reason(fields) if event_type == "state:deleted" else None,
-            "transaction": TransactionInfo.decode(fields[b"transaction"]) if b"transaction" in fields else None,
-            "type": "state",
-        },
-    )
 
 
 def decode_message(entry_id: str, fields: Fields, coder: Any = codec) -> Any:

@@ -68,7 +68,7 @@ class Dispatcher:
         lane, entry = delivery.lane, delivery.entry
         assert entry is not None, "an entry is parked only behind others"  # noqa: S101  # for the type checker
         lane.add(delivery.id, delivery)
-        delivery.count()
+        lane.subscription.load.add(delivery.size)
         queues = self._queues.get(lane)
         if queues is None:
             queues = self._queues[lane] = {}

@@ -51,7 +51,8 @@ class StreamEntry:
     @property
     def trace(self) -> str:
         """Return the trace of the work that wrote the entry; a new one if it had none."""
-        carried = self.fields.get(b"trace", b"").decode(errors="replace")
+        written = self.fields.get(b"trace")
+        carried = written.decode(errors="replace") if written else ""
         if _tracing.spans is not None:
             carried = SpanTrace(carried) if has_parent(carried) else _tracing.spans.receive(carried, self.facts)
         return carried or new_trace_id()

@@ -108,10 +108,6 @@ class Delivery:
             self.lane.subscription.group, seconds, self.id,
         )  # fmt: skip
 
-    def count(self) -> None:
-        """Count the entry as held by this process."""
-        self.lane.subscription.load.add(self.size)
-
     def uncount(self) -> None:
         """Stop counting the entry: it is finished, or left to the lane's next holder."""
         load = self.lane.subscription.load
