@@ -19,17 +19,12 @@ from redis.exceptions import RedisError
 from motia_redis._store.entry_ids import order
 from motia_redis._transport import outages
 from motia_redis._transport.backoff import Backoff
-from motia_redis._worker.entries import PreparedCall, StreamEntry, is_retry_for
-from motia_redis._worker.lanes import Delivery
-from motia_redis._worker.matching import Candidate, MatchResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+    from collections.abc import Container, Iterable, Mapping
 
-    from motia_redis._store.keyspace import Keyspace
-    from motia_redis._store.manager import StateManager
     from motia_redis._transport.router import Router
-    from motia_redis._worker.dispatcher import Dispatcher
+    from motia_redis._worker.intake import Intake
     from motia_redis._worker.lanes import Lane
     from motia_redis._worker.subscriptions import Subscription
 
@@ -42,36 +37,24 @@ _TURN = 64  # entries to submit before other tasks of the loop run, counted by w
 _WATCH = 5000  # milliseconds that one blocking read waits
 _PATIENCE = 0.02  # seconds to wait for room while handlers are busy, before waiting for other lanes
 _PAUSES = (0.1, 1.0)  # seconds: first and longest pause while Redis is away
-_DECODED = 6  # approximate memory of an entry with decoded values, as a multiple of the size of its text
 
 
 class Reader:
-    """Hand what is in the lanes to the dispatcher, as far as there is room.
+    """Hand on what is in the lanes, as far as there is room.
 
     One task reads and one waits for each group of lanes that one command can read: in a Cluster the lanes of one slot, else all.
     """
 
-    def __init__(
-        self,
-        dispatcher: Dispatcher,
-        router: Router,
-        keyspace: Keyspace,
-        state: StateManager,
-        *,
-        on_progress: Callable[[Lane], None],
-    ) -> None:
-        self._dispatcher = dispatcher
-        self.on_progress = on_progress  #: called with a lane that has progress to record
+    def __init__(self, intake: Intake, router: Router) -> None:
+        self._intake = intake
         self._router = router
-        self._keyspace = keyspace
-        self._state = state
         self._groups: dict[bytes, LaneGroup] = {}
 
     def start(self, lanes: Iterable[Lane], tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
         """Start reading the lanes whenever they are held."""
         for lane in lanes:
             lane.subscription.load.on_room = self.look_again
-            self._groups.setdefault(self._group_name(lane), LaneGroup(self)).lanes.append(lane)
+            self._groups.setdefault(self._group_name(lane), LaneGroup(self._intake, self._router)).lanes.append(lane)
         return [tasks.create_task(group.run()) for group in self._groups.values()]
 
     def look_again(self) -> None:
@@ -94,57 +77,6 @@ class Reader:
 
     def _group_name(self, lane: Lane) -> bytes:
         return lane.keys.leases if self._router.is_cluster else b""
-
-    # -- for the groups -----------------------------------------------------------------------------------------------
-
-    async def read(self, reads: Sequence[_Read]) -> list[Any]:
-        """Send the reads and return their replies. Errors stand in the places of theirs."""
-        return await self._router.gather([(read.stream, read.command) for read in reads], return_exceptions=True)
-
-    async def watch(self, places: dict[bytes, str], count: int) -> dict[bytes, list[RawEntry]]:
-        """Wait until one of the streams has an entry after its place. Return up to `count` entries of each that has."""
-        command = ("XREAD", "COUNT", count, "BLOCK", _WATCH, "STREAMS", *places, *places.values())
-        found: dict[bytes, list[RawEntry]] = await self._router.execute_blocking(next(iter(places)), *command)
-        return found
-
-    def submit(self, lane: Lane, entry_id: str, fields: Any, size: int, *, listed: bool) -> None:
-        """Match an entry, and count it as finished, leave it to another version of the step, or queue it for its handler."""
-        known = lane.known(entry_id)
-        if known is None:
-            lane.pass_by(entry_id)
-            return
-        if lane.running and (running := lane.running.get(entry_id)) is not None:
-            # Its handler has gone on while this worker did not hold the lane.
-            running.tenure, running.handed = lane.tenure, False
-            lane.add(entry_id, running)
-            return
-        if not fields:
-            _log.error("step %s: %s was trimmed before it was handled", lane.subscription.group, entry_id)
-            lane.pass_by(entry_id)
-            return
-        subscription = lane.subscription
-        suspect = lane.is_suspect(entry_id, listed=listed)
-        match: Any = subscription.matcher.select(fields)
-        if match is MatchResult.FILTERED and any(wants.match(fields) for wants in lane.others):
-            lane.add(entry_id, None)
-            lane.left[entry_id] = None
-            return
-        entry = None
-        if type(match) is list:
-            entry = StreamEntry(lane.stream, entry_id, fields, lane.identity)
-            match = subscription.matcher.match_when_read(match, entry, self._state)
-        is_unwanted = match is MatchResult.FILTERED or match is MatchResult.UNWANTED
-        if is_unwanted and not is_retry_for(subscription.group, fields):
-            lane.pass_by(entry_id)  # it needs no queue, and does not wait for its key
-            return
-        entry = entry or StreamEntry(lane.stream, entry_id, fields, lane.identity)
-        delivery = Delivery(lane, entry_id, entry, size, *known, suspect, is_unwanted, lane.tenure)
-        if isinstance(match, Candidate):
-            delivery.trigger = match
-        elif isinstance(match, PreparedCall) and not delivery.attempts and not delivery.owner:
-            delivery.call, delivery.trace = match, match.trace
-            delivery.size *= _DECODED
-        self._dispatcher.submit(delivery)
 
 
 @dataclass(slots=True)
@@ -204,11 +136,12 @@ class _Watch(NamedTuple):
 class LaneGroup:
     """The lanes that one command can read."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, intake: Intake, router: Router) -> None:
         self.lanes: list[Lane] = []
         self.ready: dict[Subscription, dict[Lane, None]] = {}  #: lanes that may have entries to read
         self.changed = asyncio.Event()
-        self._reader = reader
+        self._intake = intake
+        self._router = router
         self._sent: _Sent | None = None
         self._watch: _Watch | None = None
 
@@ -243,7 +176,8 @@ class LaneGroup:
         if not reads:
             return None
         tenures = [lane.tenure for read in reads for lane in read.lanes]
-        return _Sent(reads, tenures, asyncio.create_task(self._reader.read(reads)))
+        commands = [(read.stream, read.command) for read in reads]
+        return _Sent(reads, tenures, asyncio.create_task(self._router.gather(commands, return_exceptions=True)))
 
     async def _receive(self, sent: _Sent) -> None:
         """Wait for the replies, send the next reads, and hand on what has arrived."""
@@ -308,7 +242,7 @@ class LaneGroup:
             lane = each.lane
             if (each.entries or each.entry_id) and lane.tenure == each.tenure and not lane.releasing:
                 taken += self._submit(each)
-                self._reader.on_progress(lane)
+                self._intake.on_progress(lane)
             lane.subscription.load.release(len(each.sizes), sum(each.sizes))  # the dispatcher counts those that it keeps
             if taken >= _TURN:
                 taken = 0
@@ -322,11 +256,11 @@ class LaneGroup:
                 return 0  # an earlier one could not be read
             lane.backlog.popleft()
             fields = arrived.entries[0][1] if arrived.entries else {}
-            self._reader.submit(lane, arrived.entry_id, fields, sum(arrived.sizes), listed=True)
+            self._intake.submit(lane, arrived.entry_id, fields, sum(arrived.sizes), listed=True)
             return 1
         for (raw_id, fields), size in zip(arrived.entries, arrived.sizes, strict=True):
             lane.position = entry_id = raw_id.decode()
-            self._reader.submit(lane, entry_id, fields, size, listed=False)
+            self._intake.submit(lane, entry_id, fields, size, listed=False)
         return len(arrived.sizes)
 
     # -- waiting ------------------------------------------------------------------------------------------------------
@@ -353,7 +287,9 @@ class LaneGroup:
         if self._watch is None or not wanted.items() <= self._watch.places.items():
             await self._stop_watching()
             if wanted:
-                self._watch = _Watch(wanted, tenures, count, asyncio.create_task(self._reader.watch(wanted, count)))
+                command = ("XREAD", "COUNT", count, "BLOCK", _WATCH, "STREAMS", *wanted, *wanted.values())
+                reading = self._router.execute_blocking(next(iter(wanted)), *command)
+                self._watch = _Watch(wanted, tenures, count, asyncio.create_task(reading))
                 self._watch.found.add_done_callback(lambda _: self.changed.set())
         await self.changed.wait()
         if self._watch is not None and self._watch.found.done():

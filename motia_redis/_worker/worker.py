@@ -29,6 +29,7 @@ from motia_redis._worker.embedding import LAST_WAIT, EmbeddedTask
 from motia_redis._worker.groups import create_groups
 from motia_redis._worker.handed import HandedEntries
 from motia_redis._worker.hooks import PRODUCTION, Hooks
+from motia_redis._worker.intake import Intake
 from motia_redis._worker.lanes import new_lanes, topic_streams
 from motia_redis._worker.leases import PartitionLeases
 from motia_redis._worker.membership import Membership, announce_regularly
@@ -261,7 +262,7 @@ class _Run:
             on_settled=self._reporter.changed,
         )
         self.dispatcher = Dispatcher(self._attempts, concurrency=concurrency, on_progress=self._reporter.changed)
-        self._reader = Reader(self.dispatcher, router, keyspace, state, on_progress=self._reporter.changed)
+        self._reader = Reader(Intake(self.dispatcher, state, on_progress=self._reporter.changed), router)
         self._control = StepControl(
             subscriptions,
             make_ready=self.dispatcher.make_ready,
