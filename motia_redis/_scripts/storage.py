@@ -44,7 +44,7 @@ class Mutation(NamedTuple):
         return self.keys, (self.key, kind + self.options, *parameters)
 
 
-def options(*, trace: bytes, expected: bytes, limits: bytes, attempt_token: bytes, ttl: bytes) -> bytes:
+def options(trace: bytes, expected: bytes, limits: bytes, attempt_token: bytes, ttl: bytes) -> bytes:
     """Return the options of a mutation, as they stand behind the kind of change; empty if all of them are."""
     if expected or limits or attempt_token or ttl:
         return b"\n%b\n%b\n%b\n%b\n%b" % (trace, expected, limits, attempt_token, ttl)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import orjson
 
 from motia_redis._steps.faults import describe, escaped, printable
-from motia_redis._store import codec, values
+from motia_redis._store import values
 from motia_redis._tracing import current_trace_id
 
 if TYPE_CHECKING:
@@ -282,9 +282,10 @@ def _encode(value: object) -> bytes:
     """Return `value` as JSON; what JSON cannot hold is written as the text of its `repr`."""
     try:
         text = orjson.dumps(value, default=printable, option=orjson.OPT_NON_STR_KEYS)
-        if not values.is_plain(value):
+        form = values.plain_form(value)
+        if form is None:
             orjson.loads(text)  # there may be an `orjson.Fragment` in it, which may hold any text
-        elif b"null" in text and codec.may_hold_nonfinite(value):
+        elif b"null" in text and values.may_hold_nonfinite(value, form):
             return orjson.dumps(_scrub(_text(value)))
     except (TypeError, ValueError, RecursionError):  # a 65-bit int, a lone surrogate, a list that holds itself
         return orjson.dumps(_scrub(_text(value)))

@@ -9,7 +9,6 @@ an exact, slower parser.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import orjson
@@ -26,7 +25,7 @@ CANONICAL_MARK = b"\t\r\t"
 #: Objects of other types are left to values.py.
 _OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_SUBCLASS
 _SCALARS = frozenset({str, int, float, bool, type(None)})
-_FINITE_TYPES = frozenset({str, int, bool, type(None)})
+_INT64 = 2**63
 _PLAIN = bytes(byte for byte in range(256) if byte not in b'"{}[]')
 
 
@@ -56,7 +55,8 @@ def encode(value: Any, *, subject: object, max_bytes: int) -> bytes:
     which names the first part that JSON cannot hold (NaN, an int over 64 bits, a lone surrogate, a member name that is not a
     string, a set ...), and ValueTooLarge for a text of more than `max_bytes` bytes.
     """
-    text = canonicalize(to_json(value, subject=subject))
+    is_short = type(value) is int and -_INT64 <= value < _INT64  # as the amounts of increments are
+    text = b"%d" % value if is_short else canonicalize(to_json(value, subject=subject))
     if len(text) > max_bytes:
         raise ValueTooLarge(f"{subject}: the value is {len(text)} bytes of JSON, the limit is {max_bytes}")
     return text
@@ -75,8 +75,10 @@ def _dumps(value: Any) -> bytes:
     try:
         text = orjson.dumps(value, option=_OPTIONS)
         # orjson writes NaN and the infinities as null; only then the parts must be checked.
-        is_exact = type(value) in _SCALARS or values.is_plain(value)
-        if is_exact and not (b"null" in text and may_hold_nonfinite(value)):
+        if type(value) in _SCALARS:
+            if value is None or text != b"null":
+                return text
+        elif (form := values.plain_form(value)) is not None and not (b"null" in text and values.may_hold_nonfinite(value, form)):
             return text
     except TypeError:
         pass
@@ -170,21 +172,3 @@ def canonicalize(text: bytes) -> bytes:
         for part in parts[1::2]
     ]
     return b'"'.join(parts)
-
-
-def may_hold_nonfinite(value: Any) -> bool:
-    """Return whether an encoded value may hold NaN or an infinity. This check is fast: most values with a null just hold None."""
-    rest = [value]
-    while rest:
-        item = rest.pop()
-        kind = type(item)
-        if kind is dict:
-            rest.extend(item.values())
-        elif kind is list or kind is tuple:
-            rest.extend(item)
-        elif kind is float:
-            if not math.isfinite(item):
-                return True
-        elif kind not in _FINITE_TYPES:
-            return True
-    return False

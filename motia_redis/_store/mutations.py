@@ -41,6 +41,8 @@ _TRIM_INTERVAL = 0.1  # seconds: with few writes, one trim in 64 writes would co
 _RECORD_MARGIN = 10.0  # seconds for which a transaction is remembered after the last attempt at it may have started
 _DELETIONS = (b"delete", b"drop")
 _ALWAYS_NEW = (b"set", *_DELETIONS)  # kinds whose revision is new; an update or `expire` that changes nothing returns the old one
+#: The names of kinds in metrics and spans.
+_OPERATIONS = {b"set": "set", b"delete": "delete", b"update": "update", b"strict update": "update", b"expire": "expire"}
 ANY: Final[Any] = object()  #: the default of `if_revision`: any revision
 
 
@@ -104,9 +106,7 @@ class Mutations:
             return reply
 
         try:
-            reply = await self._retries.run(
-                subject, attempt, operation=change[0].decode().rpartition(" ")[2], is_mutation=True, changes=1
-            )
+            reply = await self._retries.run(subject, attempt, operation=_OPERATIONS[change[0]], is_mutation=True, changes=1)
         except ErrorReply as error:
             known = _to_error(subject, error, operations)
             if isinstance(known, RevisionConflict):
@@ -293,9 +293,9 @@ class Mutations:
             limits = b"needed"
         elif limits is None:
             limits = session.settings.trimming if self._trims_now() else b""
-        options = scripts.options(trace=_trace(), expected=expected, limits=limits, attempt_token=attempt_token, ttl=ttl)
-        is_new_effect = attempt_token.startswith(b"@")
-        if is_deletion or expected or limits or (attempt_token and not is_new_effect) or ttl:  # a deletion trims on a full server
+        options = scripts.options(_trace(), expected, limits, attempt_token, ttl)
+        is_repeated = attempt_token and not attempt_token.startswith(b"@")  # or has an idempotency key; else it is a new effect
+        if is_deletion or expected or limits or is_repeated or ttl:  # a deletion trims on a full server
             keys += session.keyspace.trimmed(keys[3]), session.keyspace.due(keyspace.partition_of(keys[3]))
         if claim is not None and claim.name:
             keys.append(claim.record(session.keyspace, keys[3]))

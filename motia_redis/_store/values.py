@@ -19,22 +19,44 @@ import orjson
 
 MAX_DEPTH = 254
 
+_FINITE_TYPES = frozenset({str, int, bool, type(None)})
+
 
 class Unencodable(Exception):
     """A part of a value that JSON cannot hold. The text names its place and the reason."""
 
 
-def is_plain(value: Any) -> bool:
-    """Return whether a value that orjson could encode has no other parts than builtin types. Cost: about that of encoding it.
+def plain_form(value: Any) -> bytes | None:
+    """Return the form in `marshal` of a value that orjson could encode; None if it has other parts than builtin types.
 
     `marshal` takes exact builtin types, and objects with a buffer, which orjson rejects. So there is no `orjson.Fragment`, which
-    orjson writes as it is, and no object that orjson writes in a form of its own.
+    orjson writes as it is, and no object that orjson writes in a form of its own. Cost: about that of encoding it.
     """
     try:
-        marshal.dumps(value, 4)
+        return marshal.dumps(value, 4)
     except ValueError:
+        return None
+
+
+def may_hold_nonfinite(value: Any, form: bytes) -> bool:
+    """Return whether a value may hold NaN or an infinity. `form`: what `plain_form` returned."""
+    # The last byte of such a float in `form` is 0x7f or 0xff. UTF-8 has no 0xff, and texts and small numbers rarely 0x7f.
+    if b"\x7f" not in form and b"\xff" not in form:
         return False
-    return True
+    rest = [value]
+    while rest:
+        item = rest.pop()
+        kind = type(item)
+        if kind is dict:
+            rest.extend(item.values())
+        elif kind is list or kind is tuple:
+            rest.extend(item)
+        elif kind is float:
+            if not math.isfinite(item):
+                return True
+        elif kind not in _FINITE_TYPES:
+            return True
+    return False
 
 
 def plain(value: Any, path: str = "", depth: int = 0) -> Any:  # noqa: PLR0911  # one return for each type

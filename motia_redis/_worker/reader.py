@@ -130,7 +130,6 @@ class _Watch(NamedTuple):
     places: dict[bytes, str]
     tenures: dict[Lane, str]  #: by which the lanes were held when it began
     limit: int  #: of entries of each stream
-    found: asyncio.Task[dict[bytes, list[RawEntry]]]
 
 
 class LaneGroup:
@@ -144,6 +143,7 @@ class LaneGroup:
         self._router = router
         self._sent: _Sent | None = None
         self._watch: _Watch | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Read until cancelled."""
@@ -236,32 +236,39 @@ class LaneGroup:
         return arrived
 
     async def _hand_on(self, arrived: Iterable[_Arrived]) -> None:
-        """Submit entries. Those of a tenure that has ended are dropped."""
+        """Submit entries, and let other tasks run between."""
         taken = 0
         for each in arrived:
-            lane = each.lane
-            if (each.entries or each.entry_id) and lane.tenure == each.tenure and not lane.releasing:
-                taken += self._submit(each)
-                self._intake.on_progress(lane)
-            lane.subscription.load.release(len(each.sizes), sum(each.sizes))  # the dispatcher counts those that it keeps
+            taken += self._submit(each)
             if taken >= _TURN:
                 taken = 0
                 await asyncio.sleep(0)
 
     def _submit(self, arrived: _Arrived) -> int:
-        """Submit the entries of one lane. Return their number."""
+        """Submit the entries of one lane, unless their tenure has ended. Return their number."""
+        lane, sizes = arrived.lane, arrived.sizes
+        taken = 0
+        if (sizes or arrived.entry_id) and lane.tenure == arrived.tenure and not lane.releasing:
+            if arrived.entry_id:
+                taken = self._submit_unfinished(arrived)
+            else:
+                taken = len(sizes)
+                for (raw_id, fields), size in zip(arrived.entries, sizes, strict=True):
+                    lane.position = entry_id = raw_id.decode()
+                    self._intake.submit(lane, entry_id, fields, size, listed=False)
+            self._intake.on_progress(lane)
+        lane.subscription.load.release(len(sizes), sum(sizes))  # the dispatcher counts those that it keeps
+        return taken
+
+    def _submit_unfinished(self, arrived: _Arrived) -> int:
+        """Submit an unfinished entry, unless an earlier one of the lane could not be read. Return the number submitted."""
         lane = arrived.lane
-        if arrived.entry_id:
-            if not lane.backlog or lane.backlog[0] != arrived.entry_id:
-                return 0  # an earlier one could not be read
-            lane.backlog.popleft()
-            fields = arrived.entries[0][1] if arrived.entries else {}
-            self._intake.submit(lane, arrived.entry_id, fields, sum(arrived.sizes), listed=True)
-            return 1
-        for (raw_id, fields), size in zip(arrived.entries, arrived.sizes, strict=True):
-            lane.position = entry_id = raw_id.decode()
-            self._intake.submit(lane, entry_id, fields, size, listed=False)
-        return len(arrived.sizes)
+        if not lane.backlog or lane.backlog[0] != arrived.entry_id:
+            return 0
+        lane.backlog.popleft()
+        fields = arrived.entries[0][1] if arrived.entries else {}
+        self._intake.submit(lane, arrived.entry_id, fields, sum(arrived.sizes), listed=True)
+        return 1
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
@@ -287,39 +294,43 @@ class LaneGroup:
         if self._watch is None or not wanted.items() <= self._watch.places.items():
             await self._stop_watching()
             if wanted:
-                command = ("XREAD", "COUNT", count, "BLOCK", _WATCH, "STREAMS", *wanted, *wanted.values())
-                reading = self._router.execute_blocking(next(iter(wanted)), *command)
-                self._watch = _Watch(wanted, tenures, count, asyncio.create_task(reading))
-                self._watch.found.add_done_callback(lambda _: self.changed.set())
+                self._watch = _Watch(wanted, tenures, count)
+                self._watching = asyncio.create_task(self._watch_once(self._watch))
         await self.changed.wait()
-        if self._watch is not None and self._watch.found.done():
-            watch, self._watch = self._watch, None
-            await self._hand_on(self._take_new(watch))
+        if self._watching is not None and self._watching.done():
+            watching, self._watch, self._watching = self._watching, None, None
+            watching.result()
 
-    def _take_new(self, watch: _Watch) -> list[_Arrived]:
-        """Take the entries that a watch has found, of the lanes that were read up to its place. Mark other lanes ready."""
-        found = watch.found.result()
-        arrived = []
+    async def _watch_once(self, watch: _Watch) -> None:
+        """Wait once for new entries, and take them. Nothing waits between the reply and the handler's task."""
+        command = ("XREAD", "COUNT", watch.limit, "BLOCK", _WATCH, "STREAMS", *watch.places, *watch.places.values())
+        try:
+            self._take_new(watch, await self._router.execute_blocking(next(iter(watch.places)), *command))
+        finally:
+            self.changed.set()
+
+    def _take_new(self, watch: _Watch, found: Mapping[bytes, list[RawEntry]]) -> None:
+        """Submit new entries, if they are few, of the lanes that were read up to their place. Mark other lanes ready."""
+        are_few = sum(map(len, found.values())) <= _TURN
         for lane in self.lanes:
             entries = found.get(lane.stream)
             if not entries or not lane.is_readable:
                 continue
             ready = self.ready.setdefault(lane.subscription, {})
             is_next = lane.tenure == watch.tenures.get(lane) and lane.read_to == watch.places[lane.stream] and lane not in ready
-            if is_next and lane.lease.is_valid() and len(entries) <= lane.subscription.load.room:
-                each = _Arrived.of(lane, entries)
-                _note_read(each)
-                arrived.append(each)
+            if are_few and is_next and lane.lease.is_valid() and len(entries) <= lane.subscription.load.room:
+                arrived = _Arrived.of(lane, entries)
+                _note_read(arrived)
+                self._submit(arrived)
                 if len(entries) < watch.limit:
                     continue
             ready[lane] = None
-        return arrived
 
     async def _stop_watching(self) -> None:
         """Cancel the wait. It only reads, so nothing is lost with its connection."""
-        watch, self._watch = self._watch, None
-        if watch is not None:
-            await _cancel(watch.found)
+        watching, self._watch, self._watching = self._watching, None, None
+        if watching is not None:
+            await _cancel(watching)
 
 
 def _note_read(arrived: _Arrived) -> None:

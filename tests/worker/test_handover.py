@@ -79,7 +79,7 @@ async def test_read_that_arrives_when_its_lanes_have_moved_has_no_effect(
         await write(1)
     async with working(state, steps):
         if waiting:
-            await until_holds(lambda: are_shared(raw, namespace, 1), "the worker has its lanes")
+            await until_holds(lambda: raw.info("clients")["blocked_clients"] > 0, "the worker waits for entries")
             await write(1)
         await until_holds(lambda: gate.holds, "a read is held up")
         async with working(state, steps):
@@ -98,14 +98,14 @@ async def test_entry_that_was_read_and_not_handed_on_is_read_by_the_next_holder(
     handler, arrived = SlowKeys(), asyncio.Event()
     steps = step({"name": "Step", "triggers": [state_trigger(scope="users")]}).handle(handler)
 
-    async def never(group: LaneGroup, entries: Any) -> None:
+    def never(group: LaneGroup, entries: Any) -> int:
         arrived.set()
-        await asyncio.Event().wait()
+        return 0
 
     async with working(state, steps):
         await state.set("users", "slow", 0)
         await until_holds(lambda: bool(handler.of("slow")), "the handler runs")
-        monkeypatch.setattr(LaneGroup, "_hand_on", never)
+        monkeypatch.setattr(LaneGroup, "_submit", never)
         await state.set("users", "slow", 1)
         await within_deadline(arrived.wait())
         handler.go.set()
