@@ -1,21 +1,22 @@
--- Return how far the group of a lane has come.
+-- Return how far groups of a lane have come.
 --
 -- FLAGS    no-writes
--- KEYS     1 stream of the lane  2 hash of the lane's entries
--- ARGV     1 group  2 number of attempts from which an entry is failing (1 or more)
--- RETURNS  {} when there is no such group; else {number of entries that were handed out and are not finished,
+-- KEYS     1 stream of the lane  2... for each group: the hash of the lane's entries
+-- ARGV     1 number of attempts from which an entry is failing (1 or more)  2... the groups
+-- RETURNS  for each group {} when there is none of this name; else {number of entries that were handed out and are not finished,
 --          id of the oldest entry not finished ("" = none), number of entries not handed out yet (-1 = use count_entries.lua),
 --          id after which these begin, number of failing entries,
 --          and for up to three of these, those with the most attempts first: {id, what is known of it, see lib/lease.lua,
 --          {field, value, ...} of its fields that name what it is about}, ...}
 -- ERRORS   none of its own
--- COST     the number of groups of the stream and of the lane's unfinished entries, and the bytes of five entries
+-- COST     the number of groups of the stream and of their unfinished entries, and the bytes of five entries for each group
 -- INVARIANT nothing changes.
 
 local groups = require("lib.groups")
 
-local stream, entries = KEYS[1], KEYS[2]
-local group, least = ARGV[1], tonumber(ARGV[2])
+local stream = KEYS[1]
+local least = tonumber(ARGV[1])
+local FIRST_GROUP = 2
 
 local NAMED = 3 -- failing entries that are returned
 local NAMES = { scope = true, key = true, topic = true, schedule = true, type = true }
@@ -42,36 +43,46 @@ local function names_of(id)
   return names
 end
 
-local mark = groups.last_delivered(redis.call, stream, group)
-if not mark then
-  return {}
-end
-local known = groups.by_name(redis.call("HGETALL", entries))
-local position = known.position or mark
-local unfinished, failing, worst = 0, 0, {}
-for field, value in pairs(known) do
-  if field ~= "position" and value ~= "done" then
-    unfinished = unfinished + 1
-    local attempts = tonumber(string.match(value, "^(%d+):%d*:"))
-    if attempts and attempts >= least then
-      failing = failing + 1
-      note_failing(worst, field, attempts)
+local marks = groups.marks(redis.call, stream)
+
+local function inspect(group, entries)
+  local mark = marks[group]
+  if not mark then
+    return {}
+  end
+  local known = groups.by_name(redis.call("HGETALL", entries))
+  local position = known.position or mark
+  local unfinished, failing, worst = 0, 0, {}
+  for field, value in pairs(known) do
+    if field ~= "position" and value ~= "done" then
+      unfinished = unfinished + 1
+      local attempts = tonumber(string.match(value, "^(%d+):%d*:"))
+      if attempts and attempts >= least then
+        failing = failing + 1
+        note_failing(worst, field, attempts)
+      end
     end
   end
+  local oldest, waiting = "", 0
+  local following = redis.call("XRANGE", stream, "(" .. position, "+", "COUNT", 1)[1]
+  if following then
+    oldest = following[1]
+    local first = redis.call("XRANGE", stream, "-", "+", "COUNT", 1)[1]
+    waiting = first[1] == oldest and redis.call("XLEN", stream) or -1
+  end
+  if unfinished > 0 then
+    local lowest = redis.call("XRANGE", stream, "(" .. mark, "+", "COUNT", 1)[1]
+    oldest = lowest and lowest[1] or oldest
+  end
+  local found = { unfinished, oldest, waiting, position, failing }
+  for _, entry in ipairs(worst) do
+    found[#found + 1] = { entry[1], known[entry[1]], names_of(entry[1]) }
+  end
+  return found
 end
-local oldest, waiting = "", 0
-local following = redis.call("XRANGE", stream, "(" .. position, "+", "COUNT", 1)[1]
-if following then
-  oldest = following[1]
-  local first = redis.call("XRANGE", stream, "-", "+", "COUNT", 1)[1]
-  waiting = first[1] == oldest and redis.call("XLEN", stream) or -1
-end
-if unfinished > 0 then
-  local lowest = redis.call("XRANGE", stream, "(" .. mark, "+", "COUNT", 1)[1]
-  oldest = lowest and lowest[1] or oldest
-end
-local found = { unfinished, oldest, waiting, position, failing }
-for _, entry in ipairs(worst) do
-  found[#found + 1] = { entry[1], known[entry[1]], names_of(entry[1]) }
+
+local found = {}
+for index = FIRST_GROUP, #KEYS do
+  found[#found + 1] = inspect(ARGV[index], KEYS[index])
 end
 return found

@@ -9,14 +9,19 @@ local function by_name(flat)
   return found
 end
 
--- Return the id up to which a group of a stream was given entries; nil if there is no such group. COST: the number of groups.
-local function last_delivered(call, stream, group)
+-- Return by the names of a stream's groups the ids up to which they were given entries. COST: the number of groups.
+local function marks(call, stream)
+  local found = {}
   for _, flat in ipairs(call("EXISTS", stream) == 1 and call("XINFO", "GROUPS", stream) or {}) do
     local info = by_name(flat)
-    if info.name == group then
-      return info["last-delivered-id"]
-    end
+    found[info.name] = info["last-delivered-id"]
   end
+  return found
 end
 
-return { by_name = by_name, last_delivered = last_delivered }
+-- Return the id up to which a group of a stream was given entries; nil if there is no such group. COST: the number of groups.
+local function last_delivered(call, stream, group)
+  return marks(call, stream)[group]
+end
+
+return { by_name = by_name, marks = marks, last_delivered = last_delivered }

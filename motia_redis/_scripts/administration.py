@@ -6,6 +6,7 @@ run in one round trip.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
@@ -26,6 +27,8 @@ _PAUSE_STEP: Final = loader.load("pause_step")
 _SEEK_STEP: Final = loader.load("seek_step")
 _RETRY_DEAD_LETTER: Final = loader.load("retry_dead_letter")
 _DROP_DEAD_LETTERS: Final = loader.load("drop_dead_letters")
+
+_GROUPS = 32  # of one lane that one call inspects: it reads the groups of the stream once for all of them
 
 #: What `retry_dead_letter` did. All but "retried" changed nothing.
 RetryOutcome = Literal["retried", "gone", "empty", "no group"]
@@ -188,12 +191,26 @@ def _grouped(length: int, seen: int, oldest: bytes, *groups: Any) -> GroupedEntr
 
 
 async def inspect_lane(router: Router, lanes: Sequence[LanePlace], *, failing: int = 10**9) -> list[LanePosition | None]:
-    """Return how far each lane has come; None for one without a consumer group.
+    """Return how far each lane has come; None for one without a consumer group. Lanes of one stream are read together.
 
     `failing`: from so many attempts on an entry is failing; by default none is.
     """
-    calls = [((stream, entries), (group, str(failing))) for stream, entries, group in lanes]
-    return [_lane_position(*reply) if reply else None for reply in await _INSPECT_LANE.call_many(router, calls)]
+    by_stream: defaultdict[bytes, list[int]] = defaultdict(list)
+    for index, lane in enumerate(lanes):
+        by_stream[lane.stream].append(index)
+    parts = [indexes[start : start + _GROUPS] for indexes in by_stream.values() for start in range(0, len(indexes), _GROUPS)]
+    calls = [
+        (
+            (lanes[part[0]].stream, *[lanes[index].entries for index in part]),
+            (str(failing), *[lanes[index].group for index in part]),
+        )
+        for part in parts
+    ]
+    found: list[LanePosition | None] = [None] * len(lanes)
+    for part, replies in zip(parts, await _INSPECT_LANE.call_many(router, calls), strict=True):
+        for index, reply in zip(part, replies, strict=True):
+            found[index] = _lane_position(*reply) if reply else None
+    return found
 
 
 def _lane_position(unfinished: int, oldest: bytes, waiting: int, position: bytes, failing: int, *worst: Any) -> LanePosition:
