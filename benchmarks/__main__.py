@@ -60,15 +60,17 @@ class Outcome:
 
 
 PARTS = (
-    Part("update", 160, 15),
-    Part("calls", 245, 18),
-    Part("triggers", 325, 46),
-    Part("growth", 260, 25),
-    Part("together", 35, 5),
-    Part("time", 240, 35),
-    Part("watch", 80, 18),
-    Part("sync", 60, 8),
-    Part("telemetry", 30, 7),
+    Part("update", 160, 12),
+    Part("calls", 250, 19),
+    Part("triggers", 210, 46),
+    Part("growth", 170, 29),
+    Part("together", 20, 5),
+    Part("time", 115, 21),
+    Part("watch", 65, 18),
+    Part("sync", 95, 9),
+    Part("telemetry", 25, 7),
+    Part("servers", 40, 5),
+    Part("capacity", 20, 4),
 )
 
 

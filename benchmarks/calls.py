@@ -103,9 +103,9 @@ def _settings(options: argparse.Namespace, server: Server) -> dict[str, str]:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = program.new_parser("calls", __doc__, EXAMPLES, rounds=7, quick="short turns, one event loop, only `get` over TCP")
-    parser.add_argument("--seconds", type=float, help="duration of one turn (default 0.25, quick 0.06); print only")
+    parser.add_argument("--seconds", type=float, help="duration of one turn (default 0.25, quick 0.05); print only")
     options = program.read_options(parser, arguments)
-    options.seconds = options.seconds or (0.06 if options.quick else 0.25)
+    options.seconds = options.seconds or (0.05 if options.quick else 0.25)
     if not 0 < options.seconds <= 10:
         parser.error("--seconds must be greater than 0 and at most 10")
     return options

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.common import machine, program
 from benchmarks.common.server import Server, find_server
-from benchmarks.growing import report, state_series, worker_series
+from benchmarks.growing import feature_series, harness, report, state_series, work_series, worker_series
 from benchmarks.growing.child import TASKS
 from motia_redis._scripts import loader
 
@@ -60,6 +60,15 @@ def _series(options: argparse.Namespace) -> dict[str, Callable[[Server], Series]
         "keys": lambda server: state_series.by_keys(server, keys, times),
         "scopes": lambda server: state_series.by_scopes(server, scopes, times),
         "value size": lambda server: state_series.by_value_size(server, values, times),
+        "steps": lambda server: feature_series.by_steps(server, (1, 10) if quick else (1, 10, 100), times),
+        "expiry": lambda server: feature_series.by_expiring(server, keys, times),
+        "transactions": lambda server: feature_series.by_items(server, (1, 8) if quick else (1, 4, 16, 64), times),
+        "watches": lambda server: feature_series.by_watches(server, (1, 10) if quick else (1, 10, 100, 1000), times),
+        "telemetry": lambda server: feature_series.of_telemetry(server, keys[:-1], times),
+        "handling": lambda server: work_series.by_handling_steps(server, (1, 5) if quick else (1, 5, 20), times),
+        "falling due": lambda server: work_series.by_falling_due(server, keys, times),
+        "transactions, keys": lambda server: work_series.by_keys_changed_together(server, keys[:-1], times),
+        "telemetry, steps": lambda server: work_series.of_lanes(server, (1, 5) if quick else (1, 5, 20), times),
         "workers": lambda server: worker_series.by_workers(server, processes, times, events=events, seconds=seconds),
     }
 
@@ -69,7 +78,7 @@ def _settings(options: argparse.Namespace, server: Server) -> dict[str, str]:
         "redis": server.version,
         "loop": "uvloop" if find_spec("uvloop") else "asyncio",
         "rounds": str(options.rounds),
-        "calls per round": str(state_series.CALLS),
+        "calls per round": str(harness.CALLS),
         "values": f"{state_series.VALUE_BYTES} bytes",
         "keys in each of the scopes, and of each value size": str(state_series.KEYS_IN_EACH),
         "workers": (
@@ -83,7 +92,7 @@ def _settings(options: argparse.Namespace, server: Server) -> dict[str, str]:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = program.new_parser("growth", __doc__, EXAMPLES, rounds=5, quick="no large sizes, at most two processes")
-    parser.add_argument("--only", choices=("keys", "scopes", "value size", "workers"), help="run only this series; print only")
+    parser.add_argument("--only", choices=tuple(report.TITLES), help="run only this series; print only")
     return program.read_options(parser, arguments)
 
 

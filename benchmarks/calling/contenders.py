@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SCOPE, LISTED, CONTENDED = "users", "listed", "contended"
 _BATCH = 500  # values of one write when a hash is filled
+_KEPT = 100  # events that the streams of rivals keep, about: fewer than ours keeps
 
 
 class Contender:
@@ -29,6 +30,7 @@ class Contender:
 
     name: ClassVar[str]
     package: ClassVar[str]  #: the distribution whose version is printed
+    works: ClassVar[frozenset[str]] = frozenset({"read", "write"})  #: what is measured: `read`, `write`, `change`
 
     def __init__(self, client: Any) -> None:
         self.client = client
@@ -93,6 +95,7 @@ class Ours(Stateful):
     """`StateManager` with its defaults."""
 
     name, package = "ours", "motia-redis"
+    works = frozenset({"read", "write", "change"})
     increment_n: ClassVar = [{"op": "increment", "path": "/n", "value": 1}]
 
     @classmethod
@@ -225,6 +228,82 @@ class Pipelines(RedisPy):
                     orjson.loads(text)
 
 
+class Multi(RedisPy):
+    """redis-py with the writes of our `set` in `MULTI` and `EXEC`: the event, the revision, the scope and the value.
+
+    What our script reads is left out: without a script the old value cannot be part of the event, and the revision is the
+    client's own. So it does less, and knows of no second attempt.
+    """
+
+    name = "redis-py MULTI"
+    works = frozenset({"write"})
+    _revision = 0
+
+    async def set(self, key: str, value: Value) -> None:
+        """Write."""
+        text, self._revision = orjson.dumps(value), self._revision + 1
+        event = {"type": "state:updated", "scope": SCOPE, "key": key, "request": f"{self._revision:016x}", "new": text}
+        async with self.client.pipeline(transaction=True) as pipeline:
+            pipeline.xadd(f"{self.users}:events", event, maxlen=_KEPT)
+            pipeline.hset(f"{self.users}:revisions", key, self._revision)
+            pipeline.sadd(f"{self.users}:scopes", SCOPE)
+            pipeline.hset(self.users, key, text)
+            await pipeline.execute()
+
+
+class Script(RedisPy):
+    """redis-py with a script written by hand: it reads and writes what our `set` does, but may apply a request twice."""
+
+    name = "redis-py script"
+    works = frozenset({"write"})
+    source = """
+        local old = redis.call('HGET', KEYS[1], ARGV[1])
+        local kind = old and 'state:updated' or 'state:created'
+        local revision = redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', 'type', kind, 'scope', ARGV[2], 'key', ARGV[1],
+            'new', ARGV[3], 'old', old or '')
+        redis.call('HSET', KEYS[3], ARGV[1], revision)
+        if not old then redis.call('SADD', KEYS[4], ARGV[2]) end
+        redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+        return revision
+    """
+
+    def __init__(self, client: Any) -> None:
+        super().__init__(client)
+        self._script = client.register_script(self.source)
+        self._keys = [self.users, *(f"{self.users}:{part}" for part in ("events", "revisions", "scopes"))]
+
+    async def set(self, key: str, value: Value) -> None:
+        """Write."""
+        await self._script(keys=self._keys, args=[key, SCOPE, orjson.dumps(value), _KEPT])
+
+
+class Watch(RedisPy):
+    """redis-py's `WATCH`, `MULTI` and `EXEC` around a change in Python, each task at a key that no other one watches."""
+
+    name = "redis-py WATCH"
+    works = frozenset({"change"})
+
+    async def get(self, key: str) -> Value:
+        """Read."""
+        return orjson.loads(await self.client.get(f"{self.users}:{key}"))
+
+    async def set(self, key: str, value: Value) -> None:
+        """Write."""
+        await self.client.set(f"{self.users}:{key}", orjson.dumps(value))
+
+    async def change(self, task: int, calls: int) -> None:
+        """Increment the counter of the task's key, `calls` times. No other client changes it, so no attempt fails."""
+        name = f"{self.users}:{values.key(task)}"
+        async with self.client.pipeline(transaction=True) as pipeline:
+            for _ in range(calls):
+                await pipeline.watch(name)
+                value = orjson.loads(await pipeline.get(name))
+                value["n"] += 1
+                pipeline.multi()
+                pipeline.set(name, orjson.dumps(value))
+                await pipeline.execute()
+
+
 class Coredis(Contender):
     """coredis, whose pool multiplexes commands over few connections by itself; its own parser is compiled.
 
@@ -287,4 +366,4 @@ class Glide(Contender):
         await self.client.hset(self.hash, {key: orjson.dumps(value)})
 
 
-ALL: dict[str, type[Contender]] = {kind.name: kind for kind in (Ours, RedisPy, Pipelines, Coredis, Glide)}
+ALL: dict[str, type[Contender]] = {kind.name: kind for kind in (Ours, RedisPy, Pipelines, Coredis, Glide, Multi, Script, Watch)}

@@ -19,7 +19,7 @@ Case = dict[str, Any]
 TASKS = 64
 LISTED = 10_000
 OURS, PLAIN = "ours", "redis-py"  #: the two contenders of every case
-_CHANGING = "ours, changing"
+_CHANGING = ", changing"  # behind the name of a contender that writes in the same rounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,15 +136,15 @@ class Harness:
 
     def gets(self, tasks: int, sampling: Sampling) -> list[Case]:
         """Measure reads."""
-        samples = _take_turns({name: Turn(child, "read", tasks, sampling) for name, child in self._contenders(tasks)}, sampling)
-        return [self._case("get", tasks, samples)]
+        return [self._case("get", tasks, _take_turns(self._turns("read", tasks, sampling), sampling))]
 
     def sets(self, tasks: int, sampling: Sampling) -> list[Case]:
-        """Measure writes and, in the same rounds, our updates, which are compared with the writes of the others."""
-        turns = {name: Turn(child, "write", tasks, sampling) for name, child in self._contenders(tasks)}
-        samples = _take_turns({**turns, _CHANGING: Turn(self.children[OURS], "change", tasks, sampling)}, sampling)
-        changing = samples.pop(_CHANGING)
-        return [self._case("set", tasks, samples), self._case("update", tasks, {**samples, OURS: changing})]
+        """Measure writes and, in the same rounds, changes. Our changes are also compared with the writes of the others."""
+        writes, changes = self._turns("write", tasks, sampling), self._turns("change", tasks, sampling)
+        samples = _take_turns({**writes, **{f"{name}{_CHANGING}": turn for name, turn in changes.items()}}, sampling)
+        changed = {name: samples.pop(f"{name}{_CHANGING}") for name in changes}
+        plain = {name: sample for name, sample in samples.items() if "read" in contenders.ALL[name].works}
+        return [self._case("set", tasks, samples), self._case("update", tasks, {**plain, **changed})]
 
     def listing(self, sampling: Sampling) -> list[Case]:
         """Measure listing all values of a scope. Raises AssertionError if the contenders list different values."""
@@ -166,9 +166,13 @@ class Harness:
         for name in (OURS, PLAIN):
             self.children[name].ask("fill", count=LISTED)
 
-    def _contenders(self, tasks: int) -> list[tuple[str, Child]]:
-        """Return the contenders of a case. With one task these are only ours and redis-py."""
-        return [(name, child) for name, child in self.children.items() if tasks > 1 or name in (OURS, PLAIN)]
+    def _turns(self, work: str, tasks: int, sampling: Sampling) -> dict[str, Turn]:
+        """Return the turns of those whose `work` is measured. With one task these are only ours and redis-py."""
+        return {
+            name: Turn(child, work, tasks, sampling)
+            for name, child in self.children.items()
+            if work in contenders.ALL[name].works and (tasks > 1 or name in (OURS, PLAIN))
+        }
 
     def _case(self, work: str, tasks: int, samples: Mapping[str, Samples]) -> Case:
         """Return a case: time and CPU time in microseconds per call, ratios ours / rival, and speedups rival / ours."""

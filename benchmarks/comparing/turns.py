@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.common.rounds import Spread, alternate, ratio
+from benchmarks.common.server import cpu_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -117,9 +118,9 @@ def measure(workload: Workload, children: Mapping[str, Child], client: Any, pair
 
     def take(name: str) -> float:
         workload.before(children[name])
-        before = _server_cpu(client)
+        before = cpu_seconds(client)
         spent = children[name].ask(**request)
-        server = _server_cpu(client) - before
+        server = cpu_seconds(client) - before
         turn = Turn(*(float(each) / count * 1e6 for each in (spent["seconds"], spent["cpu"], server)))
         turns[name].append(turn)
         return turn.time
@@ -153,9 +154,3 @@ def spread(found: Case) -> float:
 def limit(found: Case) -> float:
     """Return the largest ratio head / base that is not reported as slower: 1 + A/A spread + `TOLERANCE`."""
     return 1 + spread(found) + TOLERANCE
-
-
-def _server_cpu(client: Any) -> float:
-    """Return the CPU seconds that the server has used, all threads."""
-    used = client.info("cpu")
-    return float(used["used_cpu_user"]) + float(used["used_cpu_sys"])

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 COUNTER = "/visits"  # the member that updates increment
 _ITEM = {"sku": "A-104", "count": 2, "price": 19.99}
 _FIELDS = 1000  # in one HSET
+_DAY = 86_400  # seconds
 _COMMANDS = 64  # in one round trip
 _BYTES = 8 * 1024 * 1024  # of values in one round trip, approximately
 
@@ -68,6 +69,14 @@ def fill(client: redis.Redis, keyspace: Keyspace, scopes: Iterable[str], *, keys
         pipeline.execute_command("SADD", keyspace.scopes(keyspace.partition(encoded)), encoded)
     pipeline.execute()
     return time.perf_counter() - began
+
+
+def fill_due(client: redis.Redis, keyspace: Keyspace, partition: int, count: int) -> None:
+    """Let `count` values of a partition wait for a time to live of a day: their members only, which no value stands behind."""
+    due, far = keyspace.due(partition), (time.time() + _DAY) * 1000
+    for start in range(0, count, _FIELDS):
+        numbers = range(start, min(start + _FIELDS, count))
+        client.zadd(due, {f"expiry:0:4:othr{name(number)}": far for number in numbers})
 
 
 def _encode(part: Any) -> bytes:

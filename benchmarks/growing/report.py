@@ -15,7 +15,23 @@ Result = dict[str, Any]
 
 _SERVER = ", server"
 _IN_TABLE_ONLY = "list, no gc"
-_TITLES = {"keys": "Keys per scope", "scopes": "Scopes", "value size": "Bytes of the value", "workers": "Processes"}
+TITLES = {
+    "keys": "Keys per scope",
+    "scopes": "Scopes",
+    "value size": "Bytes of the value",
+    "steps": "Steps that subscribe to the scope",
+    "expiry": "Values that wait for their time",
+    "transactions": "Items of a transaction",
+    "watches": "Watches of the process",
+    "telemetry": "Keys of the namespace, and its metrics",
+    "handling": "Steps that handle each event",
+    "falling due": "Values that wait while others fall due",
+    "transactions, keys": "Keys per scope, and transactions",
+    "telemetry, steps": "Steps, and the metrics of their lanes",
+    "workers": "Processes",
+}
+#: Series without a panel: the tables have them.
+_WITHOUT_PANEL = ("handling", "falling due", "transactions, keys", "telemetry, steps")
 _RATES = {"event handled": "events handled", "update": "updates"}
 _METHOD = f"""The exponent is the slope of log cost over log size from the middle size to the largest, computed for each round.
 0: the cost does not depend on the size. 1: twice the size costs twice as much. A line is above its limit if its exponent
@@ -30,7 +46,7 @@ def text(result: Result) -> str:
     """Return the whole report."""
     parts = [conditions(result), summary(result), _METHOD]
     for series in result["series"]:
-        parts += [f"**{_TITLES[series['name']]}**\n", table(series)]
+        parts += [f"**{TITLES[series['name']]}**\n", table(series)]
         parts += [f"{name}: {note}.\n" for name, note in series["notes"].items()]
     return "\n".join(parts)
 
@@ -70,7 +86,9 @@ def draw(result: Result, name: str) -> None:
 
 def pictures(name: str) -> str:
     """Return the HTML that shows the plot."""
-    return plots.picture(name, "Cost of a call by keys per scope, scopes and bytes of the value; rates by processes")
+    return plots.picture(
+        name, "Cost of a call by what may grow, a panel each, from keys per scope to metrics; rates by processes"
+    )
 
 
 def _painter(result: Result) -> Callable[[Any], Any]:
@@ -78,8 +96,9 @@ def _painter(result: Result) -> Callable[[Any], Any]:
     cores = int(result["machine"]["cores"])
 
     def paint(pyplot: Any) -> Any:
-        shown, axes = pyplot.subplots(2, 2, figsize=(12, 10.5), layout="constrained")
-        for axis, (name, title) in zip(axes.flat, _TITLES.items(), strict=True):
+        shown_titles = [item for item in TITLES.items() if item[0] not in _WITHOUT_PANEL]
+        shown, axes = pyplot.subplots(3, 3, figsize=(18, 15.5), layout="constrained")
+        for axis, (name, title) in zip(axes.flat, shown_titles, strict=True):
             series = by_name[name]
             axis.set_title(title)
             axis.set_xlabel(series["size"])

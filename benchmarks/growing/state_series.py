@@ -3,85 +3,32 @@
 from __future__ import annotations
 
 import gc
-from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
 from benchmarks.growing import dataset
-from benchmarks.growing.probes import Probe, WrongOutcome, measure, new_runner
-from benchmarks.growing.series import ITEM_SLACK, SERVER_SLACK, Line, Series
-from motia_redis import StateManager, types
+from benchmarks.growing.harness import CALLS, opened
+from benchmarks.growing.probes import WrongOutcome
+from benchmarks.growing.series import Line, Series
 
 if TYPE_CHECKING:
-    from asyncio import Runner
-    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from benchmarks.common.server import Server
     from benchmarks.growing.probes import Operation
+    from motia_redis import StateManager, types
 
 VALUE_BYTES = 200
 KEYS_IN_EACH = 10  # in each of many scopes, and for each value size
-CALLS = 300  # in one round
 _LISTED = 5000  # minimum number of items in one round
 _BYTES = 5_000_000  # maximum bytes of values in one round; events keep them for 20 s
 _INCREMENT: list[types.Operation] = [{"op": "increment", "path": dataset.COUNTER, "value": 1}]
 
 
-class _Harness:
-    """A server, its managers, and the measured lines."""
-
-    def __init__(self, server: Server, runner: Runner, times: int) -> None:
-        self.client = server.client
-        self.url = server.url
-        self.runner = runner
-        self.times = times
-        self.lines: list[Line] = []
-        self._managers: dict[str, StateManager] = {}
-
-    def manager(self, namespace: str = "growth") -> StateManager:
-        """Return the manager of a namespace."""
-        if namespace not in self._managers:
-            self._managers[namespace] = StateManager(self.url, namespace=namespace)
-        return self._managers[namespace]
-
-    def fill(self, scopes: Sequence[str], *, keys: int, size: int, namespace: str = "growth") -> tuple[float, float]:
-        """Fill scopes; return the seconds and the bytes of memory per key."""
-        keyspace = self.runner.run(self.manager(namespace).connect())
-        before = self._memory()
-        seconds = dataset.fill(self.client, keyspace, scopes, keys=keys, size=size)
-        return seconds, (self._memory() - before) / (keys * len(scopes))
-
-    def probe(self, operation: Operation, names: Sequence[str], *, calls: int = CALLS, items: int = 1) -> Probe:
-        """Return a probe for this server."""
-        return Probe(self.runner, self.client, operation, names, calls=calls, items=items)
-
-    def run(
-        self,
-        name: str,
-        probes: Mapping[int, Probe],
-        *,
-        limit: float = 0,
-        unit: str = "µs",
-        warm: bool = True,
-    ) -> None:
-        """Measure a line and its server time."""
-        wall, server = measure(probes, self.times, warm=warm)
-        self.lines.append(Line(name, unit, limit, wall))
-        slack = SERVER_SLACK if unit == "µs" else ITEM_SLACK
-        self.lines.append(Line(f"{name}, server", unit, limit, server, slack))
-
-    def close(self) -> None:
-        for manager in self._managers.values():
-            self.runner.run(manager.close())
-
-    def _memory(self) -> int:
-        return int(self.client.info("memory")["used_memory"])
-
-
 def by_keys(server: Server, sizes: Sequence[int], times: int) -> Series:
     """Measure calls by the number of keys per scope."""
     names = {size: [dataset.name(index) for index in range(size)] for size in sizes}
-    with _harness(server, times) as harness:
+    with opened(server, times) as harness:
         # The largest first: it allocates buffers that would otherwise count as memory of smaller sizes.
         fills = {size: harness.fill([_scope(size)], keys=size, size=VALUE_BYTES) for size in reversed(sizes)}
         state = harness.manager()
@@ -108,7 +55,7 @@ def by_scopes(server: Server, sizes: Sequence[int], times: int) -> Series:
     """Measure calls by the number of scopes. Each call uses a random scope and the same key."""
     names = {size: [f"scope{index:07d}" for index in range(size)] for size in sizes}
     key, value = dataset.name(KEYS_IN_EACH // 2), dataset.value(VALUE_BYTES)
-    with _harness(server, times) as harness:
+    with opened(server, times) as harness:
         gets, sets, groups = {}, {}, {}
         for size in sizes:
             state = harness.manager(f"scopes{size}")
@@ -128,7 +75,7 @@ def by_scopes(server: Server, sizes: Sequence[int], times: int) -> Series:
 def by_value_size(server: Server, sizes: Sequence[int], times: int) -> Series:
     """Measure calls by the size of values."""
     names = [dataset.name(index) for index in range(KEYS_IN_EACH)]
-    with _harness(server, times) as harness:
+    with opened(server, times) as harness:
         state = harness.manager()
         operations = {size: _operations(state, _scope(size), size) for size in sizes}
         for size in sizes:
@@ -141,16 +88,6 @@ def by_value_size(server: Server, sizes: Sequence[int], times: int) -> Series:
                 probes[size] = harness.probe(operations[size][name], names, calls=calls)
             harness.run(name, probes, limit=1)
     return Series("value size", "bytes of the value", harness.lines)
-
-
-@contextmanager
-def _harness(server: Server, times: int) -> Iterator[_Harness]:
-    with new_runner() as runner:
-        harness = _Harness(server, runner, times)
-        try:
-            yield harness
-        finally:
-            harness.close()
 
 
 def _whole_call(line: Line) -> Line:

@@ -11,13 +11,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.common import rounds
+from benchmarks.common.server import cpu_seconds
 from benchmarks.triggering.adapters import bare
 from benchmarks.triggering.contenders import BARE, OURS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import redis
 
     from benchmarks.triggering.contenders import Contender
     from benchmarks.triggering.harness import Harness
@@ -38,13 +37,13 @@ def measure_server_time(harness: Harness, events: int, times: int) -> dict[str, 
         def take() -> float:
             client.flushall()
             client.config_resetstat()
-            before = _cpu(client)
+            before = cpu_seconds(client)
             write()
             # keep the worker until it has recorded the last events as handled
             with harness.working(contender, harness.job(contender, events)):
                 time.sleep(_LAST_RECORDS)
                 commands = client.info("stats")[_COMMANDS] / events
-                found[contender.name]["cpu"].append((_cpu(client) - before) * 1e6 / events)
+                found[contender.name]["cpu"].append((cpu_seconds(client) - before) * 1e6 / events)
             found[contender.name]["commands"].append(commands)
             return float(commands)
 
@@ -60,9 +59,3 @@ def measure_server_time(harness: Harness, events: int, times: int) -> dict[str, 
         **{name: {figure: rounds.Spread.of(row).as_dict() for figure, row in rows.items()} for name, rows in found.items()},
         "ratio": {figure: rounds.ratio(found[OURS.name][figure], found[BARE.name][figure]).as_dict() for figure in FIGURES},
     }
-
-
-def _cpu(client: redis.Redis) -> float:
-    """Return the seconds of CPU time that the server has used."""
-    used = client.info("cpu")
-    return float(used["used_cpu_user"] + used["used_cpu_sys"])

@@ -41,6 +41,17 @@ SHORT_RUNS = {
     "watch": ["--quick", "--rounds", "1"],
     "sync": ["--quick", "--rounds", "1"],
     "telemetry": ["--quick", "--rounds", "1"],
+    "growth, steps": ["--quick", "--rounds", "1", "--only", "steps"],
+    "growth, expiry": ["--quick", "--rounds", "1", "--only", "expiry"],
+    "growth, transactions": ["--quick", "--rounds", "1", "--only", "transactions"],
+    "growth, watches": ["--quick", "--rounds", "1", "--only", "watches"],
+    "growth, telemetry": ["--quick", "--rounds", "1", "--only", "telemetry"],
+    "growth, handling": ["--quick", "--rounds", "1", "--only", "handling"],
+    "growth, falling due": ["--quick", "--rounds", "1", "--only", "falling due"],
+    "growth, transactions, keys": ["--quick", "--rounds", "1", "--only", "transactions, keys"],
+    "growth, telemetry, steps": ["--quick", "--rounds", "1", "--only", "telemetry, steps"],
+    "servers": ["--quick", "--rounds", "1"],
+    "capacity": ["--quick", "--rounds", "1"],
 }
 BROKEN = ("coredis", "glide")
 
@@ -128,6 +139,8 @@ def test_triggers_without_rivals_measures_ours_and_the_bare_loop(runs: Runs) -> 
         ("watch", "| object | redis-py, HGET |"),
         ("sync", "| get | 64 | redis-py, orjson |"),
         ("telemetry", "| handled event | handler spans |"),
+        ("servers", "| values due, /s | redis-"),
+        ("capacity", "| event, one step |"),
     ],
 )
 def test_program_prints_its_tables(runs: Runs, name: str, line: str) -> None:
@@ -135,7 +148,20 @@ def test_program_prints_its_tables(runs: Runs, name: str, line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "line"), [("growth", "| list, µs per item |"), ("growth, scopes", "| list_groups, whole call, µs |")]
+    ("name", "line"),
+    [
+        ("growth", "| list, µs per item |"),
+        ("growth, scopes", "| list_groups, whole call, µs |"),
+        ("growth, steps", "| set, server, µs |"),
+        ("growth, expiry", "| set with ttl, µs |"),
+        ("growth, transactions", "| transaction, µs per item |"),
+        ("growth, watches", "| set and delivery to all, µs per watch |"),
+        ("growth, telemetry", "| scrape, µs |"),
+        ("growth, handling", "| write and handle, µs per step and event |"),
+        ("growth, falling due", "| set and fall due, server, µs |"),
+        ("growth, transactions, keys", "| transaction, µs per item |"),
+        ("growth, telemetry, steps", "| scrape, server, µs |"),
+    ],
 )
 def test_growth_prints_costs_by_size(runs: Runs, name: str, line: str) -> None:
     assert line in runs.output(name)[0]
