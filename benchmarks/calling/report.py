@@ -140,7 +140,7 @@ def _painter(result: Result) -> Callable[[Any], Any]:
             axis.set_title(f"{socket}, {loop}")
             axis.grid(visible=False, axis="x")
         handles, labels = axes.flat[0].get_legend_handles_labels()
-        shown.legend(handles, labels, loc="outside upper center", ncols=len(names))
+        shown.legend(handles, labels, loc="outside upper center", ncols=min(4, len(names)))
         shown.supylabel("calls per second, 64 tasks")
         return shown
 

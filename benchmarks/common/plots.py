@@ -19,8 +19,8 @@ THEMES = {
     "light": {"ink": "#1f2328", "faint": "#d1d9e0", "ground": "#ffffff"},
     "dark": {"ink": "#e6edf3", "faint": "#3d444d", "ground": "#0d1117"},
 }
-#: A palette for all kinds of colour vision, on light and dark backgrounds (Okabe and Ito, without black).
-COLOURS = ("#009e73", "#d55e00", "#3a8fd0", "#cc79a7", "#b8860b", "#56b4e9")
+#: A palette for all kinds of colour vision, on light and dark backgrounds (Okabe and Ito, without black), and two more.
+COLOURS = ("#009e73", "#d55e00", "#3a8fd0", "#cc79a7", "#b8860b", "#56b4e9", "#8a63b8", "#7f7f7f")
 
 
 def can_draw() -> bool:
