@@ -37,7 +37,7 @@ def test_routes_mounted_steps_and_worker_share_state(start: Callable[..., Progra
         wait_until(lambda: bool(app.lines("order shipped")), "the worker has shipped the order")
         assert app.stop() == -signal.SIGTERM  # as uvicorn ends when its lifespan has ended
     pid = app.popen.pid
-    assert app.lines("order (paid|shipped)") == [
+    assert sorted(app.lines("order (paid|shipped)")) == [  # the worker may be faster than the rest of the handler that pays
         f"INFO {pid} motia_redis.step: order paid order=7",
         f"INFO {pid} motia_redis.step: order shipped order=7",
     ]

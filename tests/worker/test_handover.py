@@ -75,11 +75,12 @@ async def test_read_that_arrives_when_its_lanes_have_moved_has_no_effect(
         await state.set("scope0", "first", 0)
         await recorder.wait(1)
     gate.close()
+    blocked = raw.info("clients")["blocked_clients"]
     if not waiting:  # what is there when a worker takes its lanes is fetched
         await write(1)
     async with working(state, steps):
         if waiting:
-            await until_holds(lambda: raw.info("clients")["blocked_clients"] > 0, "the worker waits for entries")
+            await until_holds(lambda: raw.info("clients")["blocked_clients"] > blocked, "the worker waits for entries")
             await write(1)
         await until_holds(lambda: gate.holds, "a read is held up")
         async with working(state, steps):
