@@ -132,7 +132,7 @@ def measure_far(server: Server, kind: Kind, count: int, *, seconds: float) -> di
     kind.write(server, (time.time() + _FAR + number / 1000 for number in range(count)))
     memory = int(server.client.info("memory")["used_memory"])
     with sweeping(server) as child:
-        time.sleep(0.5)
+        time.sleep(0.5)  # its start is no waiting
         before = cpu_seconds(server.client), float(child.ask("cpu"))
         time.sleep(seconds)
         after = cpu_seconds(server.client), float(child.ask("cpu"))

@@ -20,13 +20,18 @@ T = TypeVar("T")
 _DRAIN_SECONDS = 30
 
 
-def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on uvloop if it is installed."""
+def new_runner() -> asyncio.Runner:
+    """Return a runner with the event loop of the command `motia-redis`: uvloop if installed."""
     try:
-        from uvloop import new_event_loop  # noqa: PLC0415  # optional
+        import uvloop  # noqa: PLC0415  # optional, as for the command
     except ImportError:
-        return asyncio.run(coroutine)
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return asyncio.Runner()
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine in a new runner."""
+    with new_runner() as runner:
         return runner.run(coroutine)
 
 

@@ -15,7 +15,7 @@ import sys
 import time
 from typing import Any
 
-from benchmarks.growing.probes import new_runner
+from benchmarks.common.work import new_runner
 from motia_redis import StateManager, Worker, state, step
 from motia_redis._steps.application import Application
 

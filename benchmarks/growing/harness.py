@@ -5,8 +5,9 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from benchmarks.common.work import new_runner
 from benchmarks.growing import dataset
-from benchmarks.growing.probes import Probe, measure, new_runner
+from benchmarks.growing.probes import Probe, measure
 from benchmarks.growing.series import ITEM_SLACK, SERVER_SLACK, Line
 from motia_redis import StateManager
 

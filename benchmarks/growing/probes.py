@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from benchmarks.common import rounds
 from benchmarks.common.failures import BenchmarkFailed
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     import redis
@@ -20,15 +20,6 @@ if TYPE_CHECKING:
 
 class WrongOutcome(BenchmarkFailed):
     """An operation had a wrong result, so that its figure has no meaning."""
-
-
-def new_runner() -> asyncio.Runner:
-    """Return a runner with the event loop of the command `motia-redis`: uvloop if installed."""
-    try:
-        import uvloop  # noqa: PLC0415  # optional, as for the command
-    except ImportError:
-        return asyncio.Runner()
-    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
 class Probe:

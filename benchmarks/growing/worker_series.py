@@ -12,9 +12,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from benchmarks.common import rounds
+from benchmarks.common.work import new_runner
 from benchmarks.growing import dataset
 from benchmarks.growing.child import SCOPE, STEP, WRITTEN
-from benchmarks.growing.probes import WrongOutcome, new_runner
+from benchmarks.growing.probes import WrongOutcome
 from benchmarks.growing.series import Line, Series
 from benchmarks.growing.workers import Workers
 from motia_redis import StateManager
