@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from motia_redis import StateManager, StateTriggerInput, __version__, queue, step
+from motia_redis import StateManager, StateTriggerInput, Worker, __version__, queue, step
 from motia_redis import state as state_trigger
 from motia_redis._admin.announced import Attempted
 from motia_redis._admin.dead_letters import DeadLetters
 from motia_redis._admin.status import StepStatus, read_status
+from motia_redis._steps.application import Application
 from motia_redis._worker import reporting
 from tests.support.applications import Command
 from tests.support.commands import error_line, run_command
@@ -125,6 +126,23 @@ async def test_lag_and_oldest_age_are_exact_without_a_live_worker(state: StateMa
         deleted += raw.xdel(stream, entries[len(entries) // 2][0], entries[-1][0])
     found = await status_of(state, "Record")
     assert (found.lag, found.lag_exact) == (320 - deleted, True)
+
+
+async def test_each_of_many_steps_on_one_scope_has_its_own_numbers(state: StateManager, raw: redis.Redis) -> None:
+    """Their groups are read together, in several calls, and each step gets its own."""
+    steps = [record(Recorder(), state_trigger(scope="users"), name=f"Step{number:02}") for number in range(70)]
+    await Worker(Application(tuple(steps)), state).prepare()
+    revisions = []
+    for number in range(70):
+        await state.set("users", "ann", number)
+        entry = await state.entry("users", "ann")
+        assert entry is not None
+        revisions.append(entry.revision)
+    stream = (await state.connect()).event_streams("users", "ann")[0]
+    for number, revision in enumerate(revisions):
+        raw.xgroup_setid(stream, f"Step{number:02}", revision)
+    lags = {step.name: step.lag for step in (await read_status(state)).steps}
+    assert lags == {f"Step{number:02}": 69 - number for number in range(70)}
 
 
 async def test_status_shows_entries_that_the_hard_cap_removed(
